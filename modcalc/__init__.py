@@ -1,0 +1,29 @@
+"""What a transformer costs: exact FLOPs, parameters, memory and step times, dense or Mixture-of-Depths.
+
+load(path) -> Spec · account(spec, …) -> Report · build(spec, device=…) -> torch module.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modcalc.cost.account import account, dense_twin
+    from modcalc.measure.build import build
+    from modcalc.spec.load import load
+    from modcalc.spec.resolve import resolve
+
+_HOME = {
+    "account": "modcalc.cost.account",
+    "dense_twin": "modcalc.cost.account",
+    "build": "modcalc.measure.build",
+    "load": "modcalc.spec.load",
+    "resolve": "modcalc.spec.resolve",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    # Late, so that `import modcalc` never loads what is not used (torch above all).
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'modcalc' has no attribute {name!r}")

@@ -1,0 +1,88 @@
+"""The command line's frame: finds a command, runs it, and turns every failure into one message and an exit code."""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from modcalc.errors import ModcalcError
+
+# name -> help. A command `name` is the function of that name in modcalc.cli.<name> ("import" -> import_); nothing else is loaded.
+COMMANDS = {
+    "flops": "FLOPs and parameters of specs, analytic and by counters",
+    "conventions": "One model under every published counting convention",
+    "memory": "Weights, optimizer, activations and KV cache in bytes; what fits",
+    "isoflop": "Configurations that match a compute budget, or another model's cost",
+    "family": "Shapes at constant parameters or FLOPs",
+    "check": "Hold specs to their budgets; for CI",
+    "diff": "What changed in cost between two specs, and which component caused it",
+    "profile": "Measured step times, against the FLOPs that were promised",
+    "import": "A spec from a config.json of the transformers library",
+    "specs": "List the shipped specs",
+    "schema": "JSON Schema of a spec, for editors",
+}
+
+
+class Commands(TyperGroup):
+    """Imports a command's module only when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"modcalc.cli.{cmd_name}_" if cmd_name == "import" else f"modcalc.cli.{cmd_name}")
+        one = typer.Typer(add_completion=False)
+        one.command(name=cmd_name)(getattr(module, f"{cmd_name}_" if cmd_name == "import" else cmd_name))
+        return typer.main.get_command(one)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.callback()
+def modcalc(debug: bool = typer.Option(False, "--debug", help="Show tracebacks.")) -> None:
+    """What a transformer costs, dense or Mixture-of-Depths."""
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done and true, 1 a check or agreement failed, 2 cannot be served, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as wrong:
+        wrong.show()
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except ModcalcError as wrong:
+        if debug:
+            raise
+        for line in str(wrong).splitlines():
+            print(f"error: {line}" if not line.startswith(" ") else line, file=sys.stderr)
+        code = wrong.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe has gone (head, less): nothing is wrong, and nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as bug:
+        if debug:
+            raise
+        print(f"internal error: {type(bug).__name__}: {bug}\n  this is a defect of modcalc; run again with --debug and report what it prints", file=sys.stderr)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Rows, grouped and summed: what a report says, apart from how it looks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import msgspec
+
+from modcalc.cost.conventions import Convention, convention as find_convention
+from modcalc.cost.ledger import Workload, ledger
+from modcalc.cost.ops import Op, whole
+from modcalc.spec.plan import Dim, Plan
+from modcalc.spec.resolve import resolve
+from modcalc.spec.schema import Spec
+
+LEVELS = ("total", "component", "layer", "path")
+# Tables of the vocabulary and of positions: what Kaplan et al. (2001.08361, section 2.1) leave out of N.
+EMBEDDINGS = ("embedding.tokens", "embedding.positions", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Parameters. active: used by one token on average (experts and routed blocks count by share).
+
+    embedding: token and position tables and an untied head's matrix; non_embedding: all others.
+    """
+
+    total: Dim
+    active: Dim
+    embedding: Dim
+    non_embedding: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """FLOPs of the whole workload (all sequences); train_step = forward + backward."""
+
+    forward: Dim
+    backward: Dim
+    train_step: Dim
+    forward_per_token: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A sum over rows under one label."""
+
+    label: str
+    params: Dim
+    forward: Dim
+    backward: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An account of one plan under one workload and convention."""
+
+    plan: Plan
+    work: Workload
+    convention: Convention
+    rows: tuple[Op, ...]
+    params: Params
+    flops: Flops
+
+    def lines(self, by: str = "component") -> list[Line]:
+        """Sums by total, component, layer or path, in the order of the model."""
+        sums: dict[str, list[Dim]] = {}
+        for label, op, share in self._labelled(by):
+            line = sums.setdefault(label, [0, 0, 0])
+            for i, value in enumerate((op.params, self.convention.forward(op), self.convention.backward(op))):
+                line[i] += value * share
+        return [Line(label, *(whole(v) for v in values)) for label, values in sums.items()]
+
+    def by_path(self) -> dict[str, Dim]:
+        """Module path -> forward FLOPs of its own rows, those of no FLOPs left out."""
+        return {line.label: line.forward for line in self.lines("path") if line.forward}
+
+    def weights(self) -> dict[str, tuple[Dim, ...]]:
+        """Parameter path -> shape."""
+        return {f"{path}.{name}": shape for op in self.rows for path in op.paths() for name, shape in op.weights.items()}
+
+    def _labelled(self, by: str) -> Iterator[tuple[str, Op, Fraction | int]]:
+        for op in self.rows:
+            if by == "total":
+                yield "total", op, 1
+            elif by == "component":
+                yield op.component, op, 1
+            else:
+                for path in op.paths():
+                    label = path if by == "path" else ".".join(path.split(".")[:2]) if path.startswith(("blocks.", "recursions.")) else path
+                    yield label, op, Fraction(1, op.repeat)
+
+
+def account(
+    spec: Spec | Plan,
+    *,
+    seq_len: int | None = None,
+    batch: int = 1,
+    phase: str = "forward",
+    context: int = 0,
+    routing: str = "expected",
+    convention: str | Convention = "matmul",
+    causal: str | None = None,
+) -> Report:
+    """Bill a spec, or a plan made from one.
+
+    seq_len: T, tokens of each sequence (default: the spec's; 1 in phase decode). batch: B sequences. phase: forward,
+    train, prefill or decode; context: tokens already cached, for prefill and decode. routing: expected, all or none,
+    for routed blocks at sampling. convention: a name or a Convention; causal: full, half or exact overrides its rule.
+
+    Returns a Report; its FLOPs are those of all B sequences. Raises UsageError where the numbers make no workload.
+    """
+    plan = spec if isinstance(spec, Plan) else resolve(spec, seq_len if phase != "decode" else None)
+    work = Workload(batch, 1 if phase == "decode" else plan.seq_len, context, phase, routing)
+    rule = convention if isinstance(convention, Convention) else find_convention(convention, causal)
+    rows = tuple(ledger(plan, work))
+    return Report(plan, work, rule, rows, count_params(rows), count_flops(rows, work, rule))
+
+
+def count_params(rows: tuple[Op, ...]) -> Params:
+    total = sum(op.params for op in rows)
+    embedding = sum(op.params for op in rows if op.path in EMBEDDINGS)
+    return Params(total, whole(sum(op.active_params for op in rows)), embedding, total - embedding)
+
+
+def count_flops(rows: tuple[Op, ...], work: Workload, rule: Convention) -> Flops:
+    forward = whole(sum(rule.forward(op) for op in rows))
+    backward = whole(sum(rule.backward(op) for op in rows))
+    return Flops(forward, backward, forward + backward, whole(forward * Fraction(1, work.tokens)) if isinstance(forward, (int, Fraction)) else forward / work.tokens)
+
+
+def dense_twin(spec: Spec) -> Spec:
+    """The same shape without routing; recursions become as many blocks with weights of their own."""
+    mod = spec.mod
+    if mod is None:
+        return spec
+    shared = len(mod.layers or range(spec.n_layers)) if mod.recursions else 0
+    extra = shared * (mod.recursions - 1) if mod.recursions else 0
+    return msgspec.structs.replace(spec, name=f"{spec.name} (dense twin)", mod=None, n_layers=spec.n_layers + extra, budget=None)

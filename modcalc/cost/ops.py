@@ -1,0 +1,241 @@
+"""Rows of the ledger: one operation of one module each, and what it costs.
+
+Every formula stands once per kind of row, over dims that are ints (exact), Fractions (expectations at
+sampling) or numpy arrays (a lattice of shapes). One multiply-add is 2 FLOPs.
+
+| kind      | forward multiply-adds, B sequences               | parameters                        |
+| --------- | ------------------------------------------------ | --------------------------------- |
+| linear    | B t d_in d_out                                   | d_in d_out (+ d_out)              |
+| experts   | B t d_in d_out, t = token-to-expert assignments  | E (d_in d_out (+ d_out))          |
+| attention | B pairs H (N + N_v); pairs = t S, or as `causal` | H with sinks                      |
+| lookup    | 0                                                | rows width                        |
+| norm      | 0                                                | groups width (x 2 with bias)      |
+| pointwise | 0                                                | 0                                 |
+
+t tokens of one sequence, S tokens attended to, H heads, N and N_v head dims of keys and of values, E experts.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar
+
+from modcalc.spec.plan import Dim, least, most
+
+CAUSAL = ("full", "half", "exact")
+
+Weights = dict[str, tuple[Dim, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operation. `path` is the torch module's dotted name, `{}` standing for the index of each of `layers`.
+
+    batch: sequences B. tokens: tokens of one sequence that pass. repeat: how many equal layers the row stands for.
+    own: False where the parameters are another row's (a later recursion). active: share of the parameters
+    that a token uses on average. input_grad: False behind a stop-gradient.
+    """
+
+    kind: ClassVar[str]
+    path: str
+    component: str
+    batch: int
+    tokens: Dim
+    repeat: Dim = 1
+    layers: tuple[int, ...] = ()
+    own: bool = True
+    active: Any = 1
+    input_grad: bool = True
+
+    @property
+    def weights(self) -> Weights:
+        """Parameter name -> shape, of one layer; empty if the row owns none."""
+        return {}
+
+    @property
+    def params(self) -> Dim:
+        """Parameters of all `repeat` layers."""
+        total = 0
+        for shape in self.weights.values():
+            n = 1
+            for dim in shape:
+                n = n * dim
+            total = total + n
+        return total * self.repeat
+
+    @property
+    def active_params(self) -> Dim:
+        """Parameters that one token uses, on average over a sequence."""
+        return self.params * self.active
+
+    def macs(self, causal: str = "full") -> Dim:
+        """Multiply-adds of matrix products, forward, all layers and sequences."""
+        return 0
+
+    def flops(self, causal: str = "full") -> Dim:
+        """Forward FLOPs: 2 per multiply-add."""
+        return 2 * self.macs(causal)
+
+    def grad_input_flops(self, causal: str = "full") -> Dim:
+        """Backward FLOPs towards the operation's input (for attention: towards q, k and v)."""
+        return self.flops(causal) if self.input_grad else 0
+
+    def grad_weight_flops(self, causal: str = "full") -> Dim:
+        """Backward FLOPs towards the operation's weight."""
+        return self.flops(causal)
+
+    def paths(self) -> list[str]:
+        """The module paths that the row stands for."""
+        return [self.path.format(i) for i in self.layers] if self.layers else [self.path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear(Op):
+    """y = x W^T (+ b); W: [d_out, d_in]. tied: W is another row's (the embedding's)."""
+
+    kind = "linear"
+    d_in: Dim
+    d_out: Dim
+    bias: bool = False
+    tied: bool = False
+
+    @property
+    def weights(self) -> Weights:
+        there = (("weight", (self.d_out, self.d_in), not self.tied), ("bias", (self.d_out,), self.bias))
+        return {name: shape for name, shape, has in there if has and self.own}
+
+    def macs(self, causal: str = "full") -> Dim:
+        return self.repeat * self.batch * self.tokens * self.d_in * self.d_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts(Linear):
+    """The same projection of E experts; W: [E, d_out, d_in]. tokens: token-to-expert assignments of one sequence."""
+
+    kind = "experts"
+    n_experts: Dim
+
+    @property
+    def weights(self) -> Weights:
+        if not self.own:
+            return {}
+        bias = {"bias": (self.n_experts, self.d_out)} if self.bias else {}
+        return {"weight": (self.n_experts, self.d_out, self.d_in), **bias}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionCore(Op):
+    """softmax(q k^T) v over `context` keys, of which the last `tokens` are the queries' own.
+
+    v_head_dim: head_dim of the values. Full: every query meets every key, as an implementation that masks computes
+    it (windows mask too). Half: a query meets half of them (Megatron-LM). Exact: itself and what it may see.
+    """
+
+    kind = "attention"
+    context: Dim
+    n_heads: Dim
+    n_kv_heads: Dim
+    head_dim: Dim
+    v_head_dim: Dim
+    window: int | None = None
+    sinks: bool = False
+    decode: bool = False  # one query that sees all its keys, whatever the convention
+
+    @property
+    def weights(self) -> Weights:
+        return {"sinks": (self.n_heads,)} if self.sinks and self.own else {}
+
+    def pairs(self, causal: str = "full") -> Dim:
+        """Query-key pairs of one head in one sequence."""
+        t, S, w = self.tokens, self.context, self.window
+        if causal == "full" or self.decode:
+            return t * S
+        if causal == "half":
+            mean = S - half(t)
+            return t * (mean if w is None else least(mean, w))
+        # The i-th query (1..t) sees S - t + i keys, at most w of them.
+        pairs = t * (S - t) + half(t * (t + 1))
+        if w is None:
+            return pairs
+        over = least(t, most(S - w, 0))  # the last `over` queries would see more than w: by S - w, S - w - 1, …
+        return pairs - (over * (S - w) - half(over * (over - 1)))
+
+    def macs(self, causal: str = "full") -> Dim:
+        return whole(self.repeat * self.batch * self.pairs(causal) * self.n_heads * (self.head_dim + self.v_head_dim))
+
+    @property
+    def scores(self) -> Dim:
+        """Elements of all score matrices, full."""
+        return self.repeat * self.batch * self.n_heads * self.tokens * self.context
+
+    def grad_input_flops(self, causal: str = "full") -> Dim:
+        return 2 * self.flops(causal)
+
+    def grad_weight_flops(self, causal: str = "full") -> Dim:
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup(Op):
+    """A row of a table per token: no FLOPs."""
+
+    kind = "lookup"
+    rows: Dim
+    width: Dim
+
+    @property
+    def weights(self) -> Weights:
+        return {"weight": (self.rows, self.width)} if self.own else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormOp(Op):
+    """RMSNorm or LayerNorm over `width`, `vectors` per token."""
+
+    kind = "norm"
+    norm: str
+    width: Dim
+    vectors: Dim = 1
+    weight: bool = True
+    bias: bool = False
+    groups: Dim = 1
+
+    @property
+    def weights(self) -> Weights:
+        if not self.own:
+            return {}
+        shape = (self.groups, self.width) if self.norm_is_grouped else (self.width,)
+        return {n: shape for n, there in (("weight", self.weight), ("bias", self.bias)) if there}
+
+    @property
+    def norm_is_grouped(self) -> bool:
+        return not isinstance(self.groups, int) or self.groups > 1
+
+    @property
+    def elements(self) -> Dim:
+        return self.repeat * self.batch * self.tokens * self.width * self.vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointwise(Op):
+    """Elementwise or data-moving work: `size` elements per token, free by the matmul convention.
+
+    what: activation, residual, rotary, softmax, softcap, scale, select (top-k and sort), gather, scatter, gate.
+    """
+
+    kind = "pointwise"
+    what: str
+    size: Dim
+
+    @property
+    def elements(self) -> Dim:
+        return self.repeat * self.batch * self.tokens * self.size
+
+
+def half(x: Dim) -> Dim:
+    """x / 2, exact for integers of any size."""
+    return Fraction(x) / 2 if isinstance(x, (int, Fraction)) else x / 2
+
+
+def whole(x: Any) -> Any:
+    """A Fraction that is a whole number as an int; anything else unchanged."""
+    return x.numerator if isinstance(x, Fraction) and x.denominator == 1 else x

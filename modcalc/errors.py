@@ -1,0 +1,29 @@
+"""One exception family. The command line turns each into one message and an exit code; nothing else prints a traceback."""
+
+
+class ModcalcError(Exception):
+    """Something that the user can mend: the message says what, where and what to do."""
+
+    exit_code = 2
+
+
+class UsageError(ModcalcError):
+    """An argument, or a combination of arguments, that cannot be served."""
+
+
+class SpecError(ModcalcError):
+    """A spec that cannot be read; `problems` holds every one found."""
+
+    def __init__(self, problems: "list[str]") -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class MissingDependency(ModcalcError):
+    """Something that is not installed or not on this machine (torch, a GPU)."""
+
+
+class Disagreement(ModcalcError):
+    """Two counts that must be equal are not, or a check failed."""
+
+    exit_code = 1

@@ -1,0 +1,214 @@
+"""The Plan: a spec resolved for one sequence length, with every derived dim settled.
+
+Both the torch models and the ledger read it; neither computes a dim of its own. Dims are ints, or numpy
+arrays that broadcast (a lattice of shapes at once); flags and kinds are always plain Python values.
+Letters: T tokens of the sequence, D d_model, F d_ff, H heads, K key/value heads, N head_dim, V vocabulary,
+C tokens that a routed block keeps, E experts.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+Dim = Any  # int (exact), Fraction (an expectation), or a numpy array of ints or floats
+
+
+def least(a: Dim, b: Dim) -> Dim:
+    """min(a, b), for arrays too, without importing numpy."""
+    return a - (a - b) * (a > b)
+
+
+def most(a: Dim, b: Dim) -> Dim:
+    """max(a, b), for arrays too."""
+    return a + (b - a) * (b > a)
+
+
+@dataclass(frozen=True, slots=True)
+class NormPlan:
+    """A norm over the last `width` entries; `groups` > 1: a weight of its own for each head (StableLM 2)."""
+
+    kind: str  # rmsnorm | layernorm
+    width: Dim
+    weight: bool
+    bias: bool
+    eps: float
+    unit_offset: bool = False
+    groups: Dim = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LatentPlan:
+    """Multi-head latent attention; nope + rope = head_dim of the scores."""
+
+    kv_rank: Dim
+    q_rank: Dim | None
+    nope_dim: Dim
+    rope_dim: Dim
+    kv_norm: NormPlan
+    q_norm: NormPlan | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """Causal self-attention of one block. q: [T, H, N], k: [T, K, N], v: [T, K, v_head_dim]."""
+
+    n_heads: Dim
+    n_kv_heads: Dim
+    head_dim: Dim  # N of queries and keys
+    v_head_dim: Dim
+    scale: float | None  # None: head_dim ** -0.5
+    q_bias: bool
+    k_bias: bool
+    v_bias: bool
+    o_bias: bool
+    q_norm: NormPlan | None
+    k_norm: NormPlan | None
+    window: int | None  # keys that a token sees, itself included; None: all before it
+    sinks: bool
+    softcap: float | None
+    rotary_dim: int  # 0: no rotary
+    theta: float
+    alibi: bool
+    latent: LatentPlan | None
+
+
+@dataclass(frozen=True, slots=True)
+class MlpPlan:
+    """down(act(up x)), or gated: down(act(gate x) * up x)."""
+
+    gated: bool
+    activation: str
+    d_ff: Dim
+    bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MoePlan:
+    """Experts in place of the MLP. The router scores `n_experts + n_noop` outputs per token."""
+
+    n_experts: Dim
+    n_noop: int
+    top_k: Dim | None  # None with expert choice
+    expert: MlpPlan
+    shared: MlpPlan | None  # all shared experts as one MLP
+    choice: str  # token | expert
+    capacity: Fraction | None  # of the spec, exact; the buffer is `slots(tokens)`
+    score: str
+    renormalize: bool
+    scaling: float
+    router_bias: bool
+    balance_bias: bool
+    groups: int
+    top_groups: int
+
+    def slots(self, tokens: Dim) -> Dim | None:
+        """Tokens that each expert computes per sequence of `tokens`; None: no buffer, tokens * top_k in all (no drops)."""
+        outputs = self.n_experts + self.n_noop
+        if self.choice == "expert":
+            return least(tokens, most(1, (self.capacity.numerator * tokens) // (self.capacity.denominator * outputs)))
+        if self.capacity is None:
+            return None
+        return least(tokens, -(-(self.capacity.numerator * tokens * self.top_k) // (self.capacity.denominator * outputs)))
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPlan:
+    """Mixture-of-Depths around one block or one part of it."""
+
+    capacity: Dim  # C, tokens kept of the T
+    share: Fraction  # C / T, exact; also the expected share at sampling
+    router: str  # learned | random
+    selection: str  # topk | threshold
+    granularity: str  # block | attention | mlp
+    predictor_width: Dim | None
+    decide: str  # router | predictor: what decides at sampling
+    bypass: MlpPlan | None
+    aux_loss: float
+    z_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """One block. `norms` says where they stand; the paths are those of modcalc.models.block."""
+
+    d_model: Dim
+    attention: AttentionPlan
+    ffn: MlpPlan | MoePlan
+    norm: NormPlan
+    placement: str  # pre | output | sandwich | post
+    parallel: str  # none | shared_norm | two_norms
+    routing: RoutingPlan | None
+
+    @property
+    def norm_names(self) -> tuple[str, ...]:
+        """The block's norm modules in order of use."""
+        if self.parallel == "shared_norm":
+            return ("attn_norm",)
+        return {
+            "pre": ("attn_norm", "mlp_norm"),
+            "post": ("attn_norm", "mlp_norm"),
+            "output": ("attn_out_norm", "mlp_out_norm"),
+            "sandwich": ("attn_norm", "attn_out_norm", "mlp_norm", "mlp_out_norm"),
+        }[self.placement]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Equal blocks, stated once. `layers` are their indices (empty on a lattice); `count` how many there are."""
+
+    block: BlockPlan
+    count: Dim
+    layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingPlan:
+    vocab_size: Dim
+    width: Dim  # of the table; != d_model: projected up
+    position_rows: Dim  # learned positions, offset included; 0: none
+    position_offset: int
+    norm: NormPlan | None
+    scale: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPlan:
+    tied: bool
+    bias: bool
+    softcap: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecursionPlan:
+    """Blocks first..last (inclusive) applied once per step with shared weights; step i keeps routings[i].capacity of the tokens that step i-1 kept."""
+
+    first: int
+    last: int
+    routings: tuple[RoutingPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A decoder for sequences of `seq_len` tokens (or fewer)."""
+
+    name: str
+    seq_len: int
+    max_len: int | None  # longest sequence that learned positions allow; None: any
+    d_model: Dim
+    n_layers: Dim
+    embedding: EmbeddingPlan
+    groups: tuple[Group, ...]
+    final_norm: NormPlan | None
+    head: HeadPlan
+    recursion: RecursionPlan | None = None
+
+    @property
+    def blocks(self) -> tuple[BlockPlan, ...]:
+        """Blocks in order of layers, equal ones being the same object."""
+        at = {i: group.block for group in self.groups for i in group.layers}
+        return tuple(at[i] for i in range(self.n_layers))
+
+    @property
+    def routed(self) -> dict[int, RoutingPlan]:
+        """Layer index -> routing, for the routed blocks in order."""
+        return {i: b.routing for i, b in enumerate(self.blocks) if b.routing}

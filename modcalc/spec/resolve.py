@@ -1,0 +1,239 @@
+"""Spec -> Plan: the one place where dims are derived and shares become whole tokens."""
+
+from fractions import Fraction
+
+from modcalc.errors import UsageError
+from modcalc.spec.plan import (
+    AttentionPlan,
+    BlockPlan,
+    Dim,
+    EmbeddingPlan,
+    Group,
+    HeadPlan,
+    LatentPlan,
+    MlpPlan,
+    MoePlan,
+    NormPlan,
+    Plan,
+    RecursionPlan,
+    RoutingPlan,
+)
+from modcalc.spec.schema import Mod, Moe, Norm, ProjectionBias, Schedule, Spec
+
+
+def exact(x: float | int) -> Fraction:
+    """The decimal that the user wrote, not the float nearest to it: 0.29 * 100 must keep 29 tokens, not 28."""
+    return Fraction(str(x))
+
+
+def selected(n_layers: int, every: int, offset: int | None, layers: list[int] | None) -> list[int]:
+    """Layer indices chosen by `layers`, or by `every` from `offset` (default every - 1) on."""
+    if layers is not None:
+        return sorted(layers)
+    return list(range(every - 1 if offset is None else offset, n_layers, every))
+
+
+def tokens_kept(capacity: float | int | Fraction, seq_len: int, rounding: str = "floor", multiple_of: int = 1) -> int:
+    """C of T tokens: an integer is a count (at most T), anything else a share of T, rounded, then up to `multiple_of`, within 1..T."""
+    if isinstance(capacity, int):
+        count = capacity
+    else:
+        product = (capacity if isinstance(capacity, Fraction) else exact(capacity)) * seq_len
+        floor = product.numerator // product.denominator
+        count = {
+            "floor": floor,
+            "ceil": -(-product.numerator // product.denominator),
+            "nearest": floor + (product - floor >= Fraction(1, 2)),
+        }[rounding]
+    count = -(-max(count, 1) // multiple_of) * multiple_of
+    return min(count, seq_len)
+
+
+def capacities(mod: Mod, n: int) -> list[float | int | Fraction]:
+    """The capacity of each of the n routed blocks (or recursions), before rounding."""
+    c = mod.capacity
+    if isinstance(c, list):
+        return list(c)
+    if not isinstance(c, Schedule):
+        return [c] * n
+    start, end = exact(c.start), exact(c.end)
+    if n == 1:
+        return [start]
+    if c.kind == "linear":
+        return [start + (end - start) * i / (n - 1) for i in range(n)]
+    from math import cos, pi
+
+    # p-MoD's half cosine; rounded to 12 digits so that the plan is the same on every platform.
+    return [end + (start - end) * Fraction(str(round((1 + cos(pi * i / (n - 1))) / 2, 12))) for i in range(n)]
+
+
+def norm_plan(norm: Norm, width: Dim, *, kind: str | None = None, bias: bool | None = None, groups: Dim = 1) -> NormPlan:
+    kind = kind or norm.kind
+    if bias is None:
+        bias = norm.bias
+    if bias is None:
+        bias = kind == "layernorm"
+    return NormPlan(kind, width, norm.affine, bias and norm.affine, norm.eps, norm.unit_offset, groups)
+
+
+def inner_width(spec: Spec, d_model: Dim) -> int:
+    """F: as given, or ratio * d_model rounded up to a multiple."""
+    if spec.mlp.d_ff is not None:
+        return spec.mlp.d_ff
+    product = exact(spec.mlp.ratio) * d_model / spec.mlp.multiple_of
+    return -(-product.numerator // product.denominator) * spec.mlp.multiple_of
+
+
+def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, window: int | None) -> AttentionPlan:
+    a, pos = spec.attention, spec.positions
+    bias = a.bias if isinstance(a.bias, ProjectionBias) else ProjectionBias(q=a.bias, k=a.bias, v=a.bias, o=a.bias)
+    q_norm = k_norm = latent = None
+    v_head_dim, rotary = head_dim, head_dim
+    if a.latent:
+        lat = a.latent
+        head_dim, v_head_dim, rotary = lat.nope_dim + lat.rope_dim, lat.v_dim, lat.rope_dim
+        latent = LatentPlan(
+            lat.kv_rank,
+            lat.q_rank,
+            lat.nope_dim,
+            lat.rope_dim,
+            norm_plan(spec.norm, lat.kv_rank),
+            norm_plan(spec.norm, lat.q_rank) if lat.q_rank else None,
+        )
+    if a.qk_norm:
+        scope, kind, nbias = a.qk_norm.scope, a.qk_norm.kind, a.qk_norm.bias
+
+        def qk(heads: Dim) -> NormPlan:
+            width = heads * head_dim if scope == "full" else head_dim
+            return norm_plan(spec.norm, width, kind=kind, bias=nbias, groups=heads if scope == "per_head" else 1)
+
+        q_norm, k_norm = qk(n_heads), qk(n_kv_heads)
+    if pos.kind != "rotary":
+        rotary = 0
+    elif pos.fraction != 1.0:
+        rotary = int(exact(pos.fraction) * rotary) // 2 * 2
+    theta = pos.local_theta if window is not None and pos.local_theta else pos.theta
+    return AttentionPlan(
+        n_heads, n_kv_heads, head_dim, v_head_dim, a.scale, bias.q, bias.k, bias.v, bias.o, q_norm, k_norm,
+        window, a.sinks, a.softcap, rotary, theta, pos.kind == "alibi", latent,
+    )  # fmt: skip
+
+
+def moe_plan(spec: Spec, moe: Moe, d_ff: Dim) -> MoePlan:
+    gated, act = spec.mlp.kind == "gated", spec.mlp.activation
+    width = moe.d_ff or d_ff
+    shared = MlpPlan(gated, act, moe.n_shared * (moe.shared_d_ff or width), moe.bias) if moe.n_shared else None
+    return MoePlan(
+        moe.n_experts, moe.n_noop, moe.top_k if moe.choice == "token" else None, MlpPlan(gated, act, width, moe.bias), shared,
+        moe.choice, None if moe.capacity is None else exact(moe.capacity), moe.score, moe.renormalize, moe.scaling,
+        moe.router_bias, moe.balance_bias, moe.groups, moe.top_groups,
+    )  # fmt: skip
+
+
+def routing_plan(spec: Spec, capacity: float | int | Fraction, seq_len: int, within: int | None = None) -> RoutingPlan:
+    """Routing that keeps `capacity` of `seq_len` tokens; a recursion chooses `within` the tokens that the one before kept."""
+    mod = spec.mod
+    kept = tokens_kept(capacity, seq_len, mod.rounding, mod.multiple_of)
+    if within is not None:
+        kept = min(kept, within)
+    return RoutingPlan(
+        kept, Fraction(kept, seq_len), mod.router, mod.selection, mod.granularity, mod.predictor_width,
+        mod.decide or ("predictor" if mod.predictor_width else "router"),
+        MlpPlan(spec.mlp.kind == "gated", spec.mlp.activation, mod.bypass.d_ff, spec.mlp.bias) if mod.bypass else None,
+        mod.aux_loss, mod.z_loss,
+    )  # fmt: skip
+
+
+def block_plan(
+    spec: Spec, *, d_model: Dim, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, d_ff: Dim, window: int | None, experts: bool, routing: RoutingPlan | None
+) -> BlockPlan:
+    attention = attention_plan(spec, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, window=window)
+    ffn = moe_plan(spec, spec.moe, d_ff) if experts else MlpPlan(spec.mlp.kind == "gated", spec.mlp.activation, d_ff, spec.mlp.bias)
+    return BlockPlan(d_model, attention, ffn, norm_plan(spec.norm, d_model), spec.norm.placement, spec.parallel, routing)
+
+
+def heads(spec: Spec) -> tuple[int, int, int]:
+    """H, K, N of a spec."""
+    a = spec.attention
+    return a.n_heads, a.n_kv_heads or a.n_heads, a.head_dim or spec.d_model // a.n_heads
+
+
+def windows(spec: Spec) -> list[int | None]:
+    """The attention window of each layer."""
+    w = spec.attention.window
+    pattern = w if isinstance(w, list) else [w]
+    return [pattern[i % len(pattern)] for i in range(spec.n_layers)]
+
+
+def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
+    mod = spec.mod
+    if not (mod and mod.recursions):
+        return None
+    routings: list[RoutingPlan] = []
+    for capacity in capacities(mod, mod.recursions):
+        routings.append(routing_plan(spec, capacity, seq_len, routings[-1].capacity if routings else None))
+    layers = mod.layers or range(spec.n_layers)
+    return RecursionPlan(min(layers), max(layers), tuple(routings))
+
+
+def frame(spec: Spec, d_model: Dim, vocab_size: Dim, seq_len: int) -> dict:
+    """The parts of a Plan that are not blocks."""
+    learned = spec.positions.kind == "learned"
+    max_len = (spec.positions.max_len or spec.seq_len) if learned else None
+    return dict(
+        name=spec.name,
+        seq_len=seq_len,
+        max_len=max_len,
+        d_model=d_model,
+        embedding=EmbeddingPlan(
+            vocab_size,
+            spec.embedding.dim or d_model,
+            max_len + spec.positions.offset if learned else 0,
+            spec.positions.offset if learned else 0,
+            norm_plan(spec.norm, d_model) if spec.embedding.norm else None,
+            spec.embedding.scale,
+        ),
+        final_norm=norm_plan(spec.norm, d_model) if spec.norm.final else None,
+        head=HeadPlan(spec.head.tied, spec.head.bias, spec.head.softcap),
+    )
+
+
+def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
+    """The Plan of `spec` for sequences of `seq_len` tokens (default spec.seq_len).
+
+    Raises UsageError if seq_len is not positive or longer than the learned positions.
+    """
+    T = spec.seq_len if seq_len is None else seq_len
+    if T < 1:
+        raise UsageError(f"sequence length {T}: at least 1 token is needed")
+    parts = frame(spec, spec.d_model, spec.vocab_size, T)
+    if parts["max_len"] is not None and T > parts["max_len"]:
+        raise UsageError(
+            f"{spec.name}: a sequence of {T} tokens is longer than its {parts['max_len']} learned positions; "
+            f"use --seq-len {parts['max_len']} or less, or raise positions.max_len"
+        )
+    H, K, N = heads(spec)
+    F = inner_width(spec, spec.d_model)
+    recursion = recursion_plan(spec, T)
+    routings: dict[int, RoutingPlan] = {}
+    if spec.mod and not recursion:
+        chosen = selected(spec.n_layers, spec.mod.every, spec.mod.offset, spec.mod.layers)
+        by_capacity = {c: routing_plan(spec, c, T) for c in set(capacities(spec.mod, len(chosen)))}
+        routings = {i: by_capacity[c] for i, c in zip(chosen, capacities(spec.mod, len(chosen)), strict=True)}
+    experts = set(selected(spec.n_layers, spec.moe.every, spec.moe.offset, spec.moe.layers)) if spec.moe else set()
+
+    alike: dict[tuple, list[int]] = {}
+    for i, window in enumerate(windows(spec)):
+        routing = routings.get(i)
+        alike.setdefault((window, i in experts, routing and routing.capacity), []).append(i)
+    groups = tuple(
+        Group(
+            block_plan(
+                spec, d_model=spec.d_model, n_heads=H, n_kv_heads=K, head_dim=N, d_ff=F, window=window, experts=moe, routing=routings.get(layers[0])
+            ),
+            len(layers),
+            tuple(layers),
+        )
+        for (window, moe, _), layers in alike.items()
+    )
+    return Plan(n_layers=spec.n_layers, groups=groups, recursion=recursion, **parts)
