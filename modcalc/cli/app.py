@@ -4,7 +4,6 @@ import os
 import sys
 from importlib import import_module
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -29,10 +28,10 @@ COMMANDS = {
 class Commands(TyperGroup):
     """Imports a command's module only when that command is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> object:
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"modcalc.cli.{cmd_name}_" if cmd_name == "import" else f"modcalc.cli.{cmd_name}")
@@ -56,14 +55,9 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = 130
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         code = stop.exit_code
-    except click.ClickException as wrong:
-        wrong.show()
-        code = 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         code = 130
     except ModcalcError as wrong:
@@ -77,6 +71,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as bug:
+        # Usage errors: click's class or typer's own copy of it, by version; both know how to show themselves.
+        if hasattr(bug, "show") and hasattr(bug, "exit_code"):
+            bug.show()
+            sys.exit(2)
         if debug:
             raise
         print(f"internal error: {type(bug).__name__}: {bug}\n  this is a defect of modcalc; run again with --debug and report what it prints", file=sys.stderr)
