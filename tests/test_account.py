@@ -1,0 +1,116 @@
+"""The ledger against published numbers, brute force, and itself."""
+
+import itertools
+from fractions import Fraction
+
+import msgspec
+import pytest
+
+from modcalc import account
+from modcalc.cost.account import LEVELS, dense_twin
+from modcalc.cost.ledger import Workload
+from modcalc.cost.ops import AttentionCore
+from modcalc.errors import UsageError
+from modcalc.spec.schema import Spec
+
+NOTES = dict(name="notes", vocab_size=1000, seq_len=512, d_model=256, n_layers=4, attention=dict(n_heads=4), mlp=dict(d_ff=1024))
+
+
+def spec(**over: object) -> Spec:
+    return msgspec.convert({**NOTES, **over}, Spec)
+
+
+VARIANTS = {
+    "dense": {},
+    "mod": dict(mod={}),
+    "attention": dict(mod=dict(granularity="attention")),
+    "mlp": dict(mod=dict(granularity="mlp", predictor_width=7)),
+    "bypass": dict(mod=dict(bypass=dict(d_ff=8))),
+    "moe": dict(moe=dict(n_experts=4, top_k=2, d_ff=32, n_shared=1), mod={}),
+    "latent": dict(attention=dict(n_heads=4, latent=dict(kv_rank=16, nope_dim=8, rope_dim=4, v_dim=8))),
+    "recursion": dict(mod=dict(recursions=3, capacity=[1.0, 0.5, 0.25])),
+}
+
+
+def test_exact_case_of_mixture_of_depths() -> None:
+    """Dense 4,557,111,296; MoD with C=64 in blocks 2 and 4: 2,619,342,848, and 524,288 for the routers (2 T D each)."""
+    assert account(spec()).flops.forward == 4_557_111_296
+    report = account(spec(mod=dict(capacity=64)))
+    routers = {line.label: line.forward for line in report.lines()}["router"]
+    assert (report.flops.forward - routers, routers) == (2_619_342_848, 524_288)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_level_sums_to_the_total(name: str) -> None:
+    report = account(spec(**VARIANTS[name]), batch=3)
+    for by in LEVELS:
+        lines = report.lines(by)
+        assert sum(line.forward for line in lines) == report.flops.forward
+        assert sum(line.backward for line in lines) == report.flops.backward
+        assert sum(line.params for line in lines) == report.params.total
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_linear_in_batch(name: str) -> None:
+    one, five = (account(spec(**VARIANTS[name]), batch=b).flops for b in (1, 5))
+    assert five.forward == 5 * one.forward
+    assert five.backward == 5 * one.backward
+    assert five.forward_per_token == one.forward_per_token
+
+
+@pytest.mark.parametrize("granularity", ["block", "attention", "mlp"])
+def test_full_capacity_costs_dense_and_routers(granularity: str) -> None:
+    dense = account(spec()).flops.forward
+    assert account(spec(mod=dict(capacity=1.0, granularity=granularity))).flops.forward == dense + 2 * 2 * 512 * 256
+    assert account(spec(mod=dict(capacity=1.0, granularity=granularity, router="random"))).flops.forward == dense
+
+
+def test_same_shape_never_saves_more_than_49_2_percent_of_the_blocks() -> None:
+    """12.5 % every other block: linear parts cost 0.5625 of dense, attention 0.5078125."""
+    routed, dense = ({x.label: x.forward for x in account(spec(**v)).lines()} for v in (dict(mod={}), {}))
+    assert Fraction(routed["mlp"], dense["mlp"]) == Fraction(9, 16)
+    assert Fraction(routed["attention"], dense["attention"]) == Fraction(9, 16)
+    assert Fraction(routed["scores"], dense["scores"]) == Fraction(65, 128)
+
+
+def test_twin_of_a_recursion_is_as_deep() -> None:
+    recursion = spec(mod=dict(recursions=3, capacity=[1.0, 1.0, 1.0], router="random"))
+    twin = dense_twin(recursion)
+    assert twin.n_layers == 12
+    assert account(recursion).flops.forward == account(twin).flops.forward
+    assert account(recursion).params.total == account(spec()).params.total
+
+
+def test_exact_pairs_against_a_mask() -> None:
+    for t, context, window in itertools.product(range(1, 8), range(5), (None, 1, 2, 3, 5, 8, 20)):
+        op = AttentionCore(
+            path="", component="", batch=1, tokens=t, context=context + t, n_heads=1, n_kv_heads=1, head_dim=1, v_head_dim=1, window=window
+        )
+        mask = [[key <= q and (window is None or q - key < window) for key in range(context + t)] for q in range(context, context + t)]
+        assert op.pairs("exact") == sum(map(sum, mask))
+        assert op.pairs("full") == t * (context + t)
+
+
+def test_sampling_brackets_its_expectation() -> None:
+    at = dict(phase="decode", context=100)
+    low, mean, high = (account(spec(mod={}), routing=r, **at).flops.forward for r in ("none", "expected", "all"))
+    assert low < mean < high == account(spec(), **at).flops.forward + 2 * 2 * 256
+
+
+def test_decode_of_gpt2_after_128() -> None:
+    """One token after a prefill of 128 attends to 129."""
+    gpt2 = spec(
+        vocab_size=50257, seq_len=1024, d_model=768, n_layers=12, attention=dict(n_heads=12, bias=True), mlp=dict(d_ff=3072, bias=True),
+        norm=dict(kind="layernorm"), positions=dict(kind="learned"), head=dict(tied=True),
+    )  # fmt: skip
+    assert account(gpt2, phase="decode", context=128).flops.forward == 251_819_520
+    for causal in ("half", "exact"):
+        assert account(gpt2, phase="decode", context=128, causal=causal).flops.forward == 251_819_520
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(batch=0), dict(seq_len=0), dict(phase="traning"), dict(routing="most"), dict(context=5), dict(phase="decode", seq_len=2)]
+)
+def test_workloads_that_make_no_sense(wrong: dict) -> None:
+    with pytest.raises(UsageError):
+        Workload(**{"seq_len": 1, **wrong})
