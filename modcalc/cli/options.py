@@ -1,0 +1,30 @@
+"""Option types that commands share, so that a flag means the same everywhere. Help texts state the default."""
+
+from typing import Annotated, Literal
+
+import typer
+
+Specs = Annotated[
+    list[str], typer.Argument(help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False)
+]
+OneSpec = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A spec file, a shipped name (modcalc specs), or a config.json of the transformers library.")
+]
+SeqLen = Annotated[int | None, typer.Option("--seq-len", "-T", min=1, help="Tokens of each sequence. [default: the spec's]", show_default=False)]
+Batch = Annotated[int, typer.Option("--batch", "-B", min=1, help="Sequences.")]
+Context = Annotated[int, typer.Option("--context", "-S", min=0, help="Tokens already cached, for the phases prefill and decode.")]
+Phase = Annotated[Literal["forward", "train", "prefill", "decode"], typer.Option("--phase", help="What is computed.")]
+Causal = Annotated[
+    Literal["full", "half", "exact"] | None,
+    typer.Option(
+        "--causal", help="Attention pairs that count: all T x T, half, or those a causal mask leaves. [default: the convention's]", show_default=False
+    ),
+]
+ConventionName = Annotated[str, typer.Option("--convention", metavar="NAME", help="Whose rules count (modcalc conventions SPEC lists them).")]
+Macs = Annotated[bool, typer.Option("--macs", help="Print multiply-adds, 1 each, instead of FLOPs, 2 each.")]
+Format = Annotated[
+    Literal["table", "plain", "markdown", "latex", "csv", "json"] | None,
+    typer.Option("--format", "-f", help="[default: table on a terminal, else plain]", show_default=False),
+]
+Plot = Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Draw it into FILE (.svg or .png).", show_default=False)]
+Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option("--dtype", help="Type of weights and activations.")]

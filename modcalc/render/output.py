@@ -1,0 +1,88 @@
+"""Which looks are chosen, and what is written where: data on stdout, at once; anything else on stderr."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from modcalc.errors import UsageError
+from modcalc.render.numbers import machine
+from modcalc.render.table import Table
+
+FORMATS = ("table", "plain", "markdown", "latex", "csv", "json")
+
+
+def chosen(format: str | None) -> str:
+    """The format asked for, or `table` on a terminal and `plain` elsewhere."""
+    if format is None:
+        return "table" if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else "plain"
+    if format not in FORMATS:
+        raise UsageError(f"format {format!r}: one of {', '.join(FORMATS)}")
+    return format
+
+
+def emit(document: dict[str, Any], tables: Sequence[Table], format: str | None = None) -> None:
+    """Print the document (format json; `"schema": 1` is added in front) or the tables (every other format)."""
+    if chosen(format) == "json":
+        import json
+
+        write(json.dumps(machine_values({"schema": 1, **document}), indent=2, ensure_ascii=False) + "\n")
+    else:
+        show(tables, format)
+
+
+def show(tables: Sequence[Table], format: str | None = None) -> None:
+    """Print tables in any format but json, where nothing is printed."""
+    format = chosen(format)
+    if format == "json":
+        return
+    if format == "csv":
+        for table in tables:
+            say([line for line in (table.title, *table.headline) if line], format)
+    write("\n".join(_text(table, format) for table in tables))
+    if format == "csv":
+        for table in tables:
+            say(table.notes, format)
+
+
+def say(lines: Sequence[str], format: str | None = None) -> None:
+    """Print lines of text that belong to a report: as they are, as a markdown list, as latex comments; csv: on stderr; json: nowhere."""
+    format = chosen(format)
+    if not lines or format == "json":
+        return
+    lead = {"markdown": "- ", "latex": "% "}.get(format, "")
+    text = "".join(f"{lead}{line}\n" for line in lines)
+    if format == "csv":
+        sys.stderr.write(text)
+    else:
+        write(text)
+
+
+def write(text: str) -> None:
+    """Text to stdout, flushed; characters that the terminal's encoding lacks become '?'."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text if encoding.lower().startswith("utf") else text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def machine_values(value: Any) -> Any:
+    """A document with exact ints, floats for Fractions, null for what is unknown or infinite."""
+    if isinstance(value, dict):
+        return {str(k): machine_values(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [machine_values(v) for v in value]
+    return machine(value)
+
+
+def _text(table: Table, format: str) -> str:
+    if format == "table":
+        from modcalc.render.terminal import boxed
+
+        return boxed(table)
+    if format == "plain":
+        from modcalc.render.plain import plain
+
+        return plain(table)
+    from modcalc.render import markup
+
+    return {"markdown": markup.markdown, "latex": markup.latex, "csv": markup.csv_text}[format](table)

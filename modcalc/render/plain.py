@@ -1,0 +1,28 @@
+"""Tables as aligned text. Written here and not by tabulate, whose import alone would double the start of a command."""
+
+from modcalc.render.table import Table
+
+
+def plain(table: Table) -> str:
+    """Title, headline, columns two spaces apart under a rule, notes; no colour, no box, ASCII but for the user's own names."""
+    parts = [line for line in (table.title, *table.headline) if line]
+    if table.columns:
+        parts += ["", *_grid(table)] if parts else _grid(table)
+    if table.notes:
+        parts += ["", *table.notes]
+    return "\n".join(parts) + "\n"
+
+
+def _grid(table: Table) -> list[str]:
+    headers = [c.header for c in table.columns]
+    cells = table.cells()
+    widths = [max(len(row[i]) for row in [headers, *cells]) for i in range(len(headers))]
+
+    def line(row: list[str]) -> str:
+        return "  ".join(t.rjust(w) if c.right else t.ljust(w) for t, w, c in zip(row, widths, table.columns, strict=True)).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = [line(headers), rule, *map(line, cells)]
+    if table.total is not None:
+        lines.insert(-1, rule)
+    return lines

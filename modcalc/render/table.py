@@ -1,0 +1,84 @@
+"""A table of raw values, before anyone decides how it looks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from modcalc.render.numbers import KINDS, UNKNOWN
+
+
+class Styled(NamedTuple):
+    """Text that a terminal may colour: good, bad or dim."""
+
+    text: str
+    style: str
+
+
+def good(text: str) -> Styled:
+    return Styled(text, "good")
+
+
+def bad(text: str) -> Styled:
+    return Styled(text, "bad")
+
+
+def dim(text: str) -> Styled:
+    return Styled(text, "dim")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """kind: text, count, share, change, ratio, real, bytes, si or seconds (see `numbers`). key: the csv header, default
+    from the title. unit: shown behind the title. drop: > 0 lets a narrow terminal leave the column out, highest first.
+    """
+
+    title: str
+    kind: str = "text"
+    key: str = ""
+    unit: str = ""
+    drop: int = 0
+
+    @property
+    def header(self) -> str:
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
+
+    @property
+    def name(self) -> str:
+        """The csv header."""
+        return self.key or "_".join(self.header.replace("[", "").replace("]", "").replace("/", " per ").lower().split())
+
+    @property
+    def right(self) -> bool:
+        """Whether cells stand at the right, as numbers do."""
+        return self.kind != "text"
+
+    def text(self, value: Any) -> str:
+        if value is None:
+            return UNKNOWN
+        if isinstance(value, Styled):
+            return value.text
+        return value if isinstance(value, str) else KINDS[self.kind](value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """columns and rows of raw values (None: unknown); headline: lines above, the convention among them; total: a last row
+    set apart; notes: lines below.
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
+    title: str = ""
+    headline: Sequence[str] = ()
+    total: Sequence[Any] | None = None
+    notes: Sequence[str] = ()
+
+    def cells(self) -> list[list[str]]:
+        """Every row as text, the total last if there is one."""
+        rows = [*self.rows, self.total] if self.total is not None else self.rows
+        return [[column.text(value) for column, value in zip(self.columns, row, strict=True)] for row in rows]
+
+    def styles(self) -> list[list[str]]:
+        """The style of each cell of `cells`, empty for none."""
+        rows = [*self.rows, self.total] if self.total is not None else self.rows
+        return [[value.style if isinstance(value, Styled) else "" for value in row] for row in rows]
