@@ -1,0 +1,101 @@
+"""Statistics of step times: plain Python, no torch and no numpy.
+
+Samples of a busy machine are neither normal nor free of outliers, so everything here is a rank statistic: medians,
+quartiles, and an order-statistic interval whose coverage needs no assumption about the distribution.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from statistics import median, quantiles
+
+WIDE = 0.10  # a spread (IQR / median) above this is called wide, as in torch.utils.benchmark
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Median, quartiles (linear interpolation between order statistics), smallest and number of samples, in seconds."""
+
+    median: float
+    p25: float
+    p75: float
+    min: float
+    n: int
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over median."""
+        return (self.p75 - self.p25) / self.median if self.median else 0.0
+
+    @property
+    def wide(self) -> bool:
+        return self.spread > WIDE
+
+
+def summarize(samples: Sequence[float]) -> Summary:
+    """Summary of at least one sample."""
+    if len(samples) == 1:
+        only = samples[0]
+        return Summary(only, only, only, only, 1)
+    p25, p50, p75 = quantiles(samples, n=4, method="inclusive")
+    return Summary(p50, p25, p75, min(samples), len(samples))
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate, with the interval that covers the true value with probability `confidence` (None: too few samples)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    confidence: float | None
+
+    def map(self, a: float, b: float) -> "Interval":
+        """a + b * x of this interval."""
+        ends = (None, None) if self.low is None else sorted((a + b * self.low, a + b * self.high))
+        return Interval(a + b * self.value, *ends, self.confidence)
+
+    def contains(self, x: float) -> bool:
+        return self.low is not None and self.low <= x <= self.high
+
+
+def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The median and its distribution-free interval between two order statistics.
+
+    The number of samples below the true median is Binomial(n, 1/2), so [x_(k), x_(n+1-k)] covers it with probability
+    1 - 2 P(Binomial(n, 1/2) < k); k is the largest that keeps `confidence` (Conover, Practical Nonparametric Statistics,
+    3rd ed., section 3.2). Fewer than 6 samples cannot give 95 %. `confidence` of the result is the exact coverage.
+    """
+    n = len(samples)
+    value = median(samples)
+    k, below = 0, 0
+    while 2 * (below + comb(n, k)) <= (1 - confidence) * 2**n:
+        below += comb(n, k)
+        k += 1
+    if k == 0:
+        return Interval(value, None, None, None)
+    ordered = sorted(samples)
+    return Interval(value, ordered[k - 1], ordered[n - k], 1 - 2 * below / 2**n)
+
+
+def paired_ratio(times: Sequence[float], base: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Median of times[i] / base[i] over steps that ran next to each other, with its interval.
+
+    Pairing takes slow drifts (clock, temperature, other load) out of the ratio: both steps of a pair see the same.
+    """
+    return median_interval([a / b for a, b in zip(times, base, strict=True)], confidence)
+
+
+def realised_saving(time_ratio: Interval, flop_ratio: float) -> Interval | None:
+    """(1 - time ratio) / (1 - FLOP ratio): 1 where all saved FLOPs became saved time; None where no FLOPs differ."""
+    if flop_ratio == 1:
+        return None
+    gap = 1 - flop_ratio
+    return time_ratio.map(1 / gap, -1 / gap)
+
+
+def drift(samples: Sequence[float]) -> float:
+    """Median of the last third over that of the first third: far from 1 where the machine changed while it was measured."""
+    third = len(samples) // 3
+    return median(samples[-third:]) / median(samples[:third]) if third else 1.0
