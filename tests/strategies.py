@@ -1,0 +1,291 @@
+"""Hypothesis strategies that draw small valid Specs over every knob of the schema.
+
+Valid by construction: each draw respects the rules of modcalc.spec.validate, so nothing is filtered away.
+Dims stay tiny (D 8..32, L 1..4, T 1..16, V 5..40), so that a drawn Spec can be built and run in milliseconds.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from msgspec import structs
+
+from modcalc.spec.resolve import exact
+from modcalc.spec.schema import (
+    Attention,
+    Budget,
+    Bypass,
+    Embedding,
+    Head,
+    Latent,
+    Limits,
+    Mlp,
+    Mod,
+    Moe,
+    Norm,
+    Positions,
+    ProjectionBias,
+    QkNorm,
+    Schedule,
+    Spec,
+    Train,
+)
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+SHARES = (0.0625, 0.125, 0.2, 0.29, 0.5, 0.75, 1.0)
+PLAIN_ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "quick_gelu")
+
+
+def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+def layer_lists(n_layers: int) -> st.SearchStrategy[list[int]]:
+    """Ascending, not empty, within the model."""
+    return st.sets(st.integers(0, n_layers - 1), min_size=1, max_size=n_layers).map(sorted)
+
+
+def _choice_of_layers(draw: Draw, n_layers: int) -> dict:
+    """every and offset, or an explicit list: at least one layer is chosen."""
+    how = draw(st.sampled_from(("default", "every", "offset", "layers")))
+    if how == "layers":
+        return dict(layers=draw(layer_lists(n_layers)))
+    if how == "offset":
+        return dict(every=draw(st.integers(1, n_layers)), offset=draw(st.integers(0, n_layers - 1)))
+    return dict(every=draw(st.integers(1, n_layers))) if how == "every" or n_layers < 2 else {}
+
+
+def _norm(draw: Draw, parallel: str) -> Norm:
+    kind, affine = draw(st.sampled_from(("rmsnorm", "layernorm"))), draw(st.sampled_from((True, True, False)))
+    return Norm(
+        kind=kind,
+        affine=affine,
+        bias=draw(st.sampled_from((None, True, False) if kind == "layernorm" and affine else (None, False))),
+        unit_offset=draw(st.booleans()) if kind == "rmsnorm" and affine else False,
+        eps=draw(st.sampled_from((1e-5, 1e-6, 1e-3))),
+        placement=draw(st.sampled_from(("pre", "output", "sandwich", "post"))) if parallel == "none" else "pre",
+        final=draw(st.booleans()),
+    )
+
+
+def _qk_norm(draw: Draw, norm: Norm) -> QkNorm | None:
+    if draw(st.booleans()):
+        return None
+    own = draw(st.sampled_from((None, "rmsnorm") if norm.unit_offset else (None, "rmsnorm", "layernorm")))
+    if (own or norm.kind) == "layernorm":
+        bias = draw(st.sampled_from((None, True, False) if norm.affine else (None, False)))
+    else:  # rmsnorm has no bias, so a bias of the model's norm must not be inherited
+        bias = False if norm.bias else draw(st.sampled_from((None, False)))
+    return QkNorm(scope=draw(st.sampled_from(("head", "full", "per_head"))), kind=own, bias=bias)
+
+
+def _windows(draw: Draw, n_layers: int, seq_len: int) -> Any:
+    size = st.integers(1, seq_len + 2)
+    return draw(st.none() | size | st.lists(maybe(size), min_size=1, max_size=n_layers))
+
+
+def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int) -> tuple[int, Attention, Positions]:
+    """(D, attention, positions). Without an explicit head_dim, D is made to be heads * N."""
+    latent = draw(st.sampled_from((False, False, False, True)))
+    kind = "rotary" if latent else draw(st.sampled_from(("rotary", "rotary", "learned", "alibi", "none")))
+    window = _windows(draw, n_layers, seq_len)
+    windowed = any(w is not None for w in window) if isinstance(window, list) else window is not None
+    even = 2 if kind == "rotary" else 1
+    n_kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    n_heads = n_kv_heads * group
+    fields: dict[str, Any] = dict(
+        n_heads=n_heads,
+        bias=draw(
+            st.booleans()
+            | st.builds(ProjectionBias, q=st.booleans(), k=st.booleans(), v=st.just(False) if latent else st.booleans(), o=st.booleans())
+        ),
+        window=window,
+        sinks=draw(st.booleans()),
+        softcap=draw(maybe(st.sampled_from((5.0, 50.0)))),
+        scale=draw(maybe(st.sampled_from((0.5, 0.0625)))),
+    )
+    if latent:
+        rotated = 2 * draw(st.integers(1, 3))
+        fields["latent"] = Latent(
+            kv_rank=draw(st.integers(1, 12)),
+            q_rank=draw(maybe(st.integers(1, 12))),
+            nope_dim=draw(st.integers(1, 6)),
+            rope_dim=rotated,
+            v_dim=draw(st.integers(1, 8)),
+        )
+        d_model = draw(st.integers(8, 32))
+    else:
+        free = draw(st.booleans())
+        least = 1 if free else max(1, 8 // n_heads // even)
+        rotated = head_dim = even * draw(st.integers(least, 8 // even))
+        d_model = draw(st.integers(8, 32)) if free else n_heads * head_dim
+        fields["head_dim"] = head_dim if free else None
+        fields["n_kv_heads"] = n_kv_heads if group > 1 else draw(st.sampled_from((None, n_heads)))
+        fields["qk_norm"] = _qk_norm(draw, norm)
+    return d_model, Attention(**fields), _positions(draw, kind, rotated, windowed, seq_len)
+
+
+def _positions(draw: Draw, kind: str, rotated: int, windowed: bool, seq_len: int) -> Positions:
+    if kind == "learned":
+        return Positions(kind=kind, max_len=draw(maybe(st.integers(seq_len, 20))), offset=draw(st.integers(0, 3)))
+    if kind != "rotary":
+        return Positions(kind=kind)
+    fractions = [f for f in (1.0, 0.25, 0.4, 0.5, 0.75) if int(exact(f) * rotated) >= 2]
+    return Positions(
+        theta=draw(st.sampled_from((10000.0, 500000.0))),
+        local_theta=draw(maybe(st.just(1000.0))) if windowed else None,
+        fraction=draw(st.sampled_from(fractions)),
+    )
+
+
+def _mlp(draw: Draw, bias: bool) -> Mlp:
+    kind = draw(st.sampled_from(("plain", "gated")))
+    size: dict[str, Any] = dict(d_ff=draw(st.integers(1, 40)))
+    if draw(st.booleans()):
+        size = dict(ratio=draw(st.sampled_from((0.5, 2.0, 2.6667, 4.0))), multiple_of=draw(st.sampled_from((1, 4, 8))))
+    activations = PLAIN_ACTIVATIONS + (("swiglu_clamped",) if kind == "gated" else ())
+    return Mlp(kind=kind, activation=draw(st.sampled_from(activations)), bias=bias, **size)
+
+
+def _moe(draw: Draw, where: dict, seq_len: int) -> Moe:
+    by_token = draw(st.sampled_from((True, True, False)))
+    groups = draw(st.sampled_from((1, 1, 2))) if by_token else 1
+    n_experts = draw(st.integers(1, 5)) if groups == 1 else groups * draw(st.integers(2, 3))
+    top_groups = draw(st.integers(1, groups))
+    n_noop = draw(st.integers(0, min(2, seq_len))) if groups == 1 else 0
+    n_shared = draw(st.integers(0, 2))
+    score = draw(st.sampled_from(("softmax_topk", "topk_softmax", "sigmoid") if by_token else ("softmax_topk", "sigmoid")))
+    fields: dict[str, Any] = dict(capacity=draw(st.sampled_from((0.5, 1.0, 1.25, 2.0))))
+    if by_token:
+        fields["top_k"] = draw(st.integers(1, n_experts // groups * top_groups + n_noop))
+        fields["balance_bias"] = draw(st.booleans())
+        fields["renormalize"] = True if score == "topk_softmax" else draw(st.booleans())
+        if not n_noop and draw(st.booleans()):
+            fields["capacity"] = None
+    return Moe(
+        n_experts=n_experts,
+        choice="token" if by_token else "expert",
+        d_ff=draw(maybe(st.integers(1, 16))),
+        bias=draw(st.booleans()),
+        n_shared=n_shared,
+        shared_d_ff=draw(maybe(st.integers(1, 16))) if n_shared else None,
+        n_noop=n_noop,
+        score=score,
+        scaling=draw(st.sampled_from((1.0, 2.5))),
+        router_bias=draw(st.booleans()),
+        groups=groups,
+        top_groups=top_groups,
+        **fields,
+        **where,
+    )
+
+
+def _capacities(draw: Draw, n: int, seq_len: int, recursions: bool) -> tuple[Any, bool]:
+    """(capacity, whether rounding has a meaning)."""
+    share, count = st.sampled_from(SHARES), st.integers(1, seq_len)
+    if recursions:  # each recursion chooses among the tokens of the one before
+        whole = draw(st.booleans())
+        return sorted(draw(st.lists(count if whole else share, min_size=n, max_size=n)), reverse=True), not whole
+    how = draw(st.sampled_from(("share", "any share", "count", "list") + (("schedule",) if n > 1 else ())))
+    if how == "schedule":
+        return Schedule(kind=draw(st.sampled_from(("linear", "cosine"))), start=draw(share), end=draw(share)), True
+    if how == "list":
+        values = draw(st.lists(share | count, min_size=n, max_size=n))
+        return values, any(isinstance(v, float) for v in values)
+    if how == "count":
+        return draw(count), False
+    return draw(share if how == "share" else st.floats(0.001, 1.0)), True
+
+
+def _mod(draw: Draw, n_layers: int, seq_len: int, parallel: str) -> Mod:
+    fields: dict[str, Any] = {}
+    if draw(st.sampled_from((False, False, True))):
+        n = draw(st.integers(1, 3))
+        first = draw(st.integers(0, n_layers - 1))
+        layers = list(range(first, draw(st.integers(first, n_layers - 1)) + 1))
+        fields = dict(recursions=n, layers=draw(st.sampled_from((None, layers))))
+    else:
+        fields = _choice_of_layers(draw, n_layers) if n_layers > 1 else dict(every=1)
+        every = fields.get("every", 2)
+        n = len(fields["layers"]) if "layers" in fields else len(range(fields.get("offset", every - 1), n_layers, every))
+        fields["granularity"] = draw(st.sampled_from(("block", "attention", "mlp") if parallel == "none" else ("block",)))
+    fields["capacity"], shares = _capacities(draw, n, seq_len, "recursions" in fields)
+    if shares:
+        fields["rounding"] = draw(st.sampled_from(("floor", "ceil", "nearest")))
+    if draw(st.sampled_from((True, True, True, False))):
+        width = draw(maybe(st.integers(1, 8)))
+        fields |= dict(
+            selection=draw(st.sampled_from(("topk", "threshold"))),
+            predictor_width=width,
+            decide=draw(st.sampled_from((None, "router", "predictor") if width else (None, "router"))),
+            aux_loss=draw(st.sampled_from((0.01, 0.0, 0.1))),
+            z_loss=draw(st.sampled_from((0.0, 0.001))),
+        )
+    else:
+        fields["router"] = "random"
+    return Mod(multiple_of=draw(st.integers(1, min(4, seq_len))), bypass=draw(maybe(st.builds(Bypass, d_ff=st.integers(1, 8)))), **fields)
+
+
+def _train(draw: Draw, seq_len: int) -> Train:
+    batch = draw(st.integers(1, 4))
+    length = draw(st.sampled_from(({}, dict(steps=100), dict(tokens=batch * seq_len * 10))))
+    return Train(batch_size=batch, **length)
+
+
+def _limits(draw: Draw, in_bytes: bool) -> Any:
+    value = draw(st.sampled_from((10**9, 6e18, "6e18", "80GiB" if in_bytes else "1.5B")))
+    rules = (
+        value,
+        Limits(max=value),
+        Limits(min="1K", max=value),
+        Limits(equals=value, within=draw(maybe(st.just(0.01)))),
+        Limits(max=draw(st.sampled_from((0.5, "0.6", 1))), relative_to="gpt2"),
+    )
+    return draw(st.sampled_from(rules))
+
+
+def _budget(draw: Draw, train: Train | None) -> Budget:
+    scheduled = train and (train.steps or train.tokens)
+    names = [f.name for f in structs.fields(Budget) if scheduled or f.name != "train_flops"]
+    drawn = draw(st.lists(st.sampled_from(names), unique=True, max_size=3))
+    return Budget(**{name: _limits(draw, name.endswith("_bytes")) for name in drawn})
+
+
+@st.composite
+def specs(draw: Draw, *, mod: bool | None = None, moe: bool | None = None) -> Spec:
+    """A small valid Spec. mod, moe: True to have the section, False to have none, None to draw whether."""
+    has_mod = draw(st.booleans()) if mod is None else mod
+    has_moe = draw(st.sampled_from((False, False, True))) if moe is None else moe
+    n_layers, seq_len = draw(st.integers(1, 4)), draw(st.integers(1, 16))
+    parallel = draw(st.sampled_from(("none", "none", "shared_norm", "two_norms")))
+    norm = _norm(draw, parallel)
+    d_model, attention, positions = _attention_and_positions(draw, norm, n_layers, seq_len)
+    routing = _mod(draw, n_layers, seq_len, parallel) if has_mod else None
+    where = _choice_of_layers(draw, n_layers) if n_layers > 1 else {}
+    everywhere = has_moe and (where == {} or where.get("every") == 1 and not where.get("offset") or len(where.get("layers", ())) == n_layers)
+    # With experts in every layer and no bypass there is no plain MLP whose bias could be meant.
+    mlp_bias = draw(st.booleans()) if not everywhere or (routing and routing.bypass) else False
+    train = draw(maybe(st.just(True))) and _train(draw, seq_len)
+    return Spec(
+        name=draw(st.sampled_from(("drawn", "1e5", "on", "a: b"))),
+        vocab_size=draw(st.integers(5, 40)),
+        seq_len=seq_len,
+        d_model=d_model,
+        n_layers=n_layers,
+        attention=attention,
+        mlp=_mlp(draw, mlp_bias),
+        moe=_moe(draw, where, seq_len) if has_moe else None,
+        norm=norm,
+        positions=positions,
+        embedding=Embedding(
+            norm=draw(st.booleans()), scale=draw(maybe(st.sampled_from((2.0, 5.65685)))), dim=draw(st.sampled_from((None, None, 4, d_model, 12)))
+        ),
+        head=Head(tied=draw(st.booleans()), bias=draw(st.booleans()), softcap=draw(maybe(st.just(30.0)))),
+        parallel=parallel,
+        mod=routing,
+        train=train,
+        budget=_budget(draw, train) if draw(st.sampled_from((False, False, True))) else None,
+        description=draw(maybe(st.sampled_from(("drawn by a test", "two\nlines: and #")))),
+        source=draw(maybe(st.just("a test"))),
+    )
