@@ -27,3 +27,13 @@ class Disagreement(ModcalcError):
     """Two counts that must be equal are not, or a check failed."""
 
     exit_code = 1
+
+
+class CountFailed(ModcalcError):
+    """A counter cannot count a model. `unseen`: operator -> calls, where an operator without a formula is the reason."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, unseen: "dict[str, int] | None" = None) -> None:
+        self.unseen = unseen or {}
+        super().__init__(message)
