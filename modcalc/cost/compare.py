@@ -1,0 +1,98 @@
+"""Accounts side by side: a model and its dense twin, sampling at its best and worst, and what a convention leaves free."""
+
+from dataclasses import replace
+
+from modcalc.cost.account import Report, account, dense_twin
+from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise
+from modcalc.spec.plan import Dim, MoePlan, RoutingPlan
+from modcalc.spec.schema import Spec
+
+
+def under(report: Report, spec: Spec, **over: object) -> Report:
+    """`spec` billed under the workload and convention of `report`, but for what `over` says."""
+    work = report.work
+    seq_len = None if work.phase == "decode" else work.seq_len
+    same = dict(seq_len=seq_len, batch=work.batch, phase=work.phase, context=work.context, routing=work.routing, convention=report.convention)
+    return account(spec, **{**same, **over})
+
+
+def twin(report: Report, spec: Spec) -> Report | None:
+    """The dense twin of a Mixture-of-Depths spec under the same workload; None for a dense spec."""
+    return under(report, dense_twin(spec)) if spec.mod else None
+
+
+def sampling_range(report: Report, spec: Spec) -> dict[str, Report]:
+    """At sampling, routing decides token by token: reports for `expected`, `all` (every token routed: the worst) and `none`.
+
+    Empty for a dense spec, and for phases whose routed blocks keep a fixed number of tokens.
+    """
+    if not (spec.mod and report.work.sampling):
+        return {}
+    return {routing: under(report, spec, routing=routing) for routing in ("expected", "all", "none")}
+
+
+def is_expectation(report: Report) -> bool:
+    """Whether the FLOPs are expected ones: routing at sampling, or no-op experts without a buffer."""
+    plan, work = report.plan, report.work
+    if work.sampling and work.routing == "expected" and (plan.recursion or any(g.block.routing for g in plan.groups)):
+        return True
+    noop = [g.block.ffn for g in plan.groups if isinstance(g.block.ffn, MoePlan) and g.block.ffn.n_noop]
+    return any(work.sampling or (ffn.choice == "token" and ffn.capacity is None) for ffn in noop)
+
+
+def routed(report: Report) -> dict[tuple[str, ...], RoutingPlan]:
+    """Paths of the routed blocks (or recursions) that keep the same number of tokens -> their routing, in order."""
+    plan = report.plan
+    if plan.recursion:
+        each = {f"recursions.{i}": r for i, r in enumerate(plan.recursion.routings)}
+    else:
+        each = {f"blocks.{i}": r for i, r in plan.routed.items()}
+    alike: dict[Dim, list[str]] = {}
+    for path, r in each.items():
+        alike.setdefault(r.capacity, []).append(path)
+    return {tuple(paths): each[paths[0]] for paths in alike.values()}
+
+
+def routing_flops(report: Report) -> Dim:
+    """Forward FLOPs of routers and predictors: what Mixture-of-Depths adds to the model."""
+    return sum(line.forward for line in report.lines("component") if line.label in ("router", "predictor"))
+
+
+def masked_windows(report: Report) -> tuple[list[int], Dim]:
+    """(layers whose sliding window is computed in full and then masked, forward FLOPs that skipping it would save)."""
+    if report.convention.causal != "full":
+        return [], 0
+    windows = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and not op.decode and op.window < op.context]
+    exact = replace(report.convention, causal="exact")
+    saved = sum(report.convention.forward(op) - exact.forward(op) for op in windows)
+    return sorted(i for op in windows for i in op.layers), saved
+
+
+_FREE = {
+    "activation": "activations",
+    "residual": "residual additions",
+    "rotary": "rotary positions",
+    "select": "top-k selection",
+    "gate": "gates",
+    "scale": "scaling",
+}
+
+
+def free_work(report: Report) -> list[str]:
+    """What the model does and the convention bills at 0 FLOPs, in the order of the model."""
+    rule, found = report.convention, {}
+    for op in report.rows:
+        name = _work(op)
+        if name and rule.forward(op) == 0:
+            found[name] = None
+        if isinstance(op, Linear) and op.bias and rule.forward(replace(op, bias=False)) == rule.forward(op):
+            found["bias additions"] = None
+    return list(found)
+
+
+def _work(op: Op) -> str | None:
+    if isinstance(op, Lookup):
+        return "token lookup" if op.path == "embedding.tokens" else "position lookup"
+    if isinstance(op, Pointwise):
+        return _FREE.get(op.what, op.what)
+    return "norms" if op.kind == "norm" else None

@@ -1,0 +1,124 @@
+"""Accounts as tables: one model by component, layer or path, and several models side by side."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from modcalc.cost.account import Line, Report
+from modcalc.cost.compare import is_expectation
+from modcalc.render.table import Column, Table
+from modcalc.render.wording import LABELS, Unit, headline
+
+Field = tuple[Column, Callable[[Any], Any]]
+
+
+def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *, backward: bool = False, twin: Report | None = None) -> Table:
+    """One model: parameters and FLOPs by component, layer or path, with shares, per sequence and per token; total last."""
+    unit = unit or Unit()
+    total = report.lines("total")[0]
+    B, tokens = report.work.batch, report.work.tokens
+    label = LABELS if by == "component" else {}
+
+    def cost(line: Line) -> Any:
+        return Fraction(line.forward + line.backward if backward else line.forward)
+
+    dense = {line.label: cost(line) for level in (by, "total") for line in twin.lines(level)} if twin else {}
+
+    def column(title: str, key: str, unit_shown: bool = False, **more: Any) -> Column:
+        return Column(title, "count", key.format(unit.key), unit.name if unit_shown else "", **more)
+
+    expected = "expected " if is_expectation(report) else ""
+    fields: list[Field] = [
+        (Column("module" if by == "path" else by), lambda line: label.get(line.label, line.label)),
+        (column("parameters", "params"), lambda line: line.params),
+        (Column("share", "share", "params_share", drop=2), lambda line: Fraction(line.params, total.params)),
+    ]
+    if backward:
+        fields += [
+            (column(f"{expected}forward", "forward_{}", True), lambda line: unit.of(line.forward)),
+            (column("backward", "backward_{}", True), lambda line: unit.of(line.backward)),
+            (column("train step", "train_step_{}", True), lambda line: unit.of(cost(line))),
+        ]
+    else:
+        fields.append((column(f"{expected}{unit.name}", "forward_{}"), lambda line: unit.of(cost(line))))
+    fields.append((Column("share", "share", "share"), lambda line: cost(line) / cost(total)))
+    if B > 1:
+        fields.append((column("per sequence", "{}_per_sequence", drop=3), lambda line: unit.of(cost(line) / B)))
+    if tokens > B:
+        fields.append((column("per token", "{}_per_token", drop=1), lambda line: unit.of(cost(line) / tokens)))
+    if twin:
+        fields += [
+            (column("dense twin", "dense_twin_{}", drop=4), lambda line: unit.of(dense.get(line.label))),
+            (Column("ratio", "ratio", "ratio_to_dense_twin", drop=4), lambda line: _ratio(cost(line), dense.get(line.label))),
+        ]
+    lines = [line for line in ordered(report.lines(by), by) if by != "total" and (line.params or line.forward or line.backward)]
+    rows = [[value(line) for _, value in fields] for line in [*lines, total]]
+    return Table(title=report.plan.name, headline=headline(report, unit), columns=[c for c, _ in fields], rows=rows[:-1], total=rows[-1])
+
+
+def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward: bool = False) -> Table:
+    """Several models: parameters, FLOPs, per token, and the ratio of each to the first."""
+    unit = unit or Unit()
+    first = reports[0]
+    own_length = len({r.work.seq_len for r in reports}) > 1
+    expected = "expected " if any(map(is_expectation, reports)) else ""
+    fields: list[Field] = [(Column("spec"), lambda r: r.plan.name), (Column("parameters", "count", "params"), lambda r: r.params.total)]
+    if any(r.params.active != r.params.total for r in reports):
+        fields.append((Column("active", "count", "active_params", drop=2), lambda r: r.params.active))
+    if own_length:
+        fields.append((Column("T", "count", "seq_len"), lambda r: r.work.seq_len))
+    fields.append((Column(f"{expected}forward", "count", f"forward_{unit.key}", unit.name), lambda r: unit.of(r.flops.forward)))
+    if backward:
+        fields.append((Column("train step", "count", f"train_step_{unit.key}", unit.name), lambda r: unit.of(r.flops.train_step)))
+    fields += [
+        (Column("per token", "count", f"forward_{unit.key}_per_token", drop=1), lambda r: unit.of(r.flops.forward_per_token)),
+        (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(r.flops.forward, first.flops.forward)),
+    ]
+    return Table(
+        headline=headline(first, unit, own_length=own_length),
+        columns=[c for c, _ in fields],
+        rows=[[value(r) for _, value in fields] for r in reports],
+        notes=[f"ratio: forward {unit.name} over those of {first.plan.name}" + ("; sequence lengths T differ" if own_length else "")],
+    )
+
+
+def side_by_side(reports: Sequence[Report], by: str, unit: Unit | None = None, *, backward: bool = False) -> Table:
+    """Several models by component, layer or path: forward FLOPs of each (with `backward`: of the train step)."""
+    unit = unit or Unit()
+    sums = [{line.label: line.forward + (line.backward if backward else 0) for line in r.lines(by)} for r in reports]
+    labels = dict.fromkeys(label for one in sums for label, value in one.items() if value)
+    lines = ordered([Line(label, 0, 0, 0) for label in labels], by)
+    columns = [Column(by), *(Column(r.plan.name, "count", unit=unit.name) for r in reports)]
+    columns += [Column("ratio", "ratio", "ratio_to_first")] if len(reports) == 2 else []
+
+    def row(label: str, values: Sequence[Any]) -> list[Any]:
+        return [label, *map(unit.of, values), *([_ratio(values[1], values[0])] if len(values) == 2 else [])]
+
+    names = LABELS if by == "component" else {}
+    return Table(
+        title=f"{'train step' if backward else 'forward'} by {by}",
+        columns=columns,
+        rows=[row(names.get(line.label, line.label), [one.get(line.label) for one in sums]) for line in lines],
+        total=row("total", [sum(one.values()) for one in sums]),
+    )
+
+
+def ordered(lines: Sequence[Line], by: str) -> list[Line]:
+    """Lines in display order: components as LABELS has them (others before the head), layers and paths by number."""
+    if by == "component":
+        order = list(LABELS)
+        return sorted(lines, key=lambda line: order.index(line.label if line.label in order else "norm"))
+    stacked = [i for i, line in enumerate(lines) if _number(line.label)]
+    first = stacked[0] if stacked else len(lines)
+    keys = {line.label: (0,) if i < first else _number(line.label) or (2,) for i, line in enumerate(lines)}
+    return sorted(lines, key=lambda line: keys[line.label])
+
+
+def _number(label: str) -> tuple | None:
+    """Sort key of a line of the stack: blocks.10 after blocks.9, recursions before the blocks that they share."""
+    kind, _, rest = label.partition(".")
+    return (1, kind == "blocks", int(rest.partition(".")[0])) if kind in ("blocks", "recursions") else None
+
+
+def _ratio(value: Any, base: Any) -> Fraction | None:
+    return Fraction(value) / Fraction(base) if base and value is not None else None

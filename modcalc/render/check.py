@@ -1,0 +1,142 @@
+"""Looks of a check: table, JSON, GitHub annotations with a summary, JUnit."""
+
+import os
+import sys
+from xml.etree import ElementTree
+
+from modcalc.cost.budget import Result
+from modcalc.cost.check import Checked, Outcome
+from modcalc.render.numbers import change, count
+from modcalc.render.output import emit, write
+from modcalc.render.table import Column, Table, bad, good
+
+RULE = "FLOPs by convention matmul: 2 per multiply-add, attention over all T x T pairs"
+
+
+def show(outcome: Outcome, format: str | None) -> None:
+    """Print the outcome; what went wrong goes to stderr too where stdout holds a table."""
+    if format == "github":
+        write(annotations(outcome))
+        _summary(outcome)
+    elif format == "junit":
+        write(junit(outcome))
+    else:
+        emit(document(outcome), [table(outcome)], format)
+        for line in problems(outcome):
+            print(f"error: {line}", file=sys.stderr)
+
+
+def verdict(outcome: Outcome) -> str:
+    rules = sum(len(c.results) for c in outcome.checked)
+    broken = sum(not r.ok for c in outcome.checked for r in c.results)
+    unread = sum(bool(c.problems) for c in outcome.checked)
+    text = f"{len(outcome.checked)} specs, {rules} rules: {rules - broken} hold, {broken} broken"
+    return text + (f"; {unread} specs could not be fully evaluated" if unread else "")
+
+
+def sentence(c: Checked, r: Result) -> str:
+    """file:line: rule: expected …, actual …, difference …"""
+    where = f"{c.source}:{r.rule.line}" if r.rule.line else c.source
+    part = f" ({change(r.relative_difference)})" if r.relative_difference is not None else ""
+    return (
+        f"{where}: {r.rule}: expected {count(r.expected)} {r.unit}, actual {count(r.actual)}, difference {count(r.difference)}{part}"
+        f"{f'; {r.detail}' if r.detail else ''}"
+    )
+
+
+def problems(outcome: Outcome) -> list[str]:
+    """Every broken rule and unreadable spec, a line each."""
+    return [line for c in outcome.checked for line in (*c.problems, *(sentence(c, r) for r in c.results if not r.ok))]
+
+
+def table(outcome: Outcome) -> Table:
+    columns = [
+        Column("Spec"),
+        Column("Rule"),
+        Column("Expected", "count"),
+        Column("Actual", "count"),
+        Column("Difference", "change"),
+        Column("Unit", drop=1),
+        Column("Result"),
+    ]
+    rows: list[tuple] = []
+    for c in outcome.checked:
+        for r in c.results:
+            rows.append((c.source, str(r.rule), r.expected, r.actual, r.relative_difference, r.unit, good("ok") if r.ok else bad("BROKEN")))
+        if c.problems:
+            rows.append((c.source, "", None, None, None, "", bad("UNREAD")))
+        elif not c.results:
+            rows.append((c.source, "no budget: read only", None, None, None, "", good("ok")))
+    return Table(title="Budgets", headline=[RULE], columns=columns, rows=rows, notes=[verdict(outcome)])
+
+
+def document(outcome: Outcome) -> dict:
+    results = [
+        {
+            "spec": c.source,
+            "rule": str(r.rule),
+            "metric": r.rule.metric,
+            "line": r.rule.line,
+            "unit": r.unit,
+            "expected": r.expected,
+            "actual": r.actual,
+            "difference": r.difference,
+            "ok": r.ok,
+            "detail": r.detail or None,
+        }
+        for c in outcome.checked
+        for r in c.results
+    ]
+    specs = [{"spec": c.source, "ok": c.ok, "problems": list(c.problems)} for c in outcome.checked]
+    return {"results": results, "specs": specs, "ok": outcome.ok}
+
+
+def annotations(outcome: Outcome) -> str:
+    """GitHub workflow commands: an error at the file and line of every broken rule, a notice with the verdict."""
+    lines = []
+    for c in outcome.checked:
+        lines += [f"::error file={_property(c.source)},title=modcalc check::{_data(text)}" for text in c.problems]
+        for r in c.results:
+            if not r.ok:
+                line = f",line={r.rule.line}" if r.rule.line else ""
+                lines.append(f"::error file={_property(c.source)}{line},title=modcalc check::{_data(sentence(c, r))}")
+    lines.append(f"::notice title=modcalc check::{_data(verdict(outcome))}")
+    return "\n".join(lines) + "\n"
+
+
+def junit(outcome: Outcome) -> str:
+    """One test suite a spec, one test case a rule; a spec that cannot be read is an error."""
+    root = ElementTree.Element("testsuites", name="modcalc check")
+    for c in outcome.checked:
+        failures = sum(not r.ok for r in c.results)
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=c.source, tests=str(len(c.results) + 1), failures=str(failures), errors=str(int(bool(c.problems)))
+        )
+        read = ElementTree.SubElement(suite, "testcase", classname=c.source, name="spec is valid")
+        if c.problems:
+            ElementTree.SubElement(read, "error", message=c.problems[0]).text = "\n".join(c.problems)
+        for r in c.results:
+            case = ElementTree.SubElement(suite, "testcase", classname=c.source, name=str(r.rule))
+            if not r.ok:
+                ElementTree.SubElement(case, "failure", message=sentence(c, r)).text = sentence(c, r)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _summary(outcome: Outcome) -> None:
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    from modcalc.render.markup import markdown
+
+    with open(path, "a", encoding="utf-8") as out:
+        out.write(markdown(table(outcome)) + "\n" + "".join(f"- {line}\n" for line in problems(outcome)))
+
+
+def _data(text: str) -> str:
+    # GitHub's escapes of workflow commands: percent first.
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

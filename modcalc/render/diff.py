@@ -1,0 +1,52 @@
+"""Looks of a diff."""
+
+from collections.abc import Sequence
+
+from modcalc.cost.diff import Change, Diff
+from modcalc.render.table import Column, Table
+
+
+def tables(a: str, b: str, d: Diff) -> list[Table]:
+    """Changed keys, totals, and FLOPs and parameters by component."""
+    where = f"{a} → {b}"
+    rule = f"forward FLOPs of one sequence ({d.before.plan.seq_len:,} → {d.after.plan.seq_len:,} tokens) by convention {d.before.convention.name}"
+    keys = Table(
+        title=f"Keys changed, {where}",
+        columns=[Column("Key"), Column("Before"), Column("After")],
+        rows=[(k, _word(x), _word(y)) for k, (x, y) in d.keys.items()],
+    )
+    found = [keys] if d.keys else []
+    found.append(_changes(f"Cost, {where}", d.totals, [rule], ["nothing that costs has changed"] if d.same else []))
+    for title, changes in (("Forward FLOPs by component", d.flops), ("Parameters by component", d.params)):
+        moved = [c for c in changes if c.difference]
+        if moved:
+            found.append(_changes(title, moved))
+    return found
+
+
+def document(a: str, b: str, d: Diff) -> dict:
+    """The same for machines; figures in FLOPs and parameters."""
+
+    def change(c: Change) -> dict:
+        return {"label": c.label, "before": c.before, "after": c.after, "difference": c.difference, "relative": c.relative}
+
+    return {
+        "before": a,
+        "after": b,
+        "same": d.same,
+        "convention": {"name": d.before.convention.name, "causal": d.before.convention.causal},
+        "keys": {k: {"before": x, "after": y} for k, (x, y) in d.keys.items()},
+        "totals": [change(c) for c in d.totals],
+        "flops": [change(c) for c in d.flops],
+        "params": [change(c) for c in d.params],
+    }
+
+
+def _changes(title: str, changes: Sequence[Change], headline: Sequence[str] = (), notes: Sequence[str] = ()) -> Table:
+    columns = [Column("What"), Column("Before", "count"), Column("After", "count"), Column("Difference", "count"), Column("Relative", "change")]
+    rows = [(c.label, c.before, c.after, c.difference, c.relative) for c in changes]
+    return Table(title=title, headline=headline, columns=columns, rows=rows, notes=notes)
+
+
+def _word(value: object) -> str:
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

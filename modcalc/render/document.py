@@ -1,0 +1,65 @@
+"""An account as the JSON document of `modcalc flops`; numbers are FLOPs in base units, whatever a table shows."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from modcalc.cost.account import Flops, Report
+from modcalc.cost.compare import free_work, is_expectation, masked_windows, routed
+from modcalc.cost.ops import whole
+from modcalc.render.breakdown import ordered
+
+COUNTERS = ("analytic", "fvcore", "torch")
+
+
+def account_document(
+    report: Report, by: str = "component", *, twin: Report | None = None, sampling: Mapping[str, Report] | None = None, macs: bool = False
+) -> dict[str, Any]:
+    """Keys as the README promises them; `counters` and `agree` are those of an account without counters."""
+    work, rule, p = report.work, report.convention, report.params
+    layers, saved = masked_windows(report)
+    document = {
+        "spec": report.plan.name,
+        "workload": {"batch": work.batch, "seq_len": work.seq_len, "context": work.context, "phase": work.phase, "routing": work.routing},
+        "convention": {"name": rule.name, "causal": rule.causal, "flops_per_multiply_add": 2, "counts": rule.counts, "citation": rule.citation},
+        "params": {"total": p.total, "active": p.active, "embedding": p.embedding, "non_embedding": p.non_embedding},
+        "flops": flops(report.flops),
+        "expectation": is_expectation(report),
+        "counters": {"analytic": report.flops.forward, "fvcore": None, "torch": None},
+        "agree": None,
+        "by": by,
+        "lines": [{"label": x.label, "params": x.params, "forward": x.forward, "backward": x.backward} for x in ordered(report.lines(by), by)],
+        "routed": [
+            {"paths": list(paths), "capacity": r.capacity, "share": float(r.share), "granularity": r.granularity, "router": r.router}
+            for paths, r in routed(report).items()
+        ],
+        "dense_twin": None,
+        "masked_windows": {"layers": layers, "flops_outside": saved},
+        "free": free_work(report),
+        "rows": rows(report),
+    }
+    if macs:
+        document["macs"] = {name: whole(Fraction(value) / 2) for name, value in flops(report.flops).items()}
+    if twin:
+        ratio = Fraction(report.flops.forward) / Fraction(twin.flops.forward)
+        document["dense_twin"] = {"params": {"total": twin.params.total}, "flops": flops(twin.flops), "forward_ratio": float(ratio)}
+    if sampling:
+        document["sampling"] = {routing: flops(r.flops) for routing, r in sampling.items()}
+    return document
+
+
+def flops(f: Flops) -> dict[str, Any]:
+    return {"forward": f.forward, "backward": f.backward, "train_step": f.train_step, "forward_per_token": f.forward_per_token}
+
+
+def rows(report: Report) -> list[dict[str, Any]]:
+    """Every operation of every module: path, kind, forward FLOPs, parameters."""
+    rule, found = report.convention, []
+    for op in report.rows:
+        one = Fraction(1, op.repeat)
+        values = {
+            name: whole(value * one) for name, value in (("flops", rule.forward(op)), ("backward_flops", rule.backward(op)), ("params", op.params))
+        }
+        kind = getattr(op, "what", op.kind)
+        found += [{"path": path, "kind": kind, "component": op.component, **values} for path in op.paths()]
+    return found

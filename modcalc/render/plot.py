@@ -1,0 +1,98 @@
+"""What every plot shares: where it goes, how it looks, how amounts are labelled. matplotlib is imported here and in plot_*.py only.
+
+    target = plot_target(file)                     # before any work: UsageError, MissingDependency
+    with figure(target, "title", "what was counted") as axes:
+        axes.plot(x, y, color=COLOURS[0])
+        amounts(axes.yaxis, "FLOPs")               # 1.2 T instead of 1.2e12
+
+No display is needed: figures are drawn by Agg (.png) or as text that stays text (.svg).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from modcalc.errors import MissingDependency, UsageError
+from modcalc.render.numbers import si
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+SUFFIXES = (".svg", ".png")
+# Told apart by people who do not see all colours: Okabe & Ito, Color Universal Design (2008), darkest grey added.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
+LIGHT = ("#E69F00", "#56B4E9", "#F0E442")  # text on these is dark
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "modcalc",  # the same plot is the same file
+}
+
+
+def plot_target(file: str | Path) -> Path:
+    """The path to write, checked: its suffix, its folder, and that matplotlib is installed."""
+    path = Path(file)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--plot {file}: the suffix says the kind of picture; one of {', '.join(SUFFIXES)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--plot {file}: {'a folder, not a file' if path.is_dir() else f'no folder {path.parent}'}")
+    if find_spec("matplotlib") is None:
+        raise MissingDependency(f"--plot {file}: matplotlib is not installed; run: pip install 'modcalc[plot]'")
+    return path
+
+
+@contextmanager
+def figure(
+    target: Path, title: str = "", subtitle: str = "", *, width: float = 8.0, height: float = 4.5, grid: tuple[int, int] = (1, 1)
+) -> Iterator[Any]:
+    """Axes to draw on (an array of them for a grid of rows and columns); written to `target` if the block ends without an error.
+
+    width, height: inches. title stands above, subtitle (what was counted, by which convention) under it.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        drawing = Figure(figsize=(width, height), layout="constrained")
+        axes = drawing.subplots(*grid)
+        yield axes
+        if title:
+            drawing.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        if subtitle:
+            first = axes if grid == (1, 1) else axes.flat[0]
+            wrapped = "\n".join(fill(line, int(15 * (width - 1.3))) for line in subtitle.splitlines())
+            first.set_title(wrapped, fontsize=8, fontweight="normal", color="#555555")
+        kind = target.suffix.lower()[1:]
+        metadata = {"Date": None} if kind == "svg" else {}
+        try:
+            drawing.savefig(target, format=kind, dpi=150, metadata=metadata)
+        except OSError as wrong:
+            raise UsageError(f"--plot {target}: {wrong.strerror or wrong}") from None
+
+
+def amounts(axis: "Axis", name: str) -> None:
+    """Label an axis `name`, its ticks in k, M, G, T …"""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axis.set_label_text(name)
+
+
+def legend_beside(axes: "Axes", **more: Any) -> None:
+    """A legend right of the axes, where it covers nothing."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, **more)
+
+
+def _short(x: float) -> str:
+    if x == 0:
+        return "0"
+    number, _, suffix = si(x).partition(" ")
+    return f"{float(number):g} {suffix}".rstrip() if "e" not in number else number

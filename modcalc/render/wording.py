@@ -1,0 +1,127 @@
+"""The sentences around an account: what was computed, what counts, and what a reader would ask next."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from modcalc.cost.account import Report
+from modcalc.cost.compare import free_work, masked_windows, routed, routing_flops
+from modcalc.cost.ops import whole
+from modcalc.render.numbers import count, share
+
+# Components in display order and as readers call them; routing stands apart, last.
+LABELS = {
+    "embedding": "embedding",
+    "positions": "positions",
+    "attention": "attention",
+    "scores": "attention scores",
+    "mlp": "mlp",
+    "expert router": "expert router",
+    "experts": "experts",
+    "shared experts": "shared experts",
+    "bypass": "bypass",
+    "norm": "norms",
+    "residual": "residual",
+    "head": "head",
+    "router": "mod router",
+    "predictor": "mod predictor",
+}
+PAIRS = {
+    "full": "attention over all T x T pairs (causal full)",
+    "half": "attention over half of the pairs (causal half)",
+    "exact": "attention over the pairs that the causal mask leaves (causal exact)",
+}
+
+
+class Unit:
+    """FLOPs, or multiply-adds on request: what is printed, and how a number of FLOPs becomes it."""
+
+    def __init__(self, macs: bool = False) -> None:
+        self.macs = macs
+        self.name = "MACs" if macs else "FLOPs"
+        self.key = self.name.lower()
+
+    def of(self, flops: Any) -> Any:
+        if flops is None:
+            return None
+        return whole(Fraction(flops) / 2 if self.macs else flops)
+
+
+def headline(report: Report, unit: Unit, *, own_length: bool = False) -> list[str]:
+    """What is computed, and by whose rule it is counted."""
+    w, rule = report.work, report.convention
+    sequences = f"{w.batch:,} sequence{'s' if w.batch > 1 else ''}"
+    cached = f" after {w.context:,} cached" if w.context else ""
+    if w.phase == "decode":
+        what = f"decode: 1 new token for {sequences}{cached}"
+    else:
+        what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {'T' if own_length else f'{w.seq_len:,}'} tokens{cached}"
+    if w.phase == "prefill":
+        what += ", logits of the last one"
+    counted = "counted in multiply-adds (MACs)" if unit.macs else "1 multiply-add = 2 FLOPs"
+    lines = [what, f"convention {rule.name}: {counted}; {PAIRS[rule.causal]}"]
+    return lines if rule.name == "matmul" else [*lines, f"counts {rule.counts}"]
+
+
+def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward: bool = False) -> list[str]:
+    """Lines below a breakdown: parameters, routing, dense twin, windows, and what is free by the convention."""
+    return [
+        *_parameters(report),
+        *_routing(report, unit),
+        *(_twin(report, unit, twin, backward) if twin else ()),
+        *_windows(report, unit),
+        f"free by convention: {', '.join(free_work(report)) or 'nothing'}",
+    ]
+
+
+def _parameters(report: Report) -> list[str]:
+    p = report.params
+    active = f"; {count(p.active)} active per token on average" if p.active != p.total else ""
+    return [f"parameters: {count(p.total)}; {count(p.non_embedding)} without embedding and head{active}"]
+
+
+def _routing(report: Report, unit: Unit) -> list[str]:
+    lines, forward = [], report.flops.forward
+    for paths, r in routed(report).items():
+        keep = "keeps" if len(paths) == 1 else "keep"
+        about = f"around the {r.granularity}, {r.router} router, {r.selection}"
+        if report.work.sampling:
+            lines.append(f"routing: {numbered(paths)} {keep} {share(r.share)} of the tokens on average, {about}, decided by the {r.decide}")
+        else:
+            lines.append(f"routing: {numbered(paths)} {keep} {r.capacity:,} of {report.plan.seq_len:,} tokens ({share(r.share)}), {about}")
+    if lines:
+        cost = routing_flops(report)
+        part = f"{share(Fraction(cost) / Fraction(forward))} of the total; the model without them: {count(unit.of(forward - cost))}"
+        lines.append(f"routers: {count(unit.of(cost))} {unit.name}, {part}")
+    return lines
+
+
+def _twin(report: Report, unit: Unit, twin: Report, backward: bool) -> list[str]:
+    here, there = (f.train_step if backward else f.forward for f in (report.flops, twin.flops))
+    r = Fraction(here) / Fraction(there)
+    saving = f"{share(1 - r)} saved" if r <= 1 else f"{share(r - 1)} more"
+    what = "train step" if backward else "forward"
+    return [f"dense twin (same shape, no routing): {count(unit.of(there))} {unit.name} {what}; ratio {float(r):.4f}, {saving}"]
+
+
+def _windows(report: Report, unit: Unit) -> list[str]:
+    layers, saved = masked_windows(report)
+    if not layers:
+        return []
+    where = numbered([f"blocks.{i}" for i in layers])
+    return [
+        f"windows: {where} are billed for all pairs, as an implementation that masks its sliding window computes them; "
+        f"--causal exact bills what tokens see: {count(unit.of(saved))} {unit.name} less there"
+    ]
+
+
+def numbered(paths: Sequence[str]) -> str:
+    """blocks 1, 3, ..., 11 (from 0): numbers in equal steps are not all written out."""
+    kind = paths[0].split(".")[0]
+    numbers = [int(p.split(".")[1]) for p in paths]
+    steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+    if len(numbers) < 5 or len(steps) > 1:
+        text = ", ".join(map(str, numbers))
+    else:
+        text = f"{numbers[0]} to {numbers[-1]}" if steps == {1} else f"{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}"
+    return f"{kind if len(numbers) > 1 else kind[:-1]} {text} (from 0)"
