@@ -1,0 +1,87 @@
+"""Spec or Plan -> torch module."""
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from modcalc.errors import MissingDependency, UsageError
+from modcalc.spec.plan import Plan
+from modcalc.spec.resolve import resolve
+from modcalc.spec.schema import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+    from modcalc.models.decoder import Decoder
+
+DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def build(
+    spec: Spec | Plan,
+    *,
+    seq_len: int | None = None,
+    device: "str | torch.device" = "cpu",
+    dtype: "str | torch.dtype | None" = None,
+    attention: str = "sdpa",
+    seed: int = 0,
+) -> "Decoder":
+    """The torch model of a spec, or of a plan made from one, in training mode.
+
+    seq_len: T (default: the spec's; a plan has its own). device: on "meta" it takes no memory. dtype: float32, bfloat16,
+    float16 or float64, their short names, or a torch.dtype (default: torch's). attention: "sdpa" or "explicit". seed:
+    equal seeds give equal weights on one kind of device, and torch's global generator is left as it was.
+
+    Raises MissingDependency without torch, UsageError for a device, dtype or attention that there is not, or seq_len
+    that contradicts a plan.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependency("torch is not installed; building a model needs it: pip install 'modcalc[torch]'") from error
+    from modcalc.models.decoder import Decoder
+
+    plan = spec if isinstance(spec, Plan) else resolve(spec, seq_len)
+    if seq_len is not None and seq_len != plan.seq_len:
+        raise UsageError(f"{plan.name}: the plan is for {plan.seq_len} tokens, not {seq_len}; resolve the spec again for another length")
+    if not all(group.layers for group in plan.groups):
+        raise UsageError(f"{plan.name}: a plan over a lattice of shapes cannot be built; resolve one spec")
+    where, kind = _device(device), _dtype(dtype)
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=_generators(where)), where:
+        torch.manual_seed(seed)
+        try:
+            torch.set_default_dtype(kind)
+            return Decoder(plan, attention=attention)
+        finally:
+            torch.set_default_dtype(default)
+
+
+def _device(device: "str | torch.device") -> "torch.device":
+    import torch
+
+    try:
+        where = torch.device(device)
+        if where.type != "meta":
+            torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Only the first line: torch appends a stack or a list of all backends.
+        raise UsageError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return where
+
+
+def _generators(device: "torch.device") -> list["torch.device"]:
+    """Devices beside the CPU whose random state must be kept."""
+    return [] if device.type in ("cpu", "meta") else [device]
+
+
+def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
+    import torch
+
+    if dtype is None:
+        return torch.get_default_dtype()
+    known = {name: getattr(torch, full) for short, full in DTYPES.items() for name in (short, full)}
+    found = known.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        near = get_close_matches(str(dtype), known, n=1)
+        raise UsageError(f"dtype {str(dtype)!r}: one of {', '.join(DTYPES.values())}" + (f"; did you mean {near[0]}?" if near else ""))
+    return found

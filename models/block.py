@@ -1,0 +1,75 @@
+"""One decoder block: attention and feed-forward with their norms and residuals, all of it or a part routed."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from modcalc.spec.plan import BlockPlan, MoePlan
+
+from .attention import Attention
+from .latent import LatentAttention
+from .mlp import Mlp
+from .moe import Moe
+from .norms import Norm
+from .positions import Positions
+from .routing import Routed, Routing
+
+Attend = Callable[[Tensor, Positions], Tensor]
+
+
+class Block(Routed):
+    """x: [B, T, D] -> [B, T, D]. `attend` in the methods stands in for self.attn, where a cache takes part."""
+
+    def __init__(self, plan: BlockPlan, fused: bool) -> None:
+        super().__init__()
+        self.plan = plan
+        for name in plan.norm_names:
+            self.add_module(name, Norm(plan.norm))
+        self.attn = (LatentAttention if plan.attention.latent else Attention)(plan.attention, plan.d_model, fused)
+        if isinstance(plan.ffn, MoePlan):
+            self.moe = Moe(plan.ffn, plan.d_model)
+        else:
+            self.mlp = Mlp(plan.ffn, plan.d_model)
+        if plan.routing:
+            self.add_routing(plan.routing, plan.d_model, plan.norm)
+
+    def forward(self, x: Tensor, at: Positions) -> tuple[Tensor, Routing | None]:
+        routing = self.plan.routing
+        if routing is None:
+            return self.whole(x, at), None
+        if routing.granularity == "block":
+            return self.route(x, at, self.whole)
+        if routing.granularity == "attention":
+            x, decided = self.route(x, at, self.attend)
+            return self.feed(x, at), decided
+        return self.route(self.attend(x, at), at, self.feed)
+
+    def whole(self, x: Tensor, at: Positions, attend: Attend | None = None) -> Tensor:
+        """The block, its residuals included."""
+        if self.plan.parallel == "none":
+            return self.feed(self.attend(x, at, attend), at)
+        normed = self.attn_norm(x)
+        beside = normed if self.plan.parallel == "shared_norm" else self.mlp_norm(x)
+        return x + (attend or self.attn)(normed, at) + self.ffn(beside, at)
+
+    def attend(self, x: Tensor, at: Positions, attend: Attend | None = None) -> Tensor:
+        """The attention part with its residual."""
+        return self._part("attn", x, lambda y: (attend or self.attn)(y, at))
+
+    def feed(self, x: Tensor, at: Positions) -> Tensor:
+        """The feed-forward part with its residual."""
+        return self._part("mlp", x, lambda y: self.ffn(y, at))
+
+    def ffn(self, x: Tensor, at: Positions) -> Tensor:
+        return self.moe(x, at.valid) if isinstance(self.plan.ffn, MoePlan) else self.mlp(x)
+
+    def _part(self, name: str, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """pre: x + f(norm(x)); output: x + norm(f(x)); sandwich: x + norm(f(norm(x))); post: norm(x + f(x))."""
+        placement = self.plan.placement
+        y = f(self._norm(f"{name}_norm", x) if placement in ("pre", "sandwich") else x)
+        if placement in ("output", "sandwich"):
+            y = self._norm(f"{name}_out_norm", y)
+        return self._norm(f"{name}_norm", x + y) if placement == "post" else x + y
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        return getattr(self, name)(x)

@@ -1,0 +1,38 @@
+"""Initial weights, all drawn in one place.
+
+As GPT-2 (Radford et al. 2019, section 2.3): matrices and embeddings from N(0, 0.02^2), those that write to the residual stream
+(o_proj, down_proj) with 0.02 / sqrt(2 L); norms are the identity, biases and sinks 0. A Mixture-of-Depths router is
+one more matrix, so r starts near 0 and a routed block near the identity.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .norms import Norm
+
+if TYPE_CHECKING:
+    from .decoder import Decoder
+
+STD = 0.02
+
+
+@torch.no_grad()
+def initialise(model: "Decoder", generator: torch.Generator | None = None) -> None:
+    """Draw every parameter of `model` in place, in the order of named_parameters(); costs nothing on meta."""
+    residual = STD / math.sqrt(2 * model.plan.n_layers)
+    norms = {name for name, module in model.named_modules() if isinstance(module, Norm)}
+    for path, p in model.named_parameters():
+        owner, _, name = path.rpartition(".")
+        if p.is_meta:
+            continue
+        if owner in norms:
+            offset = model.get_submodule(owner).plan.unit_offset
+            nn.init.constant_(p, 0.0 if name == "bias" or offset else 1.0)
+        elif name in ("bias", "sinks"):
+            nn.init.zeros_(p)
+        else:
+            writes = owner.endswith(("attn.o_proj", "down_proj")) and "predictor" not in owner
+            nn.init.normal_(p, std=residual if writes else STD, generator=generator)

@@ -1,0 +1,64 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): keys and values come from one small latent."""
+
+import torch
+from torch import Tensor, nn
+
+from modcalc.spec.plan import AttentionPlan
+
+from .attention import Core, split_heads
+from .mlp import Linear
+from .norms import Norm
+from .positions import Positions, rotate
+
+
+class LatentAttention(nn.Module):
+    """x: [B, T, D] -> [B, T, D]. Queries and keys are nope dims without position and then rope dims; all heads share one rope key."""
+
+    def __init__(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
+        super().__init__()
+        self.plan, lat = plan, plan.latent
+        H = plan.n_heads
+        if lat.q_rank is None:
+            self.q_proj = Linear(d_model, H * plan.head_dim, bias=plan.q_bias)
+        else:
+            self.q_down = Linear(d_model, lat.q_rank, bias=plan.q_bias)
+            self.q_down_norm = Norm(lat.q_norm)
+            self.q_up = Linear(lat.q_rank, H * plan.head_dim, bias=False)
+        self.kv_down = Linear(d_model, lat.kv_rank + lat.rope_dim, bias=plan.k_bias)
+        self.kv_down_norm = Norm(lat.kv_norm)
+        self.kv_up = Linear(lat.kv_rank, H * (lat.nope_dim + plan.v_head_dim), bias=False)
+        self.core = Core(plan, fused)
+        self.o_proj = Linear(H * plan.v_head_dim, d_model, bias=plan.o_bias)
+
+    def queries(self, x: Tensor, at: Positions) -> Tensor:
+        """[B, H, T, nope + rope], rotated."""
+        flat = self.q_proj(x) if self.plan.latent.q_rank is None else self.q_up(self.q_down_norm(self.q_down(x)))
+        q = split_heads(flat, None, self.plan.head_dim)
+        return self._rotate(q, at, self.plan.latent.nope_dim).transpose(1, 2)
+
+    def compress(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+        """Latent [B, T, kv_rank], normed, and the shared key's rope dims [B, T, rope], rotated: what a cache holds."""
+        latent, key = self.kv_down(x).split((self.plan.latent.kv_rank, self.plan.latent.rope_dim), dim=-1)
+        return self.kv_down_norm(latent), self._rotate(key[:, :, None], at, 0)[:, :, 0]
+
+    def expand(self, latent: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """k: [B, H, S, nope + rope], v: [B, H, S, N_v] of compressed tokens."""
+        heads = split_heads(self.kv_up(latent), None, self.plan.latent.nope_dim + self.plan.v_head_dim)
+        nope, v = heads.split((self.plan.latent.nope_dim, self.plan.v_head_dim), dim=-1)
+        k = torch.cat([nope, key[:, :, None].expand(-1, -1, heads.shape[2], -1)], dim=-1)
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+    def output(self, mixed: Tensor) -> Tensor:
+        """[B, H, T, N_v] -> [B, T, D]."""
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, at: Positions) -> Tensor:
+        q = self.queries(x, at)
+        k, v = self.expand(*self.compress(x, at))
+        return self.output(self.core(q, k, v, at))
+
+    def _rotate(self, x: Tensor, at: Positions, start: int) -> Tensor:
+        if not self.plan.rotary_dim:
+            return x
+        tables = at.rotary(self.plan.theta, self.plan.rotary_dim, torch.promote_types(x.dtype, torch.float32))
+        return rotate(x, tables, start)

@@ -1,0 +1,67 @@
+"""What training minimises. Every loss is computed in fp32 (fp64 in a double model)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modcalc.spec.plan import Plan, RoutingPlan
+
+from .decoder import Output
+from .routing import Routing
+
+
+def cross_entropy(output: Output, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats per token. targets: [B, T] int64, the token that follows each position; -100: not counted."""
+    logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def membership(routing: Routing) -> Tensor:
+    """[B, T'] 1.0 where a token is among the top-k of its own sequence: the target of router and predictor."""
+    return torch.zeros_like(routing.scores).scatter(1, routing.kept, 1.0)
+
+
+def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
+    """Unweighted means over all tokens, sequences and routed blocks (or recursions), of what the plan has:
+
+    router_bce: binary cross-entropy of router outputs as logits against `membership` (arXiv 2404.02258, section 3.5).
+    predictor_bce: the same of the predictor's; its gradient reaches the predictor only.
+    router_z: mean squared router output (z-loss, ST-MoE, arXiv 2202.08906, section 3.2, for a single logit).
+    """
+    routers, predictors, squares = [], [], []
+    for r, routing in zip(routings(plan), output.routing, strict=True):
+        target = membership(routing)
+        if r.router == "learned":
+            routers.append(F.binary_cross_entropy_with_logits(routing.scores, target))
+            squares.append(routing.scores.square().mean())
+        if routing.predicted is not None:
+            predictors.append(F.binary_cross_entropy_with_logits(routing.predicted, target))
+    parts = {"router_bce": routers, "predictor_bce": predictors, "router_z": squares}
+    return {name: torch.stack(values).mean() for name, values in parts.items() if values}
+
+
+def routings(plan: Plan) -> tuple[RoutingPlan, ...]:
+    """The plan's routings in the order of Output.routing."""
+    return plan.recursion.routings if plan.recursion else tuple(plan.routed.values())
+
+
+def training_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss to minimise, its unweighted parts with "cross_entropy"). tokens, targets: [B, T] int64.
+
+    The router's losses are weighted by the spec's aux_loss and z_loss; the predictor's by 1, as its gradient reaches
+    nothing else.
+    """
+    output = model(tokens)
+    loss = cross_entropy(output, targets)
+    parts = {"cross_entropy": loss.detach()}
+    plan: Plan = model.plan
+    extra = auxiliary(plan, output)
+    if extra:
+        r = routings(plan)[0]
+        weights = {"router_bce": r.aux_loss, "predictor_bce": 1.0, "router_z": r.z_loss}
+        for name, value in extra.items():
+            parts[name] = value.detach()
+            # A weight of 0 leaves no trace in the graph.
+            if weights[name]:
+                loss = loss + weights[name] * value
+    return loss, parts

@@ -1,0 +1,87 @@
+"""Where tokens stand: original positions, and what attention makes of them (rotary angles, masks, ALiBi)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class Positions:
+    """Original positions of the tokens at hand; a routed block sees those of the tokens that it kept.
+
+    index: [1, T] where all sequences agree, or [B, C]. span: a bound, all positions are < span.
+    valid: [B, C] bool where some tokens of a buffer only fill it (they stand last, so no other token sees them), or None.
+    Tables that several layers need are made once and kept here for the length of one forward pass.
+    """
+
+    def __init__(self, index: Tensor, span: int, valid: Tensor | None = None) -> None:
+        self.index, self.span, self.valid = index, span, valid
+        self._made: dict[tuple, object] = {}
+
+    @classmethod
+    def of_sequence(cls, length: int, device: torch.device, start: int = 0) -> "Positions":
+        """Tokens start, start + 1, … of every sequence."""
+        return cls(torch.arange(start, start + length, device=device)[None], start + length)
+
+    def pick(self, kept: Tensor, valid: Tensor | None = None) -> "Positions":
+        """Positions of the chosen tokens; kept: [B, C] indices into these."""
+        return Positions(self.index.expand(kept.shape[0], -1).gather(1, kept), self.span, valid)
+
+    def rotary(self, theta: float, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin of the rotary angles position * theta ** (-2i / dim), i < dim / 2: [1 or B, T, 1, dim / 2].
+
+        RoFormer, arXiv 2104.09864, section 3.2.2.
+        """
+        key = ("rotary", theta, dim, dtype)
+        if key not in self._made:
+            steps = torch.arange(0, dim, 2, device=self.index.device, dtype=dtype)
+            angles = self.index[..., None, None].to(dtype) * theta ** (-steps / dim)
+            self._made[key] = (angles.cos(), angles.sin())
+        return self._made[key]
+
+    def seen(self, window: int | None) -> Tensor | None:
+        """[1 or B, T, T] bool, query by key, in this order of tokens; None where plain causal order says it all.
+
+        A token sees itself and those before it, at most `window` - 1 positions back.
+        """
+        if window is None or window >= self.span:
+            return None
+        key = ("seen", window)
+        if key not in self._made:
+            at = self.index
+            near = at[:, :, None] - at[:, None, :] < window
+            self._made[key] = near & self._order()
+        return self._made[key]
+
+    def causal(self, window: int | None) -> Tensor:
+        """As `seen`, always a mask."""
+        seen = self.seen(window)
+        return self._order()[None] if seen is None else seen
+
+    def _order(self) -> Tensor:
+        if "order" not in self._made:
+            T = self.index.shape[1]
+            self._made["order"] = torch.ones(T, T, dtype=torch.bool, device=self.index.device).tril()
+        return self._made["order"]
+
+
+def rotate(x: Tensor, tables: tuple[Tensor, Tensor], start: int = 0) -> Tensor:
+    """Rotary position embedding of dims start … start + r - 1 of x [B, T, H, N], r = 2 * tables' last dim; the others pass.
+
+    Pairs are (i, i + r / 2), as in GPT-NeoX and Llama of the transformers library; computed in the tables' precision.
+    """
+    cos, sin = tables
+    half = cos.shape[-1]
+    before, a, b, after = x.split((start, half, half, x.shape[-1] - start - 2 * half), dim=-1)
+    turned = [(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)]
+    return torch.cat([part for part in (before, *turned, after) if part.shape[-1]], dim=-1)
+
+
+def alibi_slopes(n_heads: int) -> list[float]:
+    """ALiBi's slope of each head (Press et al. 2022, arXiv 2108.12409, section 3): 2 ** (-8 i / H) for H a power of 2.
+
+    Other H take the slopes of the power below, and then every other slope of the power above, as the authors' code does.
+    """
+    power = 2 ** math.floor(math.log2(n_heads))
+    slopes = [2 ** (-8 * i / power) for i in range(1, power + 1)]
+    return slopes + [2 ** (-4 * i / power) for i in range(1, 2 * (n_heads - power) + 1, 2)]
