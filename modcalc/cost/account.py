@@ -87,8 +87,12 @@ class Report:
                 yield op.component, op, 1
             else:
                 for path in op.paths():
-                    label = path if by == "path" else ".".join(path.split(".")[:2]) if path.startswith(("blocks.", "recursions.")) else path
-                    yield label, op, Fraction(1, op.repeat)
+                    yield path if by == "path" else layer(path), op, Fraction(1, op.repeat)
+
+
+def layer(path: str) -> str:
+    """The block or recursion that a module path lies in (`blocks.3`); the path itself outside of them."""
+    return ".".join(path.split(".")[:2]) if path.startswith(("blocks.", "recursions.")) else path
 
 
 def account(
