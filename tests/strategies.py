@@ -151,7 +151,7 @@ def _mlp(draw: Draw, bias: bool) -> Mlp:
 def _moe(draw: Draw, where: dict, seq_len: int) -> Moe:
     by_token = draw(st.sampled_from((True, True, False)))
     groups = draw(st.sampled_from((1, 1, 2))) if by_token else 1
-    n_experts = draw(st.integers(1, 5)) if groups == 1 else groups * draw(st.integers(2, 3))
+    n_experts = groups * draw(st.integers(1, 5 if groups == 1 else 3))
     top_groups = draw(st.integers(1, groups))
     n_noop = draw(st.integers(0, min(2, seq_len))) if groups == 1 else 0
     n_shared = draw(st.integers(0, 2))
@@ -160,7 +160,6 @@ def _moe(draw: Draw, where: dict, seq_len: int) -> Moe:
     if by_token:
         fields["top_k"] = draw(st.integers(1, n_experts // groups * top_groups + n_noop))
         fields["balance_bias"] = draw(st.booleans())
-        fields["renormalize"] = True if score == "topk_softmax" else draw(st.booleans())
         if not n_noop and draw(st.booleans()):
             fields["capacity"] = None
     return Moe(
@@ -172,6 +171,7 @@ def _moe(draw: Draw, where: dict, seq_len: int) -> Moe:
         shared_d_ff=draw(maybe(st.integers(1, 16))) if n_shared else None,
         n_noop=n_noop,
         score=score,
+        renormalize=True if score == "topk_softmax" else draw(st.booleans()),
         scaling=draw(st.sampled_from((1.0, 2.5))),
         router_bias=draw(st.booleans()),
         groups=groups,
@@ -238,7 +238,7 @@ def _limits(draw: Draw, in_bytes: bool) -> Any:
     rules = (
         value,
         Limits(max=value),
-        Limits(min="1K", max=value),
+        Limits(min="1KB" if in_bytes else "1K", max=value),
         Limits(equals=value, within=draw(maybe(st.just(0.01)))),
         Limits(max=draw(st.sampled_from((0.5, "0.6", 1))), relative_to="gpt2"),
     )

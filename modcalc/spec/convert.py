@@ -1,0 +1,239 @@
+"""Plain data -> Spec, with every structural problem of a file at once: unknown and missing keys, wrong types, values out of range.
+
+msgspec decides at full speed; only where it refuses is the data walked beside the schema, to say what is wrong in plain words.
+"""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from modcalc.spec.schema import Spec
+from modcalc.spec.yaml_nodes import Path, Unusable
+
+# What other tools call our keys, where no near match would find it.
+SYNONYMS = {
+    "hidden_size": "d_model",
+    "dim": "d_model",
+    "num_hidden_layers": "n_layers",
+    "depth": "n_layers",
+    "num_attention_heads": "attention.n_heads",
+    "num_key_value_heads": "attention.n_kv_heads",
+    "intermediate_size": "mlp.d_ff",
+    "max_position_embeddings": "seq_len",
+    "context_length": "seq_len",
+    "tie_word_embeddings": "head.tied",
+    "<<": "a copy of the keys; merge keys are not read",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with one key."""
+
+    path: Path
+    found: str
+    allowed: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return "; ".join(part for part in (f"{dotted(self.path)}: {self.found}", f"allowed {self.allowed}", self.hint) if part)
+
+
+def dotted(path: Path) -> str:
+    """mod.layers[2]."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:60]}" for step in path)
+    return text.lstrip(".") or "spec"
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: as YAML would have it, within a line."""
+    if isinstance(value, Unusable):
+        return value.found
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and abs(value) >= 10**15:
+        return f"{value:.4g}" if abs(value) < 10**300 else "a number above 1e300"
+    if isinstance(value, dict):
+        return "a mapping" if value else "{}"
+    if isinstance(value, list) and len(value) > 8:
+        return f"a list of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def to_spec(data: Any) -> tuple[Spec | None, list[Problem]]:
+    """(Spec, no problems), or (None, every problem found)."""
+    try:
+        return msgspec.convert(data, Spec), []
+    except msgspec.ValidationError:
+        mended, problems = structure(data)
+        return (None, problems) if problems else (msgspec.convert(mended, Spec), [])
+
+
+def structure(data: Any) -> tuple[Any, list[Problem]]:
+    """Data walked beside the schema: (the data, with whole floats as ints where only ints are taken; every problem)."""
+    problems: list[Problem] = []
+    return _check(data, _types(), (), problems), problems
+
+
+@lru_cache(maxsize=1)
+def _types() -> Any:
+    import msgspec.inspect
+
+    return msgspec.inspect.type_info(Spec)
+
+
+def _name(kind: Any) -> str:
+    return type(kind).__name__.removesuffix("Type")
+
+
+def _options(kind: Any) -> list[Any]:
+    """The members of a union, or the type alone."""
+    if _name(kind) == "Metadata":
+        return _options(kind.type)
+    return [m for t in kind.types for m in _options(t)] if _name(kind) == "Union" else [kind]
+
+
+def _check(value: Any, kind: Any, path: Path, problems: list[Problem]) -> Any:
+    options = {_name(option): option for option in _options(kind)}
+    if isinstance(value, dict) and "Struct" in options:
+        return _struct(value, options["Struct"], path, problems)
+    if isinstance(value, list) and "List" in options:
+        return [_check(item, options["List"].item_type, (*path, i), problems) for i, item in enumerate(value)]
+    if isinstance(value, float) and value.is_integer() and "Int" in options and "Float" not in options:
+        value = int(value)
+    if not any(_takes(option, value, "Int" in options) for option in options.values()):
+        problems.append(Problem(path, f"found {shown(value)}", allowed(kind), hint(value, options)))
+    return value
+
+
+def _takes(kind: Any, value: Any, int_apart: bool) -> bool:
+    match _name(kind):
+        case "None":
+            return value is None
+        case "Bool":
+            return isinstance(value, bool)
+        case "Str":
+            return isinstance(value, str)
+        case "Literal":
+            return isinstance(value, str) and value in kind.values
+        case "Int":
+            return isinstance(value, int) and not isinstance(value, bool) and _within(kind, value)
+        case "Float":
+            number = isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and not int_apart and abs(value) < 10**300)
+            return number and isfinite(value) and _within(kind, value)
+    return False
+
+
+def _within(kind: Any, value: float) -> bool:
+    return (
+        (kind.ge is None or value >= kind.ge)
+        and (kind.gt is None or value > kind.gt)
+        and (kind.le is None or value <= kind.le)
+        and (kind.lt is None or value < kind.lt)
+    )
+
+
+def _struct(data: dict, kind: Any, path: Path, problems: list[Problem]) -> dict:
+    fields = {field.encode_name: field for field in kind.fields}
+    mended = {}
+    for key, value in data.items():
+        if key in fields:
+            mended[key] = _check(value, fields[key].type, (*path, key), problems)
+        else:
+            problems.append(Problem((*path, key), "unknown key", ", ".join(fields), _nearest_key(key, list(fields), path)))
+    for key, field in fields.items():
+        if field.required and key not in data:
+            problems.append(Problem((*path, key), "missing", allowed(field.type), _meaning(field.type)))
+    return mended
+
+
+def _meaning(kind: Any) -> str:
+    return (kind.extra_json_schema or {}).get("description", "") if _name(kind) == "Metadata" else ""
+
+
+def _nearest_key(key: str, here: list[str], path: Path) -> str:
+    if key in SYNONYMS:
+        return f"write {SYNONYMS[key]}"
+    elsewhere = _homes().get(key, [])
+    if near := get_close_matches(key, here, 1, 0.75):
+        return f"did you mean {near[0]}?"
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere[:3])}?"
+    near = get_close_matches(key, here, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+@lru_cache(maxsize=1)
+def _homes() -> dict[str, list[str]]:
+    """Key -> the dotted paths where the schema has it."""
+    homes: dict[str, list[str]] = {}
+
+    def walk(kind: Any, prefix: str) -> None:
+        for option in _options(kind):
+            for field in option.fields if _name(option) == "Struct" else ():
+                homes.setdefault(field.encode_name, []).append(f"{prefix}{field.encode_name}")
+                walk(field.type, f"{prefix}{field.encode_name}.")
+
+    walk(_types(), "")
+    return homes
+
+
+def allowed(kind: Any) -> str:
+    """What a type takes, in words."""
+    return " or ".join(_words(option) for option in _options(kind))
+
+
+def _words(kind: Any) -> str:
+    match _name(kind):
+        case "None":
+            return "null"
+        case "Bool":
+            return "true or false"
+        case "Str":
+            return "text"
+        case "Literal":
+            return " | ".join(kind.values)
+        case "Int":
+            return f"an integer{_range(kind)}"
+        case "Float":
+            return f"a number{_range(kind)}"
+        case "List":
+            return f"a list, each {allowed(kind.item_type)}"
+    return f"a mapping with {', '.join(field.encode_name for field in kind.fields)}"
+
+
+def _range(kind: Any) -> str:
+    bounds = [
+        f"{word} {limit:,}" if isinstance(limit, int) else f"{word} {limit:g}"
+        for word, limit in (("of at least", kind.ge), ("above", kind.gt), ("at most", kind.le), ("below", kind.lt))
+        if limit is not None
+    ]
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def hint(value: Any, options: dict[str, Any]) -> str:
+    """What the user may have meant."""
+    number = "Int" in options or "Float" in options
+    if isinstance(value, Unusable):
+        return "write null for none" if value.found == "nothing" and "None" in options else ""
+    if isinstance(value, float) and "Int" in options and "Float" in options and value.is_integer():
+        return f"a count is written without a point: {int(value)}"
+    if not isinstance(value, str):
+        return ""
+    if "Literal" in options:
+        near = get_close_matches(value, options["Literal"].values, 1, 0.5)
+        return f"did you mean {near[0]}?" if near else ""
+    if "Bool" in options and value.lower() in ("yes", "no", "on", "off", "true", "false"):
+        return f"write {'true' if value.lower() in ('yes', 'on', 'true') else 'false'}"
+    if number and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?\s*%", value):
+        return f"write a share as a number: {float(value.rstrip('% ')) / 100:g}"
+    if number and re.fullmatch(r"[-+]?[0-9][0-9_,]*(\.[0-9]+)?([eE][-+]?[0-9]+)?", value):
+        plain = value.replace("_", "").replace(",", "")
+        return f"write {plain}, without quotes" if plain == value else f"write {plain}"
+    return "write the number out, without a suffix" if number and re.fullmatch(r"[0-9.]+\s*[A-Za-z]+", value) else ""

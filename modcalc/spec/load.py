@@ -1,0 +1,157 @@
+"""Files, names and text -> Spec, and back. Every problem of a file is reported at once, as `file:line: key: found …; allowed …`."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modcalc.errors import SpecError
+from modcalc.spec.convert import to_spec
+from modcalc.spec.schema import Spec
+from modcalc.spec.validate import find_problems
+from modcalc.spec.yaml_nodes import Lines, read_yaml
+
+# Hundreds of times any shipped spec.
+MAX_BYTES = 256 * 1024
+
+
+def load(source: str | Path) -> Spec:
+    """The Spec at `source`: a YAML file, the name of a shipped spec ("mod-220m"), or a config.json of the transformers
+    library (or a folder that holds one). A file that exists goes before a shipped name.
+
+    Raises SpecError with every problem found, each with file and line.
+    """
+    return load_with_lines(source)[0]
+
+
+def load_with_lines(source: str | Path) -> tuple[Spec, Lines]:
+    """As `load`, and the line of every key: `lines["budget", "params"]`. A config.json has no lines: all are 1."""
+    path = locate(source)
+    if path.suffix == ".json":
+        from modcalc.spec.hub import from_config
+
+        return from_config(path), Lines()
+    return _parse(_text(path, str(source)), _label(path, source))
+
+
+def loads(text: str, file: str = "<string>") -> Spec:
+    """The Spec that YAML `text` says. file: what messages call it. Raises SpecError."""
+    return _parse(text, file)[0]
+
+
+def locate(source: str | Path) -> Path:
+    """The file that `source` means, not yet read: see `load`. Raises SpecError where there is none."""
+    name = str(source)
+    path = Path(source)
+    try:
+        if path.is_file() or (path.exists() and not path.is_dir()):
+            return path
+        config = path / "config.json"
+        if path.is_dir() and config.is_file():
+            return config
+        shipped = shipped_specs()
+        if name.removesuffix(".yaml") in shipped:
+            return shipped[name.removesuffix(".yaml")]
+        if path.is_dir():
+            raise SpecError([f"{name}: found a folder without config.json; allowed a YAML spec, a config.json or a folder that holds one"])
+    except (OSError, ValueError) as wrong:  # names that no file system takes: too long, a NUL
+        raise SpecError([f"{name[:100]!r}: not a name that a file can have: {_reason(wrong)}"]) from None
+    raise SpecError([f"{name}: no such file, and no shipped spec of that name{_nearest(name, list(shipped))}"])
+
+
+def shipped_specs() -> dict[str, Path]:
+    """Name -> file of the specs that come with modcalc, by name."""
+    # Both an installed wheel and an editable install keep them as plain files.
+    folder = Path(str(resources.files("modcalc.specs")))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def dump(spec: Spec) -> str:
+    """YAML that loads back to an equal Spec; what has its default is left out."""
+    import yaml
+
+    from modcalc.spec.yaml_nodes import scalar
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.Dumper, value: str) -> yaml.Node:
+        # Quotes where YAML 1.2 would read something else than text; pyyaml itself knows 1.1 only.
+        quoted = '"' if scalar(value) != value or not value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=quoted)
+
+    def one_line(dumper: yaml.Dumper, value: list) -> yaml.Node:
+        return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+
+    Dumper.add_representer(str, text)
+    Dumper.add_representer(list, one_line)
+    return yaml.dump(_given(spec), Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a spec file. Unknown keys are errors in it, too."""
+    schema = msgspec.json.schema(Spec)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "modcalc spec", **schema}
+
+
+def _given(value: Any) -> Any:
+    """Structs as dicts without defaults."""
+    if not isinstance(value, msgspec.Struct):
+        return [_given(v) for v in value] if isinstance(value, list) else value
+    fields = ((f.name, f.default, getattr(value, f.name)) for f in msgspec.structs.fields(value))
+    return {name: _given(v) for name, default, v in fields if default is msgspec.NODEFAULT or v != default}
+
+
+def _parse(text: str, file: str) -> tuple[Spec, Lines]:
+    root, problems = read_yaml(text, file)
+    lines = Lines(root)
+    spec, wrong = to_spec(root.plain())
+    if spec is not None:
+        wrong = find_problems(spec, lines)
+    problems += [f"{file}:{lines[problem.path]}: {problem}" for problem in wrong]
+    if problems or spec is None:
+        raise SpecError(sorted(problems, key=_line))
+    return spec, lines
+
+
+def _line(problem: str) -> int:
+    """The line that a problem names, to report a file from top to bottom."""
+    return next((int(part) for part in problem.split(":") if part.isdigit()), 0)
+
+
+def _label(path: Path, source: str | Path) -> str:
+    """What messages call the file: as the user named it, or a shipped spec's file name."""
+    return str(source) if path == Path(source) else path.name
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as wrong:
+        raise SpecError([f"{name}: not readable: {_reason(wrong)}"]) from None
+    if len(raw) > MAX_BYTES:
+        raise SpecError([f"{name}: found more than {MAX_BYTES // 1024} KiB; a spec is a short YAML file"])
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        line = raw.count(b"\n", 0, wrong.start) + 1
+        raise SpecError([f"{name}:{line}: found byte 0x{raw[wrong.start]:02x}; allowed text in UTF-8; is this a spec?"]) from None
+    control = next((i for i, char in enumerate(text) if char < " " and char not in "\t\n\r"), None)
+    if control is not None:
+        line = text.count("\n", 0, control) + 1
+        raise SpecError([f"{name}:{line}: found the control character 0x{ord(text[control]):02x}; allowed plain text; is this a spec?"])
+    return text
+
+
+def _reason(wrong: Exception) -> str:
+    return getattr(wrong, "strerror", None) or str(wrong)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    stem = Path(name).name.removesuffix(".yaml").removesuffix(".yml")
+    near = get_close_matches(stem, names, 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else f"; shipped: {', '.join(names)} (modcalc specs)"

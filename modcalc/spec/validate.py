@@ -1,0 +1,209 @@
+"""The rules between values of a Spec: what contradicts, and what would be accepted and ignored.
+
+Limits that one value breaks alone stand in `schema`. Rules of `mod` and `moe` stand in `validate_routing`.
+"""
+
+from msgspec import to_builtins
+
+from modcalc.errors import SpecError, UsageError
+from modcalc.spec.convert import Problem, shown, structure
+from modcalc.spec.resolve import exact, heads
+from modcalc.spec.rules import Rules
+from modcalc.spec.schema import Limits, ProjectionBias, Spec
+from modcalc.spec.validate_routing import all_layers_have_experts, mod_rules, moe_rules
+from modcalc.spec.yaml_nodes import Lines
+from modcalc.units import parse_bytes, parse_count, parse_ratio
+
+# More elements than torch can address, or than any machine holds.
+MAX_WEIGHT = 10**18
+
+
+def find_problems(spec: Spec, lines: Lines | None = None) -> list[Problem]:
+    """Every rule that `spec` breaks. lines: the file that it was read from, to tell what is written from what is default."""
+    rules = Rules(spec, lines)
+    for check in (text_rules, attention_rules, position_rules, mlp_rules, norm_rules, moe_rules, mod_rules, train_rules, budget_rules, size_rules):
+        check(rules)
+    return rules.problems
+
+
+def check_spec(spec: Spec) -> Spec:
+    """`spec` itself, if it keeps every rule. For Specs made in Python; `load` has checked what it returns.
+
+    Raises SpecError with all problems. Types and ranges of single values are checked as well.
+    """
+    _, problems = structure(to_builtins(spec))
+    problems = problems or find_problems(spec)
+    if problems:
+        raise SpecError([f"{shown(spec.name)}: {problem}" for problem in problems])
+    return spec
+
+
+def text_rules(r: Rules) -> None:
+    name = r.spec.name
+    ok = 0 < len(name) <= 200 and name.isprintable() and name == name.strip()
+    r.need(ok, "name", "1 to 200 printable characters on one line, no space at the ends")
+
+
+def attention_rules(r: Rules) -> None:
+    spec, a = r.spec, r.spec.attention
+    if a.latent:
+        r.idle("with attention.latent, which sets the head dims itself", "attention.n_kv_heads", "attention.head_dim", "attention.qk_norm")
+        r.need(spec.positions.kind == "rotary", "positions.kind", "rotary with attention.latent", "rope_dim is its rotated part")
+        if isinstance(a.bias, ProjectionBias) and a.bias.v:
+            r.wrong("attention.bias.v", "nothing here with attention.latent: keys and values share one down projection", "write bias.k for it")
+    else:
+        if a.head_dim is None and spec.d_model % a.n_heads:
+            near = f"; divisors near it: {_near_divisors(spec.d_model, a.n_heads)}"
+            r.wrong("attention.n_heads", f"a divisor of d_model {shown(spec.d_model)}{near}", "or give head_dim")
+        if a.n_kv_heads and a.n_heads % a.n_kv_heads:
+            r.wrong("attention.n_kv_heads", f"a divisor of n_heads {a.n_heads}; near it: {_near_divisors(a.n_heads, a.n_kv_heads)}")
+    if isinstance(a.window, list) and not 0 < len(a.window) <= spec.n_layers:
+        allowed = f"1 to n_layers {spec.n_layers} entries, a pattern that repeats"
+        r.wrong("attention.window", allowed, found=f"found a list of {len(a.window)}")
+
+
+def _near_divisors(n: int, d: int) -> str:
+    """Up to two divisors of n around d; looks no further than 10,000 numbers away."""
+    below = next((x for x in range(min(d, n), max(min(d, n) - 10_000, 0), -1) if n % x == 0), None)
+    above = next((x for x in range(d, min(d + 10_000, n) + 1) if n % x == 0), None)
+    return " and ".join(str(x) for x in (below, above) if x) or "1"
+
+
+def position_rules(r: Rules) -> None:
+    spec, p = r.spec, r.spec.positions
+    when = f"with positions.kind {p.kind}"
+    if p.kind != "rotary":
+        r.idle(when, "positions.theta", "positions.local_theta", "positions.fraction", hint="they belong to positions.kind rotary")
+    if p.kind != "learned":
+        r.idle(when, "positions.max_len", "positions.offset", hint="they belong to positions.kind learned")
+    elif p.max_len is not None and p.max_len < spec.seq_len:
+        r.wrong("positions.max_len", f"at least seq_len {spec.seq_len}", "raise max_len, or lower seq_len")
+    if p.kind != "rotary":
+        return
+    windows = spec.attention.window if isinstance(spec.attention.window, list) else [spec.attention.window]
+    if not any(w is not None for w in windows):
+        r.idle("without a layer that has an attention.window", "positions.local_theta")
+    latent = spec.attention.latent
+    if latent:
+        width, where = latent.rope_dim, "attention.latent.rope_dim"
+    elif spec.attention.head_dim is None and spec.d_model % spec.attention.n_heads:
+        return  # said already
+    else:
+        width, where = heads(spec)[2], "attention.head_dim" if spec.attention.head_dim else "attention.n_heads"
+    if p.fraction == 1 and width % 2:
+        r.wrong(where, "an even head dim with rotary positions, which turn pairs", f"head dim is {width}; or give positions.fraction below 1")
+    elif int(exact(p.fraction) * width) < 2:
+        r.wrong("positions.fraction", f"a share that rotates at least 2 of {width} dims")
+
+
+def mlp_rules(r: Rules) -> None:
+    mlp = r.spec.mlp
+    if mlp.d_ff is None and mlp.ratio is None:
+        r.wrong("mlp", "one of d_ff and ratio", "write d_ff, the inner width, or ratio, its multiple of d_model", "found neither d_ff nor ratio")
+    if mlp.d_ff is not None:
+        if mlp.ratio is not None:
+            r.wrong("mlp.ratio", "one of d_ff and ratio", "remove one of them")
+        else:
+            r.idle("with mlp.d_ff: only mlp.ratio is rounded", "mlp.multiple_of")
+    if mlp.activation == "swiglu_clamped":
+        r.need(mlp.kind == "gated", "mlp.activation", "swiglu_clamped only with mlp.kind gated", "it works on gate and value together")
+    if all_layers_have_experts(r.spec) and not (r.spec.mod and r.spec.mod.bypass):
+        r.idle("where every layer has experts", "mlp.bias", hint="write moe.bias")
+
+
+def norm_rules(r: Rules) -> None:
+    norm, qk = r.spec.norm, r.spec.attention.qk_norm
+    if norm.kind == "rmsnorm":
+        r.need(
+            norm.bias is not True, "norm.bias", "false or nothing with norm.kind rmsnorm, which has no bias", "write kind: layernorm, or remove it"
+        )
+    else:
+        r.need(not norm.unit_offset, "norm.unit_offset", "false with norm.kind layernorm: it belongs to rmsnorm")
+    if not norm.affine:
+        r.idle("with norm.affine false: there is no weight", "norm.unit_offset")
+        if norm.kind == "layernorm":
+            r.need(norm.bias is not True, "norm.bias", "false or nothing with norm.affine false")
+    if r.spec.parallel != "none":
+        r.need(norm.placement == "pre", "norm.placement", f"pre with parallel {r.spec.parallel}")
+    if qk is None:
+        return
+    kind = qk.kind or norm.kind
+    if kind == "rmsnorm" and (qk.bias or (qk.bias is None and norm.bias and norm.kind == "layernorm")):
+        r.wrong("attention.qk_norm.bias", "false with an rmsnorm, which has no bias", "it is norm.bias unless given; write bias: false")
+    if kind == "layernorm" and norm.kind == "rmsnorm":
+        r.need(not norm.unit_offset, "norm.unit_offset", "false with attention.qk_norm.kind layernorm, which would inherit it")
+    if kind == "layernorm" and not norm.affine:
+        r.need(not qk.bias, "attention.qk_norm.bias", "false or nothing with norm.affine false")
+
+
+def train_rules(r: Rules) -> None:
+    train = r.spec.train
+    if train is None or train.tokens is None:
+        return
+    if train.steps is not None:
+        r.wrong("train.tokens", "one of steps and tokens", "remove one of them")
+    step = train.batch_size * r.spec.seq_len
+    r.need(train.tokens >= step, "train.tokens", f"at least one step of batch_size {train.batch_size} x seq_len {r.spec.seq_len} = {step:,} tokens")
+
+
+def budget_rules(r: Rules) -> None:
+    budget = r.spec.budget
+    if budget is None:
+        return
+    for name in budget.__struct_fields__:
+        rule = getattr(budget, name)
+        if rule is None:
+            continue
+        path = f"budget.{name}"
+        if not isinstance(rule, Limits):
+            _amount(r, path, name, ratio=False)
+            continue
+        limits_rules(r, path, rule, name)
+    train = r.spec.train
+    if budget.train_flops is not None and (train is None or (train.steps is None and train.tokens is None)):
+        r.wrong("budget.train_flops", "a rule on a schedule that is known", "add train.steps or train.tokens")
+
+
+def limits_rules(r: Rules, path: str, rule: Limits, name: str) -> None:
+    values = {
+        bound: _amount(r, f"{path}.{bound}", name, rule.relative_to is not None)
+        for bound in ("max", "min", "equals")
+        if getattr(rule, bound) is not None
+    }
+    if not values:
+        r.wrong(path, "at least one of max, min, equals", found="found no bound")
+    if "equals" in values:
+        r.idle("with equals", f"{path}.max", f"{path}.min", hint="use within for a tolerance")
+    else:
+        r.idle("without equals", f"{path}.within")
+    if values.get("min") and values.get("max") and values["min"] > values["max"]:
+        r.wrong(f"{path}.min", f"at most max, {shown(rule.max)}")
+    if rule.relative_to is not None:
+        r.need(bool(rule.relative_to.strip()), f"{path}.relative_to", "the path of a spec, or a shipped name")
+
+
+def _amount(r: Rules, path: str, name: str, ratio: bool) -> object:
+    """The parsed bound, or None with a problem noted."""
+    parse = parse_ratio if ratio else parse_bytes if name.endswith("_bytes") else parse_count
+    try:
+        return parse(r.value(path))
+    except UsageError as wrong:
+        _, _, said = str(wrong).partition("; allowed ")
+        r.wrong(path, said + (" (a ratio to relative_to)" if ratio else ""))
+        return None
+
+
+def size_rules(r: Rules) -> None:
+    """Each weight matrix within what can exist; single dims are bounded by the schema."""
+    spec, a = r.spec, r.spec.attention
+    width = a.n_heads * ((a.latent.nope_dim + a.latent.rope_dim + a.latent.v_dim) if a.latent else heads(spec)[2])
+    inner = spec.mlp.d_ff or int((spec.mlp.ratio or 0) * spec.d_model)
+    experts = (spec.moe.n_experts, spec.moe.d_ff or inner) if spec.moe else (1, inner)
+    weights = {
+        "vocab_size": spec.vocab_size * (spec.embedding.dim or spec.d_model),
+        "attention.n_heads": spec.d_model * width,
+        "mlp.d_ff" if spec.moe is None else "moe.n_experts": spec.d_model * experts[0] * experts[1],
+    }
+    for path, size in weights.items():
+        if size > MAX_WEIGHT:
+            r.wrong(path, f"weights of at most {MAX_WEIGHT:.0e} elements", f"this one would have {size:.1e}")

@@ -1,0 +1,143 @@
+"""Numbers as people write and read them: the only file that knows suffixes.
+
+Inside modcalc every quantity is in base units: FLOPs, parameters, tokens, bytes, seconds. Counts use powers of 1000
+(K, M, B or G, T, P, E), bytes powers of 1000 (KB, MB, …) or of 1024 (KiB, MiB, …), as the suffix says.
+"""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+from math import isfinite
+from typing import Any
+
+from modcalc.errors import UsageError
+
+# Far above any budget (1e26 FLOPs is the largest published), far below what makes arithmetic or printing slow.
+MAX_AMOUNT = 10**36
+
+STEPS = ("", "k", "M", "G", "T", "P", "E")
+BINARY_STEPS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+PARAM_STEPS = ("", "K", "M", "B", "T")
+
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4, "p": 5, "e": 6, "z": 7}
+_COUNTS = {s: 1000**p for s, p in _POWERS.items()}
+_BYTES = (
+    {"": 1, "b": 1}
+    | {f"{s}b": 1000**p for s, p in _POWERS.items() if p and s != "b"}
+    | {f"{s}ib": 1024**p for s, p in _POWERS.items() if p and s != "b"}
+)
+_UNITS = re.compile(r"(flops?|params?|parameters|tokens?)$", re.IGNORECASE)
+_NUMBER = re.compile(r"([-+]?(?:[0-9][0-9_,]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)")
+
+
+def parse_count(value: Any, name: str = "value") -> int:
+    """FLOPs, parameters or tokens: 6e18, "1.5B", "300G", "291.65 GFLOPs", 124_439_808. At least 1, exact.
+
+    Raises UsageError, which names `name`, for anything else: 0, negative, NaN, 1e400, "12.5%", a size in bytes.
+    """
+    return _whole(value, name, _COUNTS, "6e18, 1.5B or 300G", "counts take K, M, B or G, T, P, E")
+
+
+def parse_bytes(value: Any, name: str = "value") -> int:
+    """A size in bytes: 80GiB, "24 GB", 1e9. At least 1, exact. Raises UsageError as `parse_count` does."""
+    return _whole(value, name, _BYTES, "80GiB, 24GB or 1e9", "bytes take KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000)")
+
+
+def parse_ratio(value: Any, name: str = "value") -> Fraction:
+    """A positive number without unit: 0.5, "0.5". Exactly the decimal that was written. Raises UsageError as `parse_count` does."""
+    return _amount(value, name, {"": 1}, "0.5", "a ratio takes no suffix")
+
+
+def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> int:
+    amount = _amount(value, name, suffixes, examples, rule)
+    if amount.denominator != 1:
+        raise UsageError(f"{name}: found {_shown(value)}; allowed whole numbers, such as {examples}")
+    return amount.numerator
+
+
+def _amount(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> Fraction:
+    allowed = f"allowed a positive number up to 1e36, such as {examples}"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, Fraction)):
+        raise UsageError(f"{name}: found {_shown(value)}; {allowed}")
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise UsageError(f"{name}: found {value}; {allowed}")
+        value = repr(value)
+    if isinstance(value, str):
+        amount = _parsed(value, suffixes)
+        if amount is None:
+            raise UsageError(f"{name}: found {_shown(value)}; {allowed}; {rule}")
+    else:
+        amount = Fraction(value)
+    if not 0 < amount <= MAX_AMOUNT:
+        raise UsageError(f"{name}: found {_shown(value)}; {allowed}")
+    return amount
+
+
+def _parsed(text: str, suffixes: dict[str, int]) -> Fraction | None:
+    """The number in `text`; 0 stands for one that is too large to be worth computing; None: not a number."""
+    match = _NUMBER.fullmatch(text.strip()) if len(text) <= 100 else None
+    if not match:
+        return None
+    suffix = match[2].lower()
+    if suffixes is _COUNTS:
+        suffix = _UNITS.sub("", suffix)
+    if suffix not in suffixes:
+        return None
+    number = Decimal(match[1].replace("_", "").replace(",", ""))
+    if abs(number.adjusted()) > 100:
+        return Fraction(0)
+    return Fraction(number) * suffixes[suffix]
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, never longer than a line."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:.3e}" if abs(value) < 10**300 and abs(value) > 10**36 else str(value) if abs(value) <= 10**36 else "a number above 1e300"
+    text = str(value) if isinstance(value, Fraction) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def grouped(n: Any) -> str:
+    """291,648,307,200. What is not whole is rounded and marked: ~1,235."""
+    if isinstance(n, int):
+        return f"{n:,}"
+    return f"{int(n):,}" if n == int(n) else f"~{round(n):,}"
+
+
+def scaled(x: Any, steps: tuple[str, ...], base: int, joint: str = " ") -> str:
+    """x with the largest of `steps` that leaves at least 1, to two decimals: 2.62 G. Below the second step as it is."""
+    value, i = Fraction(x), 0
+    while round(abs(value), 2) >= base and i < len(steps) - 1:
+        value, i = value / base, i + 1
+    if i == 0:
+        return f"{grouped(x)}{joint}{steps[0]}".rstrip()
+    # In integers: the largest step has no upper end, and digits must not be lost to it.
+    whole = round(value * 100)
+    sign, whole = ("-" if whole < 0 else ""), abs(whole)
+    return f"{sign}{whole // 100:,}.{whole % 100:02d}{joint}{steps[i]}"
+
+
+def si(n: Any, unit: str = "") -> str:
+    """Powers of 1000: 291.65 GFLOPs, 2.62 G."""
+    text = scaled(n, STEPS, 1000)
+    return f"{text}{unit}" if text[-1].isalpha() or not unit else f"{text} {unit}"
+
+
+def params(n: Any) -> str:
+    """Parameters in the field's own suffixes: 124.44M, 6.74B."""
+    return scaled(n, PARAM_STEPS, 1000, "")
+
+
+def binary_bytes(n: Any) -> str:
+    """Powers of 1024: 2.00 GiB."""
+    return scaled(n, BINARY_STEPS, 1024)
+
+
+def seconds(s: float) -> str:
+    """A time in s, ms, us or ns, three digits: 12.3 ms."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)):
+        value = float(f"{s / size:.3g}")
+        if abs(value) >= 1 or unit == "ns":
+            return f"{value:.3g} {unit}" if abs(value) < 1000 else f"{value:,.0f} {unit}"
+    raise AssertionError("ns takes every time")
