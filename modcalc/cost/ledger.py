@@ -204,7 +204,8 @@ def routing_rows(r: RoutingPlan, b: BlockPlan, at: _At, kept: Dim, name: str = "
     rows.append(at.point(f"{dot}gather", "router", "gather", D, tokens=kept))
     rows.append(at.point(f"{dot}scatter", "router", "scatter", D, tokens=kept))
     if r.bypass:
-        around = at.tokens - kept
+        # Above a threshold there may be no token at all: in static shapes the way around has room for all.
+        around = at.tokens if r.selection == "threshold" and not at.work.sampling else at.tokens - kept
         side = at.with_tokens(around, 0, 1 - r.share)
         rows.append(side.norm(f"{dot}bypass_norm", b.norm))
         rows += mlp_rows(r.bypass, D, side, f"{dot}bypass", "bypass")
