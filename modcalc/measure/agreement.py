@@ -1,0 +1,129 @@
+"""The ledger held against counters that run the model: equal integers, in total and by module path, or a list of what differs.
+
+Counters see what an implementation computes, so they are compared with the matmul convention and full attention,
+whatever convention a report was made under.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from modcalc.cost.account import Report, account
+from modcalc.cost.conventions import MATMUL
+from modcalc.errors import CountFailed, UsageError
+from modcalc.measure.counters import Counted, count, installed
+from modcalc.spec.schema import Spec
+
+if TYPE_CHECKING:
+    from modcalc.cost.budget import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """FLOPs of one module path by the ledger and by a counter."""
+
+    path: str
+    analytic: int
+    counted: int
+
+    def __str__(self) -> str:
+        return f"{self.path or '(the model itself)'}: {self.analytic:,} FLOPs by the ledger, {self.counted:,} counted"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One counter's answer in FLOPs; backward: of the train step, else of the forward pass. counted is None, with a reason, where it could not count.
+
+    free: operator -> calls, of operators without FLOPs by convention. unseen: operator -> calls, of those that made it fail.
+    """
+
+    counter: str
+    backward: bool
+    analytic: int
+    counted: int | None
+    differences: tuple[Difference, ...] = ()
+    free: dict[str, int] = field(default_factory=dict)
+    unseen: dict[str, int] = field(default_factory=dict)
+    reason: str | None = None
+
+    @property
+    def agrees(self) -> bool | None:
+        """None: it could not count."""
+        return None if self.counted is None else not self.differences and self.counted == self.analytic
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The verdicts of several counters on one report."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def agree(self) -> bool | None:
+        """False: some counter differs. None: none does, but not every one could count, or there is none."""
+        answers = [v.agrees for v in self.verdicts]
+        return False if False in answers else None if None in answers or not answers else True
+
+
+def ledger_by_path(report: Report, backward: bool = False) -> dict[str, int]:
+    """Module path -> FLOPs of its own rows, forward or forward + backward, as counters count; paths without FLOPs left out."""
+    lines = replace(report, convention=MATMUL).lines("path")
+    return {line.label: total for line in lines if (total := line.forward + (line.backward if backward else 0))}
+
+
+def differences(report: Report, counted: Counted) -> list[Difference]:
+    """Paths where ledger and counter differ, sorted; empty: equal integers everywhere."""
+    ours = ledger_by_path(report, counted.backward)
+    paths = sorted({*ours, *counted.by_path})
+    pairs = [Difference(path, ours.get(path, 0), counted.by_path.get(path, 0)) for path in paths]
+    return [pair for pair in pairs if pair.analytic != pair.counted]
+
+
+def verdict(report: Report, counted: Counted) -> Verdict:
+    """What a count says about a report of the same model and workload."""
+    analytic = sum(ledger_by_path(report, counted.backward).values())
+    return Verdict(counted.counter, counted.backward, analytic, counted.total_flops, tuple(differences(report, counted)), counted.free)
+
+
+def run(report: Report, counter: str, *, backward: bool = False, device: str = "meta") -> Verdict:
+    """Build the report's model, count it, and compare. A counter that fails gives its reason, not an exception.
+
+    backward (counter torch): the train step, with attention as explicit products, whose backward is twice the forward;
+    fused kernels compute the scores again. Raises UsageError for a phase that is not a run over whole sequences,
+    MissingDependency without torch or the counter.
+    """
+    if report.work.sampling:
+        raise UsageError(f"phase {report.work.phase}: counters run the model over whole sequences; count phase forward or train")
+    from modcalc.measure.build import build
+
+    model = build(report.plan, device=device, attention="explicit" if backward else "sdpa")
+    try:
+        counted = count(model, (report.work.batch, report.work.seq_len), counter, backward=backward)
+    except CountFailed as failed:
+        analytic = sum(ledger_by_path(report, backward).values())
+        return Verdict(counter, backward, analytic, None, unseen=failed.unseen, reason=str(failed))
+    return verdict(report, counted)
+
+
+def agreement(report: Report, counters: Iterable[str] | None = None, *, backward: bool = False, device: str = "meta") -> Agreement:
+    """Verdicts of all `counters` (default: those installed) on the forward pass and, with `backward`, of torch's on the train step too."""
+    names = list(installed() if counters is None else counters)
+    runs = [(name, False) for name in names] + [(name, True) for name in names if backward and name == "torch"]
+    return Agreement(tuple(run(report, name, backward=both, device=device) for name, both in runs))
+
+
+def counter_results(spec: Spec) -> "list[Result]":
+    """A spec's forward FLOPs by every installed counter, as results of a check.
+
+    Raises CountFailed where a counter cannot count, MissingDependency where none is installed.
+    """
+    from modcalc.cost.budget import Result, Rule
+
+    report = account(spec)
+    results = []
+    for v in (run(report, name) for name in installed() or ["torch"]):
+        if v.counted is None:
+            raise CountFailed(f"{spec.name}: {v.reason}", v.unseen)
+        rule = Rule(f"forward_flops by {v.counter}", "equals", v.analytic)
+        results.append(Result(rule, v.analytic, v.counted, v.agrees, "FLOPs", "; ".join(map(str, v.differences))))
+    return results
