@@ -21,13 +21,10 @@ PARAM_STEPS = ("", "K", "M", "B", "T")
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4, "p": 5, "e": 6, "z": 7}
 _COUNTS = {s: 1000**p for s, p in _POWERS.items()}
-_BYTES = (
-    {"": 1, "b": 1}
-    | {f"{s}b": 1000**p for s, p in _POWERS.items() if p and s != "b"}
-    | {f"{s}ib": 1024**p for s, p in _POWERS.items() if p and s != "b"}
-)
+# No bare B: it means billions as often as bytes.
+_BYTES = {"": 1} | {f"{s}{i}b": base**p for s, p in _POWERS.items() if s not in ("", "b") for i, base in (("", 1000), ("i", 1024))}
 _UNITS = re.compile(r"(flops?|params?|parameters|tokens?)$", re.IGNORECASE)
-_NUMBER = re.compile(r"([-+]?(?:[0-9][0-9_,]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)")
+_NUMBER = re.compile(r"([-+]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)")
 
 
 def parse_count(value: Any, name: str = "value") -> int:
@@ -46,6 +43,13 @@ def parse_bytes(value: Any, name: str = "value") -> int:
 def parse_ratio(value: Any, name: str = "value") -> Fraction:
     """A positive number without unit: 0.5, "0.5". Exactly the decimal that was written. Raises UsageError as `parse_count` does."""
     return _amount(value, name, {"": 1}, "0.5", "a ratio takes no suffix")
+
+
+def quantity(value: Any, name: str = "value") -> int | Fraction:
+    """A positive amount of whatever the suffix says: 6e18, "1.5B", "80GiB", 0.5; a Fraction if it is not whole. Raises UsageError."""
+    rule = "suffixes are K, M, B or G, T, P, E, or KB, MB, GB, TB, or KiB, MiB, GiB, TiB"
+    amount = _amount(value, name, _COUNTS | _BYTES, "6e18, 1.5B or 80GiB", rule)
+    return amount.numerator if amount.denominator == 1 else amount
 
 
 def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> int:
@@ -80,7 +84,7 @@ def _parsed(text: str, suffixes: dict[str, int]) -> Fraction | None:
     if not match:
         return None
     suffix = match[2].lower()
-    if suffixes is _COUNTS:
+    if suffix not in suffixes and "b" in suffixes:  # counts
         suffix = _UNITS.sub("", suffix)
     if suffix not in suffixes:
         return None
@@ -119,8 +123,8 @@ def scaled(x: Any, steps: tuple[str, ...], base: int, joint: str = " ") -> str:
 
 
 def si(n: Any, unit: str = "") -> str:
-    """Powers of 1000: 291.65 GFLOPs, 2.62 G."""
-    text = scaled(n, STEPS, 1000)
+    """Powers of 1000: 291.65 GFLOPs, 2.62 G; from 1e21 on 3.14e+23 FLOPs."""
+    text = scaled(n, STEPS, 1000) if abs(n) < 10**21 else f"{float(n):.2e}"
     return f"{text}{unit}" if text[-1].isalpha() or not unit else f"{text} {unit}"
 
 
@@ -136,6 +140,8 @@ def binary_bytes(n: Any) -> str:
 
 def seconds(s: float) -> str:
     """A time in s, ms, us or ns, three digits: 12.3 ms."""
+    if s == 0:
+        return "0 s"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)):
         value = float(f"{s / size:.3g}")
         if abs(value) >= 1 or unit == "ns":
