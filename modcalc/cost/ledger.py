@@ -109,7 +109,7 @@ def attention_rows(a: AttentionPlan, D: Dim, at: _At) -> list[Op]:
         # Absorbed or not, a new token multiplies once with the whole of kv_up.
         rows.append(at.linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv)))
         if absorbed:
-            core = dict(n_heads=H, n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank)
+            core = dict(n_heads=H, n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank, absorbed=True)
         rotated = H + 1
     else:
         rows += [
