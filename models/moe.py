@@ -89,8 +89,8 @@ class Moe(nn.Module):
             # A group counts by the sum of its two best experts (DeepSeek-V3, section 2.1.2).
             grouped = ranked.unflatten(-1, (p.groups, -1))
             best = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1).topk(p.top_groups, dim=-1, sorted=False).indices
-            allowed = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
-            ranked = grouped.masked_fill(~allowed[..., None], float("-inf")).flatten(-2)
+            closed = torch.ones_like(grouped[..., 0]).scatter(-1, best, 0)
+            ranked = grouped.masked_fill(closed[..., None] > 0, float("-inf")).flatten(-2)
         experts = ranked.topk(p.top_k, dim=-1, sorted=False).indices
         weights = scores.gather(-1, experts)
         if p.score == "topk_softmax":
