@@ -139,6 +139,7 @@ class AttentionCore(Op):
     window: int | None = None
     sinks: bool = False
     decode: bool = False  # one query that sees all its keys, whatever the convention
+    absorbed: bool = False  # latent attention at decode: the values are the first v_head_dim entries of the one key
 
     @property
     def weights(self) -> Weights:
@@ -163,9 +164,9 @@ class AttentionCore(Op):
         return whole(self.repeat * self.batch * self.pairs(causal) * self.n_heads * (self.head_dim + self.v_head_dim))
 
     @property
-    def scores(self) -> Dim:
-        """Elements of all score matrices, full."""
-        return self.repeat * self.batch * self.n_heads * self.tokens * self.context
+    def cached_width(self) -> Dim:
+        """Elements that a key/value cache holds per token and layer."""
+        return self.n_kv_heads * (self.head_dim if self.absorbed else self.head_dim + self.v_head_dim)
 
     def grad_input_flops(self, causal: str = "full") -> Dim:
         return 2 * self.flops(causal)
