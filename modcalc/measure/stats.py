@@ -11,6 +11,7 @@ from statistics import median, quantiles
 
 WIDE = 0.10  # a spread (IQR / median) above this is called wide, as in torch.utils.benchmark
 CONFIDENCE = 0.95
+MIN_PAIRS = 6  # the fewest that give a 95 % interval of the median
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,206 @@
+"""Where a step's time goes: the torch profiler's events, joined with the ledger's paths.
+
+Every module of the model opens a range named after its path while it runs, so forward work belongs to the innermost open
+range. Backward work belongs to the forward operation that made its autograd node, found by sequence number. On the CPU each
+event's own time counts and all of them add up to the step; on a GPU the times of the kernels that each event launched, and
+what is left of the step is `idle`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from modcalc.cost.account import Report, layer
+from modcalc.measure.records import Attribution, Line
+from modcalc.measure.steptime import Step, alternate, warm_up
+
+if TYPE_CHECKING:
+    from torch.autograd.profiler_util import FunctionEvent
+
+PREFIX = "modcalc:"
+STEP = f"{PREFIX}step"
+MODULE = f"{PREFIX}module:"
+ROUNDS = 3
+OVERHEAD = ("router", "predictor")  # the components that a dense model does not have
+PARTS = ("router", "select", "gather", "scatter", "predictor")
+USER_SCOPE = 7
+
+
+class Ranged:
+    """A step with a range around its work, so that the making of inputs can be told apart."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    def prepare(self) -> None:
+        self.step.prepare()
+
+    def run(self) -> None:
+        with record_function(STEP):
+            self.step.run()
+
+
+@contextmanager
+def ranges(model: nn.Module) -> Iterator[None]:
+    """Every module of `model` opens a profiler range named after its path for as long as its forward runs."""
+    opened: list[record_function] = []
+    hooks = []
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            opened.append(record_function(f"{MODULE}{name}"))
+            opened[-1].__enter__()
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        opened.pop().__exit__(None, None, None)
+
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(enter(name)))
+        hooks.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Owners:
+    """Which module path (or `loss`, `optimizer`) each profiler event works for; None: not part of a step, '': nobody's."""
+
+    def __init__(self, events: "list[FunctionEvent]", train: bool) -> None:
+        self.outside = "loss" if train else ""
+        self.known: dict[int, str | None] = {}
+        self.nodes: dict[int, list[tuple[int, str]]] = {}
+        host = [e for e in events if e.device_type == torch.autograd.DeviceType.CPU and not e.is_async]
+        forward = [e for e in host if not _backward(e) and e.sequence_nr >= 0]
+        made: dict[int, dict[int, str]] = {}
+        for event in sorted(forward, key=lambda e: e.time_range.start):
+            owner = self.of(event)
+            if owner is not None:
+                # Operations show the number of the next node: the last one to show it made that node.
+                made.setdefault(event.thread, {})[event.sequence_nr] = owner
+        self.nodes = {thread: sorted(owners.items()) for thread, owners in made.items()}
+        last: dict[int, str] = {}
+        for event in sorted((e for e in host if _evaluates(e)), key=lambda e: e.time_range.start):
+            # Accumulating a gradient has no number of its own; the engine does it right after the node that made the gradient.
+            owner = self._node(event) if event.sequence_nr >= 0 else last.get(event.thread, self.outside)
+            last[event.thread] = self.known[event.id] = owner
+        self.events = host
+
+    def of(self, event: "FunctionEvent | None") -> str | None:
+        if event is None:
+            return None
+        if event.id not in self.known:
+            self.known[event.id] = self._find(event)
+        return self.known[event.id]
+
+    def _find(self, event: "FunctionEvent") -> str | None:
+        if event.name == STEP:
+            return ""
+        if event.name.startswith(MODULE):
+            return event.name.removeprefix(MODULE)
+        if event.name.startswith("Optimizer."):
+            return "optimizer"
+        above = event.cpu_parent
+        return self.outside if above is not None and above.name == STEP else self.of(above)
+
+    def _node(self, event: "FunctionEvent") -> str:
+        nodes = self.nodes.get(event.fwd_thread, [])
+        at = bisect_right(nodes, (event.sequence_nr, chr(0x10FFFF))) - 1
+        return nodes[at][1] if at >= 0 else self.outside
+
+
+def _evaluates(event: "FunctionEvent") -> bool:
+    return event.name.startswith("autograd::engine::evaluate_function")
+
+
+def _backward(event: "FunctionEvent | None") -> bool:
+    while event is not None:
+        if _evaluates(event):
+            return True
+        event = event.cpu_parent
+    return False
+
+
+def attribute(step: Step, model: nn.Module, report: Report, device: torch.device, by: str = "component", trace: str | None = None) -> Attribution:
+    """Attribution of the (eager) step by `component`, `layer` or `path`; `trace`: a file for the Chrome trace."""
+    warm_up(step, device, 2)
+    unprofiled = sum(alternate([step], device, ROUNDS)[0]) / ROUNDS
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    ranged = Ranged(step)
+    with ranges(model), profile(activities=activities) as profiler:
+        samples = alternate([ranged], device, ROUNDS)[0]
+    if trace:
+        profiler.export_chrome_trace(trace)
+    owners = Owners(profiler.events(), report.work.phase == "train")
+    times = {path: seconds / ROUNDS for path, seconds in _times(owners, device).items()}
+    if device.type == "cuda":
+        total = sum(samples) / ROUNDS
+        times["idle"] = total - sum(times.values())
+    else:
+        total = sum(times.values())
+    return summed(times, total, unprofiled, report, by)
+
+
+def _times(owners: Owners, device: torch.device) -> dict[str, float]:
+    """Seconds by owner over all rounds."""
+    times: dict[str, float] = {}
+    for event in owners.events:
+        owner = owners.of(event)
+        if owner is None:
+            continue
+        if device.type == "cpu":
+            micros = event.self_cpu_time_total
+        else:
+            # A range on the device spans kernels that other events launched.
+            micros = 0 if event.scope == USER_SCOPE else sum(kernel.duration for kernel in event.kernels)
+        times[owner] = times.get(owner, 0.0) + micros / 1e6
+    return times
+
+
+def summed(times: dict[str, float], total: float, unprofiled: float, report: Report, by: str) -> Attribution:
+    """Lines in the order of the model, then loss, optimizer, idle and other."""
+    components = {path: op.component for op in reversed(report.rows) for path in op.paths()}
+    flops = {line.label: line.forward + (line.backward if report.work.phase == "train" else 0) for line in report.lines(by)}
+    sums = dict.fromkeys([*flops, "loss", "optimizer", "idle", "other"], 0.0)
+    parts = dict.fromkeys(PARTS, 0.0)
+    for path, seconds in times.items():
+        row = _nearest(path, components)
+        if row is None:
+            label = path if path in ("loss", "optimizer", "idle") else "other"
+        else:
+            label = {"component": components[row], "layer": layer(row), "path": row}[by]
+        sums[label] = sums.get(label, 0.0) + seconds
+        if row is not None and components[row] in OVERHEAD:
+            parts[next(p for p in PARTS if p in path.split("."))] += seconds
+
+    def line(label: str, seconds: float, flops: Any = 0) -> Line:
+        return Line(label, seconds, seconds / total, float(flops), float(flops) / seconds if flops and seconds > 0 else None)
+
+    lines = [line(label, seconds, flops.get(label, 0)) for label, seconds in sums.items() if seconds or flops.get(label)]
+    routing = [line(part, seconds) for part, seconds in parts.items() if seconds]
+    overhead = sum(parts.values())
+    return Attribution(
+        spec=report.plan.name,
+        by=by,
+        step_time_s=total,
+        unprofiled_s=unprofiled,
+        lines=lines,
+        routing=routing,
+        routing_s=overhead,
+        routing_share=overhead / total,
+    )
+
+
+def _nearest(path: str, known: dict[str, str]) -> str | None:
+    """The path itself or the nearest module around it that the ledger has rows for."""
+    while path and path not in known:
+        path = path.rpartition(".")[0]
+    return path or None

@@ -1,0 +1,148 @@
+"""Many processes, as torchrun starts them: DDP and FSDP2, and what the processes say about each other."""
+
+import os
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from modcalc.errors import UsageError
+from modcalc.measure.attribution import STEP, Ranged
+from modcalc.measure.records import Ranks, Settings
+from modcalc.measure.steptime import Step, alternate
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from modcalc.measure.steps import Wrap
+
+PARALLEL = ("ddp", "fsdp")
+ROUNDS = 3
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All processes, one device each, as a one-dimensional mesh."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: "DeviceMesh"
+
+    @classmethod
+    def join(cls, device: torch.device) -> "World":
+        """Join the processes that torchrun started (env:// rendezvous); nccl on GPUs, gloo on CPUs."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        if device.type == "cuda":
+            local = int(os.environ["LOCAL_RANK"])
+            if local >= torch.cuda.device_count():
+                raise UsageError(
+                    f"process {local} of this machine has no GPU of its own: {torch.cuda.device_count()} GPUs; start as many processes as GPUs"
+                )
+            device = torch.device("cuda", local)
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), device, init_device_mesh(device.type, (dist.get_world_size(),)))
+
+    def leave(self) -> None:
+        """Leave the process group."""
+        dist.destroy_process_group()
+
+    def wrap(self, settings: Settings) -> "Wrap":
+        """What makes a model parallel as the settings say."""
+        return self._ddp if settings.parallel == "ddp" else self._fsdp
+
+    def _ddp(self, model: nn.Module) -> nn.Module:
+        """Whole copies whose gradients are averaged (torch.nn.parallel.DistributedDataParallel)."""
+        wrapped = nn.parallel.DistributedDataParallel(model, process_group=self.mesh.get_group())
+        wrapped.plan = model.plan  # the losses read it
+        return wrapped
+
+    def _fsdp(self, model: nn.Module) -> nn.Module:
+        """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block."""
+        from torch.distributed.fsdp import fully_shard
+
+        for block in model.blocks:
+            fully_shard(block, mesh=self.mesh)
+        return fully_shard(model, mesh=self.mesh)
+
+    def most(self, n: int) -> int:
+        """The largest n of all processes: all must take as many steps."""
+        return max(self._gather(n))
+
+    def _gather(self, value: Any) -> list[Any]:
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def compare(self, samples: list[list[float]], step: Step, settings: Settings) -> tuple[Ranks, list[list[float]]]:
+        """(what the ranks say, samples of the slowest rank at each step): a step is over when all are done."""
+        ranks: list[list[list[float]]] = self._gather(samples)
+        slowest = [[max(at) for at in zip(*(rank[i] for rank in ranks), strict=True)] for i in range(len(samples))]
+        medians = [median(rank[0]) for rank in ranks]
+        busy, exposed, seconds = self._communication(step)
+        found = Ranks(
+            self.size,
+            dist.get_backend(),
+            settings.parallel,
+            medians,
+            (max(medians) - min(medians)) / median(medians),
+            busy,
+            busy / seconds,
+            exposed,
+        )
+        return found, slowest
+
+    def _communication(self, step: Step) -> tuple[float, float | None, float]:
+        """(seconds of a step in which a collective ran, those in which nothing else did, the step) under the profiler."""
+        cuda = self.device.type == "cuda"
+        activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
+        with profile(activities=activities) as profiler:
+            seconds = sum(alternate([Ranged(step)], self.device, ROUNDS)[0]) / ROUNDS
+        events = profiler.events()
+        if not cuda:
+            # gloo works on threads of its own; what overlaps with it is not told apart.
+            within = [_span(e) for e in events if e.name == STEP]
+            calls = [_span(e) for e in events if e.name.startswith("gloo:")]
+            return overlap(calls, within) / 1e6 / ROUNDS, None, seconds
+        kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA and not getattr(e, "is_user_annotation", False)]
+        calls = [_span(e) for e in kernels if "nccl" in e.name.lower()]
+        others = [_span(e) for e in kernels if "nccl" not in e.name.lower()]
+        busy = length(calls)
+        return busy / 1e6 / ROUNDS, (busy - overlap(calls, others)) / 1e6 / ROUNDS, seconds
+
+
+def started_by_torchrun() -> bool:
+    """Whether torchrun's environment is there."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def _span(event: Any) -> Interval:
+    return event.time_range.start, event.time_range.end
+
+
+def union(spans: list[Interval]) -> list[Interval]:
+    """Disjoint intervals that cover the same, in order."""
+    merged: list[Interval] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def length(spans: list[Interval]) -> float:
+    """Length of what the intervals cover."""
+    return sum(end - start for start, end in union(spans))
+
+
+def overlap(a: list[Interval], b: list[Interval]) -> float:
+    """Length of what both cover."""
+    return length(a) + length(b) - length(a + b)

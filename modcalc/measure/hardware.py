@@ -1,0 +1,147 @@
+"""The machine under the clock: which device, what it can compute in, what it is called and what it promises."""
+
+import os
+import platform
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from modcalc.errors import MissingDependency, UsageError
+from modcalc.measure.nvml import Gpu
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DEVICES = ("auto", "cuda", "cpu")
+
+
+class Clocks(msgspec.Struct, frozen=True):
+    """MHz: of the streaming multiprocessors while measuring and at most, and of the memory."""
+
+    sm_mhz: int | None
+    sm_max_mhz: int | None
+    memory_mhz: int | None
+
+
+class Device(msgspec.Struct, frozen=True):
+    """What was measured on. memory_bytes: of the GPU, or of the machine. threads: that torch uses within one operation on the CPU."""
+
+    type: str
+    name: str
+    memory_bytes: int | None
+    cores: int
+    threads: int
+    driver: str | None = None
+    cuda: str | None = None
+    clocks: Clocks | None = None
+
+
+class Peak(msgspec.Struct, frozen=True):
+    """The most that the device can do: FLOP/s in one dtype, bytes/s of its memory, and who says so."""
+
+    flops_per_s: float
+    bytes_per_s: float | None
+    source: str
+
+
+class Datasheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of peaks.yaml."""
+
+    device: list[str]
+    tflops: dict[str, float]
+    source: str
+    gb_per_s: float | None = None
+
+
+def import_torch() -> "torch":
+    """torch, or a MissingDependency that says how to get it."""
+    try:
+        import torch
+    except ImportError as missing:
+        raise MissingDependency("measuring needs torch, which is not installed: pip install 'modcalc[torch]'") from missing
+    return torch
+
+
+def pick(name: str) -> "torch.device":
+    """The torch device for `auto`, `cuda` or `cpu`. Raises MissingDependency where there is no GPU for `cuda`."""
+    torch = import_torch()
+    if name not in DEVICES:
+        raise UsageError(f"device {name!r}: one of {', '.join(DEVICES)}")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA GPU here"
+        raise MissingDependency(
+            f"--device cuda: {why} (torch {torch.__version__}); --device cpu measures on the processor, modcalc flops counts without any"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
+    """The torch dtype for fp32, bf16 or fp16. Raises UsageError where the device has no arithmetic for it."""
+    torch = import_torch()
+    if name not in DTYPES:
+        raise UsageError(f"dtype {name!r}: one of {', '.join(DTYPES)}")
+    if device.type == "cuda" and name == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise UsageError(
+            f"dtype bf16: {torch.cuda.get_device_name(device)} has no bf16 arithmetic (compute capability 8.0 and newer have); use --dtype fp16 or fp32"
+        )
+    dtype = getattr(torch, DTYPES[name])
+    try:
+        torch.ones(2, 2, dtype=dtype, device=device) @ torch.ones(2, 2, dtype=dtype, device=device)
+    except RuntimeError as lacking:
+        raise UsageError(f"dtype {name}: this torch computes no matrix product in it on the {device.type}; use --dtype fp32") from lacking
+    return dtype
+
+
+def describe(device: "torch.device") -> Device:
+    """The device's own words about itself; clocks are those of this moment."""
+    torch = import_torch()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cpu":
+        return Device("cpu", cpu_name(), machine_memory(), cores, torch.get_num_threads())
+    properties = torch.cuda.get_device_properties(device)
+    with Gpu.of(device) as gpu:
+        clocks = Clocks(gpu.sm_mhz(), gpu.sm_max_mhz(), gpu.memory_mhz()) if gpu else None
+        driver = gpu.driver() if gpu else None
+    return Device("cuda", properties.name, properties.total_memory, cores, torch.get_num_threads(), driver, torch.version.cuda, clocks)
+
+
+def cpu_name() -> str:
+    """The processor's model name, or its architecture."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            found = re.search(r"^model name\s*:\s*(.+)$", info.read(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def machine_memory() -> int | None:
+    """Bytes of main memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def datasheets() -> list[Datasheet]:
+    """Every entry of peaks.yaml."""
+    return msgspec.yaml.decode(files("modcalc.measure").joinpath("peaks.yaml").read_bytes(), type=list[Datasheet])
+
+
+def peak(name: str, dtype: str, tflops: float | None = None) -> Peak | None:
+    """The peak of the device called exactly `name` in `dtype`; `tflops` (10^12 FLOP/s) is the user's own figure and goes first.
+
+    None where neither is known: a guess from a similar name is how peers print an MFU of 563 %.
+    """
+    sheet = next((s for s in datasheets() if name in s.device), None)
+    bytes_per_s = sheet.gb_per_s * 1e9 if sheet and sheet.gb_per_s else None
+    if tflops is not None:
+        return Peak(tflops * 1e12, bytes_per_s, "--peak-tflops")
+    if sheet is None or dtype not in sheet.tflops:
+        return None
+    return Peak(sheet.tflops[dtype] * 1e12, bytes_per_s, sheet.source)

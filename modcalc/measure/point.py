@@ -1,0 +1,214 @@
+"""One point of a profile: build, warm up, time in alternation with the baseline, and turn it all into a record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modcalc.cost.account import Report, account
+from modcalc.cost.ops import AttentionCore
+from modcalc.measure import verdict
+from modcalc.measure.attribution import attribute
+from modcalc.measure.build import build
+from modcalc.measure.hardware import Device, Peak, describe
+from modcalc.measure.identity import content_hash, point_key
+from modcalc.measure.records import Attribution, Baseline, Energy, Flops, Measured, Memory, Result, Settings, StepTime, WarmUpTime, ends
+from modcalc.measure.stats import paired_ratio, realised_saving
+from modcalc.measure.steps import build_step, uncompiled
+from modcalc.measure.steptime import Step, WarmUp, alternate, rounds_for, warm_up
+from modcalc.measure.usage import PeakMemory, energy
+from modcalc.spec.schema import Spec
+
+if TYPE_CHECKING:
+    from modcalc.measure.distributed import World
+    from modcalc.models.decoder import Decoder
+
+SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is measured at one point: a spec, perhaps against a baseline, and what is asked of it beside its time.
+
+    peak: of the device, for MFU. reached: what it really reaches. by: attribute the time by component, layer or path.
+    trace: a file for the Chrome trace of the spec's step. world: the processes of a torchrun.
+    """
+
+    spec: Spec
+    baseline: Spec | None
+    settings: Settings
+    device: torch.device
+    peak: Peak | None = None
+    reached: Peak | None = None
+    by: str | None = None
+    trace: str | None = None
+    world: "World | None" = None
+
+    @property
+    def specs(self) -> list[Spec]:
+        return [self.spec] if self.baseline is None else [self.spec, self.baseline]
+
+    def key(self) -> str:
+        """Identity of the point: equal keys mean that measuring again would measure the same."""
+        machine = describe(self.device)
+        return point_key(self.spec, self.baseline, self.settings, [machine.type, machine.name, machine.threads, str(torch.__version__)])
+
+
+def promised(spec: Spec, settings: Settings) -> Report:
+    """The account of one step. Raises UsageError where spec and settings make no workload."""
+    s = settings
+    return account(spec, seq_len=s.seq_len, batch=s.batch, phase=s.mode, context=s.context, causal=s.causal)
+
+
+def step_flops(report: Report, model: "Decoder") -> Flops:
+    """FLOPs of one step: the model's, and with those that fused attention does again in its backward pass.
+
+    It keeps no scores and computes q k^T once more (FlashAttention, arXiv 2205.14135, algorithm 4): of the forward product's
+    H T S (N + N_v) multiply-adds the N part. Nothing else of a step is recomputed.
+    """
+    if report.work.phase != "train":
+        return Flops(number(report.flops.forward), number(report.flops.forward))
+    again: Any = 0
+    for op in report.rows:
+        if isinstance(op, AttentionCore) and model.get_submodule(op.paths()[0]).fused:
+            again += report.convention.forward(op) * Fraction(op.head_dim, op.head_dim + op.v_head_dim)
+    return Flops(number(report.flops.train_step), number(report.flops.train_step + again))
+
+
+def number(x: Any) -> int | float:
+    """An exact count as an int where it is whole, else (an expectation at sampling) as a float."""
+    return x.numerator if isinstance(x, Fraction) and x.denominator == 1 else float(x) if isinstance(x, Fraction) else x
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A model built and warm."""
+
+    report: Report
+    model: "Decoder"
+    step: Step
+    warm: WarmUp
+    memory: Memory
+    flops: Flops
+
+    @classmethod
+    def build(cls, spec: Spec, job: Job) -> "Rig":
+        s, world = job.settings, job.world
+        report = promised(spec, s)
+        peak = PeakMemory(job.device)
+        model = build(report.plan, device=job.device, dtype=s.dtype)
+        wrap = world.wrap(s) if world else None
+        step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else 0)
+        warm = warm_up(step, job.device, s.warmup)
+        return cls(report, model, step, warm, peak.read(), step_flops(report, model))
+
+    def measured(self, spec: Spec, samples: list[float], burnt: Energy | None, job: Job) -> dict[str, Any]:
+        """The fields of Measured."""
+        time, ranks = StepTime.of(samples), job.world.size if job.world else 1
+        rate = self.flops.step / time.median
+        loss = None if self.step.loss is None else float(self.step.loss.detach())
+
+        def share(flops: float, peak: Peak | None) -> float | None:
+            return None if peak is None else flops / time.median / peak.flops_per_s
+
+        fields = dict(
+            spec=spec.name,
+            spec_sha256=content_hash(spec),
+            params=self.report.params.total,
+            flops=self.flops,
+            warmup=WarmUpTime(self.warm.steps, self.warm.seconds, self.warm.first_step_s),
+            step_time_s=time,
+            launch_s=self.warm.launch_s,
+            tokens_per_s=ranks * self.report.work.tokens / time.median,
+            flops_per_s=ranks * rate,
+            mfu=share(self.flops.step, job.peak),
+            hfu=share(self.flops.hardware, job.peak),
+            mfu_reached=share(self.flops.step, job.reached),
+            peak_memory_bytes=self.memory.allocated,
+            memory=self.memory,
+            energy=burnt,
+            loss=loss,
+        )
+        assert fields.keys() == set(Measured.__struct_fields__)
+        return fields
+
+
+def measure(job: Job) -> Result:
+    """Measure one point. Raises what torch raises when memory runs out (see `sweep.out_of_memory`)."""
+    torch.compiler.reset()  # graphs of earlier points count against the compiler's limit
+    s = job.settings
+    rigs = [Rig.build(spec, job) for spec in job.specs]
+    rounds = rounds_for([rig.warm for rig in rigs], SECONDS if s.seconds is None else s.seconds, s.iterations)
+    if job.world:
+        rounds = job.world.most(rounds)
+    seen: list[Device] = []
+    samples = alternate([rig.step for rig in rigs], job.device, rounds, lambda: seen.append(describe(job.device)))
+    ranks = None
+    if job.world:
+        ranks, samples = job.world.compare(samples, rigs[0].step, s)
+    burnt = [energy(rig.step, job.device, rig.warm.step_s, rig.report.work.tokens) for rig in rigs]
+    fields = [rig.measured(spec, taken, e, job) for rig, spec, taken, e in zip(rigs, job.specs, samples, burnt, strict=True)]
+    baseline = against(fields, samples) if job.baseline else None
+    own = rigs[0].report
+    return Result(
+        **fields[0],
+        key=job.key(),
+        time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        device=seen[0],
+        torch=str(torch.__version__),
+        mode=s.mode,
+        dtype=s.dtype,
+        settings=s,
+        workload=dict(batch=s.batch, seq_len=s.seq_len, context=s.context),
+        convention=dict(name=own.convention.name, causal=own.convention.causal, counts=own.convention.counts),
+        peak=job.peak,
+        reached=job.reached,
+        baseline=baseline,
+        ranks=ranks,
+        attribution=attributions(rigs, job),
+        warnings=doubts(fields, samples, seen[0]),
+    )
+
+
+def against(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]]) -> Baseline:
+    """The second model as the baseline of the first."""
+    own, base = fields
+    flop_ratio = own["flops"].step / base["flops"].step
+    ratio = paired_ratio(*samples)
+    saving = realised_saving(ratio, flop_ratio)
+    return Baseline(
+        **base,
+        flop_ratio=flop_ratio,
+        time_ratio=ratio.value,
+        time_ratio_interval=ends(ratio),
+        confidence=ratio.confidence,
+        realised_saving=saving and saving.value,
+        realised_saving_interval=ends(saving),
+    )
+
+
+def attributions(rigs: Sequence[Rig], job: Job) -> list[Attribution]:
+    """Where each model's time goes, if asked."""
+    if job.by is None:
+        return []
+    found = []
+    for i, rig in enumerate(rigs):
+        with uncompiled(rig.step) as step:
+            found.append(attribute(step, rig.model, rig.report, job.device, job.by, job.trace if i == 0 else None))
+    return found
+
+
+def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str]:
+    """What a sceptical reader would object to."""
+    found = [verdict.few_samples(len(samples[0]), len(samples) > 1)]
+    for own, taken in zip(fields, samples, strict=True):
+        name = own["spec"]
+        found += [
+            verdict.wide_spread(name, taken, device),
+            verdict.launch_bound(name, own["launch_s"], own["step_time_s"].median),
+            verdict.not_finite(name, own["loss"]),
+        ]
+    return [doubt for doubt in found if doubt]

@@ -1,0 +1,198 @@
+"""What a measurement says, apart from how it looks: the records of `modcalc profile`, one to a line of a results file.
+
+Units are in the names: seconds, bytes, FLOPs, joules. Null is unknown. Keys that scripts rely on stand in the documentation
+of the command; `schema` grows when one of them changes its meaning.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from modcalc.measure.hardware import Device, Peak
+from modcalc.measure.stats import Interval, summarize
+
+Mode = Literal["forward", "train", "prefill", "decode"]
+Parallel = Literal["none", "ddp", "fsdp"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the user chose for one point. seq_len: new tokens T of a sequence (1 for decode); context: tokens cached before them."""
+
+    mode: Mode
+    batch: int
+    seq_len: int
+    context: int
+    dtype: str
+    compile: bool
+    cuda_graph: bool
+    causal: str = "full"
+    parallel: Parallel = "none"
+    seconds: float | None = None
+    iterations: int | None = None
+    warmup: int | None = None
+
+
+class StepTime(msgspec.Struct, frozen=True):
+    """Seconds of one step. spread: interquartile range over median."""
+
+    median: float
+    p25: float
+    p75: float
+    min: float
+    n: int
+    spread: float
+    samples: list[float]
+
+    @classmethod
+    def of(cls, samples: list[float]) -> "StepTime":
+        s = summarize(samples)
+        return cls(s.median, s.p25, s.p75, s.min, s.n, s.spread, samples)
+
+
+class Flops(msgspec.Struct, frozen=True):
+    """FLOPs of one step: of the model, by the convention; and those that the hardware is asked for, recomputed ones included."""
+
+    step: float
+    hardware: float
+
+
+class WarmUpTime(msgspec.Struct, frozen=True):
+    """What came before the clock counted; first_step_s includes compilation."""
+
+    steps: int
+    seconds: float
+    first_step_s: float
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """The most that the model and its steps held. reserved: by torch's allocator, GPU only."""
+
+    allocated: int | None
+    reserved: int | None
+    source: str
+
+
+class Energy(msgspec.Struct, frozen=True):
+    """Of the whole GPU board, idle power included, over a run of this model alone."""
+
+    joules_per_step: float
+    joules_per_token: float
+    watts: float
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """One model at one point. tokens_per_s counts new tokens. mfu and hfu are shares of `peak`, *_reached of what the device reached."""
+
+    spec: str
+    spec_sha256: str
+    params: int
+    flops: Flops
+    warmup: WarmUpTime
+    step_time_s: StepTime
+    launch_s: float | None
+    tokens_per_s: float
+    flops_per_s: float
+    mfu: float | None
+    hfu: float | None
+    mfu_reached: float | None
+    peak_memory_bytes: int | None
+    memory: Memory
+    energy: Energy | None
+    loss: float | None
+
+
+class Baseline(Measured, frozen=True, kw_only=True):
+    """The other model of a comparison, and the ratios spec / baseline. Intervals are [low, high] at `confidence`, null with too few samples."""
+
+    flop_ratio: float
+    time_ratio: float
+    time_ratio_interval: tuple[float, float] | None
+    confidence: float | None
+    realised_saving: float | None
+    realised_saving_interval: tuple[float, float] | None
+
+
+class Ranks(msgspec.Struct, frozen=True):
+    """A run of many processes. step_time_s: each rank's median. skew: (slowest - fastest) / median of them.
+
+    communication_s: time of a step in which a collective was under way on rank 0, waiting for slower ranks included;
+    exposed_s: the part of it in which nothing else ran (null where the device does not tell).
+    """
+
+    world_size: int
+    backend: str
+    parallel: Parallel
+    step_time_s: list[float]
+    skew: float
+    communication_s: float
+    communication_share: float
+    exposed_s: float | None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """Time and FLOPs of one component (or layer, or path) in one step."""
+
+    label: str
+    time_s: float
+    share: float
+    flops: float
+    flops_per_s: float | None
+
+
+class Attribution(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an eager step's time goes. The lines, `other` last, add up to step_time_s, the step under the profiler;
+    unprofiled_s: the same step without it. routing: the overhead of Mixture-of-Depths, by part and in all.
+    """
+
+    spec: str
+    by: str
+    step_time_s: float
+    unprofiled_s: float
+    lines: list[Line]
+    routing: list[Line]
+    routing_s: float
+    routing_share: float
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag="out_of_memory"):
+    """A point that did not fit."""
+
+    schema: Literal[1] = 1
+    kind: Literal["profile"] = "profile"
+    key: str
+    spec: str
+    baseline: str | None
+    settings: Settings
+    device: Device
+    torch: str
+    error: str
+
+
+class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
+    """A finished point. time: when it was measured (UTC)."""
+
+    schema: Literal[1] = 1
+    kind: Literal["profile"] = "profile"
+    key: str
+    time: str
+    device: Device
+    torch: str
+    mode: Mode
+    dtype: str
+    settings: Settings
+    workload: dict[str, int]
+    convention: dict[str, str]
+    peak: Peak | None
+    reached: Peak | None
+    baseline: Baseline | None
+    ranks: Ranks | None = None
+    attribution: list[Attribution] = []
+    warnings: list[str] = []
+
+
+Record = Result | Failed
+
+
+def ends(interval: Interval | None) -> tuple[float, float] | None:
+    """[low, high] of an interval that has them."""
+    return None if interval is None or interval.low is None else (interval.low, interval.high)

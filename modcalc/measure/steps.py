@@ -1,0 +1,136 @@
+"""The steps that are timed: forward, train, prefill and decode of a built model, with new random tokens each time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from modcalc.measure.records import Settings
+from modcalc.measure.steptime import Step
+
+if TYPE_CHECKING:
+    from modcalc.models.decoder import Decoder
+
+LEARNING_RATE = 1e-4  # small: the loss stays finite however long a measurement runs
+
+Wrap = Callable[[nn.Module], nn.Module]
+Compile = Callable[[Callable], Callable]
+
+
+class Tokens:
+    """A fixed buffer [B, T] int64 (CUDA graphs replay fixed addresses), filled with new uniform tokens below `vocab` each time."""
+
+    def __init__(self, batch: int, length: int, vocab: int, device: torch.device, seed: int) -> None:
+        self.vocab = vocab
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.buffer = torch.empty(batch, length, dtype=torch.int64, device=device)
+        self.fill()
+
+    def fill(self) -> None:
+        self.buffer.random_(0, self.vocab, generator=self.generator)
+
+
+class ForwardStep:
+    """Logits of B sequences of T tokens, without gradients."""
+
+    def __init__(self, model: "Decoder", tokens: Tokens, compiled: Compile) -> None:
+        self.model, self.tokens = model.eval(), tokens
+        self.eager, self.call = model, compiled(model)
+        self.loss: Tensor | None = None
+
+    def prepare(self) -> None:
+        self.tokens.fill()
+
+    def run(self) -> None:
+        with torch.no_grad():
+            self.call(self.tokens.buffer)
+
+
+class TrainStep:
+    """Forward with the real loss (cross-entropy and the auxiliary ones), backward, and a fused AdamW step.
+
+    Weights, gradients and AdamW's two moments are of the model's dtype. Targets are the tokens one place on.
+    """
+
+    def __init__(self, model: "Decoder", tokens: Tokens, compiled: Compile, wrap: Wrap | None = None, capturable: bool = False) -> None:
+        from modcalc.models.losses import training_loss
+
+        self.model, self.tokens = model.train(), tokens
+        self.wrapped = wrap(model) if wrap else model
+        self.optimizer = torch.optim.AdamW(self.wrapped.parameters(), lr=LEARNING_RATE, fused=True, capturable=capturable)
+        self.eager = lambda inputs, targets: training_loss(self.wrapped, inputs, targets)[0]
+        self.call = compiled(self.eager)
+        self.loss: Tensor | None = None
+
+    def prepare(self) -> None:
+        self.tokens.fill()
+
+    def run(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        inputs, targets = self.tokens.buffer[:, :-1], self.tokens.buffer[:, 1:]
+        self.loss = self.call(inputs, targets)
+        self.loss.backward()
+        self.optimizer.step()
+
+
+class GraphStep:
+    """A step captured once as a CUDA graph and replayed: what it costs without the host's launches."""
+
+    def __init__(self, step: Step, device: torch.device) -> None:
+        self.step = step
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(3):  # compilation, library handles and optimizer state must exist before capture
+                step.prepare()
+                step.run()
+        torch.cuda.current_stream(device).wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            step.run()
+
+    @property
+    def loss(self) -> Tensor | None:
+        return self.step.loss
+
+    def prepare(self) -> None:
+        self.step.prepare()
+
+    def run(self) -> None:
+        self.graph.replay()
+
+
+@contextmanager
+def uncompiled(step: Step) -> Iterator[Step]:
+    """The step as plain eager work of the same model and optimizer: what a profiler can tell apart by module."""
+    inner = step.step if isinstance(step, GraphStep) else step
+    kept = inner.call
+    inner.call = inner.eager
+    try:
+        yield inner
+    finally:
+        inner.call = kept
+
+
+def compiler(settings: Settings) -> Compile:
+    """torch.compile as the settings ask: whole graphs of static shapes; wrapped models may break the graph at their collectives."""
+    if not settings.compile:
+        return lambda function: function
+    return lambda function: torch.compile(function, fullgraph=settings.parallel == "none", dynamic=False)
+
+
+def build_step(model: "Decoder", settings: Settings, device: torch.device, *, wrap: Wrap | None = None, seed: int = 0) -> Step:
+    """The step of `model` that the settings ask for."""
+    vocab = model.plan.embedding.vocab_size
+    if settings.mode == "train":
+        tokens = Tokens(settings.batch, settings.seq_len + 1, vocab, device, seed)
+        step = TrainStep(model, tokens, compiler(settings), wrap, settings.cuda_graph)
+    elif settings.mode == "forward":
+        step = ForwardStep(model, Tokens(settings.batch, settings.seq_len, vocab, device, seed), compiler(settings))
+    else:
+        from modcalc.measure.sampling_steps import sampling_step
+
+        step = sampling_step(model, settings, device, seed)
+    return GraphStep(step, device) if settings.cuda_graph else step

@@ -1,0 +1,114 @@
+"""The clock: times steps one by one, several kinds of step in alternation, after a warm-up of its own.
+
+On a GPU each step stands between two CUDA events in its stream; the host never waits between steps, so launches overlap
+with work as in real training. On the CPU a monotonic clock (perf_counter_ns) stands around each step. New inputs are made
+before each step, outside what is timed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Protocol
+
+from modcalc.measure.stats import MIN_PAIRS
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_ROUNDS = 10_000
+WARM_STEPS = 3
+WARM_S = 1.0
+
+
+class Step(Protocol):
+    """One kind of step. prepare() puts new inputs in place; run() does the work that is timed."""
+
+    def prepare(self) -> None: ...
+
+    def run(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """What came before the clock counted. first_step_s: the first step, compilation included. step_s: a warm step, host waiting
+    for the device. launch_s: the host's part of it, before it waited (None on the CPU). seconds: the whole warm-up.
+    """
+
+    steps: int
+    seconds: float
+    first_step_s: float
+    step_s: float
+    launch_s: float | None
+
+
+def synchronize(device: "torch.device") -> None:
+    """Wait until the device has done all that was asked."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def warm_up(step: Step, device: "torch.device", steps: int | None = None) -> WarmUp:
+    """Run `step` until it is warm: `steps` times, by default at least 3 times and 1 second (a GPU needs that to raise its clock)."""
+    whole: list[float] = []
+    launch: list[float] = []
+    begin = perf_counter_ns()
+    while not whole or len(whole) < (WARM_STEPS if steps is None else steps) or (steps is None and _since(begin) < WARM_S):
+        step.prepare()
+        synchronize(device)
+        start = perf_counter_ns()
+        step.run()
+        launch.append(_since(start))
+        synchronize(device)
+        whole.append(_since(start))
+    late = slice(len(whole) // 2, None)
+    return WarmUp(len(whole), _since(begin), whole[0], median(whole[late]), median(launch[late]) if device.type == "cuda" else None)
+
+
+def rounds_for(warm: Sequence[WarmUp], seconds: float, iterations: int | None = None) -> int:
+    """How often each step is timed: `iterations`, or as often as all of them fit into `seconds`, at least as often as an interval needs."""
+    if iterations is not None:
+        return iterations
+    return max(MIN_PAIRS, min(MAX_ROUNDS, int(seconds / max(sum(w.step_s for w in warm), 1e-9))))
+
+
+def alternate(steps: Sequence[Step], device: "torch.device", rounds: int, between: Callable[[], None] | None = None) -> list[list[float]]:
+    """Seconds of each step, `rounds` of each, taken in turn: A B A B …
+
+    In turn, each step follows the other one always, and what disturbs the machine disturbs both alike. `between` is called once
+    at the end of the measurement while the device is still at work (to read its clock).
+    """
+    mark = _events if device.type == "cuda" else _host
+    marks: list[list[Callable[[], float]]] = [[] for _ in steps]
+    synchronize(device)
+    for _ in range(rounds):
+        for step, taken in zip(steps, marks, strict=True):
+            step.prepare()
+            taken.append(mark(step.run))
+    if between:
+        between()
+    synchronize(device)
+    return [[read() for read in taken] for taken in marks]
+
+
+def _host(run: Callable[[], None]) -> Callable[[], float]:
+    start = perf_counter_ns()
+    run()
+    taken = _since(start)
+    return lambda: taken
+
+
+def _events(run: Callable[[], None]) -> Callable[[], float]:
+    import torch
+
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    run()
+    end.record()
+    return lambda: start.elapsed_time(end) / 1000
+
+
+def _since(start_ns: int) -> float:
+    return (perf_counter_ns() - start_ns) / 1e9

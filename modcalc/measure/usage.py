@@ -1,0 +1,78 @@
+"""What a step holds and burns: peak memory and energy."""
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from modcalc.measure.nvml import Gpu
+from modcalc.measure.records import Energy, Memory
+from modcalc.measure.steptime import Step, synchronize
+
+if TYPE_CHECKING:
+    import torch
+
+ENERGY_S = 2.0  # NVML's counter moves every 20 to 100 ms: two seconds keep its step under 5 %
+
+
+class PeakMemory:
+    """Peak memory from its making to `read`, less what was held before: on a GPU torch's allocator, on Linux the process's
+    resident set (its high-water mark is reset first), elsewhere unknown.
+    """
+
+    def __init__(self, device: "torch.device") -> None:
+        self.device = device
+        if device.type == "cuda":
+            import torch
+
+            synchronize(device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            self.held, self.held_reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        else:
+            self.held = _reset_resident_peak()
+
+    def read(self) -> Memory:
+        if self.device.type == "cuda":
+            import torch
+
+            synchronize(self.device)
+            allocated = torch.cuda.max_memory_allocated(self.device) - self.held
+            reserved = torch.cuda.max_memory_reserved(self.device) - self.held_reserved
+            return Memory(allocated, reserved, "torch's CUDA allocator")
+        peak = None if self.held is None else _status("VmHWM")
+        return Memory(None if peak is None else max(0, peak - self.held), None, "growth of the process's resident set")
+
+
+def _reset_resident_peak() -> int | None:
+    """Resident bytes now, the high-water mark set to them (Linux, proc(5): clear_refs); None where that is not possible."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as refs:
+            refs.write("5")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int | None:
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next((int(line.split()[1]) * 1024 for line in status if line.startswith(f"{key}:")), None)
+    except OSError:
+        return None
+
+
+def energy(step: Step, device: "torch.device", step_s: float, tokens: int) -> Energy | None:
+    """Energy of a step from a run of its own of at least 2 seconds; None where NVML counts none."""
+    if device.type != "cuda":
+        return None
+    with Gpu.of(device) as gpu:
+        if gpu is None or gpu.energy_j() is None:
+            return None
+        n = max(10, round(ENERGY_S / step_s))
+        synchronize(device)
+        before, start = gpu.energy_j(), perf_counter()
+        for _ in range(n):
+            step.prepare()
+            step.run()
+        synchronize(device)
+        joules, seconds = gpu.energy_j() - before, perf_counter() - start
+    return Energy(joules / n, joules / (n * tokens), joules / seconds)

@@ -1,0 +1,66 @@
+"""Doubts about a measurement, each with its likely cause and what to do next."""
+
+import os
+from collections.abc import Sequence
+from math import isfinite
+
+from modcalc.measure.hardware import Device
+from modcalc.measure.stats import MIN_PAIRS, WIDE, drift, summarize
+
+DRIFT = 0.05
+LAUNCH = 0.9
+OUTLIER = 2.0
+
+
+def wide_spread(name: str, samples: Sequence[float], device: Device) -> str | None:
+    """A warning where the middle half of the samples is wider than 10 % of the median."""
+    s = summarize(samples)
+    if not s.wide:
+        return None
+    said = f"{name}: the step times spread {s.spread:.0%} (IQR / median, over {WIDE:.0%})"
+    change = drift(samples)
+    load = _load()
+    if abs(change - 1) > DRIFT:
+        cause = f"they {'rose' if change > 1 else 'fell'} by {abs(change - 1):.0%} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
+    elif device.type == "cpu" and load is not None and load > device.threads + 0.5:
+        cause = f"{load:.1f} processes want the {device.cores} cores, of which this one uses {device.threads}: run on an idle machine, or with fewer threads (OMP_NUM_THREADS)"
+    elif max(samples) > OUTLIER * s.median:
+        cause = f"single steps take up to {max(samples) / s.median:.1f} times the median: something else runs now and then; stop it, or take more samples (--seconds)"
+    else:
+        cause = "no single cause shows: take more samples (--seconds), on a machine that does nothing else"
+    return f"{said}. {cause}"
+
+
+def launch_bound(name: str, launch_s: float | None, step_s: float) -> str | None:
+    """A warning where the GPU waits for the host."""
+    if launch_s is None or launch_s < LAUNCH * step_s:
+        return None
+    return (
+        f"{name}: the host needs {launch_s * 1e3:.2f} ms to launch a step that takes {step_s * 1e3:.2f} ms, so the GPU waits for it: "
+        "use --cuda-graph, --compile or a larger --batch"
+    )
+
+
+def few_samples(n: int, compared: bool) -> str | None:
+    """A warning where no interval can be given."""
+    return (
+        f"{n} samples are too few for an interval of the ratio; at least {MIN_PAIRS} are needed (--iterations)"
+        if compared and n < MIN_PAIRS
+        else None
+    )
+
+
+def not_finite(name: str, loss: float | None) -> str | None:
+    """A warning where the loss blew up: NaNs are cheaper to multiply than numbers."""
+    return (
+        None
+        if loss is None or isfinite(loss)
+        else f"{name}: the loss became {loss}; such a step may run faster than a real one; try --dtype bf16 or fp32"
+    )
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
