@@ -146,7 +146,7 @@ def _struct(data: dict, kind: Any, path: Path, problems: list[Problem]) -> dict:
         if key in fields:
             mended[key] = _check(value, fields[key].type, (*path, key), problems)
         else:
-            problems.append(Problem((*path, key), "unknown key", ", ".join(fields), _nearest_key(key, list(fields), path)))
+            problems.append(Problem((*path, key), "unknown key", ", ".join(fields), _nearest_key(key, list(fields))))
     for key, field in fields.items():
         if field.required and key not in data:
             problems.append(Problem((*path, key), "missing", allowed(field.type), _meaning(field.type)))
@@ -157,16 +157,14 @@ def _meaning(kind: Any) -> str:
     return (kind.extra_json_schema or {}).get("description", "") if _name(kind) == "Metadata" else ""
 
 
-def _nearest_key(key: str, here: list[str], path: Path) -> str:
+def _nearest_key(key: str, here: list[str]) -> str:
     if key in SYNONYMS:
         return f"write {SYNONYMS[key]}"
-    elsewhere = _homes().get(key, [])
-    if near := get_close_matches(key, here, 1, 0.75):
-        return f"did you mean {near[0]}?"
-    if elsewhere:
-        return f"did you mean {' or '.join(elsewhere[:3])}?"
-    near = get_close_matches(key, here, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else ""
+    homes = _homes()
+    near = [key] if key in homes else get_close_matches(key, [*here, *homes], 1, 0.6)
+    if not near:
+        return ""
+    return f"did you mean {near[0] if near[0] in here else ' or '.join(homes[near[0]][:3])}?"
 
 
 @lru_cache(maxsize=1)
@@ -186,7 +184,13 @@ def _homes() -> dict[str, list[str]]:
 
 def allowed(kind: Any) -> str:
     """What a type takes, in words."""
-    return " or ".join(_words(option) for option in _options(kind))
+    words: list[str] = []
+    for option in _options(kind):
+        if _name(option) == "List" and {_words(item) for item in _options(option.item_type)} <= {*words, "null"}:
+            words.append("a list of those")
+        else:
+            words.append(_words(option))
+    return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
 
 
 def _words(kind: Any) -> str:
@@ -209,6 +213,8 @@ def _words(kind: Any) -> str:
 
 
 def _range(kind: Any) -> str:
+    if isinstance(kind.ge, int) and isinstance(kind.le, int):
+        return f" from {kind.ge:,} to {kind.le:,}"
     bounds = [
         f"{word} {limit:,}" if isinstance(limit, int) else f"{word} {limit:g}"
         for word, limit in (("of at least", kind.ge), ("above", kind.gt), ("at most", kind.le), ("below", kind.lt))
@@ -221,7 +227,8 @@ def hint(value: Any, options: dict[str, Any]) -> str:
     """What the user may have meant."""
     number = "Int" in options or "Float" in options
     if isinstance(value, Unusable):
-        return "write null for none" if value.found == "nothing" and "None" in options else ""
+        words = ["write null for none"] * ("None" in options) + ["write {} for its defaults"] * ("Struct" in options)
+        return ", or ".join(words) if value.found == "nothing" else ""
     if isinstance(value, float) and "Int" in options and "Float" in options and value.is_integer():
         return f"a count is written without a point: {int(value)}"
     if not isinstance(value, str):

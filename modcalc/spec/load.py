@@ -42,8 +42,9 @@ def loads(text: str, file: str = "<string>") -> Spec:
 
 def locate(source: str | Path) -> Path:
     """The file that `source` means, not yet read: see `load`. Raises SpecError where there is none."""
-    name = str(source)
-    path = Path(source)
+    path, name = Path(source), str(source)
+    if not name.isprintable() or not 0 < len(name) < 1000:
+        raise SpecError([f"{name[:100]!r}: not a name that a file can have"])
     try:
         if path.is_file() or (path.exists() and not path.is_dir()):
             return path
@@ -55,8 +56,8 @@ def locate(source: str | Path) -> Path:
             return shipped[name.removesuffix(".yaml")]
         if path.is_dir():
             raise SpecError([f"{name}: found a folder without config.json; allowed a YAML spec, a config.json or a folder that holds one"])
-    except (OSError, ValueError) as wrong:  # names that no file system takes: too long, a NUL
-        raise SpecError([f"{name[:100]!r}: not a name that a file can have: {_reason(wrong)}"]) from None
+    except OSError as wrong:
+        raise SpecError([f"{name}: not readable: {_reason(wrong)}"]) from None
     raise SpecError([f"{name}: no such file, and no shipped spec of that name{_nearest(name, list(shipped))}"])
 
 
@@ -145,8 +146,8 @@ def _text(path: Path, name: str) -> str:
     return text
 
 
-def _reason(wrong: Exception) -> str:
-    return getattr(wrong, "strerror", None) or str(wrong)
+def _reason(wrong: OSError) -> str:
+    return wrong.strerror or str(wrong)
 
 
 def _nearest(name: str, names: list[str]) -> str:

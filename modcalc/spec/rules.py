@@ -49,7 +49,7 @@ class Rules:
         """Nothing is accepted and ignored: each of `paths` that is given is a problem, for it does nothing `when`."""
         for path in paths:
             if self.given(path):
-                self.wrong(path, f"nothing here {when}", hint or f"remove {path.rpartition('.')[2]}")
+                self.wrong(path, f"only where it has an effect, not {when}", hint or f"remove {path.rpartition('.')[2]}")
 
     def need(self, holds: bool, path: str, allowed: str, hint: str = "") -> None:
         if not holds:

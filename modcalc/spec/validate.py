@@ -50,7 +50,7 @@ def attention_rules(r: Rules) -> None:
         r.idle("with attention.latent, which sets the head dims itself", "attention.n_kv_heads", "attention.head_dim", "attention.qk_norm")
         r.need(spec.positions.kind == "rotary", "positions.kind", "rotary with attention.latent", "rope_dim is its rotated part")
         if isinstance(a.bias, ProjectionBias) and a.bias.v:
-            r.wrong("attention.bias.v", "nothing here with attention.latent: keys and values share one down projection", "write bias.k for it")
+            r.wrong("attention.bias.v", "false with attention.latent: keys and values share one down projection", "write bias.k for it")
     else:
         if a.head_dim is None and spec.d_model % a.n_heads:
             near = f"; divisors near it: {_near_divisors(spec.d_model, a.n_heads)}"
