@@ -121,8 +121,9 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
 
 def moe_plan(spec: Spec, moe: Moe, d_ff: Dim) -> MoePlan:
     gated, act = spec.mlp.kind == "gated", spec.mlp.activation
-    width = moe.d_ff or d_ff
-    shared = MlpPlan(gated, act, moe.n_shared * (moe.shared_d_ff or width), moe.bias) if moe.n_shared else None
+    width = d_ff if moe.d_ff is None else moe.d_ff
+    shared_width = width if moe.shared_d_ff is None else moe.shared_d_ff
+    shared = MlpPlan(gated, act, moe.n_shared * shared_width, moe.bias) if moe.n_shared else None
     return MoePlan(
         moe.n_experts, moe.n_noop, moe.top_k if moe.choice == "token" else None, MlpPlan(gated, act, width, moe.bias), shared,
         moe.choice, None if moe.capacity is None else exact(moe.capacity), moe.score, moe.renormalize, moe.scaling,

@@ -1,0 +1,58 @@
+"""What one shape costs, by name. The same sums serve a Plan of ints (exact) and a Plan of arrays (a lattice)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from modcalc.cost.account import count_flops, count_params
+from modcalc.cost.conventions import Convention
+from modcalc.cost.ledger import Workload, ledger
+from modcalc.cost.memory import kv_cache_bytes
+from modcalc.cost.ops import Op
+from modcalc.spec.plan import Dim, Plan
+
+# name -> what it is, for one sequence of T tokens
+COSTS = {
+    "forward": "forward FLOPs of one sequence",
+    "train": "training FLOPs (forward and backward) of one sequence",
+    "params": "parameters",
+    "active": "parameters that one token uses on average",
+    "non_embedding": "parameters outside the vocabulary's and positions' tables",
+    "kv": "bytes of one sequence's KV cache in bf16",
+    "decode": "FLOPs of one new token after the context",
+}
+_PHASE = {"train": "train", "decode": "decode"}
+
+
+@dataclass(frozen=True)
+class Basis:
+    """How shapes are billed: T tokens a sequence, B sequences a step, S cached tokens at decode, and whose rules count."""
+
+    seq_len: int
+    batch: int
+    context: int
+    rule: Convention
+
+    def work(self, phase: str) -> Workload:
+        """One sequence, or at decode one token of it."""
+        return Workload(1, 1, self.context, phase) if phase == "decode" else Workload(1, self.seq_len, 0, phase)
+
+
+def bill(plan: Plan, names: Iterable[str], basis: Basis, rows: Callable[[Op], bool] = lambda op: True) -> dict[str, Dim]:
+    """The costs `names` of those rows of `plan` that `rows` lets pass (the KV cache has no rows: it is the whole plan's)."""
+    found: dict[str, Dim] = {}
+    billed: dict[str, tuple[Op, ...]] = {}
+    for name in names:
+        if name == "kv":
+            found[name] = kv_cache_bytes(plan, basis.seq_len, "bf16")
+            continue
+        phase = _PHASE.get(name, "forward")
+        if phase not in billed:
+            billed[phase] = tuple(op for op in ledger(plan, basis.work(phase)) if rows(op))
+        ops = billed[phase]
+        if name in ("params", "active", "non_embedding"):
+            params = count_params(ops)
+            found[name] = params.total if name == "params" else params.active if name == "active" else params.non_embedding
+        else:
+            flops = count_flops(ops, basis.work(phase), basis.rule)
+            found[name] = flops.train_step if name == "train" else flops.forward
+    return found

@@ -1,0 +1,175 @@
+"""The shapes of a spec: what follows when its depth, widths, capacity or frequency of routing change."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd, isclose, lcm
+from typing import NamedTuple
+
+from msgspec import structs
+
+from modcalc.errors import UsageError
+from modcalc.spec.resolve import exact, heads, inner_width, selected
+from modcalc.spec.schema import Schedule, Spec
+
+KNOBS = ("n_layers", "d_model", "d_ff", "capacity", "every")
+HARDWARE_MULTIPLE = 64  # tensor cores and their tilings like widths in multiples of this
+
+
+class Shape(NamedTuple):
+    """One combination of the knobs. d_ff None: as the family's ratio gives it; capacity, every None: as the spec has them."""
+
+    n_layers: int
+    d_model: int
+    d_ff: int | None = None
+    capacity: float | int | None = None
+    every: int | None = None
+
+
+class Widths(NamedTuple):
+    """What follows from d_model: heads H, key/value heads K, d_ff, and the inner widths of experts that have their own."""
+
+    n_heads: int
+    n_kv_heads: int
+    d_ff: int
+    expert: int | None
+    shared: int | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """Shapes that share everything but the knobs with `spec`.
+
+    head_dim stays (or is the one given), so the number of heads follows d_model. Key/value heads are as many as heads
+    where the spec has it so, else their number stays and must divide the heads. Inner widths keep their ratio to d_model,
+    rounded up to a multiple. Latent ranks, bypass and predictor widths stay.
+    """
+
+    spec: Spec
+    head_dim: int | None = None
+    multiple: int | None = None  # of widths, where the user says so
+
+    def __post_init__(self) -> None:
+        if self.head_dim is not None and self.spec.attention.latent:
+            raise UsageError(f"{self.spec.name}: latent attention has head dims of its own; --head-dim does not apply")
+
+    @property
+    def own(self) -> Shape:
+        """The spec itself."""
+        return Shape(self.spec.n_layers, self.spec.d_model)
+
+    @property
+    def heads_per_width(self) -> Fraction:
+        return Fraction(1, self.head_dim) if self.head_dim else Fraction(self.spec.attention.n_heads, self.spec.d_model)
+
+    @property
+    def width_multiple(self) -> int:
+        """Widths in multiples of this have whole heads and suit the hardware."""
+        return self.multiple or lcm(HARDWARE_MULTIPLE, self.heads_per_width.denominator)
+
+    @property
+    def ff_multiple(self) -> int:
+        """What derived inner widths are rounded up to: the spec's own multiple, else 64 as far as its d_ff has it."""
+        mlp = self.spec.mlp
+        return mlp.multiple_of if mlp.ratio is not None else gcd(mlp.d_ff, HARDWARE_MULTIPLE)
+
+    @property
+    def ff_ratio(self) -> Fraction:
+        """d_ff / d_model."""
+        mlp = self.spec.mlp
+        return exact(mlp.ratio) if mlp.ratio is not None else Fraction(mlp.d_ff, self.spec.d_model)
+
+    @property
+    def many_kv_heads(self) -> bool:
+        """Whether there are as many key/value heads as heads."""
+        return self.spec.attention.n_kv_heads in (None, self.spec.attention.n_heads)
+
+    def widths(self, d_model: int) -> Widths | None:
+        """The widths of shapes as wide as `d_model`; None where heads are not whole or do not share their keys evenly."""
+        H = self.heads_per_width * d_model
+        K = H if self.many_kv_heads else self.spec.attention.n_kv_heads
+        if H.denominator != 1 or H.numerator % int(K):
+            return None
+        moe = self.spec.moe
+        own = self._scaled
+        return Widths(
+            int(H), int(K), self._inner(d_model), moe and moe.d_ff and own(moe.d_ff, d_model), moe and moe.shared_d_ff and own(moe.shared_d_ff, d_model)
+        )
+
+    def _inner(self, d_model: int) -> int:
+        return inner_width(self.spec, d_model) if self.spec.mlp.ratio is not None else self._scaled(self.spec.mlp.d_ff, d_model)
+
+    def _scaled(self, width: int, d_model: int) -> int:
+        """`width` of the spec in proportion to d_model, rounded up to 64 as far as it is a multiple of that."""
+        multiple = gcd(width, HARDWARE_MULTIPLE)
+        wanted = Fraction(width, self.spec.d_model) * d_model / multiple
+        return -(-wanted.numerator // wanted.denominator) * multiple
+
+    def demand(self, knobs: "set[str] | dict") -> None:
+        """Raise UsageError if the family does not have one of `knobs`, or says something that hinders it."""
+        spec, mod, moe = self.spec, self.spec.mod, self.spec.moe
+        for knob in ("capacity", "every"):
+            if knob in knobs and mod is None:
+                raise UsageError(f"{knob}: {spec.name} is a dense family and has no such knob; free are n_layers, d_model, d_ff (or add a mod: section)")
+            if knob in knobs and mod.recursions:
+                raise UsageError(f"{knob}: {spec.name} applies shared blocks with nested capacities and has no such knob")
+        if mod and not mod.recursions and {"n_layers", "every"} & set(knobs):
+            if mod.layers is not None:
+                raise UsageError(f"{spec.name}: mod.layers lists the routed blocks, so n_layers and every are not free; give every and offset instead")
+            if isinstance(mod.capacity, list) and "capacity" not in knobs:
+                raise UsageError(f"{spec.name}: mod.capacity lists a value for each routed block, so n_layers and every are not free; give one value")
+        if mod and mod.recursions and mod.layers is not None and "n_layers" in knobs:
+            raise UsageError(f"{spec.name}: mod.layers lists the shared blocks, so n_layers is not free")
+        if moe and moe.layers is not None and "n_layers" in knobs:
+            raise UsageError(f"{spec.name}: moe.layers lists the layers with experts, so n_layers is not free; give every and offset instead")
+        if moe and moe.d_ff is not None and "d_ff" in knobs and len(selected(spec.n_layers, moe.every, moe.offset, moe.layers)) == spec.n_layers:
+            raise UsageError(f"d_ff: every block of {spec.name} has experts of width moe.d_ff, so the knob would change nothing; remove moe.d_ff")
+
+    def apply(self, shape: Shape) -> Spec:
+        """The spec of one shape, its budget and source left behind. Raises UsageError where heads do not fit."""
+        spec, w = self.spec, self.widths(shape.d_model)
+        if w is None:
+            raise UsageError(f"{spec.name}: d_model {shape.d_model} has no whole heads, {self.heads_per_width} of it")
+        changes: dict = dict(n_layers=shape.n_layers, d_model=shape.d_model, budget=None, source=None)
+        if shape.d_model != spec.d_model or self.head_dim:
+            N = self.head_dim or heads(spec)[2]
+            natural = spec.attention.head_dim is None and w.n_heads * N == shape.d_model
+            changes["attention"] = structs.replace(
+                spec.attention,
+                n_heads=w.n_heads,
+                n_kv_heads=None if spec.attention.n_kv_heads is None else w.n_kv_heads,
+                head_dim=None if natural or spec.attention.latent else N,
+            )
+            if spec.moe:
+                changes["moe"] = structs.replace(spec.moe, d_ff=w.expert, shared_d_ff=w.shared)
+            scale = spec.embedding.scale
+            if scale is not None and isclose(scale, spec.d_model**0.5, rel_tol=1e-6):  # Gemma's rule
+                changes["embedding"] = structs.replace(spec.embedding, scale=shape.d_model**0.5)
+        d_ff = shape.d_ff or w.d_ff
+        if d_ff != inner_width(spec, spec.d_model) or shape.d_model != spec.d_model:
+            changes["mlp"] = structs.replace(spec.mlp, d_ff=d_ff, ratio=None, multiple_of=1)
+        if shape.capacity is not None or shape.every is not None:
+            given = {k: v for k, v in (("capacity", shape.capacity), ("every", shape.every)) if v is not None}
+            changes["mod"] = structs.replace(spec.mod, **given)
+        return structs.replace(spec, **changes)
+
+    def name(self, shape: Shape, spec: Spec) -> str:
+        """A name that tells the shape from its sisters."""
+        mod = ""
+        if shape.capacity is not None or shape.every is not None:
+            mod = f"-c{spec.mod.capacity}-e{spec.mod.every}" if not isinstance(spec.mod.capacity, (list, Schedule)) else f"-e{spec.mod.every}"
+        return f"{self.spec.name}-l{shape.n_layers}-d{shape.d_model}-f{inner_width(spec, spec.d_model)}{mod}"
+
+    def rules(self, knobs: "set[str] | dict") -> list[str]:
+        """How the widths follow, in words."""
+        a, mlp = self.spec.attention, self.spec.mlp
+        words = []
+        if "d_model" in knobs:
+            if a.latent:
+                words.append(f"latent attention, {self.heads_per_width} heads per unit of d_model")
+            else:
+                words.append(f"head_dim {self.head_dim or heads(self.spec)[2]}, heads {self.heads_per_width} of d_model")
+                words.append("key/value heads as many as heads" if self.many_kv_heads else f"{a.n_kv_heads} key/value heads, which divide the heads")
+            if "d_ff" not in knobs:
+                ratio = mlp.ratio if mlp.ratio is not None else float(round(self.ff_ratio, 4))
+                words.append(f"d_ff {ratio:g} d_model" + (f" up to a multiple of {self.ff_multiple}" if self.ff_multiple > 1 else ""))
+        return words

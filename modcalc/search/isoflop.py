@@ -1,0 +1,211 @@
+"""The two questions: which shapes spend a budget, and which cost as much as another model."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from math import isqrt
+
+import numpy as np
+
+from modcalc.errors import UsageError
+from modcalc.search.costs import COSTS, Basis
+from modcalc.search.family import KNOBS, Family
+from modcalc.search.lattice import Chunk, Lattice
+from modcalc.search.results import DROP, OK, Candidate, Exact, Found, candidate, scheduled
+from modcalc.search.rules import Band, Rules, Tally, broken
+from modcalc.search.select import Best
+
+PREFERENCES = ("closest", "deepest", "widest", "params")
+COUNTS = ("params", "active", "non_embedding")
+TOKENS_PER_PARAM = 20  # Hoffmann et al. 2022 (arXiv 2203.15556, table 3)
+MAX_GROUPS = 10_000
+EXACT = 2**51  # below this, sums of integers and their differences to a target are exact in float64
+INTEGERS = ("forward", "train", "params", "non_embedding", "kv")
+
+Advance = Callable[[int], None]
+
+
+def match(
+    family: Family,
+    axes: dict[str, list],
+    target: Exact,
+    by: str,
+    basis: Basis,
+    rules: Rules,
+    *,
+    within: Fraction,
+    prefer: str = "closest",
+    per: tuple[str, ...] = (),
+    limit: int = 20,
+    advance: Advance = lambda n: None,
+) -> Found:
+    """Shapes whose cost `by` (see COSTS) equals `target`, up to the relative difference `within`.
+
+    Those within it come first, by `prefer` and then by closeness; the closest others follow, dropped. per: knobs of which
+    each combination of values gives its closest shape only. Ties go to the first in the lattice: fewer layers first,
+    then narrower, in the order of the knobs. An interrupt ends the search with what was found.
+    """
+    names = tuple(dict.fromkeys((by, *(("params",) if prefer == "params" or rules.params else ()))))
+    lattice = Lattice(family, axes, basis, names)
+    goal, bound = float(target), float(within * target)
+    slack = 0.0 if by in INTEGERS and target < EXACT else goal * 1e-12
+    groups = _Groups(lattice, per)
+    best = Best(1 if per else limit, groups.n, slack)
+    tally = Tally(lattice.size)
+
+    def look(chunk: Chunk) -> None:
+        away = np.abs(chunk.costs[by] - goal)
+        bad = broken(chunk, rules, tally)
+        if bad is not None:
+            np.copyto(away, np.inf, where=bad)
+        first = None
+        if prefer != "closest" and not per:
+            size = {"deepest": chunk.n_layers, "widest": chunk.d_model, "params": chunk.costs.get("params")}[prefer]
+            first = np.where(away <= bound + slack, -size, 1.0)
+        best.offer(chunk, away, first, groups.of(chunk) if per else None)
+
+    _sweep(lattice, look, tally, advance)
+    found = []
+    for index in best.indices:
+        c = candidate(family, lattice.shape(index), basis, by)
+        error = Fraction(c.cost - target) / target
+        c = replace(c, error=error)
+        found.append((c if abs(error) <= within else c.drop(f"{_percent(error)} from the target"), index))
+    found.sort(key=lambda f: (f[0].status != OK, _preference(f[0], prefer), abs(f[0].error), f[1]))
+    return Found(tuple(c for c, _ in found[:limit]), tally)
+
+
+def plan(
+    family: Family,
+    axes: dict[str, list],
+    budget: int,
+    basis: Basis,
+    rules: Rules,
+    *,
+    within: Fraction,
+    ratio: Band = None,
+    min_steps: int = 1,
+    count: str = "params",
+    limit: int = 50,
+    advance: Advance = lambda n: None,
+) -> Found:
+    """Shapes, and the whole steps of each that spend `budget` training FLOPs.
+
+    ratio: bounds of tokens per parameter, where `count` (see COUNTS) says which parameters. Steps are rounded down, so no
+    plan spends more than the budget. Shown are the `limit` shapes nearest to 20 tokens per parameter, smallest first. Marks:
+    `20 tokens per parameter`, the OK row nearest to it in the tokens that the budget pays; `sqrt(C/120)`, the OK row
+    nearest to that many parameters: 20 tokens per parameter at 6 FLOPs per parameter and token.
+    """
+    names = tuple(dict.fromkeys(("train", count, *(("params",) if rules.params else ()))))
+    lattice = Lattice(family, axes, basis, names)
+    rows, mark = Best(limit), Best(1)
+    tally = Tally(lattice.size)
+    size, pays, B, T = chinchilla_size(budget), float(budget), basis.batch, basis.seq_len
+
+    def look(chunk: Chunk) -> None:
+        train, params = chunk.costs["train"], chunk.costs[count]
+        bad = broken(chunk, rules, tally)
+        steps = np.floor(pays / (train * B))
+        off = {"steps": steps < min_steps}
+        if ratio:
+            tokens = steps * (B * T)
+            off["tokens per parameter"] = (tokens < params * float(ratio[0])) | (tokens > params * float(ratio[1]))
+        for rule, mask in off.items():
+            tally.broken[rule] += int(np.count_nonzero(mask if bad is None else mask & ~bad))
+        dropped = np.logical_or.reduce(list(off.values()))
+        x = (pays * T / TOKENS_PER_PARAM) / (train * params)
+        far = np.maximum(x, 1 / x)
+        if bad is not None:
+            np.copyto(far, np.inf, where=bad)
+        rows.offer(chunk, far, dropped.astype(float))
+        y = params / size
+        mark.offer(chunk, np.where(dropped | np.isinf(far), np.inf, np.maximum(y, 1 / y)))
+
+    _sweep(lattice, look, tally, advance)
+    found = {}
+    for index in {*rows.indices, *mark.indices}:
+        c = scheduled(candidate(family, lattice.shape(index), basis), budget, basis)
+        found[index] = _judged(c, basis, within, ratio, min_steps, count)
+    fine = sorted(i for i, c in found.items() if c.status == OK)
+    if fine:
+        marked = {
+            f"{TOKENS_PER_PARAM} tokens per parameter": min(fine, key=lambda i: _far(found[i].schedule.pays / TOKENS_PER_PARAM / parameters(found[i], count))),
+            "sqrt(C/120)": min(fine, key=lambda i: _far(Fraction(parameters(found[i], count)) / size)),
+        }
+        for name, i in marked.items():
+            found[i] = replace(found[i], marks=(*found[i].marks, name))
+    order = sorted(found, key=lambda i: (parameters(found[i], count), i))
+    return Found(tuple(found[i] for i in order), tally)
+
+
+def chinchilla_size(budget: int) -> int:
+    """Parameters N that 20 N tokens at 6 N FLOPs each spend the budget: C = 6 N x 20 N."""
+    return max(1, isqrt(budget // (6 * TOKENS_PER_PARAM)))
+
+
+def parameters(c: Candidate, count: str) -> Exact:
+    """The parameters of `count`: params, active or non_embedding."""
+    return c.params.total if count == "params" else getattr(c.params, count)
+
+
+def _judged(c: Candidate, basis: Basis, within: Fraction, ratio: Band, min_steps: int, count: str) -> Candidate:
+    s = c.schedule
+    c = replace(c, error=s.error)
+    if s.steps < min_steps:
+        c = c.drop(f"{s.steps:,} whole steps, fewer than {min_steps:,}: one costs {float(s.step_flops / Fraction(s.budget)):.3g} of the budget")
+    tokens = Fraction(s.tokens) / Fraction(parameters(c, count))
+    if ratio and not ratio[0] <= tokens <= ratio[1]:
+        side = f"fewer than {float(ratio[0]):g}" if tokens < ratio[0] else f"more than {float(ratio[1]):g}"
+        c = c.drop(f"{float(tokens):.3g} tokens per parameter, {side}")
+    if c.status == OK and abs(s.error) > within:
+        c = replace(c, reason=f"within one step, which is {_percent(Fraction(s.step_flops) / s.budget)} of the budget")
+    return c
+
+
+def _far(x: Fraction) -> Fraction:
+    """How many times x is off 1, either way."""
+    return max(x, 1 / x)
+
+
+def _preference(c: Candidate, prefer: str) -> Exact:
+    if c.status == DROP or prefer == "closest":
+        return 0
+    return -{"deepest": c.shape.n_layers, "widest": c.shape.d_model, "params": c.params.total}[prefer]
+
+
+def _percent(x: Fraction) -> str:
+    return f"{abs(float(100 * x)):.3g} %"
+
+
+def _sweep(lattice: Lattice, look: Callable[[Chunk], None], tally: Tally, advance: Advance) -> None:
+    """Every chunk once; an interrupt ends it and is noted."""
+    try:
+        for chunk in lattice.chunks():
+            look(chunk)
+            tally.looked += chunk.size
+            advance(chunk.size)
+    except KeyboardInterrupt:
+        tally.interrupted = True
+    tally.broken.update(lattice.excluded)
+    tally.problem = lattice.problem
+
+
+class _Groups:
+    """Numbers for the combinations of values of some knobs."""
+
+    def __init__(self, lattice: Lattice, per: tuple[str, ...]) -> None:
+        self.knobs = [(lattice.stride[k], len(lattice.axes[k]), k in ("n_layers", "every")) for k in KNOBS if k in per]
+        self.n = 1
+        for _, n, _ in self.knobs:
+            self.n *= n
+        if self.n > MAX_GROUPS:
+            raise UsageError(f"--per {','.join(per)}: {self.n:,} combinations; at most {MAX_GROUPS:,} rows can be kept apart")
+
+    def of(self, chunk: Chunk) -> np.ndarray:
+        group = np.zeros((1, 1), np.int64)
+        for stride, n, row in self.knobs:
+            group = group * n + (chunk.row if row else chunk.column) // stride % n
+        return np.broadcast_to(group, (chunk.row.size, chunk.column.size))
+
+
+assert set(INTEGERS) <= set(COSTS)

@@ -1,0 +1,109 @@
+"""What the user may vary, in text: `n_layers=4:40:2,d_model=512:2048:64,capacity=0.125+0.25` -> values of each knob."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from fractions import Fraction
+
+from modcalc.errors import UsageError
+from modcalc.search.family import KNOBS, Family
+from modcalc.spec.schema import MAX_SIZE
+
+MAX_VALUES = 100_000
+MAX_LAYERS = 10_000
+SYNTAX = "a value, a+b+c, low:high or low:high:step, the ends included"
+
+Values = list[int] | list[float | int]
+
+
+def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Values]], Values]) -> dict[str, Values]:
+    """The values of every knob in `text`, ascending. A knob without `=` takes default(knob, those before it).
+
+    Raises UsageError for an unknown knob (naming the nearest), one that the family does not have, one given twice, and an
+    empty or senseless range.
+    """
+    found: dict[str, Values] = {}
+    given: dict[str, str | None] = {}
+    for part in text.split(","):
+        name, equals, values = (p.strip() for p in part.partition("="))
+        if name not in KNOBS:
+            near = get_close_matches(name, KNOBS, 1)
+            raise UsageError(f"--free {name or repr(part)}: no such knob; allowed {', '.join(KNOBS)}" + (f"; did you mean {near[0]}?" if near else ""))
+        if name in given:
+            raise UsageError(f"--free: {name} is given twice; join its values with +")
+        given[name] = values if equals else None
+    family.demand(set(given))
+    for name in (k for k in KNOBS if k in given):
+        step = family.width_multiple if name == "d_model" else 1
+        found[name] = default(name, found) if given[name] is None else parse_values(name, given[name], step)
+    return found
+
+
+def parse_values(knob: str, text: str, step: int = 1) -> Values:
+    """The values of one knob in `text`, ascending, each once; `step` where a range gives none. Raises UsageError."""
+    values: dict[tuple[float, bool], int | float] = {}  # in order of size; a share of 1.0 is another value than 1 token
+    for part in text.split("+"):
+        ends = [number(knob, p) for p in part.split(":")]
+        if len(ends) > 3:
+            raise UsageError(f"{knob}={part}: give {SYNTAX}")
+        if len(ends) == 1:
+            ends = [ends[0], ends[0], 1]
+        low, high = ends[:2]
+        if len(ends) == 2 and knob == "capacity":
+            raise UsageError(f"{knob}={part}: a range of capacities needs a step, such as {part}:0.125")
+        by = ends[2] if len(ends) == 3 else step
+        if low > high or by <= 0:
+            raise UsageError(f"{knob}={part}: an empty range; give low:high:step with low <= high and step > 0")
+        n = (high - low) // by + 1
+        if n > MAX_VALUES:
+            raise UsageError(f"{knob}={part}: {n:,} values; allowed are {MAX_VALUES:,}; take a larger step")
+        for i in range(int(n)):
+            value = checked(knob, low + i * by)
+            values[value, isinstance(value, float)] = value
+    return [values[key] for key in sorted(values)]
+
+
+def number(knob: str, text: str) -> int | Fraction:
+    """An integer, or for capacities also a share (a number with a point)."""
+    text = text.strip()
+    try:
+        if knob == "capacity" and any(c in text for c in ".eE"):
+            return _share(text)
+        return int(text)
+    except ValueError:
+        kind = "a share such as 0.125 or a number of tokens" if knob == "capacity" else "a whole number"
+        raise UsageError(f"{knob}: found {text!r}; allowed {kind}, as {SYNTAX}") from None
+
+
+def _share(text: str) -> Fraction:
+    if len(text) > 20:
+        raise ValueError(text)
+    float(text)  # refuses what Fraction alone would take, such as 1/3
+    if "/" in text:
+        raise ValueError(text)
+    return Fraction(text)
+
+
+def checked(knob: str, value: int | Fraction) -> int | float:
+    """`value` as a spec holds it. Raises UsageError outside the limits."""
+    if isinstance(value, Fraction):
+        if not 0 < value <= 1:
+            raise UsageError(f"{knob}: found {float(value):g}; a share is above 0 and at most 1 (a whole number without a point counts tokens)")
+        return float(value)
+    limit = MAX_LAYERS if knob in ("n_layers", "every") else MAX_SIZE
+    if not 1 <= value <= limit:
+        raise UsageError(f"{knob}: found {value}; allowed are 1 to {limit:,}")
+    return value
+
+
+def band(name: str, text: str | None, default: tuple[str, str] | None) -> tuple[Fraction, Fraction] | None:
+    """`low:high` as exact bounds; 'none' for no bounds. Raises UsageError for anything else, and for low > high."""
+    if text == "none" or text is None and default is None:
+        return None
+    parts = text.split(":") if text is not None else default
+    try:
+        low, high = (Fraction(p.strip()) if len(p) <= 30 and "/" not in p and abs(float(p)) < 1e30 else Fraction("x") for p in parts)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{name} {text}: give low:high, such as 32:160, or none") from None
+    if not 0 <= low <= high:
+        raise UsageError(f"{name} {text}: contradicts itself; low is above high" if low > high else f"{name} {text}: bounds are not negative")
+    return low, high

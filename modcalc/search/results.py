@@ -1,0 +1,95 @@
+"""A candidate as it is printed: every number exact, from the account of its own spec."""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from msgspec import structs
+
+from modcalc.cost.account import Params, account
+from modcalc.cost.ops import whole
+from modcalc.search.costs import Basis, bill
+from modcalc.search.family import Family, Shape
+from modcalc.search.rules import Tally
+from modcalc.spec.resolve import resolve
+from modcalc.spec.schema import Spec
+from modcalc.spec.validate import find_problems
+
+OK, DROP = "OK", "DROP"
+Exact = int | Fraction
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Whole steps that spend a budget. spent: FLOPs of `steps`; pays: tokens that the budget pays, before rounding."""
+
+    budget: int
+    steps: int
+    tokens: int
+    step_flops: Exact
+    spent: Exact
+    pays: Fraction
+
+    @property
+    def error(self) -> Fraction:
+        """(spent - budget) / budget; steps are rounded down, so it is never above 0."""
+        return Fraction(self.spent - self.budget) / self.budget
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One shape. forward, train: FLOPs of one sequence; train is forward and backward.
+
+    cost: what was matched, where something was; error: its difference to the target, or the budget's to what is spent.
+    """
+
+    spec: Spec
+    shape: Shape
+    params: Params
+    forward: Exact
+    train: Exact
+    seq_len: int
+    status: str = OK
+    reason: str = ""
+    schedule: Schedule | None = None
+    cost: Exact | None = None
+    error: Fraction | None = None
+    marks: tuple[str, ...] = ()
+    matched: "Candidate | None" = None
+
+    @property
+    def train_per_token(self) -> Exact:
+        return whole(Fraction(self.train) / self.seq_len)
+
+    def drop(self, reason: str) -> "Candidate":
+        """The same, dropped for one more reason."""
+        reasons = [self.reason] if self.status == DROP and self.reason else []
+        return replace(self, status=DROP, reason="; ".join([*reasons, reason]))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gives: candidates in order, and how many it looked at."""
+
+    candidates: tuple[Candidate, ...]
+    tally: Tally
+
+
+def candidate(family: Family, shape: Shape, basis: Basis, by: str | None = None) -> Candidate:
+    """The exact account of one shape; `by` names the cost to match. A spec that cannot be run is dropped, with the reason."""
+    spec = family.apply(shape)
+    spec = structs.replace(spec, name=family.name(shape, spec))
+    forward = account(spec, seq_len=basis.seq_len, convention=basis.rule)
+    train = account(spec, seq_len=basis.seq_len, phase="train", convention=basis.rule)
+    cost = None if by is None else whole(bill(resolve(spec, basis.seq_len), (by,), basis)[by])
+    made = Candidate(spec, shape, forward.params, forward.flops.forward, train.flops.train_step, basis.seq_len, cost=cost)
+    problems = find_problems(spec)
+    return made.drop("; ".join(map(str, problems))) if problems else made
+
+
+def scheduled(c: Candidate, budget: int, basis: Basis) -> Candidate:
+    """The candidate with the whole steps of B sequences that `budget` training FLOPs pay for."""
+    step = whole(Fraction(c.train) * basis.batch)
+    steps = int(budget // step)
+    tokens = steps * basis.batch * basis.seq_len
+    return replace(c, schedule=Schedule(budget, steps, tokens, step, whole(step * Fraction(steps)), Fraction(budget * basis.seq_len) / Fraction(c.train)))
+
