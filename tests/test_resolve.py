@@ -98,3 +98,9 @@ def test_least_and_most_serve_ints_and_arrays() -> None:
     assert (least(3, 5), least(5, 3), most(3, 5), most(5, 3)) == (3, 3, 5, 5)
     assert least(np.array([1, 9]), 4).tolist() == [1, 4]
     assert most(np.array([1, 9]), 4).tolist() == [4, 9]
+
+
+def test_one_token_and_all_tokens_stay_apart() -> None:
+    """1 == 1.0 in Python, but the one is a count and the other a share."""
+    plan = resolve(spec(mod={"every": 1, "capacity": [1, 1.0, 1.0, 1]}))
+    assert [r.capacity for r in plan.routed.values()] == [1, 16, 16, 1]

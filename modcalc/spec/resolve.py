@@ -219,8 +219,10 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
     routings: dict[int, RoutingPlan] = {}
     if spec.mod and not recursion:
         chosen = selected(spec.n_layers, spec.mod.every, spec.mod.offset, spec.mod.layers)
-        by_capacity = {c: routing_plan(spec, c, T) for c in set(capacities(spec.mod, len(chosen)))}
-        routings = {i: by_capacity[c] for i, c in zip(chosen, capacities(spec.mod, len(chosen)), strict=True)}
+        # By type as well: 1 is one token, 1.0 all of them.
+        keys = [(type(c), c) for c in capacities(spec.mod, len(chosen))]
+        by_capacity = {key: routing_plan(spec, key[1], T) for key in set(keys)}
+        routings = {i: by_capacity[key] for i, key in zip(chosen, keys, strict=True)}
     experts = set(selected(spec.n_layers, spec.moe.every, spec.moe.offset, spec.moe.layers)) if spec.moe else set()
 
     alike: dict[tuple, list[int]] = {}
