@@ -102,15 +102,23 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+def _endless(x: Any) -> bool:
+    return isinstance(x, float) and not isfinite(x)
+
+
 def grouped(n: Any) -> str:
-    """291,648,307,200. What is not whole is rounded and marked: ~1,235."""
+    """291,648,307,200. What is not whole is rounded and marked: ~1,235. NaN and infinities have no digits: -."""
     if isinstance(n, int):
         return f"{n:,}"
+    if _endless(n):
+        return "-"
     return f"{int(n):,}" if n == int(n) else f"~{round(n):,}"
 
 
 def scaled(x: Any, steps: tuple[str, ...], base: int, joint: str = " ") -> str:
     """x with the largest of `steps` that leaves at least 1, to two decimals: 2.62 G. Below the second step as it is."""
+    if _endless(x):
+        return "-"
     value, i = Fraction(x), 0
     while round(abs(value), 2) >= base and i < len(steps) - 1:
         value, i = value / base, i + 1
@@ -124,7 +132,7 @@ def scaled(x: Any, steps: tuple[str, ...], base: int, joint: str = " ") -> str:
 
 def si(n: Any, unit: str = "") -> str:
     """Powers of 1000: 291.65 GFLOPs, 2.62 G; from 1e21 on 3.14e+23 FLOPs."""
-    text = scaled(n, STEPS, 1000) if abs(n) < 10**21 else f"{float(n):.2e}"
+    text = f"{float(n):.2e}" if abs(n) >= 10**21 and not _endless(n) else scaled(n, STEPS, 1000)
     return f"{text}{unit}" if text[-1].isalpha() or not unit else f"{text} {unit}"
 
 
@@ -140,8 +148,8 @@ def binary_bytes(n: Any) -> str:
 
 def seconds(s: float) -> str:
     """A time in s, ms, us or ns, three digits: 12.3 ms."""
-    if s == 0:
-        return "0 s"
+    if s == 0 or _endless(s):
+        return "-" if s else "0 s"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)):
         value = float(f"{s / size:.3g}")
         if abs(value) >= 1 or unit == "ns":
