@@ -6,7 +6,8 @@ from fractions import Fraction
 
 import msgspec
 
-from modcalc.cost.conventions import Convention, convention as find_convention
+from modcalc.cost.convention import EMBEDDINGS, Convention
+from modcalc.cost.conventions import convention as find_convention
 from modcalc.cost.ledger import Workload, ledger
 from modcalc.cost.ops import Op, whole
 from modcalc.spec.plan import Dim, Plan
@@ -14,8 +15,6 @@ from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
 
 LEVELS = ("total", "component", "layer", "path")
-# Tables of the vocabulary and of positions: what Kaplan et al. (2001.08361, section 2.1) leave out of N.
-EMBEDDINGS = ("embedding.tokens", "embedding.positions", "head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,8 @@ def account(
 
     seq_len: T, tokens of each sequence (default: the spec's; 1 in phase decode). batch: B sequences. phase: forward,
     train, prefill or decode; context: tokens already cached, for prefill and decode. routing: expected, all or none,
-    for routed blocks at sampling. convention: a name or a Convention; causal: full, half or exact overrides its rule.
+    for routed blocks at sampling. convention: a name (see `conventions.CONVENTIONS`) or a Convention; causal: full, window,
+    half or exact overrides its rule.
 
     Returns a Report; its FLOPs are those of all B sequences. Raises UsageError where the numbers make no workload.
     """

@@ -66,7 +66,8 @@ class _At:
 
     def common(self, name: str, component: str, **over: object) -> dict:
         path = f"{self.prefix}.{name}" if name and self.prefix else name or self.prefix
-        fields = dict(batch=self.work.batch, tokens=self.tokens, repeat=self.repeat, layers=self.layers, own=self.own, active=self.active)
+        fields = dict(batch=self.work.batch, length=self.work.seq_len, tokens=self.tokens, repeat=self.repeat, layers=self.layers)
+        fields |= dict(own=self.own, active=self.active)
         return dict(path=path, component=component, **{**fields, **over})
 
     def linear(self, name: str, component: str, d_in: Dim, d_out: Dim, bias: bool = False, tied: bool = False, **over: object) -> Linear:
@@ -94,7 +95,7 @@ def attention_rows(a: AttentionPlan, D: Dim, at: _At) -> list[Op]:
     proj = "attention"
     rows: list[Op] = []
     absorbed = a.latent is not None and at.work.phase == "decode"
-    core = dict(n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv)
+    core = dict(d_model=D, n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv)
     if a.latent:
         lat = a.latent
         if lat.q_rank is not None:
@@ -109,7 +110,7 @@ def attention_rows(a: AttentionPlan, D: Dim, at: _At) -> list[Op]:
         # Absorbed or not, a new token multiplies once with the whole of kv_up.
         rows.append(at.linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv)))
         if absorbed:
-            core = dict(n_heads=H, n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank, absorbed=True)
+            core |= dict(n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank, absorbed=True)
         rotated = H + 1
     else:
         rows += [
@@ -255,9 +256,9 @@ def ledger(plan: Plan, work: Workload) -> list[Op]:
         raise UsageError(f"{plan.name}: the plan is for {plan.seq_len} tokens, the workload for {work.seq_len}")
     e, D = plan.embedding, plan.d_model
     at = _At(work, "", work.seq_len, work.context)
-    rows: list[Op] = [Lookup(rows=e.vocab_size, width=e.width, **at.common("embedding.tokens", "embedding"))]
+    rows: list[Op] = [Lookup(rows=e.vocab_size, width=e.width, tied=plan.head.tied, **at.common("embedding.tokens", "embedding"))]
     if _nonzero(e.position_rows):
-        rows.append(Lookup(rows=e.position_rows, width=D, **at.common("embedding.positions", "positions")))
+        rows.append(Lookup(rows=e.position_rows, width=D, tied=plan.head.tied, **at.common("embedding.positions", "positions")))
         rows.append(at.point("embedding", "embedding", "residual", D))
     narrow = not _equal(e.width, D) and e.width is not D
     if narrow:

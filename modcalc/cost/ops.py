@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from modcalc.spec.plan import Dim, least, most
 
-CAUSAL = ("full", "half", "exact")
+CAUSAL = ("full", "window", "half", "exact")
 
 Weights = dict[str, tuple[Dim, ...]]
 
@@ -30,7 +30,7 @@ Weights = dict[str, tuple[Dim, ...]]
 class Op:
     """One operation. `path` is the torch module's dotted name, `{}` standing for the index of each of `layers`.
 
-    batch: sequences B. tokens: tokens of one sequence that pass. repeat: how many equal layers the row stands for.
+    batch: sequences B. tokens: tokens of one sequence that pass, of its `length` new ones. repeat: how many equal layers the row stands for.
     own: False where the parameters are another row's (a later recursion). active: share of the parameters
     that a token uses on average. input_grad: False behind a stop-gradient.
     """
@@ -40,6 +40,7 @@ class Op:
     component: str
     batch: int
     tokens: Dim
+    length: Dim
     repeat: Dim = 1
     layers: tuple[int, ...] = ()
     own: bool = True
@@ -127,10 +128,12 @@ class AttentionCore(Op):
     """softmax(q k^T) v over `context` keys, of which the last `tokens` are the queries' own.
 
     v_head_dim: head_dim of the values. Full: every query meets every key, as an implementation that masks computes
-    it (windows mask too). Half: a query meets half of them (Megatron-LM). Exact: itself and what it may see.
+    it (windows mask too). Window: as many as its window holds (OLMo-core). Half: half of all (Megatron-LM), at most a
+    window. Exact: itself and what it may see.
     """
 
     kind = "attention"
+    d_model: Dim
     context: Dim
     n_heads: Dim
     n_kv_heads: Dim
@@ -150,6 +153,8 @@ class AttentionCore(Op):
         t, S, w = self.tokens, self.context, self.window
         if causal == "full" or self.decode:
             return t * S
+        if causal == "window":
+            return t * (S if w is None else least(S, w))
         if causal == "half":
             mean = S - half(t)
             return t * (mean if w is None else least(mean, w))
@@ -177,11 +182,12 @@ class AttentionCore(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup(Op):
-    """A row of a table per token: no FLOPs."""
+    """A row of a table per token: no FLOPs. tied: the model's head shares its token table."""
 
     kind = "lookup"
     rows: Dim
     width: Dim
+    tied: bool = False
 
     @property
     def weights(self) -> Weights:

@@ -7,7 +7,7 @@ from typing import Any
 from modcalc.cost.account import Flops, Report
 from modcalc.cost.compare import free_work, is_expectation, masked_windows, routed
 from modcalc.cost.ops import whole
-from modcalc.render.breakdown import ordered
+from modcalc.render.breakdown import in_order, ordered
 
 COUNTERS = ("analytic", "fvcore", "torch")
 
@@ -21,7 +21,13 @@ def account_document(
     document = {
         "spec": report.plan.name,
         "workload": {"batch": work.batch, "seq_len": work.seq_len, "context": work.context, "phase": work.phase, "routing": work.routing},
-        "convention": {"name": rule.name, "causal": rule.causal, "flops_per_multiply_add": 2, "counts": rule.counts, "citation": rule.citation},
+        "convention": {
+            "name": rule.name,
+            "causal": rule.causal,
+            "flops_per_multiply_add": rule.multiply_add,
+            "counts": rule.counts,
+            "citation": rule.citation,
+        },
         "params": {"total": p.total, "active": p.active, "embedding": p.embedding, "non_embedding": p.non_embedding},
         "flops": flops(report.flops),
         "expectation": is_expectation(report),
@@ -62,4 +68,4 @@ def rows(report: Report) -> list[dict[str, Any]]:
         }
         kind = getattr(op, "what", op.kind)
         found += [{"path": path, "kind": kind, "component": op.component, **values} for path in op.paths()]
-    return found
+    return in_order(found, lambda row: row["path"])

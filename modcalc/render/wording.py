@@ -26,11 +26,10 @@ LABELS = {
     "router": "mod router",
     "predictor": "mod predictor",
 }
-PAIRS = {
-    "full": "attention over all T x T pairs (causal full)",
-    "half": "attention over half of the pairs (causal half)",
-    "exact": "attention over the pairs that the causal mask leaves (causal exact)",
-}
+PAIRS = {"full": "all T x T pairs count", "half": "half of the T x T pairs count", "exact": "pairs that the causal mask leaves count"}
+
+
+Facts = list[tuple[str, str]]
 
 
 class Unit:
@@ -58,61 +57,61 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False) -> list[st
         what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {'T' if own_length else f'{w.seq_len:,}'} tokens{cached}"
     if w.phase == "prefill":
         what += ", logits of the last one"
-    counted = "counted in multiply-adds (MACs)" if unit.macs else "1 multiply-add = 2 FLOPs"
-    lines = [what, f"convention {rule.name}: {counted}; {PAIRS[rule.causal]}"]
+    factor = "1 MAC" if unit.macs else "2 FLOPs"
+    lines = [what, f"convention {rule.name}, causal {rule.causal}: {factor} per multiply-add, {PAIRS[rule.causal]}"]
     return lines if rule.name == "matmul" else [*lines, f"counts {rule.counts}"]
 
 
-def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward: bool = False) -> list[str]:
-    """Lines below a breakdown: parameters, routing, dense twin, windows, and what is free by the convention."""
+def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward: bool = False) -> Facts:
+    """What to say below a breakdown: parameters, routing, dense twin, windows, and what is free by the convention."""
     return [
-        *_parameters(report),
+        ("parameters", _parameters(report)),
         *_routing(report, unit),
-        *(_twin(report, unit, twin, backward) if twin else ()),
+        *([("dense twin", _twin(report, unit, twin, backward))] if twin else []),
         *_windows(report, unit),
-        f"free by convention: {', '.join(free_work(report)) or 'nothing'}",
+        ("free", f"{', '.join(free_work(report)) or 'nothing'} (by convention)"),
     ]
 
 
-def _parameters(report: Report) -> list[str]:
+def _parameters(report: Report) -> str:
     p = report.params
     active = f"; {count(p.active)} active per token on average" if p.active != p.total else ""
-    return [f"parameters: {count(p.total)}; {count(p.non_embedding)} without embedding and head{active}"]
+    return f"{count(p.total)}; {count(p.non_embedding)} without embedding and head{active}"
 
 
-def _routing(report: Report, unit: Unit) -> list[str]:
-    lines, forward = [], report.flops.forward
+def _routing(report: Report, unit: Unit) -> Facts:
+    facts, forward = [], report.flops.forward
     for paths, r in routed(report).items():
         keep = "keeps" if len(paths) == 1 else "keep"
-        about = f"around the {r.granularity}, {r.router} router, {r.selection}"
+        about = f"around the {r.granularity}; {r.router} router, {r.selection}"
         if report.work.sampling:
-            lines.append(f"routing: {numbered(paths)} {keep} {share(r.share)} of the tokens on average, {about}, decided by the {r.decide}")
+            kept = f"{share(r.share)} of the tokens on average"
+            about += f", decided by the {r.decide}"
         else:
-            lines.append(f"routing: {numbered(paths)} {keep} {r.capacity:,} of {report.plan.seq_len:,} tokens ({share(r.share)}), {about}")
-    if lines:
+            kept = f"{r.capacity:,} of {report.plan.seq_len:,} tokens ({share(r.share)})"
+        facts.append(("routing", f"{numbered(paths)} {keep} {kept}, {about}"))
+    if facts:
         cost = routing_flops(report)
         part = f"{share(Fraction(cost) / Fraction(forward))} of the total; the model without them: {count(unit.of(forward - cost))}"
-        lines.append(f"routers: {count(unit.of(cost))} {unit.name}, {part}")
-    return lines
+        facts.append(("routers", f"{count(unit.of(cost))} {unit.name}, {part}"))
+    return facts
 
 
-def _twin(report: Report, unit: Unit, twin: Report, backward: bool) -> list[str]:
+def _twin(report: Report, unit: Unit, twin: Report, backward: bool) -> str:
     here, there = (f.train_step if backward else f.forward for f in (report.flops, twin.flops))
     r = Fraction(here) / Fraction(there)
     saving = f"{share(1 - r)} saved" if r <= 1 else f"{share(r - 1)} more"
     what = "train step" if backward else "forward"
-    return [f"dense twin (same shape, no routing): {count(unit.of(there))} {unit.name} {what}; ratio {float(r):.4f}, {saving}"]
+    return f"{count(unit.of(there))} {unit.name} {what} (same shape, no routing); ratio {float(r):.4f}, {saving}"
 
 
-def _windows(report: Report, unit: Unit) -> list[str]:
+def _windows(report: Report, unit: Unit) -> Facts:
     layers, saved = masked_windows(report)
     if not layers:
         return []
     where = numbered([f"blocks.{i}" for i in layers])
-    return [
-        f"windows: {where} are billed for all pairs, as an implementation that masks its sliding window computes them; "
-        f"--causal exact bills what tokens see: {count(unit.of(saved))} {unit.name} less there"
-    ]
+    text = f"{where} are billed for all pairs, as an implementation that masks its sliding window computes them; "
+    return [("windows", f"{text}--causal exact bills what tokens see: {count(unit.of(saved))} {unit.name} less there")]
 
 
 def numbered(paths: Sequence[str]) -> str:
