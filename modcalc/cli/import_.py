@@ -1,0 +1,74 @@
+"""`modcalc import`."""
+
+from typing import Annotated
+
+import typer
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A config.json of the transformers library, or a folder that holds one.")]
+Output = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the spec into FILE. [default: print it]", show_default=False)
+]
+ModText = Annotated[
+    str | None,
+    typer.Option(
+        "--mod",
+        metavar="KEY=VALUE,…",
+        help="Make it a Mixture-of-Depths model: keys of the spec's mod section, as in capacity=0.125,every=2; lists as in layers=1+3+5.",
+        show_default=False,
+    ),
+]
+SeqLen = Annotated[
+    int | None, typer.Option("--seq-len", "-T", min=1, help="The spec's default sequence length. [default: the model's longest]", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")]
+
+
+def import_(config: Config, output: Output = None, mod: ModText = None, seq_len: SeqLen = None, force: Force = False) -> None:
+    """A spec from a config.json of the transformers library: printed as YAML, or written whole or not at all."""
+    import msgspec
+
+    from modcalc.errors import UsageError
+    from modcalc.spec.hub import from_config
+    from modcalc.spec.load import dump
+    from modcalc.spec.mod_option import apply_mod
+    from modcalc.spec.validate import check_spec
+
+    if force and output is None:
+        raise UsageError("--force without -o FILE: there is nothing to overwrite")
+    spec = from_config(config)
+    if seq_len is not None:
+        spec = check_spec(msgspec.structs.replace(spec, seq_len=seq_len))
+    if mod is not None:
+        spec = apply_mod(spec, mod)
+    text = dump(spec)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    _write(output, text, force)
+    typer.echo(f"wrote {output}", err=True)
+
+
+def _write(output: str, text: str, force: bool) -> None:
+    """Through a file beside it, so that `output` never holds half a spec."""
+    import os
+    from pathlib import Path
+
+    from modcalc.errors import UsageError
+
+    path = Path(output)
+    part = path.parent / f".{path.name[:100]}.{os.getpid()}.part"
+    try:
+        if path.is_dir():
+            raise UsageError(f"{output}: is a folder; name the file to write, such as {path / 'spec.yaml'}")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{output}: is no regular file; without -o the spec is printed")
+        if path.exists() and not force:
+            raise UsageError(f"{output}: exists already; choose another name, or overwrite it with --force")
+        try:
+            with part.open("x", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, ValueError) as bad:
+        raise UsageError(f"{output}: cannot be written: {getattr(bad, 'strerror', None) or bad}") from None

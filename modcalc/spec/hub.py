@@ -1,0 +1,171 @@
+"""config.json of the transformers library -> Spec.
+
+Every field is understood, known to cost nothing, or an error that names it (`hub_fields`); which is which, each type's
+defaults and the knob that a field sets are tables: `hub_rmsnorm`, `hub_layernorm`, `hub_experts`. What costs nothing
+is not carried where the spec has no knob for it (RoPE scaling, dropout): a Spec bills the model, it does not load its weights.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from modcalc.errors import SpecError
+from modcalc.spec.convert import to_spec
+from modcalc.spec.hub_experts import EXPERTS
+from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, same, show, wrong
+from modcalc.spec.hub_layernorm import LAYERNORM
+from modcalc.spec.hub_parts import ModelType
+from modcalc.spec.hub_read import Source, read_config
+from modcalc.spec.hub_rmsnorm import RMSNORM
+from modcalc.spec.hub_rules import Config, Refused
+from modcalc.spec.schema import Spec
+from modcalc.spec.validate import find_problems
+
+TYPES: dict[str, ModelType] = {**RMSNORM, **LAYERNORM, **EXPERTS}
+
+# For a better message only: what people try, and what cannot be billed as a decoder.
+ENCODER_DECODERS = {"bart", "blenderbot", "fsmt", "led", "m2m_100", "marian", "mbart", "mt5", "pegasus", "prophetnet", "t5", "umt5", "whisper"}
+SECTIONS = {"vision_config": "images", "audio_config": "audio", "image_size": "images", "patch_size": "images", "num_mel_bins": "audio"}
+
+
+def from_config(source: str | Path | Mapping[str, Any]) -> Spec:
+    """The Spec of a model of the transformers library (versions 4 and 5).
+
+    source: a config.json, a folder that holds one, or its content as a dict. Fields that the file omits take the
+    library's own defaults for its model_type. seq_len is the longest sequence that the model is made for.
+
+    Raises SpecError with every problem found: no JSON (with the line), a model_type that is no supported decoder, an
+    unknown field, a value of a wrong type, values that make no model.
+    """
+    at = read_config(source)
+    raw = at.fields
+    kind = _model_type(at)
+    problems = [at.problem(key, text) for key, text in _unknown(raw, kind)] + _architectures(at)
+    config, bad = _config(raw, kind)
+    problems += [at.problem(key, text) for key, text in bad]
+    if problems:
+        raise SpecError(problems)
+    values = _evaluate(config, kind, at)
+    values["name"] = at.name
+    values["description"] = _description(raw)
+    spec, wrongs = to_spec(values)
+    if spec is not None:
+        wrongs = find_problems(spec)
+    if wrongs or spec is None:
+        raise SpecError([f"{at.label}: as a spec, {problem}" for problem in wrongs])
+    return spec
+
+
+def _model_type(at: Source) -> ModelType:
+    """The table of the file's model_type, or an error that says what the file is instead."""
+    raw, name = at.fields, at.fields.get("model_type")
+    supported = f"supported: {', '.join(sorted(TYPES))}"
+    if raw.get("is_encoder_decoder") is True or (isinstance(name, str) and name in ENCODER_DECODERS):
+        raise SpecError([at.problem("model_type", f"{show(name)} is an encoder-decoder; only decoder-only models can be billed; {supported}")])
+    if isinstance(name, str) and name in TYPES:
+        # A supported type with a tower of its own would be under-counted.
+        for key in ("vision_config", "audio_config"):
+            if raw.get(key) is not None:
+                raise SpecError(
+                    [at.problem(key, f"a model of {SECTIONS[key]} too; only its text decoder can be billed: remove this section for that")]
+                )
+        return TYPES[name]
+    for key, what in SECTIONS.items():
+        if raw.get(key) is not None:
+            text = raw.get("text_config")
+            inner = text.get("model_type") if isinstance(text, Mapping) else None
+            hint = f"; its text decoder is the section text_config (model_type {show(inner)}): save that as a config.json of its own" if inner else ""
+            raise SpecError([at.problem("model_type", f"{show(name)} is a model of {what} ({key}); only text decoders can be billed{hint}")])
+    if name is None:
+        raise SpecError([at.problem("model_type", f"missing: is this the config.json of a model? {supported}")])
+    near = get_close_matches(str(name), TYPES, 1, 0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}")])
+
+
+def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str]]:
+    """Fields in none of the three sets, and fields that the library does not read but that say what it does not build."""
+    known = {*kind.defaults, *kind.names, *kind.free, *kind.fixed, *FREE, *FIXED}
+    for key, value in raw.items():
+        allowed = kind.fixed.get(key, FIXED.get(key))
+        if allowed is not None and key not in kind.defaults:
+            if not any(same(value, a) for a in allowed):
+                yield key, f"{show(value)}; models of this model_type have only {show(allowed[0])} here, anything else could cost more"
+        elif key not in known:
+            near = get_close_matches(key, known, 1, 0.75)
+            hint = f"did you mean {near[0]}?" if near else "correct it, or remove it if it does not"
+            yield key, f"unknown for this model_type, so it may change what the model costs; {hint}"
+
+
+def _architectures(at: Source) -> list[str]:
+    """A class without a language-model head is another model, whatever the rest of the file says."""
+    names = at.fields.get("architectures")
+    if names is None:
+        return []
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        return [at.problem("architectures", f"{show(names)} is not a list of class names")]
+    if not names or any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in names):
+        return []
+    return [at.problem("architectures", f"{show(names)} has no language-model head; remove this field to bill the language model of the same shape")]
+
+
+def _config(raw: Mapping[str, Any], kind: ModelType) -> tuple[Config, list[tuple[str, str]]]:
+    """Understood fields by their canonical names, with defaults; and what is wrong with their values."""
+    config, bad, found = Config(kind.defaults), [], {}
+    for key, value in raw.items():
+        field = kind.names.get(key, key)
+        if field not in kind.defaults:
+            continue
+        if field in found and not same(raw[found[field]], value):
+            bad.append((key, f"{show(value)}, but {found[field]}, which means the same, is {show(raw[found[field]])}"))
+        found[field] = key
+        problem = wrong(field, value)
+        if problem:
+            bad.append((key, problem))
+        config[field] = False if value is None and KINDS[field] == "flag" else value
+    return config, bad
+
+
+def _evaluate(config: Config, kind: ModelType, at: Source) -> dict[str, Any]:
+    """Knobs as nested data, what has the spec's default left out."""
+    names = {field: key for key, field in kind.names.items() if key in at.fields}
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+
+    def run(rule: Callable[[Config], Any]) -> Any:
+        try:
+            return rule(config)
+        except Refused as refused:
+            problem = at.problem(names.get(refused.field, refused.field), refused.text)
+            if problem not in problems:
+                problems.append(problem)
+            return None
+
+    for check in kind.checks:
+        run(check)
+    left_out = {section for section, rule in kind.only_if.items() if not run(rule)}
+    for path, rule in kind.knobs.items():
+        steps = path.split(".")
+        if any(".".join(steps[:n]) in left_out for n in range(1, len(steps) + 1)):
+            continue
+        value = run(rule) if callable(rule) else rule
+        if value is not None:
+            section = values
+            for step in steps[:-1]:
+                section = section.setdefault(step, {})
+            section[steps[-1]] = value
+    if problems:
+        raise SpecError(problems)
+    return values
+
+
+def _description(raw: Mapping[str, Any]) -> str:
+    """What the file says that the spec does not."""
+    dropped = [what for key, (what, plain) in DROPPED.items() if key in raw and not any(same(raw[key], p) for p in plain)]
+    for key in ("rope_parameters", "rope_scaling"):
+        section = raw.get(key) or {}
+        types = [s.get("rope_type") or s.get("type") for s in (section, *section.values()) if isinstance(s, Mapping)]
+        dropped += sorted({f"{name} RoPE scaling" for name in types if name not in (None, "default")})
+    text = f"Imported from a {raw['model_type']} config of the transformers library."
+    return f"{text} Not carried: {', '.join(dict.fromkeys(dropped))}." if dropped else text

@@ -1,0 +1,156 @@
+"""What a field of a config.json may hold, and which fields cost nothing.
+
+Each field of a config is in one of three sets: understood (the tables of `hub_types.py` map it to the spec), free
+(it changes neither a weight's shape nor a matrix product), or unknown, which is an error.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from modcalc.spec.schema import MAX_SIZE
+
+# What understood fields hold. size: integer >= 1; count: integer >= 0; flag: true or false; number: > 0.
+KINDS = {
+    **dict.fromkeys(
+        (
+            "decoder_sparse_step", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank",
+            "max_position_embeddings", "moe_intermediate_size", "n_group", "n_inner", "n_routed_experts", "num_attention_heads",
+            "num_experts_per_tok", "num_hidden_layers", "num_key_value_heads", "num_kv_heads", "num_local_experts", "q_lora_rank",
+            "qk_nope_head_dim", "qk_rope_head_dim", "seq_length", "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim",
+            "vocab_size", "word_embed_proj_dim",
+        ),
+        "size",
+    ),
+    **dict.fromkeys(("first_k_dense_replace", "max_window_layers", "n_shared_experts", "num_experts", "num_ln_in_parallel_attn"), "count"),
+    **dict.fromkeys(
+        (
+            "_remove_final_layer_norm", "alibi", "attention_bias", "bias", "do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine",
+            "mlp_bias", "multi_query", "new_decoder_architecture", "norm_topk_prob", "parallel_attn", "qk_layernorm", "scale_attn_weights",
+            "tie_word_embeddings", "use_bias", "use_parallel_residual", "use_qkv_bias", "use_sliding_window",
+        ),
+        "flag",
+    ),
+    **dict.fromkeys(
+        (
+            "attn_logit_softcapping", "final_logit_softcapping", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "partial_rotary_factor",
+            "query_pre_attn_scalar", "rms_norm_eps", "rope_local_base_freq", "rope_theta", "routed_scaling_factor",
+        ),
+        "number",
+    ),
+    **dict.fromkeys(("activation", "activation_function", "hidden_act", "hidden_activation"), "text"),
+    **dict.fromkeys(("rope_parameters", "rope_scaling"), "section"),
+    "layer_types": "texts",
+    "mlp_only_layers": "counts",
+}  # fmt: skip
+
+# null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
+NULLABLE = {
+    "attn_logit_softcapping", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "layer_types", "mlp_only_layers",
+    "n_inner", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "q_lora_rank", "rope_parameters", "rope_scaling",
+    "sliding_window", "word_embed_proj_dim",
+}  # fmt: skip
+
+# Free in every type: what the library writes into any config, generation settings of version 4, dropout, tokens, storage.
+FREE = {
+    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash", "_experts_implementation",
+    "_experts_implementation_internal", "_flash_attn_2_enabled", "_name_or_path", "architectures", "attn_implementation", "auto_map",
+    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "cls_token_id",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
+    "experts_implementation", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "id2label",
+    "initializer_range", "is_decoder", "label2id", "length_penalty", "max_length", "min_length", "model_type", "name_or_path",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions", "output_hidden_states",
+    "output_scores", "pad_token_id", "prefix", "problem_type", "quantization", "quantization_config", "remove_invalid_values",
+    "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
+    "tf_legacy_loss", "tie_last_hidden_states", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
+}  # fmt: skip
+
+# Fields of every type whose other values would make another model; the values that leave a plain causal decoder.
+FIXED: dict[str, tuple] = {
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "cross_attention_hidden_size": (None,),
+    "tie_encoder_decoder": (False, None),
+    "pruned_heads": ({}, None),
+    "per_layer_config": ({}, None),
+    "use_bidirectional_attention": (False, None),
+}
+
+# Free, but not carried into the spec: what its description says about a field that holds anything but these values.
+DROPPED: dict[str, tuple[str, tuple]] = {
+    "apply_residual_connection_post_layernorm": ("the residual taken after the norm", (False, None)),
+    "clip_qkv": ("clip_qkv", (None,)),
+    "num_mtp_layers": ("the modules for multi-token prediction", (0, None)),
+    "num_nextn_predict_layers": ("the modules for multi-token prediction", (0, None)),
+    "quantization_config": ("quantization", (None,)),
+    "scale_attn_by_inverse_layer_idx": ("scores scaled by layer", (False, None)),
+    "swiglu_alpha": ("swiglu_alpha", (1.702,)),
+    "swiglu_limit": ("swiglu_limit", (7.0,)),
+}
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_python": "gelu",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def _whole(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value <= MAX_SIZE
+
+
+def _all(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(v) is kind for v in value)
+
+
+_CHECKS = {
+    "size": (lambda v: _whole(v, 1), f"an integer from 1 to {MAX_SIZE}"),
+    "count": (lambda v: _whole(v, 0), f"an integer from 0 to {MAX_SIZE}"),
+    "flag": (lambda v: isinstance(v, bool), "true or false"),
+    "number": (lambda v: type(v) in (int, float) and 0 < v <= MAX_SIZE and isfinite(v), f"a number above 0, at most {MAX_SIZE}"),
+    "text": (lambda v: isinstance(v, str), "a string"),
+    "section": (lambda v: isinstance(v, Mapping), "an object"),
+    "texts": (lambda v: _all(v, str), "a list of strings"),
+    "counts": (lambda v: _all(v, int) and all(i >= 0 for i in v), "a list of integers >= 0"),
+}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, and not only because true == 1."""
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+def show(value: Any) -> str:
+    """A value as JSON spells it, cut short."""
+    import json
+
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def wrong(field: str, value: Any) -> str | None:
+    """What is wrong with the value of an understood field; None if nothing is."""
+    if value is None:
+        if field in NULLABLE or KINDS[field] == "flag":
+            return None
+        return f"null, but {_CHECKS[KINDS[field]][1]} is needed"
+    good, allowed = _CHECKS[KINDS[field]]
+    if good(value):
+        return None
+    hint = ""
+    if isinstance(value, str) and KINDS[field] in ("size", "count", "number", "flag"):
+        hint = "; write it without quotes" if value.strip().replace(".", "", 1).isdigit() or value in ("true", "false") else ""
+    return f"{show(value)} is not {allowed}{hint}"

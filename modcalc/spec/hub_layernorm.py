@@ -1,0 +1,140 @@
+"""Model types with LayerNorm: GPT-2, GPT-NeoX, OPT, BLOOM, Phi, StarCoder2, StableLM, Falcon."""
+
+from modcalc.spec import hub_rules as r
+from modcalc.spec.hub_parts import (
+    ATTENTION_DROPOUT,
+    BIASES,
+    DECODER,
+    GATED,
+    GROUPED,
+    LEARNED,
+    PARTIAL,
+    QK_HEAD,
+    QKV_BIAS,
+    ROTARY,
+    SILU,
+    UNROTATED,
+    WHOLE,
+    WINDOW,
+    ModelType,
+    norm,
+    rope,
+    sizes,
+)
+from modcalc.spec.hub_rules import of
+
+LAYERNORM: dict[str, ModelType] = {
+    "gpt2": ModelType(
+        defaults=sizes(
+            50257, 768, 12, 12, tied=True, max_position_embeddings=1024, n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5,
+            scale_attn_weights=True,
+        ),
+        knobs={
+            **DECODER, **LEARNED, **BIASES, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("n_inner"),
+            "mlp.activation": r.activation("activation_function"), "attention.scale": lambda c: None if c["scale_attn_weights"] else 1.0,
+        },
+        names={"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_positions": "max_position_embeddings"},
+        free=frozenset({
+            "attn_pdrop", "embd_pdrop", "n_ctx", "reorder_and_upcast_attn", "resid_pdrop", "scale_attn_by_inverse_layer_idx", "summary_activation",
+            "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+        }),
+    ),
+    "gpt_neox": ModelType(
+        defaults=sizes(
+            50432, 6144, 44, 64, max_position_embeddings=2048, intermediate_size=24576, hidden_act="gelu", layer_norm_eps=1e-5,
+            use_parallel_residual=True, attention_bias=True, **rope(partial_rotary_factor=0.25),
+        ),
+        knobs={
+            **DECODER, **PARTIAL, **norm("layernorm", "layer_norm_eps"), "attention.bias": of("attention_bias"), "mlp.bias": True,
+            "parallel": lambda c: "two_norms" if c["use_parallel_residual"] else "none",
+        },
+        names={"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"},
+        free=ATTENTION_DROPOUT | {"classifier_dropout", "hidden_dropout"},
+    ),
+    "opt": ModelType(
+        defaults=sizes(
+            50272, 768, 12, 12, tied=True, max_position_embeddings=2048, ffn_dim=3072, do_layer_norm_before=True,
+            _remove_final_layer_norm=False, word_embed_proj_dim=None, activation_function="relu", enable_bias=True,
+            layer_norm_elementwise_affine=True,
+        ),
+        knobs={
+            **DECODER, **LEARNED, "positions.offset": 2, "mlp.d_ff": of("ffn_dim"), "mlp.activation": r.activation("activation_function"),
+            "attention.bias": of("enable_bias"), "mlp.bias": of("enable_bias"), "embedding.dim": r.opt_embedding,
+            "norm.kind": "layernorm", "norm.affine": of("layer_norm_elementwise_affine"),
+            "norm.placement": lambda c: "pre" if c["do_layer_norm_before"] else "post",
+            "norm.final": lambda c: c["do_layer_norm_before"] and not c["_remove_final_layer_norm"],
+        },
+        free=ATTENTION_DROPOUT | {"activation_dropout", "dropout", "init_std", "layerdrop"},
+    ),
+    "bloom": ModelType(
+        # No field of the library's class limits the length; seq_length of the published files is 2048.
+        defaults=sizes(250880, 64, 2, 8, tied=True, layer_norm_epsilon=1e-5, seq_length=2048),
+        knobs={
+            **DECODER, **BIASES, **norm("layernorm", "layer_norm_epsilon"), "seq_len": of("seq_length"), "positions.kind": "alibi",
+            "mlp.d_ff": r.inner(), "mlp.activation": "gelu_tanh", "embedding.norm": True,
+        },
+        names={"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
+        free=ATTENTION_DROPOUT | {
+            "apply_residual_connection_post_layernorm", "attention_softmax_in_fp32", "bias_dropout_fusion", "hidden_dropout",
+            "masked_softmax_fusion", "offset_alibi", "pretraining_tp", "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact",
+        },
+        fixed={"n_inner": (None,)},
+    ),
+    "phi": ModelType(
+        defaults=sizes(
+            51200, 2048, 24, 32, max_position_embeddings=2048, intermediate_size=8192, num_key_value_heads=None, hidden_act="gelu_new",
+            layer_norm_eps=1e-5, qk_layernorm=False, **rope(partial_rotary_factor=0.5),
+        ),
+        knobs={
+            **DECODER, **GROUPED, **PARTIAL, **BIASES, **QK_HEAD, **norm("layernorm", "layer_norm_eps"), "parallel": "shared_norm", "head.bias": True,
+        },
+        only_if={"attention.qk_norm": of("qk_layernorm")},
+        free=ATTENTION_DROPOUT | {"embd_pdrop", "resid_pdrop"},
+    ),
+    "starcoder2": ModelType(
+        defaults=sizes(
+            49152, 3072, 30, 24, tied=True, max_position_embeddings=4096, intermediate_size=12288, num_key_value_heads=2, head_dim=None,
+            hidden_act="gelu_pytorch_tanh", norm_epsilon=1e-5, sliding_window=None, use_bias=True, **rope(),
+        ),
+        knobs={
+            **DECODER, **GROUPED, **ROTARY, **WINDOW, **norm("layernorm", "norm_epsilon"), "attention.bias": of("use_bias"),
+            "mlp.bias": of("use_bias"),
+        },
+        checks=WHOLE,
+        # Left in the published files by the training code; the library reads hidden_act and norm_epsilon.
+        free=ATTENTION_DROPOUT | {
+            "activation_function", "attention_softmax_in_fp32", "embedding_dropout", "layer_norm_epsilon", "residual_dropout",
+            "scale_attention_softmax_in_fp32",
+        },
+        fixed=UNROTATED | {"mlp_type": ("default",), "norm_type": ("layer_norm",), "scale_attn_weights": (True,)},
+    ),
+    "stablelm": ModelType(
+        defaults=sizes(
+            50304, 2560, 32, 32, max_position_embeddings=4096, intermediate_size=6912, num_key_value_heads=32, layer_norm_eps=1e-5,
+            use_qkv_bias=False, qk_layernorm=False, use_parallel_residual=False, **SILU, **rope(partial_rotary_factor=0.25),
+        ),
+        knobs={
+            **DECODER, **GROUPED, **PARTIAL, **GATED, **QKV_BIAS, **norm("layernorm", "layer_norm_eps"), "attention.qk_norm.scope": "per_head",
+            "attention.qk_norm.bias": False, "parallel": lambda c: "shared_norm" if c["use_parallel_residual"] else "none",
+        },
+        only_if={"attention.qk_norm": of("qk_layernorm"), "attention.bias": of("use_qkv_bias")},
+        free=ATTENTION_DROPOUT | {"hidden_dropout", "norm_eps", "rope_pct", "rotary_scaling_factor"},
+    ),
+    "falcon": ModelType(
+        defaults=sizes(
+            65024, 4544, 32, 71, tied=True, max_position_embeddings=2048, num_kv_heads=None, num_ln_in_parallel_attn=None, layer_norm_epsilon=1e-5,
+            alibi=False, new_decoder_architecture=False, multi_query=True, parallel_attn=True, bias=False, ffn_hidden_size=None,
+            activation="gelu", **rope(),
+        ),
+        knobs={
+            **DECODER, **norm("layernorm", "layer_norm_epsilon"), "attention.n_kv_heads": r.falcon_kv_heads,
+            "positions.kind": lambda c: "alibi" if c["alibi"] else "rotary", "positions.theta": r.falcon_theta,
+            "mlp.d_ff": r.inner("ffn_hidden_size"), "mlp.activation": r.activation("activation"),
+            "attention.bias": of("bias"), "mlp.bias": of("bias"), "parallel": r.falcon_parallel,
+        },
+        checks=WHOLE,
+        names={"n_embed": "hidden_size"},
+        free=ATTENTION_DROPOUT | {"hidden_dropout"},
+        fixed=UNROTATED | {"apply_residual_connection_post_layernorm": (False, None)},
+    ),
+}  # fmt: skip

@@ -1,0 +1,92 @@
+"""What the tables of model types are made of; the tables themselves are in `hub_rmsnorm`, `hub_layernorm` and `hub_experts`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from modcalc.spec import hub_rules as r
+from modcalc.spec.hub_rules import of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelType:
+    """One model_type of the transformers library.
+
+    defaults: the understood fields, with the value that the library's class takes where a file omits them (a test holds
+    them to the installed classes). knobs: dotted path of the spec -> a rule over those fields, or a constant of the type.
+    only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse.
+    names: other names of understood fields. free: fields that cost nothing. fixed: fields that the library does not
+    read for this type, with the values that agree with what it builds.
+    """
+
+    defaults: dict[str, Any]
+    knobs: dict[str, Any]
+    only_if: dict[str, r.Rule] = field(default_factory=dict)
+    checks: tuple[r.Rule, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+    free: frozenset[str] = frozenset()
+    fixed: dict[str, tuple] = field(default_factory=dict)
+
+
+# Knobs
+
+DECODER = {
+    "vocab_size": of("vocab_size"),
+    "seq_len": of("max_position_embeddings"),
+    "d_model": of("hidden_size"),
+    "n_layers": of("num_hidden_layers"),
+    "attention.n_heads": of("num_attention_heads"),
+    "attention.head_dim": r.head_dim,
+    "mlp.d_ff": of("intermediate_size"),
+    "mlp.activation": r.activation("hidden_act"),
+    "head.tied": of("tie_word_embeddings"),
+}
+GROUPED = {"attention.n_kv_heads": r.kv_heads}
+ROTARY = {"positions.kind": "rotary", "positions.theta": r.rope_theta}
+PARTIAL = {**ROTARY, "positions.fraction": r.rope_fraction}
+LEARNED = {"positions.kind": "learned", "positions.max_len": of("max_position_embeddings")}
+GATED = {"mlp.kind": "gated"}
+BIASES = {"attention.bias": True, "mlp.bias": True}
+QKV_BIAS = {"attention.bias.q": True, "attention.bias.k": True, "attention.bias.v": True}
+WINDOW = {"attention.window": of("sliding_window")}
+QK_HEAD = {"attention.qk_norm.scope": "head"}
+QK_FULL = {"attention.qk_norm.scope": "full"}
+
+
+def norm(kind: str, eps: str) -> dict[str, Any]:
+    """The model's norm, with eps from the field of that name."""
+    return {"norm.kind": kind, "norm.eps": of(eps)}
+
+
+# The decoder that Llama made usual: pre-RMSNorm, gated MLP, grouped heads, rotary positions.
+LLAMA = {**DECODER, **GROUPED, **ROTARY, **GATED, **norm("rmsnorm", "rms_norm_eps")}
+
+# Defaults
+
+
+def sizes(vocab_size: int, hidden_size: int, num_hidden_layers: int, num_attention_heads: int, *, tied: bool = False, **more: Any) -> dict[str, Any]:
+    """Defaults that every type has."""
+    return dict(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        tie_word_embeddings=tied,
+        **more,
+    )
+
+
+def rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
+    """Rotary defaults: theta stands in rope_parameters (version 5) or beside rope_scaling (version 4)."""
+    return dict(rope_theta=theta, rope_parameters=None, rope_scaling=None, **more)
+
+
+SILU = {"hidden_act": "silu"}
+
+# Checks, free and fixed fields
+
+WHOLE = (r.all_rotated,)
+ATTENTION_DROPOUT = frozenset({"attention_dropout"})
+UNROTATED = {"partial_rotary_factor": (1, None)}
+NO_MLP_BIAS = {"mlp_bias": (False, None)}
+NO_BIAS = {"attention_bias": (False, None), **NO_MLP_BIAS}
+NO_WINDOW = {"sliding_window": (None,), "use_sliding_window": (False, None)}

@@ -1,0 +1,99 @@
+"""A config.json, read: its fields, what messages call it, and the line that holds a field."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modcalc.errors import SpecError
+from modcalc.spec.hub_fields import show
+
+# id2label of a large classifier fits; weights given by mistake do not.
+MAX_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Source:
+    """The fields of a config, the name of the model, and where they come from."""
+
+    fields: Mapping[str, Any]
+    name: str
+    label: str
+    text: str = ""
+
+    def problem(self, key: str, text: str) -> str:
+        """`file:line: key: text`; the line where the file holds the key exactly once."""
+        places = [m.start() for m in re.finditer(rf'"{re.escape(key)}"\s*:', self.text)]
+        line = f":{self.text.count(chr(10), 0, places[0]) + 1}" if len(places) == 1 else ""
+        return f"{self.label}{line}: {key}: {text}"
+
+
+class _Duplicate(ValueError):
+    pass
+
+
+def read_config(source: str | Path | Mapping[str, Any]) -> Source:
+    """Raises SpecError where `source` is no file, no JSON (with the line), or no object."""
+    if isinstance(source, Mapping):
+        if not all(isinstance(key, str) for key in source):
+            raise SpecError(["config: every key of a config is a string"])
+        return Source(source, _name(source, ""), "config")
+    path = Path(source)
+    if path.is_dir():
+        path = path / "config.json"
+    label = str(path)
+    text = _text(path, label)
+    try:
+        fields = json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as bad:
+        cut = "; the file ends too early, it may have been cut off" if bad.pos >= len(text.rstrip()) or bad.msg.startswith("Unterminated") else ""
+        raise SpecError([f"{label}:{bad.lineno}: not JSON: {bad.msg} (column {bad.colno}){cut}"]) from None
+    except _Duplicate as bad:
+        raise SpecError([Source({}, "", label, "").problem(str(bad), "given twice; keep one")]) from None
+    except RecursionError:
+        raise SpecError([f"{label}: nested too deeply for a config"]) from None
+    except ValueError as bad:  # an integer of thousands of digits
+        raise SpecError([f"{label}: not usable: {bad}"]) from None
+    if not isinstance(fields, dict):
+        raise SpecError([f"{label}:1: found {show(fields)}; a config.json holds one object, {{…}}"])
+    stem = path.resolve().parent.name if path.name == "config.json" else path.name.removesuffix(".json")
+    return Source(fields, _name(fields, stem), label, text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise _Duplicate(key)
+        fields[key] = value
+    return fields
+
+
+def _text(path: Path, label: str) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise SpecError([f"{label}: not a file"])
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as bad:
+        reason = getattr(bad, "strerror", None) or str(bad)
+        raise SpecError([f"{label}: not readable: {reason}; a config.json, or a folder that holds one, is needed"]) from None
+    if len(raw) > MAX_BYTES:
+        raise SpecError([f"{label}: more than {MAX_BYTES // 2**20} MiB; a config.json is a short file"])
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as bad:
+        line = raw.count(b"\n", 0, bad.start) + 1
+        raise SpecError([f"{label}:{line}: found byte 0x{raw[bad.start]:02x}; a config.json is text in UTF-8"]) from None
+
+
+def _name(fields: Mapping[str, Any], stem: str) -> str:
+    """The file's or folder's name; for content without one, the last part of _name_or_path, then the model_type."""
+    origin = fields.get("_name_or_path")
+    tail = origin.rstrip("/").rpartition("/")[2] if isinstance(origin, str) else ""
+    for name in (stem, tail, str(fields.get("model_type") or "")):
+        if name and name.isprintable() and name == name.strip() and len(name) <= 200:
+            return name
+    return "imported"

@@ -1,0 +1,59 @@
+"""A `mod` section written on the command line: capacity=0.125,every=2."""
+
+from typing import Any
+
+import msgspec
+
+from modcalc.errors import UsageError
+from modcalc.spec.convert import to_spec
+from modcalc.spec.schema import Spec
+from modcalc.spec.validate import find_problems
+from modcalc.spec.yaml_nodes import scalar
+
+EXAMPLE = "capacity=0.125,every=2"
+
+
+def apply_mod(spec: Spec, text: str) -> Spec:
+    """`spec` as a Mixture-of-Depths model: its `mod` section, if it has one, is replaced by the one that `text` says.
+
+    text: comma-separated key=value pairs of the schema's `mod` section. Values are written as in YAML (0.125, 256,
+    null); a list joins its entries by + (layers=1+3+5), a single entry ends with one (layers=1+); a key inside a
+    section has a dot (bypass.d_ff=64, capacity.kind=cosine). A budget is dropped: it was agreed for another model.
+
+    Raises UsageError with every problem of `text`.
+    """
+    data = msgspec.to_builtins(spec)
+    data.update(mod=parse_mod(text), name=f"{spec.name}-mod", budget=None)
+    made, problems = to_spec(data)
+    if made is not None:
+        problems = find_problems(made)
+    if problems or made is None:
+        raise UsageError("\n".join(f"--mod {text}: {problem}" for problem in problems))
+    return made
+
+
+def parse_mod(text: str) -> dict[str, Any]:
+    """The pairs of `text` as nested data, not yet checked against the schema. Raises UsageError."""
+    section: dict[str, Any] = {}
+    for pair in text.split(","):
+        key, equals, value = pair.partition("=")
+        steps = key.strip().split(".")
+        if not equals or not all(steps) or not value.strip():
+            raise UsageError(f"--mod {text}: found {pair.strip()!r}; allowed key=value pairs joined by commas, such as {EXAMPLE}")
+        inner = section
+        for step in steps[:-1]:
+            inner = inner.setdefault(step, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"--mod {text}: {step} is given as a value and as a section; keep one")
+        if steps[-1] in inner:
+            raise UsageError(f"--mod {text}: {key.strip()} is given twice; keep one")
+        inner[steps[-1]] = _value(value.strip())
+    return section
+
+
+def _value(text: str) -> Any:
+    """A scalar, or the entries of a list. The + of a number (1e+3, +1) joins nothing."""
+    whole = scalar(text)
+    if "+" not in text or not isinstance(whole, str):
+        return whole
+    return [scalar(entry.strip()) for entry in text.removesuffix("+").split("+")]

@@ -1,0 +1,173 @@
+"""Small random configs of every model_type that can be imported, and the transformers library's own count of them."""
+
+import random
+from collections import Counter
+from typing import Any
+
+KV_FREE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "starcoder2", "mixtral", "qwen3_moe", "gpt_oss")
+KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmoe")
+ROTARY_PARTIAL = {"gpt_neox": "rotary_pct", "phi": "partial_rotary_factor", "phi3": "partial_rotary_factor", "stablelm": "partial_rotary_factor"}
+# The library's own names where they differ from hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings.
+NAMES = {
+    "gpt2": {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"},
+    "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "seq_length"},
+}
+INNER = {"gpt2": "n_inner", "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None}
+
+
+def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
+    """A config as a file would hold it, every flag of the type drawn, all sizes small."""
+
+    def flag() -> bool:
+        return rng.random() < 0.5
+
+    H = rng.choice((1, 2, 4, 6))
+    N = 4 * rng.randint(1, 3)  # half of it is rotated in pairs
+    free = model_type in KV_FREE and flag()
+    # Without a head_dim of its own a model's width is that of its heads.
+    D = 2 * rng.randint(4, 20) if free else H * N
+    if free and model_type == "llama":
+        D = H * 2 * rng.randint(2, 8)  # the library's class wants a multiple all the same
+    if free and model_type in ("gemma2", "gemma3_text"):
+        D = H * 2 * rng.randint(2, 8)
+    L = rng.randint(1, 5)
+    c: dict[str, Any] = dict(vocab_size=rng.randint(10, 90), hidden_size=D, num_hidden_layers=L, num_attention_heads=H, max_position_embeddings=64)
+    c["tie_word_embeddings"] = flag()
+    inner = INNER.get(model_type, "intermediate_size")
+    if inner:
+        c[inner] = rng.randint(3, 50)
+    if model_type in KV_HEADS:
+        c["num_key_value_heads"] = rng.choice([k for k in range(1, H + 1) if H % k == 0])
+    if model_type in KV_FREE:
+        c["head_dim"] = N if free or model_type in ("qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss") else None
+    if model_type in ROTARY_PARTIAL:
+        c[ROTARY_PARTIAL[model_type]] = rng.choice((0.5, 1.0))
+    c.update(_own(model_type, rng, flag, c))
+    names = NAMES.get(model_type, {})
+    return {"model_type": model_type, **{names.get(k, k): v for k, v in c.items() if v is not None}}
+
+
+def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> dict[str, Any]:
+    """The fields that only some types have."""
+    L, H = c["num_hidden_layers"], c["num_attention_heads"]
+    window = rng.randint(2, 9)
+    layers = [rng.choice(("sliding_attention", "full_attention")) for _ in range(L)]
+    top = rng.randint(1, 3)
+    match model_type:
+        case "llama":
+            return dict(attention_bias=flag(), mlp_bias=flag())
+        case "mistral" | "phi3" | "starcoder2" | "mixtral":
+            more = dict(use_bias=flag()) if model_type == "starcoder2" else {}
+            more |= dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top) if model_type == "mixtral" else {}
+            return dict(sliding_window=window, **more)
+        case "qwen2" | "qwen3":
+            more = dict(attention_bias=flag()) if model_type == "qwen3" else {}
+            on = flag()
+            more |= dict(layer_types=layers) if on and flag() else dict(max_window_layers=rng.randint(0, L))
+            return dict(use_sliding_window=on, sliding_window=window, **more)
+        case "gpt2":
+            return dict(scale_attn_weights=flag(), activation_function=rng.choice(("gelu_new", "relu", "gelu")))
+        case "gpt_neox":
+            return dict(use_parallel_residual=flag(), attention_bias=flag())
+        case "opt":
+            narrow = rng.choice((None, c["hidden_size"], 2 * rng.randint(2, 8)))
+            names = ("do_layer_norm_before", "_remove_final_layer_norm", "enable_bias", "layer_norm_elementwise_affine")
+            return dict(word_embed_proj_dim=narrow, **{name: flag() for name in names})
+        case "gemma" | "olmo2":
+            return dict(attention_bias=flag())
+        case "gemma2" | "gemma3_text":
+            more = dict(layer_types=layers) if flag() else {}
+            if model_type == "gemma3_text" and not more:
+                more = dict(sliding_window_pattern=rng.randint(1, 4))
+            caps = dict(attn_logit_softcapping=20.0, final_logit_softcapping=10.0) if flag() else {}
+            return dict(attention_bias=flag(), sliding_window=window, query_pre_attn_scalar=rng.randint(4, 40), **more, **caps)
+        case "phi":
+            return dict(qk_layernorm=flag())
+        case "stablelm":
+            return dict(qk_layernorm=flag(), use_qkv_bias=flag(), use_parallel_residual=flag())
+        case "falcon":
+            new = flag()
+            if new:
+                groups = rng.choice([k for k in range(1, H + 1) if H % k == 0])
+                more = dict(num_kv_heads=groups, num_ln_in_parallel_attn=rng.choice((None, 1, 2)))
+            else:
+                more = dict(multi_query=flag(), parallel_attn=flag())
+            return dict(new_decoder_architecture=new, alibi=flag(), bias=flag(), **more)
+        case "qwen3_moe":
+            more = dict(mlp_only_layers=sorted(rng.sample(range(L), rng.randint(0, L)))) if flag() else {}
+            more |= dict(use_sliding_window=True, sliding_window=window) if flag() else {}
+            experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
+            return dict(attention_bias=flag(), norm_topk_prob=flag(), decoder_sparse_step=rng.randint(1, 3), **experts, **more)
+        case "olmoe":
+            return dict(attention_bias=flag(), norm_topk_prob=flag(), num_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
+        case "gpt_oss":
+            more = dict(layer_types=layers) if flag() else {}
+            return dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top, sliding_window=window, attention_bias=flag(), **more)
+        case "deepseek_v3":
+            groups = rng.choice((1, 2))
+            dims = dict(kv_lora_rank=rng.randint(2, 9), q_lora_rank=rng.choice(("null", rng.randint(2, 9))), qk_rope_head_dim=2 * rng.randint(1, 4))
+            dims |= dict(v_head_dim=rng.randint(2, 9), qk_nope_head_dim=rng.randint(2, 9), moe_intermediate_size=rng.randint(3, 20))
+            # Groups are ranked by their two best experts, so each needs two.
+            chosen = dict(n_group=groups, topk_group=rng.randint(1, groups), n_routed_experts=groups * rng.randint(2, 4), num_experts_per_tok=2)
+            layers = dict(first_k_dense_replace=rng.randint(0, L), n_shared_experts=rng.randint(1, 2))
+            return dict(num_key_value_heads=H, attention_bias=flag(), norm_topk_prob=flag(), **dims, **chosen, **layers)
+    return {}
+
+
+def nulled(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with "null" as a real null (draw leaves out what is None)."""
+    return {key: None if value == "null" else value for key, value in config.items()}
+
+
+def library_config(config: dict[str, Any]) -> Any:
+    """The transformers library's config object."""
+    from transformers import CONFIG_MAPPING
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    return CONFIG_MAPPING[config["model_type"]](**fields, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+
+
+def library_model(config: Any, device: str) -> Any:
+    """The library's own class, with attention as plain matrix products and one expert after the other."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager")
+    model.tie_weights()
+    return model.eval()
+
+
+def library_params(config: Any) -> int:
+    return sum(p.numel() for p in library_model(config, "meta").parameters())
+
+
+def library_flops(config: Any, batch: int, tokens: int, device: str) -> int:
+    """2 x fvcore's multiply-adds of all matrix products of one forward pass; the rotary angles' outer product left out."""
+    import torch
+    from fvcore.nn import FlopCountAnalysis
+
+    model = library_model(config, device)
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.model(input_ids=ids, use_cache=False, return_dict=False)[0]
+
+    def baddbmm(inputs: list, outputs: list) -> Counter:
+        left, right = (value.type().sizes() for value in inputs[1:3])
+        return Counter(baddbmm=left[0] * left[1] * left[2] * right[2])
+
+    ids = torch.zeros(batch, tokens, dtype=torch.long, device=device)
+    count = FlopCountAnalysis(Logits(), ids).set_op_handle("aten::baddbmm", baddbmm)
+    count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    products = ("linear", "addmm", "mm", "matmul", "bmm", "baddbmm")
+
+    def macs(operators: Counter) -> int:
+        return sum(n for name, n in operators.items() if name in products)
+
+    angles = sum(macs(ops) for path, ops in count.by_module_and_operator().items() if path.endswith("rotary_emb"))
+    return 2 * (macs(count.by_operator()) - angles)
