@@ -65,7 +65,7 @@ def masked_windows(report: Report) -> tuple[list[int], Dim]:
     windows = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and not op.decode and op.window < op.context]
     exact = replace(report.convention, causal="exact")
     saved = sum(report.convention.forward(op) - exact.forward(op) for op in windows)
-    return sorted(i for op in windows for i in op.layers), saved
+    return sorted({i for op in windows for i in op.layers}), saved
 
 
 _FREE = {
@@ -82,17 +82,18 @@ def free_work(report: Report) -> list[str]:
     """What the model does and the convention bills at 0 FLOPs, in the order of the model."""
     rule, found = report.convention, {}
     for op in report.rows:
-        name = _work(op)
-        if name and rule.forward(op) == 0:
-            found[name] = None
+        if rule.forward(op) == 0:
+            found[_work(op)] = None
         if isinstance(op, Linear) and op.bias and rule.forward(replace(op, bias=False)) == rule.forward(op):
             found["bias additions"] = None
     return list(found)
 
 
-def _work(op: Op) -> str | None:
+def _work(op: Op) -> str:
     if isinstance(op, Lookup):
         return "token lookup" if op.path == "embedding.tokens" else "position lookup"
     if isinstance(op, Pointwise):
         return _FREE.get(op.what, op.what)
-    return "norms" if op.kind == "norm" else None
+    if op.kind == "norm":
+        return "norms"
+    return "attention pairs" if isinstance(op, AttentionCore) else op.component

@@ -15,14 +15,14 @@
 `format` is what `--format` gave (`modcalc.cli.options.Format`): None chooses `table` (rich) on a terminal, else `plain`;
 `markdown` and `latex` are for papers, `csv` holds raw values under `Column.key`, `json` prints the document alone.
 In csv, title, headline and notes go to stderr, so that stdout is data. To print in steps: `show(tables, format)` and
-`say(lines, format)` for text formats, `emit(document, [], "json")` at the end.
+`say(lines, format)` or `facts([(label, line), ...], format)` for text formats, `emit(document, [], "json")` at the end.
 
 Cells are raw: ints and Fractions stay exact, None is unknown; `good("OK")`, `bad("DROP")` and `dim("-")` colour a cell's text.
 `Column.drop` > 0 names columns that may go where a terminal is too narrow, highest first. Progress: `modcalc.render.progress`.
 Plots: one file per kind, on the helpers of `modcalc.render.plot`.
 """
 
-from modcalc.render.output import FORMATS, chosen, emit, say, show
+from modcalc.render.output import FORMATS, chosen, emit, facts, say, show
 from modcalc.render.table import Column, Table, bad, dim, good
 
-__all__ = ["FORMATS", "Column", "Table", "bad", "chosen", "dim", "emit", "good", "say", "show"]
+__all__ = ["FORMATS", "Column", "Table", "bad", "chosen", "dim", "emit", "facts", "good", "say", "show"]

@@ -108,10 +108,15 @@ def ordered(lines: Sequence[Line], by: str) -> list[Line]:
     if by == "component":
         order = list(LABELS)
         return sorted(lines, key=lambda line: order.index(line.label if line.label in order else "norm"))
-    stacked = [i for i, line in enumerate(lines) if _number(line.label)]
-    first = stacked[0] if stacked else len(lines)
-    keys = {line.label: (0,) if i < first else _number(line.label) or (2,) for i, line in enumerate(lines)}
-    return sorted(lines, key=lambda line: keys[line.label])
+    return in_order(lines, lambda line: line.label)
+
+
+def in_order(items: Sequence[Any], path: Callable[[Any], str]) -> list[Any]:
+    """What stands before the blocks, the blocks by number, what stands after them; otherwise as it was."""
+    stacked = [i for i, item in enumerate(items) if _number(path(item))]
+    first = stacked[0] if stacked else len(items)
+    keys = [(0,) if i < first else _number(path(item)) or (2,) for i, item in enumerate(items)]
+    return [items[i] for i in sorted(range(len(items)), key=lambda i: keys[i])]
 
 
 def _number(label: str) -> tuple | None:

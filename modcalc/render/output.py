@@ -7,7 +7,7 @@ from typing import Any
 
 from modcalc.errors import UsageError
 from modcalc.render.numbers import machine
-from modcalc.render.table import Table
+from modcalc.render.table import Styled, Table
 
 FORMATS = ("table", "plain", "markdown", "latex", "csv", "json")
 
@@ -45,13 +45,27 @@ def show(tables: Sequence[Table], format: str | None = None) -> None:
             say(table.notes, format)
 
 
-def say(lines: Sequence[str], format: str | None = None) -> None:
+def say(lines: Sequence[str | Styled], format: str | None = None) -> None:
     """Print lines of text that belong to a report: as they are, as a markdown list, as latex comments; csv: on stderr; json: nowhere."""
+    facts([("", line) for line in lines], format)
+
+
+def facts(pairs: Sequence[tuple[str, str | Styled]], format: str | None = None) -> None:
+    """As `say`, for lines with a label in front: `parameters: 124,439,808`; aligned on a terminal. Without both, an empty line."""
     format = chosen(format)
-    if not lines or format == "json":
+    if not pairs or format == "json":
         return
+    if format == "table":
+        from modcalc.render.terminal import labelled
+
+        return write(labelled(pairs))
     lead = {"markdown": "- ", "latex": "% "}.get(format, "")
-    text = "".join(f"{lead}{line}\n" for line in lines)
+    lines = []
+    for label, said in pairs:
+        text = said.text if isinstance(said, Styled) else said
+        shown = f"**{label}**" if label and format == "markdown" else label
+        lines.append(f"{lead}{shown}{': ' if label else ''}{text}" if label or text else "")
+    text = "".join(f"{line}\n" for line in lines)
     if format == "csv":
         sys.stderr.write(text)
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple
 
 from modcalc.render.numbers import KINDS, UNKNOWN
@@ -53,7 +54,7 @@ class Column:
         return self.kind != "text"
 
     def text(self, value: Any) -> str:
-        if value is None:
+        if value is None or (isinstance(value, float) and not isfinite(value)):
             return UNKNOWN
         if isinstance(value, Styled):
             return value.text

@@ -3,28 +3,23 @@
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from modcalc.render.table import Column, Table
+from modcalc.render.table import Column, Styled, Table
 
+LABEL_WIDTH = 10  # so that lines printed in steps stay aligned
 STYLES = {"good": "green", "bad": "bold red", "dim": "dim", "": ""}
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # the command line's frame knows what to do; rich would end the process with code 1
-
-
 def boxed(table: Table) -> str:
-    """The table as text with terminal codes, as wide as the terminal (unlimited where stdout is none)."""
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal or "COLUMNS" in os.environ else 10_000
-    console = _Console(file=sys.stdout, width=width, highlight=False)
-    keep, hidden = fitting(table, width)
+    """The table as text with terminal codes."""
+    console = _console()
+    keep, hidden = fitting(table, console.width)
     with console.capture() as capture:
         if table.title:
             console.print(Text(table.title, "bold"))
@@ -35,8 +30,34 @@ def boxed(table: Table) -> str:
         for line in table.notes:
             console.print(Text(line))
         if hidden:
-            console.print(Text(f"too narrow for: {', '.join(c.header for c in hidden)} (--format plain shows all)", "dim italic"))
-    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
+            left_out = ", ".join(c.name.replace("_", " ") for c in hidden)
+            console.print(Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic"))
+    return _trimmed(capture.get())
+
+
+def labelled(pairs: Sequence[tuple[str, str | Styled]]) -> str:
+    """Labels in a column of their own, texts wrapped beside them; without any label, plain lines."""
+    console = _console()
+    grid = RichTable.grid(padding=(0, 2, 0, 0))
+    if any(label for label, _ in pairs):
+        grid.add_column(min_width=LABEL_WIDTH, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, said in pairs:
+        text, style = said if isinstance(said, Styled) else (said, "")
+        grid.add_row(*([Text(label, "bold")] if len(grid.columns) == 2 else []), Text(text, STYLES[style]))
+    with console.capture() as capture:
+        console.print(grid)
+    return _trimmed(capture.get())
+
+
+def _console() -> Console:
+    """As wide as the terminal; where stdout is none and COLUMNS is not set, unlimited."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(file=sys.stdout, width=shutil.get_terminal_size().columns if known else 10_000, highlight=False)
+
+
+def _trimmed(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.split("\n"))
 
 
 def fitting(table: Table, width: int) -> tuple[list[int], list[Column]]:

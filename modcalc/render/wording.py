@@ -26,24 +26,32 @@ LABELS = {
     "router": "mod router",
     "predictor": "mod predictor",
 }
-PAIRS = {"full": "all T x T pairs count", "half": "half of the T x T pairs count", "exact": "pairs that the causal mask leaves count"}
+PAIRS = {
+    "full": "all T x T pairs count",
+    "half": "half of the T x T pairs count",
+    "window": "T x min(window, T) pairs count",
+    "exact": "pairs that the causal mask leaves count",
+    None: "no attention pairs count",
+}
 
 
 Facts = list[tuple[str, str]]
 
 
 class Unit:
-    """FLOPs, or multiply-adds on request: what is printed, and how a number of FLOPs becomes it."""
+    """FLOPs, or multiply-adds on request: what is printed, and how a convention's number becomes it.
 
-    def __init__(self, macs: bool = False) -> None:
-        self.macs = macs
+    multiply_add: what the convention counts for one multiply-add.
+    """
+
+    def __init__(self, macs: bool = False, multiply_add: int = 2) -> None:
         self.name = "MACs" if macs else "FLOPs"
         self.key = self.name.lower()
+        self.divisor = multiply_add if macs else 1
+        self.each = 1 if macs else multiply_add
 
     def of(self, flops: Any) -> Any:
-        if flops is None:
-            return None
-        return whole(Fraction(flops) / 2 if self.macs else flops)
+        return None if flops is None else whole(Fraction(flops) / self.divisor)
 
 
 def headline(report: Report, unit: Unit, *, own_length: bool = False) -> list[str]:
@@ -57,8 +65,8 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False) -> list[st
         what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {'T' if own_length else f'{w.seq_len:,}'} tokens{cached}"
     if w.phase == "prefill":
         what += ", logits of the last one"
-    factor = "1 MAC" if unit.macs else "2 FLOPs"
-    lines = [what, f"convention {rule.name}, causal {rule.causal}: {factor} per multiply-add, {PAIRS[rule.causal]}"]
+    each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"
+    lines = [what, f"convention {rule.name}{f', causal {rule.causal}' if rule.causal else ''}: {each}, {PAIRS[rule.causal]}"]
     return lines if rule.name == "matmul" else [*lines, f"counts {rule.counts}"]
 
 

@@ -1,0 +1,173 @@
+"""`modcalc flops`: what specs cost by the ledger, and whether counters that run the models agree."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from modcalc.cli.options import Batch, Causal, ConventionName, Format, Macs, Phase, Plot, SeqLen, Specs
+
+if TYPE_CHECKING:
+    from modcalc.cost.account import Report
+    from modcalc.measure.agreement import Verdict
+    from modcalc.render.wording import Unit
+
+Counting = Annotated[
+    Literal["analytic", "fvcore", "torch", "all"] | None,
+    typer.Option("--count", help="Also count by running the model on the meta device. [default: by all counters installed]", show_default=False),
+]
+Backward = Annotated[bool, typer.Option("--backward", help="Backward pass and train step too (phase train has them anyway).")]
+By = Annotated[
+    Literal["total", "component", "layer", "path"] | None,
+    typer.Option("--by", help="Rows of the table. [default: component; several specs: total]", show_default=False),
+]
+Context = Annotated[
+    int | None, typer.Option("--context", "-S", min=0, help="Tokens already cached (prefill: default 0; decode: required).", show_default=False)
+]
+
+
+def flops(
+    specs: Specs,
+    seq_len: SeqLen = None,
+    batch: Batch = 1,
+    count: Counting = None,
+    backward: Backward = False,
+    by: By = None,
+    causal: Causal = None,
+    convention: ConventionName = "matmul",
+    macs: Macs = False,
+    phase: Phase = "forward",
+    context: Context = None,
+    format: Format = None,
+    plot: Plot = None,
+) -> None:
+    """FLOPs and parameters of specs: by the ledger at once, then by counters that run the model, which must agree.
+
+    Exit code 1 if a counter finds another number, and the modules where; 2 if something cannot be served.
+    """
+    from modcalc.cost.account import account
+    from modcalc.cost.compare import sampling_range, twin
+    from modcalc.render.output import chosen
+    from modcalc.render.wording import Unit
+    from modcalc.spec.load import load
+
+    _check(phase, context, seq_len, backward)
+    counters = _counters(count, phase)
+    if plot:
+        from modcalc.render.plot import plot_target
+
+        target = plot_target(plot)
+
+    backward = backward or phase == "train"
+    format = chosen(format)
+    accounts = []
+    for name in specs:
+        spec = load(name)
+        report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
+        accounts.append((report, twin(report, spec), sampling_range(report, spec)))
+
+    unit = Unit(macs, accounts[0][0].convention.multiply_add)
+    _show(accounts, by, unit, backward, format)
+    if plot:
+        from modcalc.render.plot_breakdown import plot_breakdown
+
+        (first, dense, _), *others = accounts
+        plot_breakdown(target, [dense, first] if dense and not others else [report for report, _, _ in accounts], unit, backward=backward)
+        typer.echo(f"drawn into {target}", err=True)
+    verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(accounts) == 1) for report, _, _ in accounts]
+    if format == "json":
+        _document(accounts, verdicts, by, macs)
+    if not all(v.agrees for one in verdicts for v in one):
+        raise typer.Exit(1)
+
+
+def _check(phase: str, context: int | None, seq_len: int | None, backward: bool) -> None:
+    """Options that contradict each other; Workload checks the rest."""
+    from modcalc.errors import UsageError
+
+    if phase == "decode" and context is None:
+        raise UsageError("--phase decode: say how many tokens are already cached with --context S")
+    if phase == "decode" and seq_len is not None:
+        raise UsageError("--seq-len with --phase decode: it computes one token per sequence; give the tokens before it by --context")
+    if phase in ("prefill", "decode") and backward:
+        raise UsageError(f"--backward with --phase {phase}: sampling has no backward pass")
+
+
+def _counters(asked: str | None, phase: str) -> list[str]:
+    """The counters to run: those asked for, which must be there, or all that are; none at sampling, where routing decides what is computed."""
+    if asked == "analytic" or (asked is None and phase in ("prefill", "decode")):
+        return []
+    from modcalc.errors import MissingDependency, UsageError
+    from modcalc.measure.counters import COUNTERS, installed
+
+    if phase in ("prefill", "decode"):
+        raise UsageError(f"--count {asked} with --phase {phase}: counters run whole sequences; use --phase forward, or --count analytic")
+    if asked is None:
+        return installed()
+    names = list(COUNTERS) if asked == "all" else [asked]
+    missing = [name for name in names if name not in installed()]
+    if missing:
+        raise MissingDependency(f"--count {asked}: {' and '.join(missing)} cannot be used; run: pip install 'modcalc[torch]'")
+    return names
+
+
+def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, format: str) -> None:
+    """The analytic part, for a person."""
+    if format == "json":
+        return
+    from modcalc.render.breakdown import breakdown, comparison, side_by_side
+    from modcalc.render.output import facts, show
+    from modcalc.render.sampling import sampling_table
+    from modcalc.render.wording import remarks
+
+    reports = [report for report, _, _ in accounts]
+    if len(accounts) == 1:
+        report, dense, _ = accounts[0]
+        show([breakdown(report, by or "component", unit, backward=backward, twin=dense)], format)
+        facts([("", ""), *remarks(report, unit, twin=dense, backward=backward)], format)
+    else:
+        show([comparison(reports, unit, backward=backward)], format)
+        if by not in (None, "total"):
+            show([side_by_side(reports, by, unit, backward=backward)], format)
+    for _, dense, cases in accounts:
+        if cases:
+            show([sampling_table(cases, unit, dense)], format)
+
+
+def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> list["Verdict"]:
+    """Each counter's verdict, told as soon as it is there; with `backward`, torch also counts the train step."""
+    if not counters:
+        return []
+    from modcalc.measure.agreement import Verdict, run
+    from modcalc.render.counted import counted_as, differences_table, verdict_facts
+    from modcalc.render.output import facts, show
+    from modcalc.render.progress import working
+
+    name = report.plan.name
+    facts([("", ""), *([] if alone else [("", name)]), *counted_as(report, unit)], format)
+    verdicts = []
+    for counter, both in [(c, False) for c in counters] + [("torch", True) for c in counters if backward and c == "torch"]:
+        try:
+            with working(f"{name}: counting by {counter}{', train step' if both else ''}"):
+                verdict = run(report, counter, backward=both)
+        except Exception as failed:  # whatever a counter stumbles over, the ledger's answer stands
+            verdict = Verdict(counter, both, report.flops.forward, None, reason=f"{type(failed).__name__}: {failed}")
+        facts(verdict_facts(verdict, unit), format)
+        if verdict.differences:
+            show([differences_table(verdict, unit)], format)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _document(accounts: list[tuple], verdicts: list[list], by: str | None, macs: bool) -> None:
+    """One document for one spec; `reports` of several."""
+    from modcalc.render.counted import verdicts_document
+    from modcalc.render.document import account_document
+    from modcalc.render.output import emit
+
+    documents = []
+    for (report, dense, cases), of in zip(accounts, verdicts, strict=True):
+        agree = False if any(v.agrees is False for v in of) else all(v.agrees for v in of) or None
+        documents.append(
+            account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of, agree if of else None)
+        )
+    emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

@@ -1,0 +1,30 @@
+"""Causal routing costs a random number of FLOPs at sampling: its expectation, its worst and its best case, side by side."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from modcalc.cost.account import Report
+from modcalc.render.table import Column, Table
+from modcalc.render.wording import Unit
+
+CASES = {
+    "expected": "expected, at the capacity's share",
+    "all": "worst: every token routed",
+    "none": "best: no token routed",
+}
+
+
+def sampling_table(reports: Mapping[str, Report], unit: Unit, twin: Report | None) -> Table:
+    """reports: those of `sampling_range`; twin: the dense twin under the same workload."""
+    named = [(CASES[routing], report) for routing, report in reports.items()] + ([("dense twin", twin)] if twin else [])
+    several = reports["expected"].work.tokens > 1
+
+    def row(label: str, report: Report) -> list[object]:
+        forward = report.flops.forward
+        per_token = [unit.of(report.flops.forward_per_token)] if several else []
+        return [label, unit.of(forward), *per_token, *([Fraction(forward) / Fraction(twin.flops.forward)] if twin else [])]
+
+    columns = [Column("routing, token by token", key="routing"), Column(unit.name, "count", f"forward_{unit.key}")]
+    columns += [Column("per token", "count", f"{unit.key}_per_token", drop=1)] if several else []
+    columns += [Column("ratio to dense", "ratio", "ratio_to_dense_twin")] if twin else []
+    return Table(title=f"{reports['expected'].plan.name}: {reports['expected'].work.phase}", columns=columns, rows=[row(*one) for one in named])
