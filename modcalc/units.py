@@ -1,7 +1,7 @@
 """Numbers as people write and read them: the only file that knows suffixes.
 
 Inside modcalc every quantity is in base units: FLOPs, parameters, tokens, bytes, seconds. Counts use powers of 1000
-(K, M, B or G, T, P, E), bytes powers of 1000 (KB, MB, …) or of 1024 (KiB, MiB, …), as the suffix says.
+(K, M, B or G, T, P), bytes powers of 1000 (KB, MB, …) or of 1024 (KiB, MiB, …), as the suffix says.
 """
 
 import re
@@ -19,7 +19,7 @@ STEPS = ("", "k", "M", "G", "T", "P", "E")
 BINARY_STEPS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 PARAM_STEPS = ("", "K", "M", "B", "T")
 
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4, "p": 5, "e": 6, "z": 7}
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4, "p": 5, "e": 6}
 _COUNTS = {s: 1000**p for s, p in _POWERS.items()}
 # No bare B: it means billions as often as bytes.
 _BYTES = {"": 1} | {f"{s}{i}b": base**p for s, p in _POWERS.items() if s not in ("", "b") for i, base in (("", 1000), ("i", 1024))}
@@ -32,7 +32,7 @@ def parse_count(value: Any, name: str = "value") -> int:
 
     Raises UsageError, which names `name`, for anything else: 0, negative, NaN, 1e400, "12.5%", a size in bytes.
     """
-    return _whole(value, name, _COUNTS, "6e18, 1.5B or 300G", "counts take K, M, B or G, T, P, E")
+    return _whole(value, name, _COUNTS, "6e18, 1.5B or 300G", "counts take K, M, B or G, T, P")
 
 
 def parse_bytes(value: Any, name: str = "value") -> int:
@@ -47,7 +47,7 @@ def parse_ratio(value: Any, name: str = "value") -> Fraction:
 
 def quantity(value: Any, name: str = "value") -> int | Fraction:
     """A positive amount of whatever the suffix says: 6e18, "1.5B", "80GiB", 0.5; a Fraction if it is not whole. Raises UsageError."""
-    rule = "suffixes are K, M, B or G, T, P, E, or KB, MB, GB, TB, or KiB, MiB, GiB, TiB"
+    rule = "suffixes are K, M, B or G, T, P, or KB, MB, GB, TB, or KiB, MiB, GiB, TiB"
     amount = _amount(value, name, _COUNTS | _BYTES, "6e18, 1.5B or 80GiB", rule)
     return amount.numerator if amount.denominator == 1 else amount
 
@@ -84,6 +84,8 @@ def _parsed(text: str, suffixes: dict[str, int]) -> Fraction | None:
     if not match:
         return None
     suffix = match[2].lower()
+    if suffix == "e":
+        return None  # 1e is an exponent cut short as often as an exa
     if suffix not in suffixes and "b" in suffixes:  # counts
         suffix = _UNITS.sub("", suffix)
     if suffix not in suffixes:
