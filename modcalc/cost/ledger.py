@@ -95,7 +95,7 @@ def attention_rows(a: AttentionPlan, D: Dim, at: _At) -> list[Op]:
     proj = "attention"
     rows: list[Op] = []
     absorbed = a.latent is not None and at.work.phase == "decode"
-    core = dict(d_model=D, n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv)
+    core = dict(d_model=D, softcap=a.softcap is not None, n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv)
     if a.latent:
         lat = a.latent
         if lat.q_rank is not None:

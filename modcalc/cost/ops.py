@@ -141,6 +141,7 @@ class AttentionCore(Op):
     v_head_dim: Dim
     window: int | None = None
     sinks: bool = False
+    softcap: bool = False
     decode: bool = False  # one query that sees all its keys, whatever the convention
     absorbed: bool = False  # latent attention at decode: the values are the first v_head_dim entries of the one key
 
@@ -167,6 +168,11 @@ class AttentionCore(Op):
 
     def macs(self, causal: str = "full") -> Dim:
         return whole(self.repeat * self.batch * self.pairs(causal) * self.n_heads * (self.head_dim + self.v_head_dim))
+
+    @property
+    def fusible(self) -> bool:
+        """Whether torch's scaled_dot_product_attention can compute it: neither sinks nor a soft cap change the softmax."""
+        return not (self.sinks or self.softcap)
 
     @property
     def cached_width(self) -> Dim:

@@ -1,0 +1,67 @@
+"""Model FLOPs and hardware FLOPs: what a train step computes a second time instead of keeping it.
+
+MFU divides model FLOPs, HFU hardware FLOPs, by the device's peak (PaLM, arXiv 2204.02311, appendix B).
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from modcalc.cost.account import Report
+from modcalc.cost.convention import Convention, in_stack
+from modcalc.cost.ops import AttentionCore, Op, whole
+from modcalc.errors import UsageError
+from modcalc.spec.plan import Dim
+
+RECOMPUTE = ("none", "selective", "full")
+ATTENTION = ("fused", "explicit")
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """FLOPs that a device is asked for in one train step, all sequences. recomputed: forward work done again; backward has it."""
+
+    recompute: str
+    attention: str
+    forward: Dim
+    backward: Dim
+    recomputed: Dim
+    train_step: Dim
+
+
+def hardware_flops(report: Report, recompute: str = "none", attention: str = "fused") -> Hardware:
+    """What the device computes for the model FLOPs of `report`.
+
+    attention: a fused kernel keeps no scores and computes q k^T again in its backward pass (FlashAttention, arXiv
+    2205.14135, algorithm 4), so that its backward pass is 2.5 times its forward pass where keys and values are equally
+    wide; explicit products keep them: 2 times. Sinks and a soft cap need explicit products. recompute: none; selective:
+    the attention core runs again (Korthikanti et al. 2022, arXiv 2205.05198, section 5), which a fused kernel's backward
+    pass does anyway; full: every block runs again from its input (Chen et al. 2016, arXiv 1604.06174).
+
+    Raises UsageError for a name that there is not, and for a convention that counts recomputation itself.
+    """
+    check_choice(recompute, attention)
+    rule = report.convention
+    if rule.recompute_terms:
+        raise UsageError(f"convention {rule.name} counts recomputation itself; hardware FLOPs need one that does not, such as matmul")
+    again = whole(sum(_again(op, rule, recompute, attention) for op in report.rows))
+    f = report.flops
+    return Hardware(recompute, attention, f.forward, f.backward + again, again, f.train_step + again)
+
+
+def check_choice(recompute: str, attention: str) -> None:
+    """Raises UsageError for a name that there is not."""
+    for word, value, allowed in (("recompute", recompute, RECOMPUTE), ("attention", attention, ATTENTION)):
+        if value not in allowed:
+            raise UsageError(f"{word} {value!r}: one of {', '.join(allowed)}")
+
+
+def _again(op: Op, rule: Convention, recompute: str, attention: str) -> Dim:
+    """FLOPs of a row that run a second time in the backward pass."""
+    forward = rule.forward(op)
+    again = forward if recompute == "full" and in_stack(op) else 0
+    if isinstance(op, AttentionCore):
+        if attention == "fused" and op.fusible:
+            again = again + forward * Fraction(op.head_dim, op.head_dim + op.v_head_dim)
+        elif recompute == "selective":
+            again = again + forward
+    return again

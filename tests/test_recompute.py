@@ -1,0 +1,83 @@
+"""Hardware FLOPs against torch's own counter, which counts what is run again."""
+
+from fractions import Fraction
+
+import pytest
+
+from modcalc import account, build, load
+from modcalc.cost.recompute import ATTENTION, RECOMPUTE, hardware_flops
+from modcalc.errors import UsageError
+
+torch = pytest.importorskip("torch")
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count  # noqa: E402
+
+
+def rerun(module: torch.nn.Module) -> None:
+    """Keep only the module's inputs and run it again in the backward pass."""
+    forward = module.forward
+    module.forward = lambda *args, **kw: checkpoint(forward, *args, use_reentrant=False, **kw)
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+@pytest.mark.parametrize("name", ["dense-small", "mod-small"])
+def test_explicit_attention_as_torch_counts_it(name: str, recompute: str) -> None:
+    spec = load(name)
+    model = build(spec, device="meta", attention="explicit")
+    for block in model.blocks:
+        if recompute == "full":
+            rerun(block)
+        elif recompute == "selective":
+            rerun(block.attn.core)
+    tokens = torch.zeros(2, spec.seq_len, dtype=torch.long, device="meta")
+    # torch may leave out a block's last product, which no gradient needs; the account does not.
+    with set_checkpoint_early_stop(False), FlopCounterMode(display=False) as counter:
+        model(tokens).logits.sum().backward()
+    found = hardware_flops(account(spec, batch=2, phase="train"), recompute, "explicit")
+    assert found.train_step == counter.get_total_flops()
+    assert (found.recomputed > 0) == (recompute != "none")
+
+
+def test_fused_attention_as_torch_counts_it() -> None:
+    """3.5 times the forward pass in all."""
+    spec = load("gpt2")
+    report = account(spec, phase="train", seq_len=64)
+    shape = (1, 12, 64, 64)
+    forward, backward = sdpa_flop_count(shape, shape, shape), sdpa_backward_flop_count(shape, shape, shape, shape)
+    found = hardware_flops(report)
+    assert backward == Fraction(5, 2) * forward
+    assert found.train_step - report.flops.train_step == found.recomputed == 12 * (forward + backward - 3 * forward)
+    assert found.backward == report.flops.backward + found.recomputed
+
+
+def test_full_recomputation_is_megatrons() -> None:
+    report = account(load("gpt2"), phase="train")
+    megatron = account(load("gpt2"), phase="train", convention="megatron")
+    assert hardware_flops(report, "full", "explicit").train_step == megatron.flops.train_step
+
+
+def test_a_fused_kernel_needs_no_selective_recomputation() -> None:
+    report = account(load("gpt2"), phase="train")
+    assert hardware_flops(report, "selective", "fused").recomputed == hardware_flops(report, "none", "fused").recomputed
+
+
+def test_sinks_and_soft_caps_cannot_be_fused() -> None:
+    import msgspec
+
+    fields = msgspec.to_builtins(load("dense-small"))
+    for knob in ({"sinks": True}, {"softcap": 30.0}):
+        spec = msgspec.convert({**fields, "attention": {**fields["attention"], **knob}}, type(load("gpt2")))
+        report = account(spec, phase="train")
+        assert hardware_flops(report, "none", "fused").recomputed == 0
+        assert hardware_flops(report, "selective", "fused").recomputed == report.by_path()["blocks.0.attn.core"] * spec.n_layers
+
+
+def test_names_and_conventions_that_cannot_be_served() -> None:
+    report = account(load("gpt2"), phase="train")
+    for wrong in ({"recompute": "some"}, {"attention": "flash"}):
+        with pytest.raises(UsageError, match="one of"):
+            hardware_flops(report, **wrong)
+    for name in ("megatron", "lingua"):
+        with pytest.raises(UsageError, match="counts recomputation itself"):
+            hardware_flops(account(load("gpt2"), phase="train", convention=name))
+    assert ATTENTION == ("fused", "explicit")
