@@ -45,7 +45,7 @@ _ALL = (
         MATMUL,
         name="causal-exact",
         counts="matrix products, attention over the pairs that the causal mask and the window leave, (T + 1) / 2 per query without a window",
-        citation="nanochat (prefill); OLMo-core since 2026 (Attention.num_flops_per_token)",
+        citation="nanochat (prefill); later versions of OLMo-core (Attention.num_flops_per_token)",
         causal="exact",
     ),
     _thirds(
@@ -103,7 +103,7 @@ _ALL = (
     _thirds(
         "olmo-core",
         "6 per active parameter and token trained without embedding tables, and attention over T x min(window, T); forward a third of it",
-        "OLMo-core (num_flops_per_token of its modules, until 2026)",
+        "OLMo-core (num_flops_per_token of its modules, earlier versions)",
         (Term(2, "active params", but=("kind:lookup",)), Term(2, "tied params"), *ATTENTION),
         "window",
     ),
