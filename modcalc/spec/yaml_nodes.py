@@ -27,6 +27,8 @@ _WORDS = {
 }
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+# What YAML 1.2 calls printable, section 5.1.
+_NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -112,13 +114,14 @@ def read_yaml(text: str, file: str) -> tuple[Node, list[str]]:
 
     Raises SpecError, with file and line, for what cannot be read at all.
     """
+    if odd := _NOT_TEXT.search(text):
+        line = text.count("\n", 0, odd.start()) + 1
+        raise SpecError([f"{file}:{line}: found the control character 0x{ord(odd[0]):02x}; allowed plain text; is this a spec?"])
     reader = _Reader(text, file)
     try:
         return reader.document(), reader.problems
     except yaml.MarkedYAMLError as wrong:
         raise SpecError([_syntax(wrong, text, file)]) from None
-    except yaml.YAMLError as wrong:
-        raise SpecError([f"{file}:1: not text that YAML allows: {str(wrong).splitlines()[0]}"]) from None
 
 
 def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
