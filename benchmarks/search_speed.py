@@ -43,7 +43,6 @@ def main() -> None:
     options = parser.parse_args()
 
     import json
-
     from importlib.metadata import version
 
     from modcalc import load

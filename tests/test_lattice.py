@@ -152,7 +152,13 @@ bands = st.none() | st.tuples(st.integers(1, 60), st.integers(1, 120)).map(lambd
 )
 def test_match_finds_the_optimum_of_brute_force(axes: dict, target: int, by: str, aspect: Any, prefer: str, within: float) -> None:
     family, basis, rules = Family(MOD), basis_of(MOD), Rules(aspect=aspect)
-    goal = {"params": target // 10**3, "active": target // 10**3, "non_embedding": target // 10**3, "kv": target // 10**4, "decode": target // 10**3}.get(by, target)
+    goal = {
+        "params": target // 10**3,
+        "active": target // 10**3,
+        "non_embedding": target // 10**3,
+        "kv": target // 10**4,
+        "decode": target // 10**3,
+    }.get(by, target)
     found = match(family, axes, goal, by, basis, rules, within=exact(within), prefer=prefer, limit=5)
 
     brute = []
@@ -243,7 +249,13 @@ def test_a_lattice_too_large_to_count_is_refused() -> None:
 
 
 def test_memory_is_bounded_by_the_chunk() -> None:
-    axes = {"n_layers": list(range(2, 30)), "d_model": [64 * n for n in range(1, 40)], "d_ff": list(range(1, 2000)), "capacity": [0.125, 0.5], "every": [1, 2]}
+    axes = {
+        "n_layers": list(range(2, 30)),
+        "d_model": [64 * n for n in range(1, 40)],
+        "d_ff": list(range(1, 2000)),
+        "capacity": [0.125, 0.5],
+        "every": [1, 2],
+    }
     lattice = Lattice(Family(MOD), axes, basis_of(MOD), ("forward",))
     assert lattice.size > 8_000_000
     sizes = [(c.size, c.costs["forward"].nbytes) for c, _ in zip(lattice.chunks(), range(20), strict=False)]

@@ -35,7 +35,8 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"modcalc.cli.{cmd_name}_" if cmd_name == "import" else f"modcalc.cli.{cmd_name}")
-        one = typer.Typer(add_completion=False)
+        # Plain help: the rich one takes "[default: …]" in a help text for markup and drops it.
+        one = typer.Typer(add_completion=False, rich_markup_mode=None)
         one.command(name=cmd_name)(getattr(module, f"{cmd_name}_" if cmd_name == "import" else cmd_name))
         return typer.main.get_command(one)
 

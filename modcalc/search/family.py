@@ -11,7 +11,6 @@ from modcalc.errors import UsageError
 from modcalc.spec.resolve import exact, heads, inner_width, selected
 from modcalc.spec.schema import Schedule, Spec
 
-KNOBS = ("n_layers", "d_model", "d_ff", "capacity", "every")
 HARDWARE_MULTIPLE = 64  # tensor cores and their tilings like widths in multiples of this
 
 
@@ -23,6 +22,9 @@ class Shape(NamedTuple):
     d_ff: int | None = None
     capacity: float | int | None = None
     every: int | None = None
+
+
+KNOBS = Shape._fields
 
 
 class Widths(NamedTuple):
@@ -90,10 +92,10 @@ class Family:
         if H.denominator != 1 or H.numerator % int(K):
             return None
         moe = self.spec.moe
-        own = self._scaled
+        expert, shared = (moe.d_ff, moe.shared_d_ff) if moe else (None, None)
         return Widths(
-            int(H), int(K), self._inner(d_model), moe and moe.d_ff and own(moe.d_ff, d_model), moe and moe.shared_d_ff and own(moe.shared_d_ff, d_model)
-        )
+            int(H), int(K), self._inner(d_model), expert and self._scaled(expert, d_model), shared and self._scaled(shared, d_model)
+        )  # fmt: skip
 
     def _inner(self, d_model: int) -> int:
         return inner_width(self.spec, d_model) if self.spec.mlp.ratio is not None else self._scaled(self.spec.mlp.d_ff, d_model)
@@ -109,14 +111,14 @@ class Family:
         spec, mod, moe = self.spec, self.spec.mod, self.spec.moe
         for knob in ("capacity", "every"):
             if knob in knobs and mod is None:
-                raise UsageError(f"{knob}: {spec.name} is a dense family and has no such knob; free are n_layers, d_model, d_ff (or add a mod: section)")
+                raise UsageError(f"{knob}: {spec.name} is a dense family without such a knob; it has n_layers, d_model, d_ff (or add a mod: section)")
             if knob in knobs and mod.recursions:
                 raise UsageError(f"{knob}: {spec.name} applies shared blocks with nested capacities and has no such knob")
         if mod and not mod.recursions and {"n_layers", "every"} & set(knobs):
             if mod.layers is not None:
-                raise UsageError(f"{spec.name}: mod.layers lists the routed blocks, so n_layers and every are not free; give every and offset instead")
+                raise UsageError(f"{spec.name}: mod.layers lists the routed blocks, so n_layers and every cannot vary; give every and offset")
             if isinstance(mod.capacity, list) and "capacity" not in knobs:
-                raise UsageError(f"{spec.name}: mod.capacity lists a value for each routed block, so n_layers and every are not free; give one value")
+                raise UsageError(f"{spec.name}: mod.capacity lists a value for each routed block, so n_layers and every cannot vary; give one value")
         if mod and mod.recursions and mod.layers is not None and "n_layers" in knobs:
             raise UsageError(f"{spec.name}: mod.layers lists the shared blocks, so n_layers is not free")
         if moe and moe.layers is not None and "n_layers" in knobs:

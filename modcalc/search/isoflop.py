@@ -8,16 +8,17 @@ from math import isqrt
 import numpy as np
 
 from modcalc.errors import UsageError
-from modcalc.search.costs import COSTS, Basis
+from modcalc.search.costs import Basis
 from modcalc.search.family import KNOBS, Family
 from modcalc.search.lattice import Chunk, Lattice
-from modcalc.search.results import DROP, OK, Candidate, Exact, Found, candidate, scheduled
+from modcalc.search.results import DROP, OK, Candidate, Exact, Found, candidate, schedule
 from modcalc.search.rules import Band, Rules, Tally, broken
 from modcalc.search.select import Best
 
 PREFERENCES = ("closest", "deepest", "widest", "params")
 COUNTS = ("params", "active", "non_embedding")
 TOKENS_PER_PARAM = 20  # Hoffmann et al. 2022 (arXiv 2203.15556, table 3)
+MARKS = (f"{TOKENS_PER_PARAM} tokens per parameter", "sqrt(C/120)")
 MAX_GROUPS = 10_000
 EXACT = 2**51  # below this, sums of integers and their differences to a target are exact in float64
 INTEGERS = ("forward", "train", "params", "non_embedding", "kv")
@@ -124,15 +125,15 @@ def plan(
     _sweep(lattice, look, tally, advance)
     found = {}
     for index in {*rows.indices, *mark.indices}:
-        c = scheduled(candidate(family, lattice.shape(index), basis), budget, basis)
-        found[index] = _judged(c, basis, within, ratio, min_steps, count)
+        c = candidate(family, lattice.shape(index), basis)
+        c = replace(c, schedule=schedule(c.train, budget, basis))
+        found[index] = _judged(c, within, ratio, min_steps, count)
     fine = sorted(i for i, c in found.items() if c.status == OK)
     if fine:
-        marked = {
-            f"{TOKENS_PER_PARAM} tokens per parameter": min(fine, key=lambda i: _far(found[i].schedule.pays / TOKENS_PER_PARAM / parameters(found[i], count))),
-            "sqrt(C/120)": min(fine, key=lambda i: _far(Fraction(parameters(found[i], count)) / size)),
-        }
-        for name, i in marked.items():
+        sizes = {i: Fraction(parameters(found[i], count)) for i in fine}
+        by_tokens = min(fine, key=lambda i: _far(found[i].schedule.pays / TOKENS_PER_PARAM / sizes[i]))
+        by_size = min(fine, key=lambda i: _far(sizes[i] / size))
+        for i, name in ((by_tokens, MARKS[0]), (by_size, MARKS[1])):
             found[i] = replace(found[i], marks=(*found[i].marks, name))
     order = sorted(found, key=lambda i: (parameters(found[i], count), i))
     return Found(tuple(found[i] for i in order), tally)
@@ -148,12 +149,17 @@ def parameters(c: Candidate, count: str) -> Exact:
     return c.params.total if count == "params" else getattr(c.params, count)
 
 
-def _judged(c: Candidate, basis: Basis, within: Fraction, ratio: Band, min_steps: int, count: str) -> Candidate:
+def tokens_per_param(c: Candidate, count: str = "params") -> Fraction:
+    """Tokens of the schedule's whole steps, for each of the parameters of `count`."""
+    return Fraction(c.schedule.tokens) / Fraction(parameters(c, count))
+
+
+def _judged(c: Candidate, within: Fraction, ratio: Band, min_steps: int, count: str) -> Candidate:
     s = c.schedule
     c = replace(c, error=s.error)
     if s.steps < min_steps:
         c = c.drop(f"{s.steps:,} whole steps, fewer than {min_steps:,}: one costs {float(s.step_flops / Fraction(s.budget)):.3g} of the budget")
-    tokens = Fraction(s.tokens) / Fraction(parameters(c, count))
+    tokens = tokens_per_param(c, count)
     if ratio and not ratio[0] <= tokens <= ratio[1]:
         side = f"fewer than {float(ratio[0]):g}" if tokens < ratio[0] else f"more than {float(ratio[1]):g}"
         c = c.drop(f"{float(tokens):.3g} tokens per parameter, {side}")
@@ -206,6 +212,3 @@ class _Groups:
         for stride, n, row in self.knobs:
             group = group * n + (chunk.row if row else chunk.column) // stride % n
         return np.broadcast_to(group, (chunk.row.size, chunk.column.size))
-
-
-assert set(INTEGERS) <= set(COSTS)

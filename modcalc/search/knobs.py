@@ -25,9 +25,7 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
     given: dict[str, str | None] = {}
     for part in text.split(","):
         name, equals, values = (p.strip() for p in part.partition("="))
-        if name not in KNOBS:
-            near = get_close_matches(name, KNOBS, 1)
-            raise UsageError(f"--free {name or repr(part)}: no such knob; allowed {', '.join(KNOBS)}" + (f"; did you mean {near[0]}?" if near else ""))
+        known("--free", name)
         if name in given:
             raise UsageError(f"--free: {name} is given twice; join its values with +")
         given[name] = values if equals else None
@@ -36,6 +34,15 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
         step = family.width_multiple if name == "d_model" else 1
         found[name] = default(name, found) if given[name] is None else parse_values(name, given[name], step)
     return found
+
+
+def known(option: str, name: str) -> str:
+    """`name`, if it is a knob. Raises UsageError, with the nearest one."""
+    if name not in KNOBS:
+        near = get_close_matches(name, KNOBS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{option}: found {name!r}; allowed knobs are {', '.join(KNOBS)}{hint}")
+    return name
 
 
 def parse_values(knob: str, text: str, step: int = 1) -> Values:

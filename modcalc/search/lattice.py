@@ -52,7 +52,8 @@ class Lattice:
     """axes: values of the free knobs; the others stay as the family's spec has them. names: costs to compute (see COSTS).
 
     `excluded` counts the combinations that are no model, by rule: d_model without whole heads; what breaks a rule of every
-    spec, such as a depth at which no block is routed (`problem` says the first). Raises UsageError where the family lacks a knob, or the lattice is too large to be counted.
+    spec, such as a depth at which no block is routed (`problem` says the first). Raises UsageError where the family lacks a
+    knob, or the lattice is too large to be counted.
     """
 
     def __init__(self, family: Family, axes: dict[str, list], basis: Basis, names: tuple[str, ...]) -> None:
@@ -158,7 +159,8 @@ class Lattice:
         if kept[0][1] is not None:
             C = along(2, [tokens_kept(x, T, spec.mod.rounding, spec.mod.multiple_of) for _, x in kept])
         if spec.moe:
-            own = {k: along(0, [getattr(w[2], a) for w in widths]) for k, a in (("d_ff", "expert"), ("shared_d_ff", "shared")) if getattr(spec.moe, k)}
+            own = {"d_ff": [w[2].expert for w in widths], "shared_d_ff": [w[2].shared for w in widths]}
+            own = {k: along(0, v) for k, v in own.items() if v[0] is not None}
             spec = structs.replace(spec, moe=structs.replace(spec.moe, **own))
 
         def block(b: BlockPlan) -> BlockPlan:
@@ -175,11 +177,12 @@ class Lattice:
         for i, name in enumerate(self.names):
             costs[name][0] = frames[:, i].reshape(-1, 1, 1)
         for k, part in enumerate(parts, 1):
-            whole = isinstance(part, Plan)
-            groups = tuple(replace(g, block=block(g.block)) for g in part.groups) if whole else (Group(block(part), 1),)
-            plan = Plan(
-                n_layers=part.n_layers if whole else 1, groups=groups, recursion=part.recursion if whole else None, **frame(spec, D, spec.vocab_size, T)
-            )
+            groups, recursion = (Group(part, 1),), None
+            if isinstance(part, Plan):
+                groups, recursion = part.groups, part.recursion
+                recursion = replace(recursion, routings=tuple(replace(r, share=float(r.share)) for r in recursion.routings))
+            groups = tuple(replace(g, block=block(g.block)) for g in groups)
+            plan = Plan(n_layers=1, groups=groups, recursion=recursion, **frame(spec, D, spec.vocab_size, T))
             for name, cost in bill(plan, self.names, self.basis, lambda op: op.path.startswith(("blocks.", "recursions."))).items():
                 costs[name][k] = cost
         index = (

@@ -10,7 +10,7 @@ from modcalc.cost.ops import whole
 from modcalc.search.costs import Basis, bill
 from modcalc.search.family import Family, Shape
 from modcalc.search.rules import Tally
-from modcalc.spec.resolve import resolve
+from modcalc.spec.resolve import inner_width, resolve
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import find_problems
 
@@ -57,6 +57,10 @@ class Candidate:
     matched: "Candidate | None" = None
 
     @property
+    def d_ff(self) -> int:
+        return inner_width(self.spec, self.spec.d_model)
+
+    @property
     def train_per_token(self) -> Exact:
         return whole(Fraction(self.train) / self.seq_len)
 
@@ -86,10 +90,9 @@ def candidate(family: Family, shape: Shape, basis: Basis, by: str | None = None)
     return made.drop("; ".join(map(str, problems))) if problems else made
 
 
-def scheduled(c: Candidate, budget: int, basis: Basis) -> Candidate:
-    """The candidate with the whole steps of B sequences that `budget` training FLOPs pay for."""
-    step = whole(Fraction(c.train) * basis.batch)
+def schedule(train: Exact, budget: int, basis: Basis) -> Schedule:
+    """The whole steps of B sequences, `train` FLOPs each, that `budget` FLOPs pay for."""
+    step = whole(Fraction(train) * basis.batch)
     steps = int(budget // step)
     tokens = steps * basis.batch * basis.seq_len
-    return replace(c, schedule=Schedule(budget, steps, tokens, step, whole(step * Fraction(steps)), Fraction(budget * basis.seq_len) / Fraction(c.train)))
-
+    return Schedule(budget, steps, tokens, step, whole(step * Fraction(steps)), Fraction(budget * basis.seq_len) / Fraction(train))

@@ -1,0 +1,83 @@
+"""`modcalc family`: shapes at a constant cost, such as depth against width at constant parameters."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from modcalc.cli.options import Causal, ConventionName, Format, OneSpec, SeqLen
+from modcalc.cli.search_options import Force, Out
+
+Vary = Annotated[
+    list[str] | None,
+    typer.Option("--vary", metavar="KNOB=VALUES", help="Such as n_layers=1,2,4 or n_layers=4:40:4; may be repeated.", show_default=False),
+]
+Solve = Annotated[str, typer.Option("--solve", metavar="KNOB", help="The knob that follows: n_layers, d_model or d_ff.")]
+Hold = Annotated[
+    Literal["params", "forward", "train", "active", "non_embedding", "kv", "decode"], typer.Option("--hold", help="The cost that stays constant.")
+]
+To = Annotated[str | None, typer.Option("--to", metavar="VALUE", help="The constant, such as 41M. [default: the spec's own]", show_default=False)]
+Multiple = Annotated[
+    int | None,
+    typer.Option(
+        "--multiple-of", min=1, help="The solved knob is a multiple of this. [default: 1; d_model: 64, and whole heads]", show_default=False
+    ),
+]
+Context = Annotated[
+    int | None, typer.Option("--context", "-S", min=0, help="With --hold decode: tokens already cached. [default: T - 1]", show_default=False)
+]
+
+
+def family(
+    spec: OneSpec,
+    vary: Vary = None,
+    solve: Solve = "d_ff",
+    hold: Hold = "params",
+    to: To = None,
+    multiple_of: Multiple = None,
+    seq_len: SeqLen = None,
+    context: Context = None,
+    convention: ConventionName = "matmul",
+    causal: Causal = None,
+    out: Out = None,
+    force: Force = False,
+    format: Format = None,
+) -> None:
+    """Shapes of one cost (Petty et al. 2023, arXiv 2310.19956): some knobs of SPEC vary, one is solved for.
+
+    With --hold params depth trades against width at constant parameters. Counted is what the spec has: embeddings, and
+    norms and biases if there are any. Solved values are whole; drift is what that leaves.
+    """
+    from modcalc.cost.conventions import convention as find_convention
+    from modcalc.errors import UsageError
+    from modcalc.render.family import document, table
+    from modcalc.render.output import chosen, emit, say, show
+    from modcalc.search.costs import Basis
+    from modcalc.search.families import constant, parse_vary, specs_of
+    from modcalc.search.family import Family
+    from modcalc.search.question import at_length
+    from modcalc.search.write import folder_for, write_specs
+    from modcalc.spec.load import load
+    from modcalc.units import parse_bytes, parse_count
+
+    if not vary:
+        raise UsageError("give --vary KNOB=VALUES, such as --vary n_layers=1,2,4,8")
+    if context is not None and hold != "decode":
+        raise UsageError("--context: it belongs to --hold decode, so it would change nothing")
+    if force and not out:
+        raise UsageError("--force: it belongs to --out, so it would change nothing")
+    chosen(format)
+    values = parse_vary(vary)
+    loaded = load(spec)
+    T = seq_len or loaded.seq_len
+    basis = Basis(T, 1, T - 1 if context is None else context, find_convention(convention, causal))
+    target = None if to is None else (parse_bytes if hold == "kv" else parse_count)(to, "--to")
+    found = constant(Family(at_length(loaded, T)), values, solve, hold, basis, target=target, multiple_of=multiple_of)
+    files = {}
+    if out:
+        files = write_specs(folder_for(out, force), list(specs_of(found)))
+    if chosen(format) == "json":
+        emit(document(found, files), [], format)
+    else:
+        show([table(found)], format)
+    if out:
+        say([f"wrote {len(files)} specs into {out}"], format)

@@ -1,0 +1,180 @@
+"""`modcalc isoflop`: shapes that spend a compute budget, or that cost as much as another model."""
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from modcalc.cli.options import Causal, ConventionName, Format, OneSpec, Plot, SeqLen
+from modcalc.cli.search_options import (
+    Aspect,
+    Beside,
+    Budgets,
+    By,
+    Count,
+    DecodeContext,
+    FfRatio,
+    Force,
+    Free,
+    HeadDim,
+    Limit,
+    Match,
+    MinSteps,
+    Multiple,
+    Out,
+    ParamBand,
+    Per,
+    Prefer,
+    Ratio,
+    StepBatch,
+    Within,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from modcalc.search.answers import Answer
+
+SLOW = 2_000_000  # candidates from which on progress is shown
+
+
+def isoflop(
+    spec: OneSpec,
+    budget: Budgets = None,
+    match: Match = None,
+    by: By = None,
+    free: Free = None,
+    prefer: Prefer = None,
+    per: Per = None,
+    within: Within = "0.001",
+    aspect: Aspect = None,
+    ff_ratio: FfRatio = None,
+    params: ParamBand = None,
+    tokens_per_param: Ratio = None,
+    count: Count = None,
+    min_steps: MinSteps = None,
+    batch: StepBatch = None,
+    seq_len: SeqLen = None,
+    context: DecodeContext = None,
+    multiple_of: Multiple = None,
+    head_dim: HeadDim = None,
+    beside: Beside = None,
+    limit: Limit = None,
+    convention: ConventionName = "matmul",
+    causal: Causal = None,
+    out: Out = None,
+    force: Force = False,
+    plot: Plot = None,
+    format: Format = None,
+) -> None:
+    """From a budget to shapes, tokens and steps (--budget), or from a model to others that cost the same (--match).
+
+    SPEC is the family: its attention, MLP, vocabulary and routing stay, the free knobs vary. Training FLOPs are counted
+    exactly, by the rows of each shape, not as 6ND (but for --convention 6nd). Exit code 2 if nothing can be asked so, 130
+    if the search was interrupted: what was found until then is printed.
+    """
+    from modcalc.cost.conventions import convention as find_convention
+    from modcalc.errors import UsageError
+    from modcalc.render.output import chosen
+    from modcalc.search.answers import Asked, matched, planned
+    from modcalc.search.costs import Basis
+    from modcalc.search.question import at_length, fraction, terms
+    from modcalc.search.write import folder_for
+    from modcalc.spec.load import load
+    from modcalc.units import parse_count
+
+    if not budget and not match:
+        raise UsageError("give --budget FLOPS (such as --budget 6e18), --match OTHER, or both")
+    if match and budget and len(budget) > 1:
+        raise UsageError("--budget with --match: one budget, whose steps are shown for every match")
+    _only("--match", bool(match), {"--by": by, "--per": per, "--context": context})
+    _only("--budget", bool(budget), {"--batch": batch, "--plot": plot})
+    plans = {"--tokens-per-param": tokens_per_param, "--count": count, "--min-steps": min_steps, "--beside": beside}
+    _only("--budget without --match", bool(budget and not match), plans)
+    _only("--match or --beside", bool(match or beside), {"--prefer": prefer})
+    _only("--by decode", by == "decode", {"--context": context})
+    _only("--out", bool(out), {"--force": force or None})
+    budgets = list(dict.fromkeys(parse_count(b, "--budget") for b in budget or ()))
+    chosen(format)
+    target = None
+    if plot:
+        from modcalc.render.plot import plot_target
+
+        target = plot_target(plot)
+
+    family = load(spec)
+    T = seq_len or family.seq_len
+    basis = Basis(
+        T,
+        batch or (family.train.batch_size if family.train else 128),
+        context if context is not None else T - 1,
+        find_convention(convention, causal),
+    )
+    family = at_length(family, T)
+    other = load(match) if match else None
+    scope = dict(aspect=aspect, ff_ratio=ff_ratio, params=params, multiple_of=multiple_of, head_dim=head_dim)
+    asked = Asked(
+        terms=terms(family, other=other, free=free, **scope),
+        basis=basis,
+        within=fraction("--within", within),
+        prefer=prefer,
+        per=per,
+        limit=limit,
+        budgets=tuple(budgets),
+    )
+    folder = folder_for(out, force) if out else None
+    if other is not None:
+        answer = matched(asked, other, by or "forward", _progress)
+    else:
+        light = at_length(load(beside), T) if beside else None
+        answer = planned(asked, light, tokens_per_param, count or "params", min_steps or 1, _progress)
+    _report(answer, folder, target, format)
+
+
+def _only(what: str, given: bool, options: dict[str, object]) -> None:
+    from modcalc.errors import UsageError
+
+    for name, value in options.items():
+        if value is not None and not given:
+            raise UsageError(f"{name}: it belongs to {what}, so it would change nothing")
+
+
+@contextmanager
+def _progress(text: str, size: int) -> "Iterator[Callable[[int], None]]":
+    """A bar on stderr, where the search takes long enough to be seen."""
+    if size < SLOW:
+        yield lambda n: None
+        return
+    from modcalc.render.progress import progress
+
+    with progress(text, size) as advance:
+        yield advance
+
+
+def _report(answer: "Answer", folder: "Path | None", target: "Path | None", format: str | None) -> None:
+    """Print, write and draw an answer; exit with 130 if the search was interrupted."""
+    from modcalc.render.output import chosen, emit, say, show
+    from modcalc.search.write import specs_of, write_specs
+
+    files = write_specs(folder, [spec for _, spec in specs_of(answer)]) if folder else {}
+    if chosen(format) == "json":
+        from modcalc.render.isoflop_document import document
+
+        emit(document(answer, files), [], format)
+    else:
+        from modcalc.render.isoflop import tables
+
+        show(tables(answer), format)
+    if folder:
+        say([f"wrote {len(files)} specs into {folder}"], format)
+    if target:
+        from modcalc.render.plot_isoflop import plot_isoflop
+
+        plot_isoflop(target, answer)
+        say([f"drawn into {target}"], format)
+    if answer.interrupted:
+        looked = sum(found.tally.looked for _, found in answer.founds)
+        print(f"interrupted after {looked:,} shapes: this is what the search had found", file=sys.stderr)
+        raise typer.Exit(130)

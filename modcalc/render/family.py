@@ -1,0 +1,88 @@
+"""Families at a constant cost, as a table and as a document."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from modcalc.render.isoflop import UNITS, capacity_text, shape
+from modcalc.render.table import Column, Table, bad, good
+from modcalc.search.costs import COSTS
+from modcalc.search.families import Constant, Member
+from modcalc.search.results import OK
+from modcalc.units import grouped
+
+
+def table(family: Constant) -> Table:
+    """One row a member; drift is what rounding to whole steps leaves."""
+    spec, basis, unit = family.family.spec, family.basis, UNITS.get(family.hold, "FLOPs")
+    routed = any(shape(m.candidate)["every"] for m in family.members)
+    columns = [
+        Column("layers", "count", "n_layers"),
+        Column("d_model", "count"),
+        Column("heads", "count", "n_heads", drop=2),
+        Column("d_ff", "count"),
+        *([Column("capacity"), Column("every", "count")] if routed else []),
+        Column("parameters", "count", "params"),
+        *([Column(family.hold, "count", f"cost_{family.hold}", unit)] if family.hold not in ("params", "forward") else []),
+        Column("drift", "count", unit=unit),
+        Column("relative", "change", "relative_error", drop=1),
+        Column("forward FLOPs", "count", "forward_flops"),
+        Column("KV cache", "bytes", "kv_cache_bytes", drop=3),
+        Column("", key="status"),
+        Column("why", key="reason"),
+    ]
+
+    def row(m: Member) -> list[Any]:
+        c, s = m.candidate, shape(m.candidate)
+        return [
+            s["n_layers"], s["d_model"], s["n_heads"], s["d_ff"], *([capacity_text(s["capacity"]), s["every"]] if routed else []), c.params.total,
+            *([c.cost] if family.hold not in ("params", "forward") else []), m.drift, c.error, c.forward, m.kv_bytes,
+            (good if c.status == OK else bad)(c.status), c.reason,
+        ]  # fmt: skip
+
+    pairs = f"; causal {basis.rule.causal}" if basis.rule.causal else ""
+    steps = f" in multiples of {family.step}" if family.step > 1 else ""
+    headline = [
+        f"held: {COSTS[family.hold]}, {grouped(family.target)} {unit}".rstrip(),
+        f"varied: {', '.join(family.vary)}; solved for: {family.solve}{steps}",
+        f"one sequence of {basis.seq_len:,} tokens; KV cache of as many in bf16",
+        f"convention {basis.rule.name}{pairs}: counts {basis.rule.counts}",
+        *(f"rule: {line}" for line in family.family.rules({*family.vary, family.solve})),
+    ]
+    return Table(title=f"{spec.name}: a family at constant {family.hold}", headline=headline, columns=columns, rows=[row(m) for m in family.members])
+
+
+def document(family: Constant, files: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters, FLOPs and bytes in base units. files: spec name -> where it was written."""
+    rule = family.basis.rule
+    return {
+        "spec": family.family.spec.name,
+        "hold": family.hold,
+        "target": family.target,
+        "vary": family.vary,
+        "solve": family.solve,
+        "multiple_of": family.step,
+        "workload": {"seq_len": family.basis.seq_len, "context": family.basis.context if family.hold == "decode" else None},
+        "convention": {"name": rule.name, "causal": rule.causal, "counts": rule.counts, "citation": rule.citation},
+        "candidates": [_member(m, files) for m in family.members],
+    }
+
+
+def _member(m: Member, files: Mapping[str, str]) -> dict[str, Any]:
+    c = m.candidate
+    return {
+        "spec": c.spec.name,
+        "shape": shape(c),
+        "params": c.params.total,
+        "params_active": c.params.active,
+        "params_non_embedding": c.params.non_embedding,
+        "forward_flops": c.forward,
+        "train_flops_per_token": c.train_per_token,
+        "kv_cache_bytes": m.kv_bytes,
+        "cost": c.cost,
+        "drift": m.drift,
+        "relative_error": Fraction(c.error),
+        "status": c.status,
+        "reason": c.reason or None,
+        "file": files.get(c.spec.name),
+    }

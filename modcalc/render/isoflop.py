@@ -1,0 +1,154 @@
+"""The answers of `modcalc isoflop` as tables."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from modcalc.render.numbers import share, si
+from modcalc.render.table import Column, Table, bad, good
+from modcalc.search.answers import Answer
+from modcalc.search.costs import COSTS
+from modcalc.search.isoflop import MARKS, chinchilla_size, tokens_per_param
+from modcalc.search.results import OK, Candidate, Found
+from modcalc.search.rules import OPTIONS
+from modcalc.spec.resolve import heads
+from modcalc.units import grouped
+
+Cell = tuple[Column, Callable[[Candidate], Any]]
+UNITS = {"kv": "bytes", "params": "", "active": "", "non_embedding": ""}
+
+
+def tables(answer: Answer) -> list[Table]:
+    """One table for each budget, or the one of a match."""
+    return [_match(answer, found) if answer.target else _plan(answer, budget, found) for budget, found in answer.founds]
+
+
+def _plan(answer: Answer, budget: int, found: Found) -> Table:
+    basis = answer.asked.basis
+    cells: list[Cell] = [
+        *_shape_cells(found),
+        (Column("non-embedding", "count", "params_non_embedding", drop=8), lambda c: c.params.non_embedding),
+        (Column("forward FLOPs", "si", "forward_flops", drop=6), lambda c: c.forward),
+        (Column("train FLOPs/token", "si", "train_flops_per_token", drop=7), lambda c: c.train_per_token),
+        *_step_cells(answer.count),
+        (Column("spent/budget", "ratio", drop=4), lambda c: Fraction(c.schedule.spent) / budget),
+    ]
+    if answer.light:
+        cells += [
+            (Column("shape beside", key="beside"), lambda c: c.matched and c.matched.spec.name),
+            (Column("its parameters", "count", "beside_params"), lambda c: c.matched and c.matched.params.total),
+            (Column("its FLOPs", "change", "beside_relative_error", drop=3), lambda c: c.matched and c.matched.error),
+        ]
+    headline = [
+        f"steps of {basis.batch:,} x {basis.seq_len:,} tokens, rounded down; training FLOPs are counted from each shape's rows",
+        *_rules(answer),
+    ]
+    size = si(chinchilla_size(budget))
+    notes = [
+        f"<- {MARKS[0]}: the OK row nearest to it",
+        f"<- {MARKS[1]}: the OK row nearest to {size} parameters, which train on 20 tokens each at 6 FLOPs per parameter and token",
+        *answer.notes,
+        *_tally(found),
+    ]
+    return _table(f"{answer.asked.terms.family.spec.name}: shapes that spend {float(budget):.6g} training FLOPs", headline, cells, found, notes)
+
+
+def _match(answer: Answer, found: Found) -> Table:
+    target, basis, budget = answer.target, answer.asked.basis, answer.founds[0][0]
+    unit = UNITS.get(target.by, "FLOPs")
+    cells: list[Cell] = [*_shape_cells(found), (Column("forward FLOPs", "count", "forward_flops", drop=1), lambda c: c.forward)]
+    if target.by not in ("forward", "params"):
+        cells.append((Column(target.by, "count", f"cost_{target.by}", unit), lambda c: c.cost))
+    cells.append((Column("off", "change", "relative_error"), lambda c: c.error))
+    if budget:
+        cells += _step_cells(answer.count)
+    own = f"{target.spec.name} has {grouped(target.params)} parameters and takes {grouped(target.forward)} FLOPs forward"
+    headline = [
+        f"target: {COSTS[target.by]}, {grouped(target.cost)} {unit}".rstrip(),
+        f"{own}, one sequence of {basis.seq_len:,} tokens",
+        *([f"decode after {basis.context:,} cached tokens, routing at its expected share"] if target.by == "decode" else []),
+        *_rules(answer),
+    ]
+    steps = []
+    if budget:
+        steps.append(f"steps of {basis.batch:,} x {basis.seq_len:,} tokens that {float(budget):.6g} training FLOPs pay, rounded down")
+        steps.append(f"{target.spec.name} would make {grouped(target.schedule.steps)} such steps, {si(target.schedule.tokens)} tokens")
+    notes = [*steps, *answer.notes, *_tally(found)]
+    return _table(f"{answer.asked.terms.family.spec.name}: shapes that cost as much as {target.spec.name}", headline, cells, found, notes)
+
+
+def _table(title: str, headline: list[str], cells: list[Cell], found: Found, notes: list[str]) -> Table:
+    cells = [
+        *cells,
+        (Column("", key="status"), lambda c: (good if c.status == OK else bad)(c.status)),
+        (Column("why", key="reason"), lambda c: "; ".join([*(f"<- {mark}" for mark in c.marks), *([c.reason] if c.reason else [])])),
+    ]
+    rows = [[value(c) for _, value in cells] for c in found.candidates]
+    return Table(title=title, headline=headline, columns=[column for column, _ in cells], rows=rows, notes=notes)
+
+
+def _shape_cells(found: Found) -> list[Cell]:
+    """What tells shapes apart, and their parameters."""
+    rows = found.candidates
+    cells: list[Cell] = [
+        (Column("layers", "count", "n_layers"), lambda c: c.spec.n_layers),
+        (Column("d_model", "count"), lambda c: c.spec.d_model),
+        (Column("heads", "count", "n_heads", drop=2), lambda c: c.spec.attention.n_heads),
+        (Column("d_ff", "count"), lambda c: c.d_ff),
+    ]
+    if any(shape(c)["every"] for c in rows):
+        cells += [(Column("capacity"), lambda c: capacity_text(shape(c)["capacity"])), (Column("every", "count"), lambda c: shape(c)["every"])]
+    cells.append((Column("parameters", "count", "params"), lambda c: c.params.total))
+    if any(c.params.active != c.params.total for c in rows):
+        cells.append((Column("active", "count", "params_active", drop=5), lambda c: c.params.active))
+    return cells
+
+
+def _step_cells(count: str) -> list[Cell]:
+    return [
+        (Column("steps", "count"), lambda c: c.schedule.steps),
+        (Column("tokens", "si"), lambda c: c.schedule.tokens),
+        (Column("tokens/param", "real", "tokens_per_param"), lambda c: tokens_per_param(c, count)),
+    ]
+
+
+def shape(c: Candidate) -> dict[str, Any]:
+    """What tells a candidate from its family."""
+    H, K, N = heads(c.spec)
+    mod = c.spec.mod
+    return {
+        "n_layers": c.spec.n_layers,
+        "d_model": c.spec.d_model,
+        "n_heads": H,
+        "n_kv_heads": K,
+        "head_dim": N,
+        "d_ff": c.d_ff,
+        "capacity": mod.capacity if mod and isinstance(mod.capacity, (int, float)) else None,
+        "every": mod.every if mod and not mod.recursions and mod.layers is None else None,
+    }
+
+
+def capacity_text(value: float | int | None) -> str | None:
+    return None if value is None else share(value) if isinstance(value, float) else f"{value:,} tokens"
+
+
+def _rules(answer: Answer) -> list[str]:
+    rule = answer.asked.basis.rule
+    pairs = f"; causal {rule.causal}" if rule.causal else ""
+    return [f"convention {rule.name}{pairs}: counts {rule.counts}", *(f"rule: {line}" for line in answer.rules)]
+
+
+def _tally(found: Found) -> list[str]:
+    t = found.tally
+    lines = [
+        f"looked at {t.looked:,} of {t.size:,} shapes, shown {len(found.candidates):,}"
+        + ("; interrupted, better ones may be left" if t.interrupted else "")
+    ]
+    gone = [f"{rule} {n:,} ({OPTIONS[rule]})" for rule, n in t.broken.most_common() if n]
+    if gone:
+        lines.append(f"shapes that break a rule (some break several): {', '.join(gone)}")
+    if t.problem:
+        lines.append(f"no valid spec, for one: {t.problem}")
+    if not any(c.status == OK for c in found.candidates) and t.worst:
+        lines.append(f"no shape is OK; {t.worst} excluded most: change {OPTIONS[t.worst]}")
+    return lines

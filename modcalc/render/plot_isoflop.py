@@ -1,0 +1,76 @@
+"""IsoFLOP slices: tokens against parameters, one curve a budget."""
+
+from pathlib import Path
+
+from modcalc.render.plot import COLOURS, amounts, figure, legend_beside
+from modcalc.search.answers import Answer
+from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters
+from modcalc.search.results import OK, Candidate
+
+
+def plot_isoflop(target: Path, answer: Answer) -> None:
+    """Every OK row as a point, the shape beside it as a hollow one of the same colour; the row that 20 tokens per parameter choose stands out.
+
+    A matched model is a star among the shapes that cost as much. Both axes are logarithmic.
+    """
+    rule, family = answer.asked.basis.rule, answer.asked.terms.family.spec.name
+    counted = f"convention {rule.name}" + (f", causal {rule.causal}" if rule.causal else "")
+    what = f"whole steps of {answer.asked.basis.batch:,} x {answer.asked.basis.seq_len:,} tokens; {counted}"
+    if answer.light or not answer.target:
+        what += f"; diamond: the row nearest to {MARKS[0]}"
+    if answer.target:
+        what += f"; same {answer.target.by} cost as {answer.target.spec.name} within {float(answer.asked.within):g}"
+    with figure(target, f"{family}: what a budget trains", what, width=9.0, height=5.5) as axes:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        sizes: list[float] = []
+        for i, (budget, found) in enumerate(answer.founds):
+            colour = COLOURS[i % len(COLOURS)]
+            rows = [c for c in found.candidates if c.status == OK and c.schedule]
+            beside = [c.matched for c in rows if c.matched and c.matched.status == OK]
+            label = f"{float(budget):.3g} FLOPs"
+            sizes += _curve(axes, rows, answer, color=colour, marker="o", linestyle="" if answer.target else "-", label=f"{family}, {label}")
+            if answer.light:
+                sizes += _curve(
+                    axes,
+                    beside,
+                    answer,
+                    color=colour,
+                    marker="o",
+                    markerfacecolor="white",
+                    linestyle="--",
+                    label=f"{answer.light.name}, same forward FLOPs",
+                )
+            for c in rows:
+                if MARKS[0] in c.marks:
+                    at = (float(parameters(c, answer.count)), c.schedule.tokens)
+                    axes.plot(*at, marker="D", markersize=9, color=colour, markeredgecolor="black")
+                    axes.annotate(f"{c.spec.n_layers} x {c.spec.d_model}", at, xytext=(7, 5), textcoords="offset points", fontsize=8)
+            if answer.target:
+                axes.plot(
+                    answer.target.params,
+                    answer.target.schedule.tokens,
+                    marker="*",
+                    markersize=15,
+                    color="black",
+                    linestyle="",
+                    label=answer.target.spec.name,
+                )
+                sizes.append(float(answer.target.params))
+            sizes.append(float(chinchilla_size(budget)))
+        ends = (min(sizes), max(sizes))
+        axes.plot(
+            ends, [TOKENS_PER_PARAM * x for x in ends], color="#666666", linewidth=1, linestyle=":", label=f"{TOKENS_PER_PARAM} tokens per parameter"
+        )
+        names = {"params": "parameters", "active": "active parameters", "non_embedding": "parameters outside the tables"}
+        amounts(axes.xaxis, names[answer.count])
+        amounts(axes.yaxis, "training tokens")
+        legend_beside(axes, fontsize=8)
+
+
+def _curve(axes: object, rows: list[Candidate], answer: Answer, **style: object) -> list[float]:
+    """Points in order of size; returns the sizes."""
+    points = sorted((float(parameters(c, answer.count)), c.schedule.tokens) for c in rows)
+    if points:
+        axes.plot(*zip(*points, strict=True), markersize=5, linewidth=1.2, **style)
+    return [size for size, _ in points]

@@ -1,0 +1,87 @@
+"""Results as spec files that load back and cost the same."""
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+from msgspec import structs
+
+from modcalc.errors import UsageError
+from modcalc.search.answers import Answer
+from modcalc.search.costs import COSTS, Basis
+from modcalc.search.results import OK, Candidate, Exact
+from modcalc.spec.load import dump
+from modcalc.spec.schema import Budget, Limits, Spec, Train
+
+# cost of one sequence -> the budget rule of `modcalc check` that holds a spec to it
+_RULES = {"forward": "forward_flops", "params": "params", "active": "active_params", "kv": "kv_cache_bytes"}
+
+
+def folder_for(name: str, force: bool) -> Path:
+    """The folder to write to, made if it is not there. Raises UsageError where it holds something already (unless `force`)."""
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not force and any(folder.iterdir()):
+            raise UsageError(f"--out {name}: the folder is not empty; give another, or --force to overwrite specs of the same name")
+    except OSError as wrong:
+        raise UsageError(f"--out {name}: {wrong.strerror or wrong}") from None
+    return folder
+
+
+def write_specs(folder: Path, specs: list[Spec]) -> dict[str, str]:
+    """One file a spec, called by its name; returns name -> file. Raises UsageError where a file cannot be written."""
+    files = {}
+    for spec in specs:
+        file = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', spec.name)}.yaml"
+        try:
+            file.write_text(dump(spec), encoding="utf-8")
+        except OSError as wrong:
+            raise UsageError(f"--out {file}: {wrong.strerror or wrong}") from None
+        files[spec.name] = str(file)
+    return files
+
+
+def specs_of(answer: Answer) -> Iterator[tuple[Candidate, Spec]]:
+    """Every OK row, and the shape beside it, with its spec: schedule under `train`, and what was asked as its `budget`."""
+    basis, family = answer.asked.basis, answer.asked.terms.family.spec
+    rule = f"convention {basis.rule.name}" + (f", causal {basis.rule.causal}" if basis.rule.causal else "")
+    several = len(answer.founds) > 1
+    for budget, found in answer.founds:
+        spent = f"{Decimal(budget).normalize():e}".replace("+", "") if budget else ""
+        for c in (c for c in found.candidates if c.status == OK):
+            if answer.target:
+                by, goal, of, name = answer.target.by, answer.target.cost, c.cost, answer.target.spec.name
+                limits = equal(by, goal, answer.asked.within, basis)
+                text = f"{COSTS[by]}: {of}, as many as {name} within {float(answer.asked.within):g}; {rule}; a shape of {family.name}"
+                yield c, _spec(c, text, limits, c.spec.name, basis)
+                continue
+            suffix = f"-{spent}" if several else ""
+            text = f"spends {spent} training FLOPs; {rule}; a shape of {family.name}"
+            yield c, _spec(c, text, {}, c.spec.name + suffix, basis)
+            if c.matched and c.matched.status == OK:
+                limits = equal("forward", c.forward, answer.asked.within, basis)
+                text = f"spends {spent} training FLOPs; {COSTS['forward']} as {c.spec.name}; {rule}; a shape of {answer.light.name}"
+                yield c.matched, _spec(c.matched, text, limits, c.matched.spec.name + suffix, basis)
+
+
+def _spec(c: Candidate, description: str, limits: dict[str, Limits], name: str, basis: Basis) -> Spec:
+    train = c.spec.train
+    if c.schedule:
+        train = Train(batch_size=basis.batch, steps=c.schedule.steps)
+        if _checkable(basis):
+            limits = {**limits, "train_flops": Limits(max=c.schedule.budget)}
+    return structs.replace(c.spec, name=name, description=description, budget=Budget(**limits) if limits else None, train=train)
+
+
+def equal(by: str, goal: Exact, within: Fraction, basis: Basis) -> dict[str, Limits]:
+    """The rule that a spec costs `goal`; none where `modcalc check` has no such rule, or counts by another convention."""
+    if by not in _RULES or not _checkable(basis) or Fraction(goal).denominator != 1:
+        return {}
+    return {_RULES[by]: Limits(equals=int(goal), within=float(within) if within else None)}
+
+
+def _checkable(basis: Basis) -> bool:
+    return (basis.rule.name, basis.rule.causal) == ("matmul", "full")
