@@ -115,22 +115,23 @@ def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, f
     if format == "json":
         return
     from modcalc.render.breakdown import breakdown, comparison, side_by_side
-    from modcalc.render.output import facts, show
+    from modcalc.render.output import facts, show, write
     from modcalc.render.sampling import sampling_table
     from modcalc.render.wording import remarks
 
     reports = [report for report, _, _ in accounts]
+    more = []
     if len(accounts) == 1:
         report, dense, _ = accounts[0]
         show([breakdown(report, by or "component", unit, backward=backward, twin=dense)], format)
         facts([("", ""), *remarks(report, unit, twin=dense, backward=backward)], format)
     else:
         show([comparison(reports, unit, backward=backward)], format)
-        if by not in (None, "total"):
-            show([side_by_side(reports, by, unit, backward=backward)], format)
-    for _, dense, cases in accounts:
-        if cases:
-            show([sampling_table(cases, unit, dense)], format)
+        more += [side_by_side(reports, by, unit, backward=backward)] if by not in (None, "total") else []
+    more += [sampling_table(cases, unit, dense) for _, dense, cases in accounts if cases]
+    if more:
+        write("\n")
+        show(more, format)
 
 
 def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> list["Verdict"]:

@@ -7,6 +7,8 @@ from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise
 from modcalc.spec.plan import Dim, MoePlan, RoutingPlan
 from modcalc.spec.schema import Spec
 
+KV_DTYPE = "bf16"  # what caches are kept in, where nothing else is said
+
 
 def under(report: Report, spec: Spec, **over: object) -> Report:
     """`spec` billed under the workload and convention of `report`, but for what `over` says."""
@@ -38,6 +40,14 @@ def is_expectation(report: Report) -> bool:
         return True
     noop = [g.block.ffn for g in plan.groups if isinstance(g.block.ffn, MoePlan) and g.block.ffn.n_noop]
     return any(work.sampling or (ffn.choice == "token" and ffn.capacity is None) for ffn in noop)
+
+
+def kv_bytes(report: Report, dtype: str = KV_DTYPE) -> Dim:
+    """Bytes of the KV cache of all sequences after the tokens of a prefill or decode report."""
+    from modcalc.cost.memory import kv_cache_bytes
+
+    work = report.work
+    return kv_cache_bytes(report.plan, work.context + work.seq_len, dtype, work.batch, work.routing)
 
 
 def routed(report: Report) -> dict[tuple[str, ...], RoutingPlan]:

@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Flops, Report
-from modcalc.cost.compare import free_work, is_expectation, masked_windows, routed
+from modcalc.cost.compare import KV_DTYPE, free_work, is_expectation, kv_bytes, masked_windows, routed
 from modcalc.cost.ops import whole
 from modcalc.render.breakdown import in_order, ordered
 
@@ -44,13 +44,15 @@ def account_document(
         "free": free_work(report),
         "rows": rows(report),
     }
+    if work.sampling:
+        document["kv_cache"] = {"bytes": kv_bytes(report), "dtype": KV_DTYPE, "tokens": work.context + work.seq_len}
     if macs:
-        document["macs"] = {name: whole(Fraction(value) / 2) for name, value in flops(report.flops).items()}
+        document["macs"] = {name: whole(Fraction(value) / rule.multiply_add) for name, value in flops(report.flops).items()}
     if twin:
         ratio = Fraction(report.flops.forward) / Fraction(twin.flops.forward)
         document["dense_twin"] = {"params": {"total": twin.params.total}, "flops": flops(twin.flops), "forward_ratio": float(ratio)}
     if sampling:
-        document["sampling"] = {routing: flops(r.flops) for routing, r in sampling.items()}
+        document["sampling"] = {routing: flops(r.flops) | {"kv_cache_bytes": kv_bytes(r)} for routing, r in sampling.items()}
     return document
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from modcalc.cost.account import Report
+from modcalc.cost.compare import KV_DTYPE, kv_bytes
 from modcalc.render.table import Column, Table
 from modcalc.render.wording import Unit
 
@@ -22,9 +23,10 @@ def sampling_table(reports: Mapping[str, Report], unit: Unit, twin: Report | Non
     def row(label: str, report: Report) -> list[object]:
         forward = report.flops.forward
         per_token = [unit.of(report.flops.forward_per_token)] if several else []
-        return [label, unit.of(forward), *per_token, *([Fraction(forward) / Fraction(twin.flops.forward)] if twin else [])]
+        return [label, unit.of(forward), *per_token, *([Fraction(forward) / Fraction(twin.flops.forward)] if twin else []), kv_bytes(report)]
 
     columns = [Column("routing, token by token", key="routing"), Column(unit.name, "count", f"forward_{unit.key}")]
     columns += [Column("per token", "count", f"{unit.key}_per_token", drop=1)] if several else []
     columns += [Column("ratio to dense", "ratio", "ratio_to_dense_twin")] if twin else []
+    columns.append(Column(f"KV cache ({KV_DTYPE})", "bytes", "kv_cache_bytes"))
     return Table(title=f"{reports['expected'].plan.name}: {reports['expected'].work.phase}", columns=columns, rows=[row(*one) for one in named])

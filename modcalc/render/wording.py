@@ -5,9 +5,9 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import free_work, masked_windows, routed, routing_flops
+from modcalc.cost.compare import KV_DTYPE, free_work, is_expectation, kv_bytes, masked_windows, routed, routing_flops
 from modcalc.cost.ops import whole
-from modcalc.render.numbers import count, share
+from modcalc.render.numbers import binary_bytes, count, share
 
 # Components in display order and as readers call them; routing stands apart, last.
 LABELS = {
@@ -77,6 +77,7 @@ def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward:
         *_routing(report, unit),
         *([("dense twin", _twin(report, unit, twin, backward))] if twin else []),
         *_windows(report, unit),
+        *([("kv cache", _cache(report))] if report.work.sampling else []),
         ("free", f"{', '.join(free_work(report)) or 'nothing'} (by convention)"),
     ]
 
@@ -120,6 +121,13 @@ def _windows(report: Report, unit: Unit) -> Facts:
     where = numbered([f"blocks.{i}" for i in layers])
     text = f"{where} are billed for all pairs, as an implementation that masks its sliding window computes them; "
     return [("windows", f"{text}--causal exact bills what tokens see: {count(unit.of(saved))} {unit.name} less there")]
+
+
+def _cache(report: Report) -> str:
+    size, w = kv_bytes(report), report.work
+    held = f"{w.context + w.seq_len:,} tokens" + (f" of {w.batch:,} sequences" if w.batch > 1 else "")
+    expected = " expected" if is_expectation(report) else ""
+    return f"{count(size)} bytes ({binary_bytes(size)}){expected} for {held} in {KV_DTYPE}"
 
 
 def numbered(paths: Sequence[str]) -> str:
