@@ -1,6 +1,7 @@
 """Looks of a check: table, JSON, GitHub annotations with a summary, JUnit."""
 
 import os
+import re
 import sys
 from xml.etree import ElementTree
 
@@ -95,11 +96,10 @@ def annotations(outcome: Outcome) -> str:
     """GitHub workflow commands: an error at the file and line of every broken rule, a notice with the verdict."""
     lines = []
     for c in outcome.checked:
-        lines += [f"::error file={_property(c.source)},title=modcalc check::{_data(text)}" for text in c.problems]
-        for r in c.results:
-            if not r.ok:
-                line = f",line={r.rule.line}" if r.rule.line else ""
-                lines.append(f"::error file={_property(c.source)}{line},title=modcalc check::{_data(sentence(c, r))}")
+        wrong = [(_line(c.source, text), text) for text in c.problems] + [(r.rule.line, sentence(c, r)) for r in c.results if not r.ok]
+        for line, text in wrong:
+            place = f",line={line}" if line else ""
+            lines.append(f"::error file={_property(c.source)}{place},title=modcalc check::{_data(text)}")
     lines.append(f"::notice title=modcalc check::{_data(verdict(outcome))}")
     return "\n".join(lines) + "\n"
 
@@ -121,6 +121,12 @@ def junit(outcome: Outcome) -> str:
                 ElementTree.SubElement(case, "failure", message=sentence(c, r)).text = sentence(c, r)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _line(source: str, text: str) -> int | None:
+    """The line that a message about `source` names."""
+    found = re.match(re.escape(source) + r":(\d+):", text)
+    return int(found[1]) if found else None
 
 
 def _summary(outcome: Outcome) -> None:

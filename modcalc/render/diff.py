@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from modcalc.cost.diff import Change, Diff
 from modcalc.render.table import Column, Table
+from modcalc.render.wording import LABELS
 
 
 def tables(a: str, b: str, d: Diff) -> list[Table]:
@@ -44,7 +45,7 @@ def document(a: str, b: str, d: Diff) -> dict:
 
 def _changes(title: str, changes: Sequence[Change], headline: Sequence[str] = (), notes: Sequence[str] = ()) -> Table:
     columns = [Column("What"), Column("Before", "count"), Column("After", "count"), Column("Difference", "count"), Column("Relative", "change")]
-    rows = [(c.label, c.before, c.after, c.difference, c.relative) for c in changes]
+    rows = [(LABELS.get(c.label, c.label), c.before, c.after, c.difference, c.relative) for c in changes]
     return Table(title=title, headline=headline, columns=columns, rows=rows, notes=notes)
 
 

@@ -1,0 +1,49 @@
+"""`modcalc check PATH...`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+Paths = Annotated[list[str], typer.Argument(help="Spec files, folders of them, shipped names, or config.json files.", show_default=False)]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        "-r",
+        metavar="RULE",
+        help="A rule for every spec: 'forward_flops <= 6e11', 'params <= 1.1 * dense-220m', 'params == 1e9 within 0.01'.",
+        show_default=False,
+    ),
+]
+CheckFormat = Annotated[
+    Literal["table", "plain", "json", "github", "junit"] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="github: annotations, and a summary where GITHUB_STEP_SUMMARY is set. [default: table on a terminal, else plain]",
+        show_default=False,
+    ),
+]
+
+
+def check(
+    paths: Paths,
+    require: Require = None,
+    counters: Annotated[bool, typer.Option("--counters", help="Demand that fvcore and torch count what the ledger says.")] = False,
+    format: CheckFormat = None,
+) -> None:
+    """Hold specs to the `budget:` section in each, and to the rules given here.
+
+    Exit 0 if every rule holds, 1 if one does not, 2 if a spec or a rule cannot be read.
+    """
+    from modcalc.cost.budget import parse_rule
+    from modcalc.cost.check import Outcome, check_all
+    from modcalc.render.check import show
+
+    extra = None
+    if counters:
+        from modcalc.measure.agreement import counter_results as extra
+
+    outcome = Outcome(tuple(check_all(paths, [parse_rule(text) for text in require or ()], extra)))
+    show(outcome, format)
+    raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,26 @@
+"""`modcalc diff A B`."""
+
+from typing import Annotated
+
+import typer
+
+from modcalc.cli.options import ConventionName, Format, SeqLen
+
+Side = Annotated[str, typer.Argument(help="A spec file, a shipped name, or REVISION:FILE of a git repository (HEAD~1:spec.yaml).")]
+
+
+def diff(
+    a: Side,
+    b: Side,
+    seq_len: SeqLen = None,
+    convention: ConventionName = "matmul",
+    format: Format = None,
+) -> None:
+    """What changed in cost from A to B, and which component caused it. Exit 0 whether or not they differ."""
+    from modcalc.cost.diff import diff as compare
+    from modcalc.render.diff import document, tables
+    from modcalc.render.output import emit
+    from modcalc.spec.revision import load_side
+
+    found = compare(load_side(a), load_side(b), seq_len=seq_len, convention=convention)
+    emit(document(a, b, found), tables(a, b, found), format)

@@ -1,0 +1,91 @@
+"""Many specs held to their budgets: finds the files, keeps going past a bad one, and says how it ended."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from modcalc.cost.budget import Result, Rule, check, contradictions, rules_of
+from modcalc.errors import ModcalcError, UsageError
+from modcalc.spec.load import load, load_with_lines
+from modcalc.spec.schema import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One spec. problems: why it, or a rule of it, could not be evaluated."""
+
+    source: str
+    results: tuple[Result, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and all(r.ok for r in self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Every spec that was asked for, in order."""
+
+    checked: tuple[Checked, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(c.ok for c in self.checked)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all hold, 1 a rule does not, 2 a spec or rule could not be evaluated."""
+        return 2 if any(c.problems for c in self.checked) else 0 if self.ok else 1
+
+
+def sources(paths: Iterable[str]) -> Iterator[str]:
+    """Files, names, and for a folder every YAML file in it, sorted; a folder with a config.json stands for that.
+
+    Raises UsageError for a folder without any spec: a check of nothing must not pass.
+    """
+    for path in paths:
+        folder = Path(path)
+        if not folder.is_dir() or (folder / "config.json").exists():
+            yield path
+            continue
+        found = sorted(
+            p for p in folder.rglob("*.y*ml") if p.suffix in (".yaml", ".yml") and not any(part[0] == "." for part in p.relative_to(folder).parts)
+        )
+        if not found:
+            raise UsageError(f"{path}: no .yaml file in this folder")
+        yield from map(str, found)
+
+
+def check_all(paths: Iterable[str], require: Iterable[Rule] = (), extra: Callable[[Spec], list[Result]] | None = None) -> Iterator[Checked]:
+    """Check each spec of `paths` against its own budget and `require`; extra: further results for a spec (the counters')."""
+    require = list(require)
+    for source in sources(paths):
+        yield _check_one(source, require, extra)
+
+
+def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Result]] | None) -> Checked:
+    folder = Path(source).parent
+
+    def other(name: str) -> Spec:
+        near = folder / name
+        return load(str(near) if near.exists() else name)
+
+    results: list[Result] = []
+    problems: list[str] = []
+    try:
+        spec, lines = load_with_lines(source)
+        rules = [*rules_of(spec, lines.get), *require]
+        problems += [f"{source}: {text}" for text in contradictions(rules)]
+    except ModcalcError as wrong:
+        return Checked(source, problems=tuple(str(wrong).splitlines()))
+    for rule in rules:
+        # One rule that cannot be evaluated (no schedule, a missing other spec) must not hide the others' results.
+        try:
+            results += check(spec, [rule], other)
+        except ModcalcError as wrong:
+            where = f"{source}:{rule.line}" if rule.line else source
+            problems += [f"{where}: {rule}: {line}" for line in str(wrong).splitlines()]
+    if extra:
+        results += extra(spec)
+    return Checked(source, tuple(results), tuple(problems))

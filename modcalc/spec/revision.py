@@ -1,0 +1,30 @@
+"""A spec as it stands in a file, or as it stood in a git revision."""
+
+import subprocess
+from pathlib import Path
+
+from modcalc.errors import MissingDependency, UsageError
+from modcalc.spec.load import load, loads
+from modcalc.spec.schema import Spec
+
+
+def load_side(text: str) -> Spec:
+    """Load a path or shipped name; or REVISION:FILE, the file (relative to the current folder) in that git revision.
+
+    Raises SpecError for a bad spec, UsageError where git knows no such revision or file, MissingDependency without git.
+    """
+    revision, colon, file = text.partition(":")
+    if not colon or not file or Path(text).exists() or revision.startswith("-"):
+        return load(text)
+    shown = file if Path(file).is_absolute() else f"./{file}"
+    try:
+        done = subprocess.run(["git", "show", f"{revision}:{shown}"], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise MissingDependency(f"{text}: reading a revision needs git, which is not installed") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise UsageError(f"{text}: git cannot show it: {said[-1] if said else 'no reason given'}; write REVISION:FILE, as in HEAD~1:spec.yaml")
+    try:
+        return loads(done.stdout.decode(), file=text)
+    except UnicodeDecodeError:
+        raise UsageError(f"{text}: not a text file") from None

@@ -1,0 +1,226 @@
+"""`modcalc check`: every metric, bound and format; a wrong budget fails, a bad spec hides nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+import yaml
+
+from modcalc import account, load
+from modcalc.cost.budget import METRICS, Rule, check, contradictions, parse_rule, rules_of, steps
+from modcalc.cost.check import sources
+from modcalc.errors import UsageError
+from modcalc.spec.schema import Budget
+
+ROOT = Path(__file__).parent.parent
+MODEL = """\
+name: a
+vocab_size: 1000
+seq_len: 512
+d_model: 256
+n_layers: 4
+attention: {n_heads: 4}
+mlp: {d_ff: 1024}
+mod: {capacity: 64}
+train: {batch_size: 8, tokens: 1e9}
+budget:
+"""
+# What the model costs: 2,619,342,848 + 524,288 FLOPs (the worked example), 3,660,032 + 512 parameters.
+FORWARD, PARAMS = 2_619_867_136, 3_660_544
+
+
+@pytest.fixture
+def spec(tmp_path: Path):
+    def write(budget: str, name: str = "a.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(MODEL + "".join(f"  {line}\n" for line in budget.splitlines()))
+        return path
+
+    return write
+
+
+def run(*args: object, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "modcalc.cli.app", "check", *map(str, args)], capture_output=True, text=True, env={**os.environ, **env}, check=False
+    )
+
+
+def test_every_metric_of_the_schema_is_measured() -> None:
+    assert set(METRICS) == {f.name for f in msgspec.structs.fields(Budget)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "holds"),
+    [
+        (f"forward_flops <= {FORWARD}", True),
+        (f"forward_flops <= {FORWARD - 1}", False),
+        (f"forward_flops >= {FORWARD}", True),
+        (f"forward_flops >= {FORWARD + 1}", False),
+        (f"forward_flops == {FORWARD}", True),
+        (f"forward_flops == {FORWARD + 1}", False),
+        (f"params == {PARAMS + 1} within 1e-6", True),
+        (f"params == {PARAMS - 4} within 1e-6", False),
+        ("forward_flops_per_token <= 5.2M", True),
+        ("train_step_flops == 62876811264", True),  # 8 sequences, 3 times forward
+        ("active_params <= 2000000", False),
+        ("kv_cache_bytes == 0.5625 * dense-small", True),
+        ("kv_cache_bytes <= 0.5624 * dense-small", False),
+        ("forward_flops <= 0.575 * dense-small", True),
+    ],
+)
+def test_rules(spec, rule: str, holds: bool) -> None:
+    (result,) = check(load(spec("params: 1e9")), [parse_rule(rule)], load)
+    assert result.ok is holds, result
+
+
+def test_a_schedule_is_whole_steps(spec) -> None:
+    model = load(spec("params: 1e9"))
+    assert steps(model) == -(-(10**9) // (8 * 512))
+    (result,) = check(model, [parse_rule("train_flops <= 1.6e16")], load)
+    assert result.actual == steps(model) * account(model, batch=8, phase="train").flops.train_step
+
+
+def test_shipped_specs_pass() -> None:
+    done = run(ROOT / "specs")
+    assert done.returncode == 0, done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_broken_rule_names_file_line_expected_actual(spec) -> None:
+    path = spec("params: 4M\nforward_flops: {max: 2.7e9, min: 2.62e9}")
+    done = run(path)
+    assert done.returncode == 1
+    assert f"{path}:12: forward_flops >= 2,620,000,000: expected 2,620,000,000 FLOPs, actual {FORWARD:,}, difference -132,864" in done.stderr
+
+
+def test_json(spec) -> None:
+    path = spec("params: 4M\nactive_params: 2e6")
+    document = json.loads(run(path, "--format", "json").stdout)
+    assert document["schema"] == 1 and document["ok"] is False
+    assert [(r["spec"], r["metric"], r["expected"], r["ok"]) for r in document["results"]] == [
+        (str(path), "params", 4_000_000, True),
+        (str(path), "active_params", 2_000_000, False),
+    ]
+
+
+def test_github_annotations_and_summary(spec, tmp_path: Path) -> None:
+    path, wrong = spec("params: 3M"), spec("parms: 3M", "wrong.yaml")
+    summary = tmp_path / "summary.md"
+    done = run(path, wrong, "--format", "github", GITHUB_STEP_SUMMARY=str(summary))
+    assert done.returncode == 2
+    errors = [line for line in done.stdout.splitlines() if line.startswith("::error ")]
+    assert errors[0].startswith(f"::error file={path},line=11,title=modcalc check::")
+    assert f"actual {PARAMS:,}" in errors[0] and "%25" in errors[0]
+    assert errors[1].startswith(f"::error file={wrong},line=11,title=modcalc check::") and "did you mean params?" in errors[1]
+    assert "BROKEN" in summary.read_text() and "|" in summary.read_text()
+
+
+def test_junit(spec) -> None:
+    root = ElementTree.fromstring(run(spec("params: 3M\nforward_flops: 3G"), spec("parms: 1", "b.yaml"), "--format", "junit").stdout)
+    first, second = root
+    assert (first.get("tests"), first.get("failures"), first.get("errors")) == ("3", "1", "0")
+    assert [case.find("failure") is not None for case in first] == [False, True, False]
+    assert second.get("errors") == "1" and second[0].find("error") is not None
+
+
+def test_a_bad_spec_loses_no_other_result(spec) -> None:
+    good, bad = spec("params: 4M"), spec("params: much", "bad.yaml")
+    done = run(bad, good, "missing.yaml", "--format", "json")
+    assert done.returncode == 2
+    document = json.loads(done.stdout)
+    assert [(r["spec"], r["ok"]) for r in document["results"]] == [(str(good), True)]
+    assert [s["ok"] for s in document["specs"]] == [False, True, False]
+    assert "Traceback" not in done.stderr
+
+
+def test_relative_to_a_file_beside_the_spec(spec) -> None:
+    spec("params: 1e9", "other.yaml")
+    assert run(spec("forward_flops: {equals: 1, relative_to: other.yaml}")).returncode == 0
+    done = run(spec("forward_flops: {max: 1, relative_to: othr.yaml}\nparams: 4M"))
+    assert done.returncode == 2 and "othr.yaml" in done.stderr and "params <= 4,000,000" in done.stdout
+
+
+def test_rules_that_contradict(spec) -> None:
+    assert contradictions([Rule("params", "max", 5), Rule("params", "min", 6)])
+    assert contradictions([Rule("params", "equals", 100, Fraction(1, 10)), Rule("params", "max", 89)])
+    assert not contradictions([Rule("params", "equals", 100, Fraction(1, 10)), Rule("params", "max", 90)])
+    assert not contradictions([Rule("params", "max", 5), Rule("params", "min", 6, relative_to="x")])
+    done = run(spec("params: {max: 5M, min: 6M}"))
+    assert done.returncode == 2 and "budget.params" in done.stderr
+    done = run(spec("params: {max: 5M}"), "-r", "params >= 6M")
+    assert done.returncode == 2 and "cannot both hold" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "rule", ["params", "params < 5", "parms <= 5", "params <= five", "params <= 5 within 0.1", "params == 5 within x", "params <= -1"]
+)
+def test_rules_that_cannot_be_read(rule: str) -> None:
+    with pytest.raises(UsageError):
+        parse_rule(rule)
+
+
+def test_a_schedule_that_is_missing_is_said(spec, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(MODEL.replace("train: {batch_size: 8, tokens: 1e9}\n", "") + "  train_flops: 1e18\n  params: 4M\n")
+    done = run(path)
+    assert done.returncode == 2 and "train.steps or train.tokens" in done.stderr and f"{path}:10" in done.stderr
+    done = run("dense-small", "-r", "train_flops <= 1e18", "-r", "params <= 4M")
+    assert done.returncode == 2 and "train.steps or train.tokens" in done.stderr and "params <= 4,000,000" in done.stdout
+
+
+def test_folders(tmp_path: Path, spec) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for name in ("b.yaml", "deep/c.yml", ".hidden/d.yaml"):
+        spec("params: 1e9", name)
+    assert [Path(s).name for s in sources([str(tmp_path)])] == ["b.yaml", "c.yml"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert run(empty).returncode == 2
+
+
+def test_counters_must_agree(spec) -> None:
+    done = run(spec("params: 4M"), "--counters", "--format", "json")
+    assert done.returncode == 0
+    assert sum("counter" in r["rule"] or "by " in r["rule"] for r in json.loads(done.stdout)["results"]) == 2
+
+
+def test_line_of_each_rule(spec) -> None:
+    from modcalc.spec.load import load_with_lines
+
+    model, lines = load_with_lines(spec("params:\n  max: 5M\n  min: 1M\nforward_flops: 3G"))
+    assert [(str(r), r.line) for r in rules_of(model, lines.get)] == [
+        ("params <= 5,000,000", 12),
+        ("params >= 1,000,000", 13),
+        ("forward_flops <= 3,000,000,000", 14),
+    ]
+
+
+def test_the_action_runs(spec, tmp_path: Path) -> None:
+    """Runs the shell of action.yml's check step, word for word, with the environment that GitHub would give it."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    step = next(s for s in action["runs"]["steps"] if s.get("name") == "Check budgets")
+    for budget, code in (("params: 4M", 0), ("params: 3M", 1)):
+        values = {"paths": f"{spec(budget)} dense-small", "require": "params <= 4M\n", "counters": "false"}
+        env = {name: values[expression.split("inputs.")[1].split("}")[0].strip()] for name, expression in step["env"].items()}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", step["run"]], env={**os.environ, **env, "PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "::notice title=modcalc check::2 specs" in done.stdout
+
+
+def test_the_hook_runs(spec) -> None:
+    """pre-commit calls `entry` with the changed files."""
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    program, *rest = hook["entry"].split()
+    entry = [str(Path(sys.executable).parent / program), *rest]
+    assert subprocess.run([*entry, str(spec("params: 4M"))], capture_output=True, check=False).returncode == 0
+    assert subprocess.run([*entry, str(spec("params: 3M"))], capture_output=True, check=False).returncode == 1
