@@ -16,7 +16,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from modcalc.cost.account import Report, layer
-from modcalc.measure.records import Attribution, Line
+from modcalc.measure.records import Attribution, Line, number
 from modcalc.measure.steptime import Step, alternate, warm_up
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def _times(owners: Owners, device: torch.device) -> dict[str, float]:
 def summed(times: dict[str, float], total: float, unprofiled: float, report: Report, by: str) -> Attribution:
     """Lines in the order of the model, then loss, optimizer, idle and other."""
     components = {path: op.component for op in reversed(report.rows) for path in op.paths()}
-    flops = {line.label: line.forward + (line.backward if report.work.phase == "train" else 0) for line in report.lines(by)}
+    train = report.work.phase == "train"
+    flops = {line.label: number(line.forward + (line.backward if train else 0)) for line in report.lines(by)}
     sums = dict.fromkeys([*flops, "loss", "optimizer", "idle", "other"], 0.0)
     parts = dict.fromkeys(PARTS, 0.0)
     for path, seconds in times.items():
@@ -182,7 +183,7 @@ def summed(times: dict[str, float], total: float, unprofiled: float, report: Rep
             parts[next(p for p in PARTS if p in path.split("."))] += seconds
 
     def line(label: str, seconds: float, flops: Any = 0) -> Line:
-        return Line(label, seconds, seconds / total, float(flops), float(flops) / seconds if flops and seconds > 0 else None)
+        return Line(label, seconds, seconds / total, flops, float(flops) / seconds if flops and seconds > 0 else None)
 
     lines = [line(label, seconds, flops.get(label, 0)) for label, seconds in sums.items() if seconds or flops.get(label)]
     routing = [line(part, seconds) for part, seconds in parts.items() if seconds]

@@ -1,6 +1,7 @@
 """Many processes, as torchrun starts them: DDP and FSDP2, and what the processes say about each other."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,9 @@ class World:
 
         if device.type == "cuda":
             local = int(os.environ["LOCAL_RANK"])
-            if local >= torch.cuda.device_count():
-                raise UsageError(
-                    f"process {local} of this machine has no GPU of its own: {torch.cuda.device_count()} GPUs; start as many processes as GPUs"
-                )
+            gpus = torch.cuda.device_count()
+            if local >= gpus:
+                raise UsageError(f"process {local} of this machine has no GPU of its own: it has {gpus}; give torchrun --nproc-per-node {gpus}")
             device = torch.device("cuda", local)
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -56,7 +56,7 @@ class World:
 
     def wrap(self, settings: Settings) -> "Wrap":
         """What makes a model parallel as the settings say."""
-        return self._ddp if settings.parallel == "ddp" else self._fsdp
+        return self._ddp if settings.parallel == "ddp" else lambda model: self._fsdp(model, settings.compile)
 
     def _ddp(self, model: nn.Module) -> nn.Module:
         """Whole copies whose gradients are averaged (torch.nn.parallel.DistributedDataParallel)."""
@@ -64,17 +64,29 @@ class World:
         wrapped.plan = model.plan  # the losses read it
         return wrapped
 
-    def _fsdp(self, model: nn.Module) -> nn.Module:
-        """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block."""
+    def _fsdp(self, model: nn.Module, compiled: bool) -> nn.Module:
+        """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block; blocks
+        are compiled one by one, as their collectives run between them.
+        """
         from torch.distributed.fsdp import fully_shard
 
+        # Blocks return views, which FSDP2 warns of for the sake of in-place work; the models do none.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
         for block in model.blocks:
+            if compiled:
+                block.compile(dynamic=False)
             fully_shard(block, mesh=self.mesh)
         return fully_shard(model, mesh=self.mesh)
 
     def most(self, n: int) -> int:
         """The largest n of all processes: all must take as many steps."""
         return max(self._gather(n))
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, in all."""
+        told = [value]
+        dist.broadcast_object_list(told, src=0)
+        return told[0]
 
     def _gather(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.size

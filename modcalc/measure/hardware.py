@@ -86,9 +86,8 @@ def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
     if name not in DTYPES:
         raise UsageError(f"dtype {name!r}: one of {', '.join(DTYPES)}")
     if device.type == "cuda" and name == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
-        raise UsageError(
-            f"dtype bf16: {torch.cuda.get_device_name(device)} has no bf16 arithmetic (compute capability 8.0 and newer have); use --dtype fp16 or fp32"
-        )
+        gpu = torch.cuda.get_device_name(device)
+        raise UsageError(f"dtype bf16: {gpu} has no bf16 arithmetic (compute capability 8.0 and newer have); use --dtype fp16 or fp32")
     dtype = getattr(torch, DTYPES[name])
     try:
         torch.ones(2, 2, dtype=dtype, device=device) @ torch.ones(2, 2, dtype=dtype, device=device)

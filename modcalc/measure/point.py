@@ -10,12 +10,13 @@ import torch
 
 from modcalc.cost.account import Report, account
 from modcalc.cost.ops import AttentionCore
+from modcalc.cost.roofline import step_bytes
 from modcalc.measure import verdict
 from modcalc.measure.attribution import attribute
 from modcalc.measure.build import build
 from modcalc.measure.hardware import Device, Peak, describe
 from modcalc.measure.identity import content_hash, point_key
-from modcalc.measure.records import Attribution, Baseline, Energy, Flops, Measured, Memory, Result, Settings, StepTime, WarmUpTime, ends
+from modcalc.measure.records import Attribution, Baseline, Energy, Flops, Measured, Memory, Result, Settings, StepTime, WarmUpTime, ends, number
 from modcalc.measure.stats import paired_ratio, realised_saving
 from modcalc.measure.steps import build_step, uncompiled
 from modcalc.measure.steptime import Step, WarmUp, alternate, rounds_for, warm_up
@@ -78,11 +79,6 @@ def step_flops(report: Report, model: "Decoder") -> Flops:
     return Flops(number(report.flops.train_step), number(report.flops.train_step + again))
 
 
-def number(x: Any) -> int | float:
-    """An exact count as an int where it is whole, else (an expectation at sampling) as a float."""
-    return x.numerator if isinstance(x, Fraction) and x.denominator == 1 else float(x) if isinstance(x, Fraction) else x
-
-
 @dataclass(frozen=True, slots=True)
 class Rig:
     """A model built and warm."""
@@ -119,6 +115,7 @@ class Rig:
             spec_sha256=content_hash(spec),
             params=self.report.params.total,
             flops=self.flops,
+            step_bytes=number(step_bytes(self.report, next(self.model.parameters()).element_size())),
             warmup=WarmUpTime(self.warm.steps, self.warm.seconds, self.warm.first_step_s),
             step_time_s=time,
             launch_s=self.warm.launch_s,

@@ -4,7 +4,8 @@ Units are in the names: seconds, bytes, FLOPs, joules. Null is unknown. Keys tha
 of the command; `schema` grows when one of them changes its meaning.
 """
 
-from typing import Literal
+from fractions import Fraction
+from typing import Any, Literal
 
 import msgspec
 
@@ -52,8 +53,8 @@ class StepTime(msgspec.Struct, frozen=True):
 class Flops(msgspec.Struct, frozen=True):
     """FLOPs of one step: of the model, by the convention; and those that the hardware is asked for, recomputed ones included."""
 
-    step: float
-    hardware: float
+    step: int | float
+    hardware: int | float
 
 
 class WarmUpTime(msgspec.Struct, frozen=True):
@@ -81,12 +82,15 @@ class Energy(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One model at one point. tokens_per_s counts new tokens. mfu and hfu are shares of `peak`, *_reached of what the device reached."""
+    """One model at one point. step_bytes: the fewest that a step moves through memory. tokens_per_s counts new tokens. mfu and
+    hfu are shares of `peak`, mfu_reached of what the device reached.
+    """
 
     spec: str
     spec_sha256: str
     params: int
     flops: Flops
+    step_bytes: int | float
     warmup: WarmUpTime
     step_time_s: StepTime
     launch_s: float | None
@@ -135,7 +139,7 @@ class Line(msgspec.Struct, frozen=True):
     label: str
     time_s: float
     share: float
-    flops: float
+    flops: int | float
     flops_per_s: float | None
 
 
@@ -191,6 +195,11 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
 
 
 Record = Result | Failed
+
+
+def number(x: Any) -> int | float:
+    """An exact count as an int where it is whole, else (an expectation at sampling) as a float."""
+    return x.numerator if isinstance(x, Fraction) and x.denominator == 1 else float(x) if isinstance(x, Fraction) else x
 
 
 def ends(interval: Interval | None) -> tuple[float, float] | None:

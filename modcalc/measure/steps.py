@@ -115,8 +115,8 @@ def uncompiled(step: Step) -> Iterator[Step]:
 
 
 def compiler(settings: Settings) -> Compile:
-    """torch.compile as the settings ask: whole graphs of static shapes; wrapped models may break the graph at their collectives."""
-    if not settings.compile:
+    """torch.compile as the settings ask: one graph of static shapes. DDP breaks it at its collectives; FSDP2 compiles its blocks itself."""
+    if not settings.compile or settings.parallel == "fsdp":
         return lambda function: function
     return lambda function: torch.compile(function, fullgraph=settings.parallel == "none", dynamic=False)
 

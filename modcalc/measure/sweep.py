@@ -2,9 +2,8 @@
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -14,48 +13,9 @@ import torch
 from modcalc.errors import UsageError
 from modcalc.measure.hardware import describe
 from modcalc.measure.point import Job, measure
-from modcalc.measure.records import Failed, Record, Settings
+from modcalc.measure.records import Failed, Record
 
 OPENING = b'{"status":"'  # how every record begins
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One setting and the values that it takes in turn."""
-
-    name: str
-    values: tuple[int, ...]
-
-
-def axis(text: str) -> Axis:
-    """`batch=1,2,4` as an Axis. Raises UsageError for another setting, no values, or values that are no numbers in range."""
-    name, _, rest = text.partition("=")
-    name = name.strip().replace("-", "_")
-    allowed = {"batch": 1, "seq_len": 1, "context": 0}
-    if name not in allowed:
-        raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of batch, seq-len, context")
-    values = []
-    for word in rest.split(","):
-        try:
-            value = int(word)
-        except ValueError:
-            raise UsageError(f"sweep {text!r}: {word.strip()!r} is no whole number; write {name}=1,2,4") from None
-        if value < allowed[name]:
-            raise UsageError(f"sweep {text!r}: {name} {value}: at least {allowed[name]}")
-        values.append(value)
-    if len(set(values)) < len(values):
-        raise UsageError(f"sweep {text!r}: a value stands there twice")
-    return Axis(name, tuple(values))
-
-
-def points(settings: Settings, axes: Sequence[Axis]) -> list[Settings]:
-    """Every combination of the axes' values, the last axis fastest."""
-    names = [a.name for a in axes]
-    if len(set(names)) < len(names):
-        raise UsageError(f"sweep: {', '.join(n for n in names if names.count(n) > 1)}: swept twice; give all its values in one --sweep")
-    if settings.mode == "decode" and "seq_len" in names:
-        raise UsageError("sweep seq-len: decode computes 1 token per sequence; sweep context instead")
-    return [msgspec.structs.replace(settings, **dict(zip(names, values, strict=True))) for values in product(*(a.values for a in axes))]
 
 
 class ResultsFile:
@@ -91,7 +51,7 @@ class ResultsFile:
 
     def __enter__(self) -> "ResultsFile":
         try:
-            self.file = open(self.path, "ab")  # noqa: SIM115 (closed by __exit__)
+            self.file = open(self.path, "ab")
         except OSError as wrong:
             raise UsageError(f"{self.path}: cannot be written: {wrong.strerror}") from wrong
         return self
@@ -117,17 +77,25 @@ def _cut_off(line: bytes) -> bool:
     return False
 
 
-def run(jobs: Sequence[Job], results: ResultsFile | None = None) -> Iterator[tuple[Job, Record, bool]]:
-    """Measure every job that `results` does not hold yet, in order; yields (job, record, whether it was measured now)."""
+def run(
+    jobs: Sequence[Job], results: ResultsFile | None = None, during: Callable[[Job], AbstractContextManager] | None = None
+) -> Iterator[tuple[Record, bool]]:
+    """Measure every job that `results` does not hold yet, in order; yields (record, whether it was measured now).
+
+    In a torchrun the first process alone has `results`, and tells the others. during: a context to measure in.
+    """
     for job in jobs:
-        key = job.key()
-        if results and key in results.records:
-            yield job, results.records[key], False
+        known = results.records.get(job.key()) if results else None
+        if job.world:
+            known = job.world.from_first(known)
+        if known:
+            yield known, False
             continue
-        record = measured_or_failed(job)
+        with during(job) if during else nullcontext():
+            record = measured_or_failed(job)
         if results:
             results.append(record)
-        yield job, record, True
+        yield record, True
 
 
 def measured_or_failed(job: Job) -> Record:
@@ -156,8 +124,3 @@ def measured_or_failed(job: Job) -> Record:
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch says that memory ran out: its own class on a GPU, a sentence on the CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-
-def jobs_for(job: Job, settings: Sequence[Settings]) -> list[Job]:
-    """The same job under each of the settings."""
-    return [replace(job, settings=s) for s in settings]

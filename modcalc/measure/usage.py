@@ -1,5 +1,8 @@
 """What a step holds and burns: peak memory and energy."""
 
+import ctypes
+import gc
+import sys
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -44,6 +47,9 @@ class PeakMemory:
 
 def _reset_resident_peak() -> int | None:
     """Resident bytes now, the high-water mark set to them (Linux, proc(5): clear_refs); None where that is not possible."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # glibc: what an earlier model freed is no longer held
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as refs:
             refs.write("5")

@@ -21,11 +21,14 @@ def wide_spread(name: str, samples: Sequence[float], device: Device) -> str | No
     change = drift(samples)
     load = _load()
     if abs(change - 1) > DRIFT:
-        cause = f"they {'rose' if change > 1 else 'fell'} by {abs(change - 1):.0%} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
+        moved = f"{'rose' if change > 1 else 'fell'} by {abs(change - 1):.0%}"
+        cause = f"they {moved} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
     elif device.type == "cpu" and load is not None and load > device.threads + 0.5:
-        cause = f"{load:.1f} processes want the {device.cores} cores, of which this one uses {device.threads}: run on an idle machine, or with fewer threads (OMP_NUM_THREADS)"
+        wanted = f"{load:.1f} threads want the {device.cores} cores, of which this process uses {device.threads}"
+        cause = f"{wanted}: run on an idle machine, or with fewer threads (OMP_NUM_THREADS)"
     elif max(samples) > OUTLIER * s.median:
-        cause = f"single steps take up to {max(samples) / s.median:.1f} times the median: something else runs now and then; stop it, or take more samples (--seconds)"
+        slow = f"single steps take up to {max(samples) / s.median:.1f} times the median"
+        cause = f"{slow}: something else runs now and then; stop it, or take more samples (--seconds)"
     else:
         cause = "no single cause shows: take more samples (--seconds), on a machine that does nothing else"
     return f"{said}. {cause}"
@@ -43,20 +46,16 @@ def launch_bound(name: str, launch_s: float | None, step_s: float) -> str | None
 
 def few_samples(n: int, compared: bool) -> str | None:
     """A warning where no interval can be given."""
-    return (
-        f"{n} samples are too few for an interval of the ratio; at least {MIN_PAIRS} are needed (--iterations)"
-        if compared and n < MIN_PAIRS
-        else None
-    )
+    if not compared or n >= MIN_PAIRS:
+        return None
+    return f"{n} samples are too few for an interval of the ratio; at least {MIN_PAIRS} are needed (--iterations)"
 
 
 def not_finite(name: str, loss: float | None) -> str | None:
     """A warning where the loss blew up: NaNs are cheaper to multiply than numbers."""
-    return (
-        None
-        if loss is None or isfinite(loss)
-        else f"{name}: the loss became {loss}; such a step may run faster than a real one; try --dtype bf16 or fp32"
-    )
+    if loss is None or isfinite(loss):
+        return None
+    return f"{name}: the loss became {loss}; such a step may run faster than a real one; try --dtype bf16 or fp32"
 
 
 def _load() -> float | None:

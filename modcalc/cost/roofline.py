@@ -1,0 +1,40 @@
+"""The fewest bytes that a step moves through memory, and so its arithmetic intensity (the roofline of Williams et al. 2009,
+Communications of the ACM 52(4), doi 10.1145/1498765.1498785).
+
+Each operation reads its inputs and weights once and writes its output once; elementwise work is taken as fused into its
+neighbours, and fused attention keeps no scores. A real step moves more.
+"""
+
+from modcalc.cost.account import Report
+from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise
+from modcalc.spec.plan import Dim, least
+
+# AdamW reads the weight, its gradient and two moments, and writes the weight and the moments.
+ADAMW_PASSES = 7
+
+
+def elements_moved(op: Op) -> Dim:
+    """Elements read and written by one row, forward, all its layers and sequences."""
+    tokens = op.repeat * op.batch * op.tokens
+    if isinstance(op, Linear):
+        matrices = least(op.n_experts, op.batch * op.tokens) if isinstance(op, Experts) else 1
+        return tokens * (op.d_in + op.d_out) + op.repeat * matrices * op.d_in * op.d_out
+    if isinstance(op, AttentionCore):
+        keys = op.repeat * op.batch * op.context * op.n_kv_heads
+        return (tokens * op.n_heads + keys) * (op.head_dim + op.v_head_dim)
+    if isinstance(op, Lookup):
+        return 2 * tokens * op.width
+    if isinstance(op, NormOp) or (isinstance(op, Pointwise) and op.what in ("gather", "scatter")):
+        return 2 * op.elements
+    return 0
+
+
+def step_bytes(report: Report, itemsize: int) -> Dim:
+    """Bytes of one step of the report's workload, every element of `itemsize` bytes.
+
+    Training moves the forward's bytes three times (backward makes two products of each, of the same sizes) and AdamW's.
+    """
+    forward = sum(elements_moved(op) for op in report.rows)
+    if report.work.phase != "train":
+        return forward * itemsize
+    return (3 * forward + ADAMW_PASSES * report.params.total) * itemsize

@@ -1,0 +1,89 @@
+"""From what the user asks to the points that are measured: axes, settings and jobs, checked before anything runs."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import product
+
+import msgspec
+
+from modcalc.cost.account import dense_twin
+from modcalc.errors import MissingDependency, UsageError
+from modcalc.measure.point import Job, promised
+from modcalc.measure.records import Settings
+from modcalc.spec.schema import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One setting and the values that it takes in turn."""
+
+    name: str
+    values: tuple[int, ...]
+
+
+def axis(text: str) -> Axis:
+    """`batch=1,2,4` as an Axis. Raises UsageError for another setting, no values, or values that are no numbers in range."""
+    name, _, rest = text.partition("=")
+    name = name.strip().replace("-", "_")
+    allowed = {"batch": 1, "seq_len": 1, "context": 0}
+    if name not in allowed:
+        raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of batch, seq-len, context")
+    values = []
+    for word in rest.split(","):
+        try:
+            value = int(word)
+        except ValueError:
+            raise UsageError(f"sweep {text!r}: {word.strip()!r} is no whole number; write {name}=1,2,4") from None
+        if value < allowed[name]:
+            raise UsageError(f"sweep {text!r}: {name} {value}: at least {allowed[name]}")
+        values.append(value)
+    if len(set(values)) < len(values):
+        raise UsageError(f"sweep {text!r}: a value stands there twice")
+    return Axis(name, tuple(values))
+
+
+def points(settings: Settings, axes: Sequence[Axis]) -> list[Settings]:
+    """Every combination of the axes' values, the last axis fastest."""
+    names = [a.name for a in axes]
+    if len(set(names)) < len(names):
+        raise UsageError(f"sweep: {', '.join(n for n in names if names.count(n) > 1)}: swept twice; give all its values in one --sweep")
+    if settings.mode == "decode" and "seq_len" in names:
+        raise UsageError("sweep seq-len: decode computes 1 token per sequence; sweep context instead")
+    return [msgspec.structs.replace(settings, **dict(zip(names, values, strict=True))) for values in product(*(a.values for a in axes))]
+
+
+def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: bool = False) -> list[Job]:
+    """One job for each spec and point. The template holds all that they share; its settings' seq_len 0 means each spec's own.
+
+    dense: each spec's own dense twin is its baseline. Raises UsageError, before anything is measured, where a spec, a baseline
+    and a point make no workload (a sequence longer than learned positions, …).
+    """
+    check(template)
+    found = []
+    for spec in specs:
+        own = replace(template, spec=spec, baseline=dense_twin(spec) if dense else template.baseline)
+        for s in points(template.settings, axes):
+            length = 1 if s.mode == "decode" else s.seq_len or spec.seq_len
+            found.append(replace(own, settings=msgspec.structs.replace(s, seq_len=length)))
+    for job in found:
+        for spec in job.specs:
+            promised(spec, job.settings)
+    return found
+
+
+def check(job: Job) -> None:
+    """Whether the settings go together and the machine has what they need. Raises UsageError or MissingDependency."""
+    s, device = job.settings, job.device.type
+    if s.cuda_graph and device != "cuda":
+        raise UsageError("--cuda-graph: only a GPU has them; leave it out, or use --device cuda")
+    if s.context and s.mode not in ("prefill", "decode"):
+        raise UsageError(f"--context {s.context} with --mode {s.mode}: only prefill and decode attend to cached tokens")
+    if s.parallel != "none" and (s.mode != "train" or s.cuda_graph or job.by):
+        raise UsageError("under torchrun: only --mode train, without --cuda-graph and --by; the ranks' spread and communication are reported instead")
+    if s.compile and device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++", "cl"))):
+        raise MissingDependency("--compile on the CPU: torch.compile needs a C++ compiler and finds none; install g++, or use --no-compile")
+    if s.compile and device == "cuda" and find_spec("triton") is None:
+        raise MissingDependency("--compile on a GPU: torch.compile needs triton, which is not installed; pip install triton, or use --no-compile")

@@ -1,0 +1,104 @@
+"""Measured steps drawn: time against the setting that was swept, with the FLOPs, and the roofline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modcalc.measure.hardware import Peak
+from modcalc.measure.records import Failed, Measured, Record, Settings
+from modcalc.render.numbers import real, seconds
+from modcalc.render.plot import COLOURS, amounts, figure
+from modcalc.render.profile import headline, models
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+AXES = {"batch": "batch, sequences", "seq_len": "tokens of a sequence", "context": "tokens cached"}
+
+
+def swept(records: Sequence[Record]) -> str:
+    """The setting that takes most values."""
+    return max(AXES, key=lambda name: len({getattr(r.settings, name) for r in records}))
+
+
+def plot_profile(target: Path, records: Sequence[Record]) -> None:
+    """Left: median step time with quartiles (solid) and FLOPs of a step (dashed, right scale). Right: the roofline."""
+    done = [r for r in records if not isinstance(r, Failed)]
+    if not done:
+        return
+    subtitle = "\n".join(headline(done[0]))
+    with figure(target, "Step time and FLOPs", subtitle, width=13.0, height=5.0, grid=(1, 2)) as axes:
+        _times(axes[0], done)
+        _roofline(axes[1], done)
+
+
+def _lines(records: Sequence[Record]) -> dict[str, list[tuple[Settings, Measured]]]:
+    found: dict[str, list[tuple[Settings, Measured]]] = {}
+    for name, settings, measured in models(records):
+        found.setdefault(name, []).append((settings, measured))
+    return found
+
+
+def _times(axes: "Axes", records: Sequence[Record]) -> None:
+    name = swept(records)
+    beside = axes.twinx()
+    for i, (model, points) in enumerate(_lines(records).items()):
+        colour = COLOURS[i % len(COLOURS)]
+        points = sorted(points, key=lambda p: getattr(p[0], name))
+        x = [getattr(s, name) for s, _ in points]
+        times = [m.step_time_s for _, m in points]
+        spread = [[t.median - t.p25 for t in times], [t.p75 - t.median for t in times]]
+        axes.errorbar(x, [t.median for t in times], yerr=spread, color=colour, marker="o", capsize=3, label=model)
+        beside.plot(x, [m.flops.step for _, m in points], color=colour, linestyle="--", marker=".", alpha=0.6)
+    axes.set_xscale("log", base=2)
+    values = sorted({getattr(r.settings, name) for r in records})
+    axes.set_xticks(values, [f"{v:,}" for v in values])
+    axes.minorticks_off()
+    axes.set_xlabel(AXES[name])
+    _logarithmic(axes.yaxis)
+    axes.yaxis.set_major_formatter(lambda x, _: seconds(x))
+    axes.set_ylabel("time of a step (solid)")
+    _logarithmic(beside.yaxis)
+    amounts(beside.yaxis, "FLOPs a step (dashed)")
+    beside.spines["right"].set_visible(True)
+    axes.legend(frameon=False)
+
+
+def _roofline(axes: "Axes", records: Sequence[Record]) -> None:
+    intensities, rates = [], []
+    for i, (model, points) in enumerate(_lines(records).items()):
+        x = [m.flops.step / m.step_bytes for _, m in points]
+        y = [m.flops.step / m.step_time_s.median for _, m in points]
+        intensities, rates = intensities + x, rates + y
+        axes.plot(x, y, "o", color=COLOURS[i % len(COLOURS)], label=model)
+    last = records[-1]
+    low, high = min(intensities) / 4, max(intensities) * 4
+    for peak, style, name in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
+        if peak:
+            _roof(axes, peak, low, high, style, name)
+            rates.append(peak.flops_per_s)
+    _logarithmic(axes.xaxis)
+    axes.xaxis.set_major_formatter(lambda x, _: real(x))
+    axes.set_xlabel("FLOPs per byte that a step must move")
+    _logarithmic(axes.yaxis)
+    axes.set_ylim(min(rates) / 3, max(rates) * 3)
+    amounts(axes.yaxis, "FLOP/s of one device")
+    axes.legend(frameon=False)
+
+
+def _logarithmic(axis: "Axis") -> None:
+    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, so that short ranges have some too."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+
+
+def _roof(axes: "Axes", peak: Peak, low: float, high: float, style: str, name: str) -> None:
+    """min(peak, intensity * bandwidth): flat where the bandwidth is not known."""
+    knee = peak.flops_per_s / peak.bytes_per_s if peak.bytes_per_s else low
+    x = [min(low, knee), knee, max(high, knee)]
+    slope = peak.bytes_per_s or 0.0
+    axes.plot(x, [min(peak.flops_per_s, v * slope) if slope else peak.flops_per_s for v in x], style, color="#666666", label=name)

@@ -1,0 +1,223 @@
+"""Measurements as tables and as one document. Nothing is computed here but what a cell shows."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from modcalc.measure.hardware import Device, Peak
+from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
+from modcalc.render.numbers import ratio, seconds, share, si
+from modcalc.render.table import Column, Table, bad
+from modcalc.render.wording import LABELS, PAIRS
+
+MODES = {
+    "forward": "forward pass, all logits, no gradients",
+    "train": "train step: forward with the real losses, backward, fused AdamW",
+    "prefill": "prefill: the prompt into the cache, logits of the last token",
+    "decode": "decode: one new token for each sequence",
+}
+OWN_LABELS = {**LABELS, "loss": "losses", "optimizer": "optimizer", "idle": "idle (no kernel runs)", "other": "other"}
+
+
+def document(records: Sequence[Record]) -> dict[str, Any]:
+    """One point as it is; several under `results`."""
+    plain = [msgspec.to_builtins(record) for record in records]
+    return plain[0] if len(plain) == 1 else {"results": plain}
+
+
+def point_name(spec: str, s: Settings) -> str:
+    """`mod-220m, train, batch 4, 2,048 tokens`."""
+    length = f"{s.seq_len:,} tokens" if s.mode != "decode" else "1 token"
+    cached = f" after {s.context:,} cached" if s.mode in ("prefill", "decode") else ""
+    return f"{spec}, {s.mode}, batch {s.batch}, {length}{cached}"
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """Times and rates; the comparison with baselines; ranks; attributions: those that the records have."""
+    done = [r for r in records if isinstance(r, Result)]
+    found = [times(records)]
+    if any(r.baseline for r in done):
+        found.append(comparison(done))
+    if any(r.ranks for r in done):
+        found.append(ranks([r for r in done if r.ranks]))
+    return found + [attribution(a) for r in done for a in r.attribution]
+
+
+def headline(record: Record) -> list[str]:
+    """Device, software, what a step is and by whose rule its FLOPs are counted."""
+    d, s = record.device, record.settings
+    how = "torch.compile" if s.compile else "eager"
+    software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
+    lines = [f"{device_line(d)}; {', '.join(software)}", f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}"]
+    lines.append("new random tokens each step; warm-up and compilation are not in the times")
+    if isinstance(record, Result):
+        lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs; {PAIRS[record.convention['causal']]}")
+        lines += [peak_line(record.peak, s.dtype), *([f"reached: {_rates(record.reached)} ({record.reached.source})"] if record.reached else [])]
+    return lines
+
+
+def device_line(d: Device) -> str:
+    """The device, with what its speed depends on."""
+    if d.type == "cpu":
+        return f"{d.name}, {d.threads} of {d.cores} cores"
+    clock = f", SM clock {d.clocks.sm_mhz} of {d.clocks.sm_max_mhz} MHz" if d.clocks and d.clocks.sm_mhz else ""
+    return f"{d.name}{clock}"
+
+
+def peak_line(peak: Peak | None, dtype: str) -> str:
+    """The peak that MFU is a share of."""
+    if peak is None:
+        return f"no {dtype} peak is known for this device, so no MFU; give it with --peak-tflops, or measure it with --peaks"
+    return f"peak: {_rates(peak)}, dense {dtype} ({peak.source})"
+
+
+def _rates(peak: Peak) -> str:
+    memory = f", {si(peak.bytes_per_s)}B/s" if peak.bytes_per_s else ""
+    return f"{si(peak.flops_per_s)}FLOP/s{memory}"
+
+
+def _points(s: Settings) -> list[Any]:
+    return [s.batch, s.seq_len, s.context]
+
+
+POINT = (Column("batch", "count"), Column("tokens", "count"), Column("cached", "count", drop=9))
+
+
+def times(records: Sequence[Record]) -> Table:
+    """A row for each model at each point."""
+    columns = (
+        Column("model"),
+        *POINT,
+        Column("step", "seconds", "step_s"),
+        Column("p25", "seconds", "p25_s", drop=4),
+        Column("p75", "seconds", "p75_s", drop=4),
+        Column("n", "count", drop=5),
+        Column("first", "seconds", "first_step_s", drop=8),
+        Column("tokens/s", "si", "tokens_per_s"),
+        Column("FLOP/s", "si", "flops_per_s", drop=1),
+        Column("MFU", "share", "mfu"),
+        Column("HFU", "share", "hfu", drop=6),
+        Column("of reached", "share", "mfu_reached", drop=7),
+        Column("memory", "bytes", "peak_memory_bytes", drop=2),
+        Column("reserved", "bytes", "reserved_bytes", drop=7),
+        Column("energy/token", "real", "joules_per_token", "J", drop=3),
+    )
+    rows = [[name, *_points(s), *_measured(m)] for name, s, m in models(records)]
+    memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
+    notes = ["step: median; p25, p75: quartiles; first: the first step, compilation included"]
+    notes += [f"memory: {memory}, at its peak, less what was held before"] if memory else []
+    return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records[0]), notes=notes))
+
+
+def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured | None]]:
+    """(name, settings, measurement or None) of every model, a baseline after its spec."""
+    for record in records:
+        if isinstance(record, Failed):
+            yield record.spec, record.settings, None
+            continue
+        yield record.spec, record.settings, record
+        if record.baseline:
+            yield record.baseline.spec, record.settings, record.baseline
+
+
+def _measured(m: Measured | None) -> list[Any]:
+    if m is None:
+        return [bad("out of memory"), *[None] * 12]
+    t, burnt = m.step_time_s, m.energy and m.energy.joules_per_token
+    rates = [m.tokens_per_s, m.flops_per_s, m.mfu, m.hfu, m.mfu_reached]
+    return [t.median, t.p25, t.p75, t.n, m.warmup.first_step_s, *rates, m.peak_memory_bytes, m.memory.reserved, burnt]
+
+
+def comparison(done: Sequence[Result]) -> Table:
+    """Each spec against its baseline: what the FLOPs promise and what the clock says."""
+    columns = (
+        Column("model"),
+        Column("baseline", drop=1),
+        *POINT,
+        Column("FLOP ratio", "ratio"),
+        Column("time ratio", "ratio"),
+        Column("interval", drop=2),
+        Column("realised saving", "ratio"),
+        Column("saving interval", drop=3),
+    )
+    rows = []
+    for r in done:
+        if b := r.baseline:
+            ends = [_interval(b.time_ratio_interval), b.realised_saving, _interval(b.realised_saving_interval)]
+            rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, b.time_ratio, *ends])
+    sure = next((b.confidence for r in done if (b := r.baseline) and b.confidence), None)
+    notes = ["time ratio: median over pairs of steps that ran next to each other; realised saving = (1 - time ratio) / (1 - FLOP ratio)"]
+    notes += [f"intervals cover the true median with {share(sure)}, whatever the distribution (order statistics of the pairs)"] if sure else []
+    return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
+
+
+def _interval(ends: tuple[float, float] | None) -> str | None:
+    return None if ends is None else f"{ratio(ends[0])} to {ratio(ends[1])}"
+
+
+def ranks(done: Sequence[Result]) -> Table:
+    """What the processes of a torchrun say."""
+    columns = (
+        Column("model"),
+        *POINT,
+        Column("ranks", "count"),
+        Column("fastest", "seconds", "fastest_s"),
+        Column("slowest", "seconds", "slowest_s"),
+        Column("skew", "share"),
+        Column("communication", "share"),
+        Column("exposed", "seconds", "exposed_s"),
+    )
+    rows = []
+    for r in done:
+        k = r.ranks
+        medians = [min(k.step_time_s), max(k.step_time_s)]
+        rows.append([r.spec, *_points(r.settings), k.world_size, *medians, k.skew, k.communication_share, k.exposed_s])
+    k = done[0].ranks
+    notes = [
+        f"{k.parallel} over {k.backend}; batch: of each rank; tokens/s and FLOP/s: of all ranks together",
+        "communication: share of a step in which a collective is under way on rank 0, waiting for slower ranks included",
+    ]
+    return _used(Table(columns=columns, rows=rows, title="Ranks", notes=notes))
+
+
+def attribution(a: Attribution) -> Table:
+    """Where a step's time goes, routing overhead on a line of its own."""
+    columns = (
+        Column(a.by),
+        Column("time", "seconds", "time_s"),
+        Column("share", "share"),
+        Column("FLOPs", "si", "flops"),
+        Column("FLOP/s", "si", "flops_per_s"),
+    )
+    rows = [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in a.lines]
+    parts = ", ".join(f"{line.label} {seconds(line.time_s)}" for line in a.routing)
+    notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
+    notes.append(f"eager step under the profiler; without it {seconds(a.unprofiled_s)}")
+    total = ["total", a.step_time_s, 1.0, sum(line.flops for line in a.lines), None]
+    return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {a.spec}", notes=notes)
+
+
+def _used(table: Table) -> Table:
+    """Without the columns that are empty, or 0 for `cached`, in every row."""
+    keep = [i for i, c in enumerate(table.columns) if any(row[i] not in ((None, 0) if c.title == "cached" else (None,)) for row in table.rows)]
+    columns = [table.columns[i] for i in keep]
+    rows = [[row[i] for i in keep] for row in table.rows]
+    return Table(columns=columns, rows=rows, title=table.title, headline=table.headline, notes=table.notes)
+
+
+def peaks_document(device: Device, dtype: str, peak: Peak | None, reached: Peak) -> dict[str, Any]:
+    """What `--peaks` alone found."""
+    return msgspec.to_builtins({"device": device, "dtype": dtype, "peak": peak, "reached": reached})
+
+
+def peaks_table(device: Device, dtype: str, peak: Peak | None, reached: Peak) -> Table:
+    """What the device reaches beside what its datasheet promises."""
+    columns = (Column("what"), Column("reached", "si"), Column("peak", "si"), Column("share", "share"))
+    pairs = [
+        (f"{dtype} matrix product, FLOP/s", reached.flops_per_s, peak and peak.flops_per_s),
+        ("copy, bytes/s read and written", reached.bytes_per_s, peak and peak.bytes_per_s),
+    ]
+    rows = [[what, got, promised, got / promised if promised else None] for what, got, promised in pairs]
+    headline = [device_line(device), *([peak_line(peak, dtype)] if peak else [f"no {dtype} peak is known for this device"])]
+    return Table(columns=columns, rows=rows, title="What the device reaches", headline=headline, notes=[reached.source])

@@ -1,0 +1,36 @@
+"""Bytes that a step must move, by hand."""
+
+from modcalc.cost.account import account
+from modcalc.cost.roofline import elements_moved, step_bytes
+from modcalc.spec.schema import Attention, Embedding, Mlp, Mod, Norm, Positions, Spec
+
+
+def spec(**over) -> Spec:
+    fields = dict(
+        name="tiny", vocab_size=100, seq_len=16, d_model=8, n_layers=2, attention=Attention(n_heads=2, n_kv_heads=1, head_dim=6), mlp=Mlp(d_ff=20)
+    )
+    return Spec(**{**fields, "positions": Positions(kind="none"), "embedding": Embedding(), "norm": Norm(), **over})
+
+
+def test_a_dense_step_by_hand():
+    T, D, F, V, H, K, N, B = 16, 8, 20, 100, 2, 1, 6, 3
+    linears = [(D, H * N), (D, K * N), (D, K * N), (H * N, D), (D, F), (F, D)]
+    block = sum(B * T * (i + o) + i * o for i, o in linears) + B * T * 2 * (H + K) * N + 2 * (2 * B * T * D)
+    whole = 2 * block + 2 * B * T * D + 2 * B * T * D + B * T * (D + V) + D * V  # lookup, final norm, head
+    report = account(spec(), batch=B)
+    assert step_bytes(report, 4) == 4 * whole
+    train = account(spec(), batch=B, phase="train")
+    assert step_bytes(train, 2) == 2 * (3 * whole + 7 * train.params.total)
+
+
+def test_routing_moves_rows_and_saves_the_rest():
+    dense, mod = account(spec()), account(spec(mod=Mod(capacity=0.25)))
+    moved = {op.path: elements_moved(op) for op in mod.rows if op.component == "router"}
+    assert sum(n for path, n in moved.items() if path.endswith(("gather", "scatter"))) == 2 * 2 * 4 * 8
+    assert step_bytes(mod, 4) < step_bytes(dense, 4)
+
+
+def test_decode_reads_the_cache():
+    """One more cached token is one more key and value in every layer."""
+    a, b = (account(spec(), phase="decode", context=S, batch=5) for S in (10, 11))
+    assert step_bytes(b, 2) - step_bytes(a, 2) == 2 * 2 * 5 * 1 * (6 + 6)
