@@ -4,8 +4,8 @@ msgspec decides at full speed; only where it refuses is the data walked beside t
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from math import isfinite
 from typing import Any
@@ -153,6 +153,13 @@ def _struct(data: dict, kind: Any, path: Path, problems: list[Problem]) -> dict:
     return mended
 
 
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that was probably meant."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word[:60], words, 1, 0.6)), None)
+
+
 def _meaning(kind: Any) -> str:
     return (kind.extra_json_schema or {}).get("description", "") if _name(kind) == "Metadata" else ""
 
@@ -161,10 +168,8 @@ def _nearest_key(key: str, here: list[str]) -> str:
     if key in SYNONYMS:
         return f"write {SYNONYMS[key]}"
     homes = _homes()
-    near = [key] if key in homes else get_close_matches(key, [*here, *homes], 1, 0.6)
-    if not near:
-        return ""
-    return f"did you mean {near[0] if near[0] in here else ' or '.join(homes[near[0]][:3])}?"
+    near = key if key in homes else nearest(key, [*here, *homes])
+    return f"did you mean {near if near in here else ' or '.join(homes[near][:3])}?" if near else ""
 
 
 @lru_cache(maxsize=1)
@@ -234,8 +239,8 @@ def hint(value: Any, options: dict[str, Any]) -> str:
     if not isinstance(value, str):
         return ""
     if "Literal" in options:
-        near = get_close_matches(value, options["Literal"].values, 1, 0.5)
-        return f"did you mean {near[0]}?" if near else ""
+        near = nearest(value, options["Literal"].values)
+        return f"did you mean {near}?" if near else ""
     if "Bool" in options and value.lower() in ("yes", "no", "on", "off", "true", "false"):
         return f"write {'true' if value.lower() in ('yes', 'on', 'true') else 'false'}"
     if number and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?\s*%", value):

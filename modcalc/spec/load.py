@@ -1,13 +1,12 @@
 """Files, names and text -> Spec, and back. Every problem of a file is reported at once, as `file:line: key: found …; allowed …`."""
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from modcalc.errors import SpecError
-from modcalc.spec.convert import to_spec
+from modcalc.spec.convert import nearest, to_spec
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import find_problems
 from modcalc.spec.yaml_nodes import Lines, read_yaml
@@ -63,9 +62,10 @@ def locate(source: str | Path) -> Path:
 
 def shipped_specs() -> dict[str, Path]:
     """Name -> file of the specs that come with modcalc, by name."""
-    # Both an installed wheel and an editable install keep them as plain files.
-    folder = Path(str(resources.files("modcalc.specs")))
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    # A wheel and an editable install both keep them as plain files; importlib.resources would cost more than all the rest of loading.
+    from modcalc import specs
+
+    return {file.stem: file for file in sorted(Path(specs.__file__).parent.glob("*.yaml"))}
 
 
 def dump(spec: Spec) -> str:
@@ -146,8 +146,5 @@ def _reason(wrong: OSError) -> str:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    from difflib import get_close_matches
-
-    stem = Path(name).name.removesuffix(".yaml").removesuffix(".yml")
-    near = get_close_matches(stem, names, 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else f"; shipped: {', '.join(names)} (modcalc specs)"
+    near = nearest(Path(name).name.removesuffix(".yaml").removesuffix(".yml"), names)
+    return f"; did you mean {near}?" if near else f"; shipped: {', '.join(names)} (modcalc specs)"
