@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from modcalc.cost.account import Report, account
-from modcalc.cost.ops import AttentionCore
+from modcalc.cost.recompute import hardware_flops
 from modcalc.cost.roofline import step_bytes
 from modcalc.measure import verdict
 from modcalc.measure.attribution import attribute
@@ -64,19 +63,11 @@ def promised(spec: Spec, settings: Settings) -> Report:
     return account(spec, seq_len=s.seq_len, batch=s.batch, phase=s.mode, context=s.context, causal=s.causal)
 
 
-def step_flops(report: Report, model: "Decoder") -> Flops:
-    """FLOPs of one step: the model's, and with those that fused attention does again in its backward pass.
-
-    It keeps no scores and computes q k^T once more (FlashAttention, arXiv 2205.14135, algorithm 4): of the forward product's
-    H T S (N + N_v) multiply-adds the N part. Nothing else of a step is recomputed.
-    """
+def step_flops(report: Report) -> Flops:
+    """FLOPs of one step: the model's, and with those that fused attention computes again in its backward pass."""
     if report.work.phase != "train":
         return Flops(number(report.flops.forward), number(report.flops.forward))
-    again: Any = 0
-    for op in report.rows:
-        if isinstance(op, AttentionCore) and model.get_submodule(op.paths()[0]).fused:
-            again += report.convention.forward(op) * Fraction(op.head_dim, op.head_dim + op.v_head_dim)
-    return Flops(number(report.flops.train_step), number(report.flops.train_step + again))
+    return Flops(number(report.flops.train_step), number(hardware_flops(report).train_step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +90,7 @@ class Rig:
         wrap = world.wrap(s) if world else None
         step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else 0)
         warm = warm_up(step, job.device, s.warmup)
-        return cls(report, model, step, warm, peak.read(), step_flops(report, model))
+        return cls(report, model, step, warm, peak.read(), step_flops(report))
 
     def measured(self, spec: Spec, samples: list[float], burnt: Energy | None, job: Job) -> dict[str, Any]:
         """The fields of Measured."""
