@@ -29,10 +29,10 @@ class Strict(Struct, frozen=True, forbid_unknown_fields=True):
 class ProjectionBias(Strict, kw_only=True):
     """Which attention projections carry a bias."""
 
-    q: bool = False
-    k: bool = False
-    v: bool = False
-    o: bool = False
+    q: _doc(bool, "queries; with attention.latent the first projection towards them") = False
+    k: _doc(bool, "keys; with attention.latent the projection down to the key/value latent") = False
+    v: _doc(bool, "values; false with attention.latent") = False
+    o: _doc(bool, "output") = False
 
 
 class QkNorm(Strict, kw_only=True):
@@ -64,11 +64,11 @@ class Attention(Strict, kw_only=True):
     n_kv_heads: _doc(Size | None, "key/value heads K; divides n_heads; default n_heads") = None
     head_dim: _doc(Size | None, "N, free of d_model / n_heads; default d_model / n_heads") = None
     bias: _doc(bool | ProjectionBias, "biases of the q, k, v and o projections, all or by name") = False
-    qk_norm: QkNorm | None = None
+    qk_norm: _doc(QkNorm | None, "a norm on queries and keys; null: none; {}: one weight of head_dim, of the model's kind") = None
     window: _doc(
         Size | list[Size | None] | None,
         "sliding window: a token attends to itself and window - 1 tokens before it; null: all before it. "
-        "A list is a pattern over the layers, repeated to their number",
+        "A list of at most n_layers entries is a pattern over the layers, repeated to their number",
     ) = None
     sinks: _doc(bool, "a learned logit per head that joins the softmax only (gpt-oss)") = False
     softcap: _doc(Annotated[float, Meta(gt=0.0)] | None, "scores become softcap * tanh(scores / softcap) (Gemma 2)") = None
@@ -79,26 +79,33 @@ class Attention(Strict, kw_only=True):
 class Positions(Strict, kw_only=True):
     """How a token's position enters."""
 
-    kind: Literal["rotary", "learned", "alibi", "none"] = "rotary"
+    kind: _doc(
+        Literal["rotary", "learned", "alibi", "none"],
+        "rotary: pairs of query and key dims turn by position (arXiv 2104.09864); learned: a table added to the embeddings; "
+        "alibi: scores fall with distance (arXiv 2108.12409); none: only the causal mask",
+    ) = "rotary"
     theta: _doc(Annotated[float, Meta(gt=0.0)], "rotary base") = 10000.0
     local_theta: _doc(Annotated[float, Meta(gt=0.0)] | None, "rotary base of windowed layers (Gemma 3); default theta") = None
-    fraction: _doc(Share, "share of head_dim that is rotated (partial rotary)") = 1.0
+    fraction: _doc(Share, "share of head_dim (latent: of rope_dim) that is rotated, rounded down to an even number of dims (partial rotary)") = 1.0
     max_len: _doc(Size | None, "learned positions: the longest sequence; default seq_len") = None
     offset: _doc(Count, "learned positions: unused rows before position 0 (OPT has 2)") = 0
 
 
-Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "relu2", "quick_gelu", "swiglu_clamped"]
+Activation = Annotated[
+    Literal["gelu", "gelu_tanh", "silu", "relu", "relu2", "quick_gelu", "swiglu_clamped"],
+    Meta(description="gelu_tanh: GPT-2's gelu_new; relu2: relu squared; quick_gelu: x * sigmoid(1.702 x); swiglu_clamped: gpt-oss, gated only"),
+]
 
 
 class Mlp(Strict, kw_only=True):
     """Feed-forward network of a block."""
 
-    d_ff: _doc(Size | None, "inner width F; give this or ratio") = None
+    d_ff: _doc(Size | None, "inner width F; give this or ratio (also where every layer has experts)") = None
     ratio: _doc(Annotated[float, Meta(gt=0.0, le=1000.0)] | None, "F as a multiple of d_model; give this or d_ff") = None
     multiple_of: _doc(Size, "with ratio: F is rounded up to a multiple of this") = 1
     kind: _doc(Literal["plain", "gated"], "plain: down(act(up x)), 2 matrices; gated: down(act(gate x) * up x), 3 matrices") = "plain"
     activation: Activation = "gelu"
-    bias: bool = False
+    bias: _doc(bool, "biases in all projections; experts have moe.bias") = False
 
 
 class Moe(Strict, kw_only=True):
@@ -125,7 +132,7 @@ class Moe(Strict, kw_only=True):
         "softmax_topk: softmax over all, then top-k (Mixtral, Qwen3, OLMoE); topk_softmax: top-k, then softmax (gpt-oss); "
         "sigmoid: DeepSeek-V3",
     ) = "softmax_topk"
-    renormalize: _doc(bool, "kept weights sum to 1") = True
+    renormalize: _doc(bool, "kept weights of a token sum to 1; they always do with score: topk_softmax") = True
     scaling: _doc(Annotated[float, Meta(gt=0.0)], "factor on the routed experts' weights (routed_scaling_factor)") = 1.0
     router_bias: _doc(bool, "a learned bias in the router") = False
     balance_bias: _doc(bool, "a bias for selection only that is no parameter (DeepSeek-V3's e_score_correction_bias)") = False
@@ -133,17 +140,17 @@ class Moe(Strict, kw_only=True):
     top_groups: _doc(Size, "groups that a token may choose from (DeepSeek-V3 topk_group)") = 1
     every: _doc(Layers, "layers offset, offset + every, … have experts") = 1
     offset: _doc(Count | None, "first layer with experts; default every - 1") = None
-    layers: _doc(list[Count] | None, "explicit layers with experts, instead of every and offset") = None
+    layers: _doc(list[Count] | None, "explicit layers with experts, from 0, ascending, instead of every and offset") = None
 
 
 class Norm(Strict, kw_only=True):
     """The norms of blocks and head."""
 
-    kind: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    kind: _doc(Literal["rmsnorm", "layernorm"], "rmsnorm (arXiv 1910.07467) or layernorm (arXiv 1607.06450)") = "rmsnorm"
     bias: _doc(bool | None, "default: true for layernorm; rmsnorm has none") = None
     affine: _doc(bool, "a learned weight; false: neither weight nor bias") = True
-    unit_offset: _doc(bool, "the weight is applied as 1 + weight (Gemma)") = False
-    eps: Annotated[float, Meta(gt=0.0, lt=1.0)] = 1e-5
+    unit_offset: _doc(bool, "rmsnorm only: the weight is applied as 1 + weight (Gemma)") = False
+    eps: _doc(Annotated[float, Meta(gt=0.0, lt=1.0)], "added under the root") = 1e-5
     placement: _doc(
         Literal["pre", "output", "sandwich", "post"],
         "pre: x + f(norm(x)); output: x + norm(f(x)) (OLMo 2); sandwich: x + norm(f(norm(x))) (Gemma 2); "
@@ -164,7 +171,7 @@ class Head(Strict, kw_only=True):
     """Unembedding to logits."""
 
     tied: _doc(bool, "shares the token embedding's weight") = False
-    bias: bool = False
+    bias: _doc(bool, "a bias on the logits") = False
     softcap: _doc(Annotated[float, Meta(gt=0.0)] | None, "logits become softcap * tanh(logits / softcap) (Gemma 2)") = None
 
 
@@ -182,7 +189,7 @@ Capacity = Share | Size
 class Bypass(Strict, kw_only=True):
     """A light MLP for the tokens that go around (CoLT5 2303.09752, FlexiDepth 2503.23798); kind and activation are those of `mlp`."""
 
-    d_ff: Size
+    d_ff: _doc(Size, "inner width")
 
 
 class Mod(Strict, kw_only=True):
@@ -190,13 +197,16 @@ class Mod(Strict, kw_only=True):
 
     capacity: _doc(
         Share | Size | list[Share | Size] | Schedule,
-        "tokens that a routed block keeps: a share of T (a number with a point, 0 < share <= 1) or a count (an integer; more than T means T). "
+        "tokens that a routed block keeps: a share of T (a number with a point, 0 < share <= 1) or a count (an integer, "
+        "at most seq_len; at a shorter T all of T). "
         "A list gives one for each routed block (or each recursion)",
     ) = 0.125
     every: _doc(Layers, "every n-th block is routed") = 2
     offset: _doc(Count | None, "first routed block, counted from 0; default every - 1, so the 2nd, 4th, …") = None
-    layers: _doc(list[Count] | None, "explicit routed blocks, counted from 0, instead of every and offset") = None
-    rounding: _doc(Literal["floor", "ceil", "nearest"], "share * T to whole tokens; nearest takes halves up; never below 1 token for a positive product") = "floor"
+    layers: _doc(list[Count] | None, "explicit routed blocks, counted from 0, ascending, instead of every and offset") = None
+    rounding: _doc(
+        Literal["floor", "ceil", "nearest"], "share * T to whole tokens; nearest takes halves up; never below 1 token for a positive product"
+    ) = "floor"
     multiple_of: _doc(Size, "the rounded capacity goes up to a multiple of this (at most T)") = 1
     router: _doc(Literal["learned", "random"], "learned: r = w·x; random: Gaussian noise chooses, r = 1 (the paper's control)") = "learned"
     selection: _doc(
@@ -221,9 +231,9 @@ class Mod(Strict, kw_only=True):
 class Limits(Strict, kw_only=True):
     """One budget rule: bounds in base units (FLOPs, parameters, bytes), numbers like 6e18 or 80GiB allowed."""
 
-    max: float | int | str | None = None
-    min: float | int | str | None = None
-    equals: float | int | str | None = None
+    max: _doc(float | int | str | None, "at most this") = None
+    min: _doc(float | int | str | None, "at least this") = None
+    equals: _doc(float | int | str | None, "exactly this, or within a relative difference; instead of max and min") = None
     within: _doc(Annotated[float, Meta(ge=0.0)] | None, "with equals: allowed relative difference") = None
     relative_to: _doc(str | None, "another spec (path from this file, or a shipped name): bounds are ratios to its value") = None
 
@@ -239,12 +249,12 @@ class Train(Strict, kw_only=True):
 class Budget(Strict, kw_only=True):
     """What `modcalc check` holds the spec to. A bare number is `max`."""
 
-    params: Limits | int | float | str | None = None
-    active_params: Limits | int | float | str | None = None
+    params: _doc(Limits | int | float | str | None, "all parameters, a tied matrix once") = None
+    active_params: _doc(Limits | int | float | str | None, "parameters that one token uses on average (experts and routed blocks by share)") = None
     forward_flops: _doc(Limits | int | float | str | None, "one sequence of seq_len") = None
-    forward_flops_per_token: Limits | int | float | str | None = None
-    train_step_flops: _doc(Limits | int | float | str | None, "one step of train.batch_size sequences") = None
-    train_flops: _doc(Limits | int | float | str | None, "the whole schedule of `train`") = None
+    forward_flops_per_token: _doc(Limits | int | float | str | None, "forward_flops / seq_len") = None
+    train_step_flops: _doc(Limits | int | float | str | None, "one step of train.batch_size sequences (1 without `train`)") = None
+    train_flops: _doc(Limits | int | float | str | None, "the whole schedule of `train`, which must give steps or tokens") = None
     kv_cache_bytes: _doc(Limits | int | float | str | None, "one sequence of seq_len, bf16") = None
     train_memory_bytes: _doc(Limits | int | float | str | None, "training with train.batch_size, bf16 mixed precision AdamW") = None
 
@@ -252,24 +262,24 @@ class Budget(Strict, kw_only=True):
 class Spec(Strict, kw_only=True):
     """A decoder-only transformer, dense or Mixture-of-Depths."""
 
-    name: str
+    name: _doc(str, "what tables and messages call the model: 1 to 200 printable characters")
     vocab_size: _doc(Size, "V")
     seq_len: _doc(Size, "T, the default sequence length")
     d_model: _doc(Size, "D")
     n_layers: _doc(Layers, "L")
-    attention: Attention
-    mlp: Mlp
-    moe: Moe | None = None
-    norm: Norm = Norm()
-    positions: Positions = Positions()
-    embedding: Embedding = Embedding()
-    head: Head = Head()
+    attention: _doc(Attention, "causal self-attention of every block")
+    mlp: _doc(Mlp, "feed-forward network of every block that has no experts")
+    moe: _doc(Moe | None, "experts instead of the MLP, in all blocks or some") = None
+    norm: _doc(Norm, "the norms of blocks and head") = Norm()
+    positions: _doc(Positions, "how a token's position enters") = Positions()
+    embedding: _doc(Embedding, "token embedding") = Embedding()
+    head: _doc(Head, "unembedding to logits") = Head()
     parallel: _doc(
         Literal["none", "shared_norm", "two_norms"],
         "attention and MLP side by side: x + attn(n(x)) + mlp(n'(x)), with one norm (Falcon-7B, Phi) or two (GPT-NeoX)",
     ) = "none"
-    mod: Mod | None = None
-    train: Train | None = None
-    budget: Budget | None = None
-    description: str | None = None
+    mod: _doc(Mod | None, "Mixture-of-Depths; null: dense; {}: 12.5 % of the tokens in every other block") = None
+    train: _doc(Train | None, "a training schedule, for budgets") = None
+    budget: _doc(Budget | None, "what `modcalc check` holds the spec to") = None
+    description: _doc(str | None, "free text") = None
     source: _doc(str | None, "where the shape is published") = None
