@@ -23,16 +23,19 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.plan
-        weight = self.weight if self.weight is None or not p.unit_offset else 1 + self.weight
-        # The fused kernels take one weight for all heads; the others are applied after.
-        fused = p.groups == 1
-        inside = weight if fused else None
-        if p.kind == "rmsnorm":
-            x = F.rms_norm(x, (p.width,), inside, p.eps)
-            fused_bias = False
+        # Under autocast x may have a lower precision than the weight; otherwise `to` does nothing.
+        weight, bias = (w if w is None else w.to(x.dtype) for w in (self.weight, self.bias))
+        if weight is not None and p.unit_offset:
+            weight = 1 + weight
+        # The kernels take one weight for all heads.
+        grouped = p.groups > 1
+        w, b = (None, None) if grouped else (weight, bias)
+        if p.kind == "layernorm":
+            y = F.layer_norm(x, (p.width,), w, b, p.eps)
         else:
-            x = F.layer_norm(x, (p.width,), inside, self.bias if fused else None, p.eps)
-            fused_bias = fused
-        if weight is not None and not fused:
-            x = x * weight
-        return x if self.bias is None or fused_bias else x + self.bias
+            y = F.rms_norm(x, (p.width,), w, p.eps)
+            y = y if b is None else y + b
+        if grouped:
+            y = y if weight is None else y * weight
+            y = y if bias is None else y + bias
+        return y
