@@ -42,7 +42,7 @@ def flops(
 ) -> None:
     """FLOPs and parameters of specs: by the ledger at once, then by counters that run the model, which must agree.
 
-    Exit code 1 if a counter finds another number, and the modules where; 2 if something cannot be served.
+    Exit code 1: a counter finds another number (the modules are listed) or cannot count; 2: something cannot be served.
     """
     from modcalc.cost.account import account
     from modcalc.cost.compare import sampling_range, twin

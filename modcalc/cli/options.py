@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import typer
 
 Specs = Annotated[
-    list[str], typer.Argument(help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False)
+    list[str],
+    typer.Argument(metavar="SPEC", help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False),
 ]
 OneSpec = Annotated[
     str, typer.Argument(metavar="SPEC", help="A spec file, a shipped name (modcalc specs), or a config.json of the transformers library.")

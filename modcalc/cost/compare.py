@@ -34,12 +34,13 @@ def sampling_range(report: Report, spec: Spec) -> dict[str, Report]:
 
 
 def is_expectation(report: Report) -> bool:
-    """Whether the FLOPs are expected ones: routing at sampling, or no-op experts without a buffer."""
+    """Whether the FLOPs are expected ones: at sampling, tokens decide on their own about blocks, no-op experts, or experts that choose them."""
     plan, work = report.plan, report.work
-    if work.sampling and work.routing == "expected" and (plan.recursion or any(g.block.routing for g in plan.groups)):
-        return True
-    noop = [g.block.ffn for g in plan.groups if isinstance(g.block.ffn, MoePlan) and g.block.ffn.n_noop]
-    return any(work.sampling or (ffn.choice == "token" and ffn.capacity is None) for ffn in noop)
+    if not work.sampling:
+        return False
+    routed_blocks = plan.recursion or any(g.block.routing for g in plan.groups)
+    experts = [g.block.ffn for g in plan.groups if isinstance(g.block.ffn, MoePlan)]
+    return bool(routed_blocks and work.routing == "expected") or any(e.n_noop or e.choice == "expert" for e in experts)
 
 
 def kv_bytes(report: Report, dtype: str = KV_DTYPE) -> Dim:

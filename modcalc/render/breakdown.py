@@ -29,7 +29,7 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
 
     expected = "expected " if is_expectation(report) else ""
     fields: list[Field] = [
-        (Column("module" if by == "path" else by), lambda line: label.get(line.label, line.label)),
+        (Column(_heading(by)), lambda line: label.get(line.label, line.label)),
         (column("parameters", "params"), lambda line: line.params),
         (Column("share", "share", "params_share", drop=2), lambda line: Fraction(line.params, total.params)),
     ]
@@ -88,7 +88,7 @@ def side_by_side(reports: Sequence[Report], by: str, unit: Unit | None = None, *
     sums = [{line.label: line.forward + (line.backward if backward else 0) for line in r.lines(by)} for r in reports]
     labels = dict.fromkeys(label for one in sums for label, value in one.items() if value)
     lines = ordered([Line(label, 0, 0, 0) for label in labels], by)
-    columns = [Column(by), *(Column(r.plan.name, "count", unit=unit.name) for r in reports)]
+    columns = [Column(_heading(by)), *(Column(r.plan.name, "count", unit=unit.name) for r in reports)]
     columns += [Column("ratio", "ratio", "ratio_to_first")] if len(reports) == 2 else []
 
     def row(label: str, values: Sequence[Any]) -> list[Any]:
@@ -117,6 +117,10 @@ def in_order(items: Sequence[Any], path: Callable[[Any], str]) -> list[Any]:
     first = stacked[0] if stacked else len(items)
     keys = [(0,) if i < first else _number(path(item)) or (2,) for i, item in enumerate(items)]
     return [items[i] for i in sorted(range(len(items)), key=lambda i: keys[i])]
+
+
+def _heading(by: str) -> str:
+    return "module" if by == "path" else by
 
 
 def _number(label: str) -> tuple | None:

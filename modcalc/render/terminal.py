@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -19,20 +19,15 @@ STYLES = {"good": "green", "bad": "bold red", "dim": "dim", "": ""}
 def boxed(table: Table) -> str:
     """The table as text with terminal codes."""
     console = _console()
-    keep, hidden = fitting(table, console.width)
-    with console.capture() as capture:
-        if table.title:
-            console.print(Text(table.title, "bold"))
-        for line in table.headline:
-            console.print(Text(line, "dim"))
-        if table.columns:
-            console.print(_grid(table, keep))
-        for line in table.notes:
-            console.print(Text(line))
-        if hidden:
-            left_out = ", ".join(c.name.replace("_", " ") for c in hidden)
-            console.print(Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic"))
-    return _trimmed(capture.get())
+    keep, hidden, needed = fitting(table, console.width)
+    parts = [_printed(console, *[Text(table.title, "bold")] * bool(table.title), *(Text(line, "dim") for line in table.headline))]
+    if table.columns:
+        # A terminal that is too narrow even so breaks the lines itself: no digit may be cut off.
+        parts.append(_printed(_console(max(console.width, needed)), _grid(table, keep)))
+    left_out = ", ".join(c.name.replace("_", " ") for c in hidden)
+    hint = [Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic")] if hidden else []
+    parts.append(_printed(console, *map(Text, table.notes), *hint))
+    return "".join(parts)
 
 
 def labelled(pairs: Sequence[tuple[str, str | Styled]]) -> str:
@@ -45,23 +40,25 @@ def labelled(pairs: Sequence[tuple[str, str | Styled]]) -> str:
     for label, said in pairs:
         text, style = said if isinstance(said, Styled) else (said, "")
         grid.add_row(*([Text(label, "bold")] if len(grid.columns) == 2 else []), Text(text, STYLES[style]))
-    with console.capture() as capture:
-        console.print(grid)
-    return _trimmed(capture.get())
+    return _printed(console, grid)
 
 
-def _console() -> Console:
+def _console(width: int | None = None) -> Console:
     """As wide as the terminal; where stdout is none and COLUMNS is not set, unlimited."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(file=sys.stdout, width=shutil.get_terminal_size().columns if known else 10_000, highlight=False)
+    return Console(file=sys.stdout, width=width or (shutil.get_terminal_size().columns if known else 10_000), highlight=False)
 
 
-def _trimmed(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.split("\n"))
+def _printed(console: Console, *things: RenderableType) -> str:
+    """What the console would print, without blanks at the ends of lines."""
+    with console.capture() as capture:
+        for thing in things:
+            console.print(thing)
+    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
-def fitting(table: Table, width: int) -> tuple[list[int], list[Column]]:
-    """(indices of the columns shown, columns left out): those with the highest `drop` go first, while numbers do not fit.
+def fitting(table: Table, width: int) -> tuple[list[int], list[Column], int]:
+    """(indices of the columns shown, columns left out, width needed): those with the highest `drop` go first, while numbers do not fit.
 
     Text may wrap, down to 24 characters.
     """
@@ -69,11 +66,15 @@ def fitting(table: Table, width: int) -> tuple[list[int], list[Column]]:
     wide = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
     wide = [w if c.right else min(w, 24) for w, c in zip(wide, table.columns, strict=True)]
     keep = list(range(len(table.columns)))
-    for i in sorted((i for i in keep if table.columns[i].drop), key=lambda i: -table.columns[i].drop):
-        if sum(wide[j] + 3 for j in keep) + 1 <= width:
+
+    def needed() -> int:
+        return sum(wide[i] + 3 for i in keep) + 1  # a border and two blanks each
+
+    for drop in sorted({c.drop for c in table.columns} - {0}, reverse=True):
+        if needed() <= width:
             break
-        keep.remove(i)
-    return keep, [c for i, c in enumerate(table.columns) if i not in keep]
+        keep = [i for i in keep if table.columns[i].drop != drop]
+    return keep, [c for i, c in enumerate(table.columns) if i not in keep], needed()
 
 
 def _grid(table: Table, keep: list[int]) -> RichTable:

@@ -92,7 +92,7 @@ def _routing(report: Report, unit: Unit) -> Facts:
     facts, forward = [], report.flops.forward
     for paths, r in routed(report).items():
         keep = "keeps" if len(paths) == 1 else "keep"
-        about = f"around the {r.granularity}; {r.router} router, {r.selection}"
+        about = f"around the {'shared blocks' if report.plan.recursion else r.granularity}; {r.router} router, {r.selection}"
         if report.work.sampling:
             kept = f"{share(r.share)} of the tokens on average"
             about += f", decided by the {r.decide}"
@@ -135,8 +135,10 @@ def numbered(paths: Sequence[str]) -> str:
     kind = paths[0].split(".")[0]
     numbers = [int(p.split(".")[1]) for p in paths]
     steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
-    if len(numbers) < 5 or len(steps) > 1:
-        text = ", ".join(map(str, numbers))
+    if len(numbers) > 2 and steps == {1}:
+        text = f"{numbers[0]} to {numbers[-1]}"
+    elif len(numbers) > 4 and len(steps) == 1:
+        text = f"{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}"
     else:
-        text = f"{numbers[0]} to {numbers[-1]}" if steps == {1} else f"{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}"
+        text = ", ".join(map(str, numbers))
     return f"{kind if len(numbers) > 1 else kind[:-1]} {text} (from 0)"
