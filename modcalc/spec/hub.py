@@ -68,7 +68,7 @@ def _model_type(at: Source) -> ModelType:
         for key in ("vision_config", "audio_config"):
             if raw.get(key) is not None:
                 raise SpecError(
-                    [at.problem(key, f"a model of {SECTIONS[key]} too; only its text decoder can be billed: remove this section for that")]
+                    [at.problem(key, f"this model reads {SECTIONS[key]} too; only its text decoder can be billed: remove this section for that")]
                 )
         return TYPES[name]
     for key, what in SECTIONS.items():

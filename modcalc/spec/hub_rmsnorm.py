@@ -110,16 +110,16 @@ RMSNORM: dict[str, ModelType] = {
     ),
     "gemma3_text": ModelType(
         defaults=sizes(
-            262208, 2304, 26, 8, tied=True, max_position_embeddings=131072, final_logit_softcapping=None, attn_logit_softcapping=None,
-            sliding_window_pattern=6, rope_local_base_freq=10000.0, **GEMMA_2_DEFAULTS, **rope(1000000.0),
+            262208, 2304, 26, 8, tied=True, max_position_embeddings=131072, final_logit_softcapping=None, sliding_window_pattern=6, rope_local_base_freq=10000.0, **GEMMA_2_DEFAULTS, **rope(1000000.0),
         ),
         knobs={
-            **GEMMA_2, **QK_HEAD, "attention.window": GEMMA_3_WINDOW,
+            **GEMMA_2, **QK_HEAD, "attention.softcap": None, "attention.window": GEMMA_3_WINDOW,
             "positions.local_theta": lambda c: None if GEMMA_3_WINDOW(c) is None else r.rope_local_theta(c),
         },
         checks=WHOLE,
         names={"_sliding_window_pattern": "sliding_window_pattern"},
-        free=ATTENTION_DROPOUT | {"hidden_act"},
+        # The library keeps Gemma 2's cap on the scores as a field, but no layer applies it.
+        free=ATTENTION_DROPOUT | {"attn_logit_softcapping", "hidden_act"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "phi3": ModelType(

@@ -99,7 +99,7 @@ def _rope_number(c: Config, key: str, sections: list[dict]) -> float | None:
     for section in sections:
         value = section.get(key)
         if value is not None:
-            if type(value) not in (int, float) or not value > 0:
+            if type(value) not in (int, float) or not 0 < value < 10**300:
                 raise Refused("rope_parameters", f"{key}: {show(value)} is not a number above 0")
             return float(value)
     return None

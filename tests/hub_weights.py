@@ -1,0 +1,128 @@
+"""Weights of the transformers library's models (version 5) under the names of ours: the same function, if a spec says all that matters."""
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Library's module -> ours; {} is the layer. Where a type differs from the others it stands under its own name.
+COMMON = {
+    "embed_tokens": "embedding.tokens",
+    "embed_in": "embedding.tokens",
+    "wte": "embedding.tokens",
+    "word_embeddings": "embedding.tokens",
+    "wpe": "embedding.positions",
+    "embed_positions": "embedding.positions",
+    "word_embeddings_layernorm": "embedding.norm",
+    "project_in": "embedding.project",
+    "project_out": "head_proj",
+    "norm": "final_norm",
+    "ln_f": "final_norm",
+    "final_layer_norm": "final_norm",
+    "final_layernorm": "final_norm",
+    "lm_head": "head",
+    "input_layernorm": "blocks.{}.attn_norm",
+    "ln_1": "blocks.{}.attn_norm",
+    "ln_2": "blocks.{}.mlp_norm",
+    "self_attn_layer_norm": "blocks.{}.attn_norm",
+    "layer.final_layer_norm": "blocks.{}.mlp_norm",
+    "ln_attn": "blocks.{}.attn_norm",
+    "ln_mlp": "blocks.{}.mlp_norm",
+    "post_attention_layernorm": "blocks.{}.mlp_norm",
+    "pre_feedforward_layernorm": "blocks.{}.mlp_norm",
+    "post_feedforward_layernorm": "blocks.{}.mlp_out_norm",
+    **{f"self_attn.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkvo"},
+    **{f"self_attn.{p}_norm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},
+    **{f"self_attn.{p}_layernorm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},
+    **{name: "blocks.{}.attn.o_proj" for name in ("self_attn.dense", "self_attn.out_proj", "attention.dense", "self_attention.dense", "attn.c_proj")},
+    **{f"mlp.{p}_proj": f"blocks.{{}}.mlp.{p}_proj" for p in ("gate", "up", "down")},
+    **{name: "blocks.{}.mlp.up_proj" for name in ("fc1", "mlp.fc1", "mlp.c_fc", "mlp.dense_h_to_4h")},
+    **{name: "blocks.{}.mlp.down_proj" for name in ("fc2", "mlp.fc2", "mlp.c_proj", "mlp.dense_4h_to_h")},
+    "mlp.gate": "blocks.{}.moe.router",
+    "mlp.router": "blocks.{}.moe.router",
+    "self_attn.q_a_proj": "blocks.{}.attn.q_down",
+    "self_attn.q_a_layernorm": "blocks.{}.attn.q_down_norm",
+    "self_attn.q_b_proj": "blocks.{}.attn.q_up",
+    "self_attn.kv_a_proj_with_mqa": "blocks.{}.attn.kv_down",
+    "self_attn.kv_a_layernorm": "blocks.{}.attn.kv_down_norm",
+    "self_attn.kv_b_proj": "blocks.{}.attn.kv_up",
+    **{f"mlp.shared_experts.{p}_proj": f"blocks.{{}}.moe.shared.{p}_proj" for p in ("gate", "up", "down")},
+}
+NORM_AFTER = {"post_attention_layernorm": "blocks.{}.attn_out_norm"}
+OWN = {"gemma2": NORM_AFTER, "gemma3_text": NORM_AFTER, "olmo2": NORM_AFTER}
+
+
+def convert(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Our parameters by name, made from the library model's."""
+    config = model.config
+    out: dict[str, Tensor] = {}
+    for name, value in model.named_parameters():
+        layer = re.search(r"\.(\d+)\.", name)
+        i = layer.group(1) if layer else ""
+        rest = name[layer.end() :] if layer else name.removeprefix("model.").rpartition("decoder.")[2]
+        rest = rest.removeprefix("transformer.").removeprefix("gpt_neox.")
+        for ours, part in _split(config, rest, value.detach(), bool(layer)):
+            path = f"blocks.{i}.{ours}" if ours.startswith(("attn.", "moe.", "mlp.")) else ours.format(i)
+            if path in out:
+                # A norm of its own for each head arrives in pieces.
+                part = torch.cat([out[path], part])
+            out[path] = part
+    # A single head's norm is a plain one.
+    return {path: value[0] if path.endswith("_norm.weight") and value.shape[0] == 1 and value.dim() == 2 else value for path, value in out.items()}
+
+
+def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator[tuple[str, Tensor]]:
+    kind = config.model_type
+    module, _, leaf = rest.rpartition(".")
+    if module.endswith("sinks") or rest == "self_attn.sinks":
+        yield "attn.core.sinks", value
+    elif "experts." in f"{module}.{leaf}." and "shared" not in module:
+        yield from _experts(kind, rest, value)
+    elif module in ("self_attn.qkv_proj", "attn.c_attn", "attention.query_key_value", "self_attention.query_key_value"):
+        if kind == "gpt2":
+            value = value.t() if value.dim() == 2 else value
+        for p, part in zip("qkv", _qkv(config, value), strict=True):
+            yield f"attn.{p}_proj.{leaf}", part
+    elif module == "mlp.gate_up_proj":
+        gate, up = value.chunk(2)
+        yield f"mlp.gate_proj.{leaf}", gate
+        yield f"mlp.up_proj.{leaf}", up
+    elif ".norms." in module:
+        ours = COMMON[module.split(".norms.")[0]]
+        yield f"{ours}.{leaf}", value[None]
+    else:
+        names = {**COMMON, **OWN.get(kind, {})}
+        ours = names[f"layer.{module}" if in_layer and f"layer.{module}" in names else module]
+        if kind == "gpt2" and in_layer and value.dim() == 2:
+            value = value.t()  # the library keeps these as [d_in, d_out]
+        yield f"{ours}.{leaf}", value
+
+
+def _qkv(config: object, fused: Tensor) -> list[Tensor]:
+    """q, k, v rows of a fused projection, by the layout of its type."""
+    H = config.num_attention_heads
+    N = getattr(config, "head_dim", None) or config.hidden_size // H
+    kind = config.model_type
+    if kind in ("gpt_neox", "bloom") or (kind == "falcon" and not config.new_decoder_architecture and not config.multi_query):
+        return [part.flatten(0, 1) for part in fused.unflatten(0, (H, 3, N)).unbind(1)]
+    if kind == "falcon" and config.new_decoder_architecture:
+        K = config.num_kv_heads
+        q, k, v = fused.unflatten(0, (K, H // K + 2, N)).split((H // K, 1, 1), dim=1)
+        return [part.flatten(0, 2) for part in (q, k, v)]
+    K = {"falcon": 1, "phi3": getattr(config, "num_key_value_heads", H)}.get(kind, H)
+    return list(fused.split((H * N, K * N, K * N)))
+
+
+def _experts(kind: str, rest: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Fused expert weights [E, out, in]; gpt-oss keeps [E, in, out] and interleaves gate and up."""
+    name = rest.rpartition("experts.")[2]
+    leaf = "bias" if name.endswith("_bias") else "weight"
+    if kind == "gpt_oss" and leaf == "weight":
+        value = value.transpose(1, 2)
+    if name.startswith("down_proj"):
+        yield f"moe.experts.down_proj.{leaf}", value
+        return
+    gate, up = (value[:, ::2], value[:, 1::2]) if kind == "gpt_oss" else value.chunk(2, dim=1)
+    yield f"moe.experts.gate_proj.{leaf}", gate
+    yield f"moe.experts.up_proj.{leaf}", up

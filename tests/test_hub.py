@@ -1,0 +1,401 @@
+"""config.json -> Spec: what each field becomes, older and newer forms of a file, and what is refused."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hub_configs import draw, nulled
+
+from modcalc.errors import SpecError, UsageError
+from modcalc.spec.hub import TYPES, from_config
+from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, NULLABLE
+from modcalc.spec.load import dump, load, loads
+from modcalc.spec.mod_option import apply_mod
+from modcalc.spec.schema import Mod, ProjectionBias, Spec
+
+CONFIGS = Path(__file__).parent / "data" / "configs"
+TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 50}
+
+
+def tiny(model_type: str, **fields: Any) -> Spec:
+    return from_config({"model_type": model_type, **TINY, **fields})
+
+
+def problems(source: Any) -> list[str]:
+    with pytest.raises(SpecError) as refused:
+        from_config(source)
+    assert refused.value.exit_code == 2
+    assert all("\n" not in problem for problem in refused.value.problems)
+    return refused.value.problems
+
+
+def named(name: str) -> Spec:
+    return from_config(CONFIGS / f"{name}.json")
+
+
+# The tables
+
+
+def test_the_three_sets_are_apart_and_every_understood_field_has_a_kind() -> None:
+    kinds = set(KINDS)
+    used: set[str] = set()
+    for name, kind in TYPES.items():
+        understood = set(kind.defaults)
+        used |= understood
+        assert understood <= kinds, name
+        assert not understood & (kind.free | FREE | set(kind.fixed) | set(FIXED)), name
+        assert not kind.free & (FREE | set(FIXED) | set(kind.fixed)), name
+        assert set(kind.names.values()) <= understood, name
+        assert not set(kind.names) & (understood | kind.free | FREE), name
+    assert used == kinds
+    assert used >= NULLABLE
+    assert set(DROPPED) <= FREE | used | set().union(*(k.free for k in TYPES.values()), *(k.fixed for k in TYPES.values()))
+
+
+@pytest.mark.parametrize("model_type", sorted(TYPES))
+def test_every_understood_field_changes_the_spec(model_type: str) -> None:
+    """No field is accepted and ignored: somewhere another value gives another spec, or is refused."""
+    kind = TYPES[model_type]
+    others = {
+        "size": [1, 2, 3, 5, 6, 12], "count": [0, 1, 2, 3], "flag": [True, False], "number": [0.5, 0.25, 0.125, 7.0],
+        "texts": [["full_attention"] * 4], "text": ["relu", "silu", "gelu"], "section": [{"rope_theta": 123.0}], "counts": [[1], [0, 2]],
+    }  # fmt: skip
+    starts = [nulled(draw(model_type, random.Random(f"fields {model_type} {seed}"))) for seed in range(40)]
+
+    def outcome(config: dict) -> Any:
+        try:
+            return msgspec.structs.replace(from_config(config), description=None)
+        except SpecError as refused:
+            return refused.problems
+
+    for field in kind.defaults:
+        names = [field, *(name for name, meant in kind.names.items() if meant == field)]
+        seen = any(
+            outcome({k: v for k, v in start.items() if k not in names} | {field: value}) != outcome(start)
+            for start in starts
+            for value in others[KINDS[field]]
+        )
+        assert seen, field
+
+
+# What fields become
+
+
+def test_gpt2() -> None:
+    spec = named("gpt2")
+    assert (spec.vocab_size, spec.seq_len, spec.d_model, spec.n_layers, spec.attention.n_heads, spec.mlp.d_ff) == (50257, 1024, 768, 12, 12, 3072)
+    assert spec.positions.kind == "learned" and spec.positions.max_len == 1024
+    assert spec.attention.bias is True and spec.mlp.bias and spec.head.tied and spec.norm.kind == "layernorm"
+    assert spec.mlp.kind == "plain" and spec.mlp.activation == "gelu_tanh"
+    assert tiny("gpt2", scale_attn_weights=False).attention.scale == 1.0
+
+
+def test_windows_by_layer() -> None:
+    assert named("gemma-2-2b").attention.window == [4096, None]
+    assert named("gemma-3-1b").attention.window == [512] * 5 + [None]
+    assert named("gpt-oss-20b").attention.window == [128, None]
+    assert named("mistral-7b-v0.1").attention.window == 4096
+    assert named("qwen2.5-0.5b").attention.window is None
+    assert tiny("mistral", num_key_value_heads=2).attention.window == 4096, "the library's default"
+    assert tiny("mistral", num_key_value_heads=2, sliding_window=None).attention.window is None
+    qwen = dict(num_key_value_heads=2, use_sliding_window=True, sliding_window=9)
+    assert tiny("qwen2", **qwen, max_window_layers=3).attention.window == [None, None, None, 9]
+    assert tiny("qwen2", **qwen, max_window_layers=0).attention.window == 9
+    assert tiny("qwen2", **qwen, max_window_layers=4).attention.window is None
+    types = ["full_attention", "sliding_attention"] * 2
+    assert tiny("qwen3", **qwen, layer_types=types).attention.window == [None, 9]
+    assert tiny("qwen3_moe", **qwen).attention.window == 9
+    assert tiny("qwen3_moe", num_key_value_heads=2, sliding_window=9).attention.window is None
+
+
+def test_opt_350m() -> None:
+    spec = named("opt-350m")
+    assert spec.embedding.dim == 512 and spec.norm.placement == "post" and not spec.norm.final
+    assert spec.positions.offset == 2 and spec.mlp.activation == "relu"
+    assert named("opt-125m").embedding.dim is None and named("opt-125m").norm.placement == "pre" and named("opt-125m").norm.final
+    assert not tiny("opt", _remove_final_layer_norm=True).norm.final
+    assert not tiny("opt", layer_norm_elementwise_affine=False).norm.affine
+
+
+def test_falcon_designs() -> None:
+    seven, forty, rw = named("falcon-7b"), named("falcon-40b"), named("falcon-rw-1b")
+    assert (seven.attention.n_kv_heads, seven.parallel, seven.positions.kind) == (1, "shared_norm", "rotary")
+    assert (forty.attention.n_kv_heads, forty.parallel, forty.mlp.d_ff) == (8, "two_norms", 4 * 8192)
+    assert (rw.attention.n_kv_heads, rw.parallel, rw.positions.kind, rw.mlp.bias) == (None, "none", "alibi", True)
+    assert tiny("falcon", new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1).parallel == "shared_norm"
+    assert "sqrt(head_dim)" in rw.description
+
+
+def test_biases_by_projection() -> None:
+    assert named("qwen2.5-0.5b").attention.bias == ProjectionBias(q=True, k=True, v=True)
+    assert tiny("stablelm", num_key_value_heads=4, use_qkv_bias=True).attention.bias == ProjectionBias(q=True, k=True, v=True)
+    assert named("stablelm-3b-4e1t").attention.bias is False
+    latent = dict(first_k_dense_replace=1, num_key_value_heads=4, attention_bias=True)
+    assert tiny("deepseek_v3", **latent).attention.bias == ProjectionBias(q=True, k=True, o=True)
+    assert tiny("deepseek_v3", **latent, q_lora_rank=None).attention.bias == ProjectionBias(k=True, o=True)
+
+
+def test_norms_of_queries_and_keys() -> None:
+    stable = named("stablelm-2-12b").attention.qk_norm
+    assert (stable.scope, stable.bias) == ("per_head", False)
+    assert named("qwen3-0.6b").attention.qk_norm.scope == "head"
+    assert named("olmo-2-7b").attention.qk_norm.scope == "full" and named("olmo-2-7b").norm.placement == "output"
+    assert named("phi-2").attention.qk_norm is None and tiny("phi", qk_layernorm=True).attention.qk_norm.scope == "head"
+    assert named("llama-3-8b").attention.qk_norm is None
+
+
+def test_experts() -> None:
+    mixtral, qwen, oss, deep = named("mixtral-8x7b-v0.1").moe, named("qwen3-30b-a3b").moe, named("gpt-oss-20b").moe, named("deepseek-v3").moe
+    assert (mixtral.n_experts, mixtral.top_k, mixtral.score, mixtral.renormalize, mixtral.offset) == (8, 2, "softmax_topk", True, None)
+    assert (qwen.n_experts, qwen.top_k, qwen.d_ff, qwen.renormalize) == (128, 8, 768, True)
+    assert (oss.score, oss.router_bias, oss.bias, named("gpt-oss-20b").attention.sinks) == ("topk_softmax", True, True, True)
+    assert (deep.n_shared, deep.offset, deep.scaling, deep.groups, deep.top_groups, deep.score) == (1, 3, 2.5, 8, 4, "sigmoid")
+    assert not named("olmoe-1b-7b").moe.renormalize
+    moe = dict(num_key_value_heads=2, num_experts=4, num_experts_per_tok=2)
+    assert tiny("qwen3_moe", **moe, decoder_sparse_step=2).moe.every == 2
+    assert tiny("qwen3_moe", **moe, mlp_only_layers=[0, 2]).moe.layers == [1, 3]
+    assert tiny("qwen3_moe", **moe, mlp_only_layers=[0, 1, 2, 3]).moe is None
+    assert tiny("qwen3_moe", num_key_value_heads=2, num_experts=0).moe is None
+    assert tiny("deepseek_v3", num_key_value_heads=4, first_k_dense_replace=4).moe is None
+
+
+def test_gemma() -> None:
+    one, two, three = named("gemma-2b"), named("gemma-2-2b"), named("gemma-3-1b")
+    assert one.mlp.activation == "gelu_tanh" and one.embedding.scale == 2048**0.5 and one.norm.unit_offset and one.head.tied
+    assert (two.attention.softcap, two.head.softcap, two.norm.placement, two.attention.scale) == (50.0, 30.0, "sandwich", None)
+    assert tiny("gemma2", head_dim=8, query_pre_attn_scalar=16).attention.scale == 0.25
+    assert (three.positions.theta, three.positions.local_theta, three.attention.qk_norm.scope) == (1e6, 1e4, "head")
+
+
+def test_free_head_dim_and_partial_rotary() -> None:
+    assert named("qwen3-0.6b").attention.head_dim == 128 and named("llama-2-7b").attention.head_dim is None
+    assert named("phi-2").positions.fraction == 0.4 and named("pythia-160m").positions.fraction == 0.25
+    assert tiny("llama", rope_theta=4.5e10).positions.theta == 4.5e10
+    assert named("pythia-160m").parallel == "two_norms" and named("phi-2").parallel == "shared_norm" and named("phi-2").head.bias
+
+
+def test_the_description_says_what_is_not_carried() -> None:
+    assert "llama3 RoPE scaling" in named("llama-3.2-1b").description
+    assert named("deepseek-v3").description.endswith("Not carried: the modules for multi-token prediction, quantization, yarn RoPE scaling.")
+    assert "Not carried" not in named("llama-3-8b").description
+
+
+# Version 4 and version 5
+
+
+@pytest.mark.parametrize(
+    ("four", "five"),
+    [
+        (
+            ("llama", {"rope_theta": 5e5, "torch_dtype": "bfloat16"}),
+            {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "dtype": "bfloat16"},
+        ),
+        (("gpt_neox", {"rotary_pct": 0.5, "rotary_emb_base": 99}), {"rope_parameters": {"rope_theta": 99.0, "partial_rotary_factor": 0.5}}),
+        (("phi3", {"partial_rotary_factor": 0.5}), {"rope_parameters": {"partial_rotary_factor": 0.5, "rope_type": "default"}}),
+        (
+            ("gemma3_text", {"rope_theta": 8.0, "rope_local_base_freq": 4.0, "sliding_window_pattern": 2}),
+            {
+                "rope_parameters": {"full_attention": {"rope_theta": 8.0}, "sliding_attention": {"rope_theta": 4.0}},
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+        ),
+        (("gemma2", {}), {"layer_types": ["sliding_attention", "full_attention"] * 2}),
+        (("olmoe", {"num_experts": 9}), {"num_local_experts": 9}),
+    ],
+    ids=lambda case: case[0] if isinstance(case, tuple) else "",
+)  # fmt: skip
+def test_older_and_newer_forms_are_one_spec(four: tuple[str, dict], five: dict) -> None:
+    model_type, fields = four
+    assert tiny(model_type, **fields) == tiny(model_type, **five)
+    assert tiny(model_type, **fields) != tiny(model_type) or not fields
+
+
+# Where it comes from
+
+
+def test_path_folder_and_dict(tmp_path: Path) -> None:
+    fields = {"model_type": "llama", **TINY}
+    folder = tmp_path / "my-llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "other.json").write_text("\ufeff" + json.dumps(fields))
+    assert from_config(folder).name == "my-llama" == from_config(str(folder / "config.json")).name
+    assert from_config(tmp_path / "other.json").name == "other"
+    assert from_config(fields).name == "llama" and from_config({**fields, "_name_or_path": "org/their-llama"}).name == "their-llama"
+    assert load(str(folder)) == from_config(folder) == load(folder / "config.json")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda p: p.stem)
+def test_a_printed_spec_loads_back(path: Path) -> None:
+    spec = from_config(path)
+    assert loads(dump(spec)) == spec
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({"model_type": "llama", "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({"model_type": "bart"}, "is an encoder-decoder"),
+        ({"model_type": "vit", "image_size": 224, "patch_size": 16}, "is a model of images"),
+        ({"model_type": "clip", "vision_config": {}, "text_config": {}}, "is a model of images"),
+        ({"model_type": "gemma3", "vision_config": {}, "text_config": {"model_type": "gemma3_text"}}, '(model_type "gemma3_text")'),
+        ({"model_type": "llama", "vision_config": {}}, "reads images too"),
+        ({"model_type": "lama"}, "did you mean llama?"),
+        ({"model_type": "qwen3-moe"}, "did you mean qwen3_moe?"),
+        ({"model_type": 7}, "7 is not supported"),
+        ({}, "model_type: missing"),
+        ({"model_type": "llama", "hidden_size": "4096"}, "write it without quotes"),
+        ({"model_type": "llama", "hidden_size": 4096.0}, "4096.0 is not an integer"),
+        ({"model_type": "llama", "hidden_size": True}, "true is not an integer"),
+        ({"model_type": "llama", "hidden_size": -1}, "-1 is not an integer from 1"),
+        ({"model_type": "llama", "hidden_size": 10**30}, "is not an integer from 1"),
+        ({"model_type": "llama", "hidden_size": None}, "null, but an integer"),
+        ({"model_type": "llama", "hidden_size": [1]}, "[1] is not an integer"),
+        ({"model_type": "llama", "num_attention_heads": 24}, "24 heads do not divide hidden_size 4096"),
+        ({"model_type": "llama", "num_key_value_heads": 5}, "5 key/value heads do not divide num_attention_heads 32"),
+        ({"model_type": "llama", "attention_bias": "true"}, "write it without quotes"),
+        ({"model_type": "llama", "attention_bias": 1}, "1 is not true or false"),
+        ({"model_type": "llama", "rms_norm_eps": 0}, "0 is not a number above 0"),
+        ({"model_type": "llama", "rms_norm_eps": float("nan")}, "NaN is not a number above 0"),
+        ({"model_type": "llama", "rms_norm_eps": 2.0}, "norm.eps"),
+        ({"model_type": "llama", "rope_theta": 10**400}, "is not a number above 0"),
+        ({"model_type": "llama", "rope_theta": float("inf")}, "is not a number above 0"),
+        ({"model_type": "llama", "num_hidden_layers": 10**8}, "n_layers"),
+        ({"model_type": "llama", "hidden_act": "sulu"}, 'activation "sulu" is not one of'),
+        ({"model_type": "llama", "num_key_value_head": 8}, "did you mean num_key_value_heads?"),
+        ({"model_type": "llama", "n_experts": 8}, "unknown for this model_type"),
+        ({"model_type": "llama", "per_layer_config": {"0": {"intermediate_size": 8}}}, "only {} here"),
+        ({"model_type": "llama", "sliding_window": 9}, "only null here"),
+        ({"model_type": "llama", "partial_rotary_factor": 0.5}, "only 1 here"),
+        ({"model_type": "llama", "rope_parameters": {"partial_rotary_factor": 0.5}}, "rotates whole heads"),
+        ({"model_type": "llama", "rope_parameters": {"rope_theta": "1e4"}}, "is not a number above 0"),
+        ({"model_type": "llama", "rope_scaling": "linear"}, "is not an object"),
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "has no language-model head"),
+        ({"model_type": "llama", "architectures": "LlamaForCausalLM"}, "is not a list"),
+        ({"model_type": "gpt2", "n_embd": 768, "hidden_size": 1024}, "which means the same"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "only false here"),
+        ({"model_type": "gemma2", "layer_types": ["full_attention"]}, "1 entries for num_hidden_layers 26"),
+        ({"model_type": "gemma2", "layer_types": ["chunked_attention"] * 26}, "is neither sliding_attention nor full_attention"),
+        ({"model_type": "gemma2", "sliding_window": None}, "null, but layers have sliding_attention"),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, "only false here"),
+        ({"model_type": "falcon", "new_decoder_architecture": True, "parallel_attn": False}, "cannot run such a model"),
+        ({"model_type": "falcon", "num_ln_in_parallel_attn": 2}, "1 is possible"),
+        ({"model_type": "falcon", "multi_query": False, "num_kv_heads": 2}, "num_attention_heads (71) is needed"),
+        ({"model_type": "olmoe", "head_dim": 64}, "are not hidden_size 2048"),
+        ({"model_type": "deepseek_v3", "num_key_value_heads": 8}, "one key and value per head"),
+        ({"model_type": "deepseek_v3", "scoring_func": "softmax"}, 'only "sigmoid" here'),
+        ({"model_type": "mixtral", "num_experts_per_tok": 9}, "moe.top_k"),
+        ({"model_type": "phi3", "attention_bias": True}, "only false here"),
+    ],
+)  # fmt: skip
+def test_refused(fields: dict, said: str) -> None:
+    found = problems(fields)
+    assert any(said in problem for problem in found), found
+
+
+def test_all_problems_at_once_with_lines(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{\n "model_type": "llama",\n "hidden_size": "4096",\n "num_layers": 3,\n "attention_bias": 0\n}')
+    assert [p.removeprefix(str(file)).split(": ")[0:2] for p in problems(file)] == [
+        [":4", "num_layers"],
+        [":3", "hidden_size"],
+        [":5", "attention_bias"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"model_type": "llama",\n "hidden_size": 40', ":2: not JSON"),
+        ('{"model_type": "llama",\n', "cut off"),
+        ('{"model_type": "lla', "cut off"),
+        ("", "not JSON"),
+        ("[1, 2]", "holds one object"),
+        ("null", "holds one object"),
+        ('{"model_type": "llama", "vocab_size": 3, "vocab_size": 4}', "vocab_size: given twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"model_type": "llama", "vocab_size": ' + "1" * 5000 + "}", "not usable"),
+        ("model_type: llama", "not JSON"),
+    ],
+)
+def test_not_json(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    found = problems(file)
+    assert len(found) == 1 and said in found[0] and found[0].startswith(str(file)), found
+
+
+def test_not_a_file(tmp_path: Path) -> None:
+    assert "No such file" in problems(tmp_path / "missing.json")[0]
+    assert "No such file" in problems(tmp_path)[0], "a folder without config.json"
+    (tmp_path / "weights.json").write_bytes(b'{\n"a": "\xff"}')
+    assert "weights.json:2: found byte 0xff" in problems(tmp_path / "weights.json")[0]
+    assert "not readable" in problems("\0")[0]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_mutated_files_import_or_say_why(tmp_path: Path, seed: int) -> None:
+    """Whatever stands in a file: a Spec or a SpecError, never another exception."""
+    rng = random.Random(seed)
+    text = rng.choice(sorted(CONFIGS.glob("*.json"))).read_text()
+    file = tmp_path / "config.json"
+    for _ in range(20):
+        mutant = json.loads(text)
+        for key in rng.sample(sorted(mutant), 3):
+            mutant[key] = rng.choice([None, True, 0, -1, 3, 10**12, 0.5, "x", "7", [], [1], ["full_attention"], {}, {"rope_theta": 0}])
+        cut = json.dumps(mutant)[: rng.choice((None, rng.randrange(2000)))]
+        file.write_text(cut)
+        try:
+            assert isinstance(from_config(file), Spec)
+        except SpecError as refused:
+            assert refused.problems and all(p.startswith(str(file)) for p in refused.problems)
+
+
+# As Mixture-of-Depths
+
+
+def test_apply_mod() -> None:
+    spec = named("llama-2-7b")
+    made = apply_mod(spec, "capacity=0.25,every=4,rounding=ceil,predictor_width=64")
+    assert made.mod == Mod(capacity=0.25, every=4, rounding="ceil", predictor_width=64)
+    assert made.name == "llama-2-7b-mod" and msgspec.structs.replace(made, mod=None, name=spec.name) == spec
+    assert apply_mod(spec, "layers=1+3+5,capacity=256").mod == Mod(layers=[1, 3, 5], capacity=256)
+    assert apply_mod(spec, "layers=31+,capacity=0.5+").mod == Mod(layers=[31], capacity=[0.5])
+    assert apply_mod(spec, "layers=0+1+2,capacity=0.5+0.25+64").mod.capacity == [0.5, 0.25, 64]
+    assert apply_mod(spec, "bypass.d_ff=64").mod.bypass.d_ff == 64
+    assert apply_mod(spec, "capacity.kind=cosine, capacity.start=1.0, capacity.end=0.1").mod.capacity.kind == "cosine"
+    assert apply_mod(spec, "capacity=1e-1,offset=null").mod == Mod(capacity=0.1)
+    assert apply_mod(made, "every=1").mod == Mod(every=1), "replaced, not mended"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "allowed key=value pairs"),
+        ("capacity", "allowed key=value pairs"),
+        ("capacity=", "allowed key=value pairs"),
+        ("=1", "allowed key=value pairs"),
+        ("capacity=0.1,,every=2", "allowed key=value pairs"),
+        ("capacity=1.5", "mod.capacity: found 1.5"),
+        ("capacity=12.5%", "mod.capacity"),
+        ("capacity=nan", "mod.capacity"),
+        ("capacity=0", "mod.capacity"),
+        ("evry=2", "did you mean every?"),
+        ("every=2,every=3", "given twice"),
+        ("every=99", "mod.every"),
+        ("layers=1+99", "layers 0 to 31"),
+        ("bypass=1,bypass.d_ff=2", "as a value and as a section"),
+        ("bypass.d_ff=2,bypass=1", "given twice"),
+    ],
+)
+def test_apply_mod_refuses(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match="--mod") as refused:
+        apply_mod(named("llama-2-7b"), text)
+    assert said in str(refused.value)

@@ -1,0 +1,46 @@
+"""An imported spec says all that a model computes: our model with the transformers library's weights gives the library's logits."""
+
+import random
+import zlib
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", minversion="5.0")
+
+from hub_configs import draw, library_config, library_model, nulled  # noqa: E402
+from hub_weights import convert  # noqa: E402
+
+from modcalc import build  # noqa: E402
+from modcalc.spec.hub import TYPES, from_config  # noqa: E402
+
+TOKENS = 12  # longer than any window drawn
+
+
+@pytest.mark.parametrize("model_type", sorted(TYPES))
+def test_same_logits_as_the_library(model_type: str) -> None:
+    for seed in range(8):
+        config = nulled(draw(model_type, random.Random(f"logits {model_type} {seed}")))
+        if model_type == "falcon":
+            config["alibi"] = False  # the library divides the ALiBi bias by sqrt(head_dim) and rounds its slopes to bf16
+        if model_type == "deepseek_v3":
+            config["rope_interleave"] = False  # else pairs of the rotary dims are neighbours, a permutation of q and k
+        if model_type == "gpt_oss":
+            config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1000.0}  # else YaRN, which a spec does not carry
+        spec = from_config(config)
+        theirs = library_model(library_config(config), "cpu")
+        torch.manual_seed(zlib.crc32(f"{model_type}{seed}".encode()))
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                # Far from the initial zeros and ones, so that no bias or norm can hide.
+                parameter.copy_(torch.randn_like(parameter) * 0.4 + (1.0 if parameter.dim() == 1 else 0.0))
+            ours = build(spec, seq_len=TOKENS).eval()
+            found = convert(theirs)
+            assert set(found) == set(dict(ours.named_parameters())), config
+            ours.load_state_dict(found, strict=False)
+            tokens = torch.randint(0, spec.vocab_size, (2, TOKENS))
+            expected = theirs(input_ids=tokens, use_cache=False).logits
+            logits = ours(tokens).logits
+        spread = expected.std()
+        assert spread > 1e-2, config
+        assert (logits - expected).abs().max() <= 1e-3 * spread, config

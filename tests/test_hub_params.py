@@ -1,0 +1,143 @@
+"""Imported configs against what is published and against the transformers library's own classes: equal integers."""
+
+import dataclasses
+import inspect
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from modcalc.cost.account import account
+from modcalc.spec.hub import TYPES, from_config
+from modcalc.spec.schema import Spec
+
+DATA = Path(__file__).parent / "data"
+PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
+CONFIGS = sorted((DATA / "configs").glob("*.json"))
+EXPERTS = ("mixtral", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3")
+DRAWS = 12
+B, T = 2, 7
+
+
+def config_file(name: str) -> Path:
+    return DATA / "configs" / f"{name}.json"
+
+
+def shape(spec: Spec) -> Spec:
+    """A spec without what it is called."""
+    return msgspec.structs.replace(spec, name="", description=None)
+
+
+def test_every_type_has_a_published_model_and_every_config_a_citation() -> None:
+    assert {m["config"] for m in PUBLISHED} == {p.stem for p in CONFIGS}
+    assert {json.loads(p.read_text())["model_type"] for p in CONFIGS} == set(TYPES)
+    assert all(m["source"].startswith("https://") and m["citation"] for m in PUBLISHED)
+
+
+@pytest.mark.parametrize("model", PUBLISHED, ids=lambda m: m["config"])
+def test_published_parameters(model: dict) -> None:
+    spec = from_config(config_file(model["config"]))
+    report = account(spec, seq_len=128)
+    params = report.params
+    table = sum(op.params for op in report.rows if op.path == "embedding.tokens")
+    for key, ours in (("params", params.total), ("active", params.active), ("non_embedding", params.non_embedding)):
+        assert model.get(key, ours) == ours
+    values = dict(total=params.total, active=params.active, non_embedding=params.non_embedding, active_without_table=params.active - table)
+    for key, text in model.get("printed", {}).items():
+        digits = len(text.partition(".")[2])
+        assert f"{values[key] / 1e9:.{digits}f}" == text, key
+
+
+transformers = pytest.importorskip("transformers", minversion="5.0")
+from hub_configs import draw, library_config, library_flops, library_params, nulled  # noqa: E402
+
+transformers.logging.set_verbosity_error()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_published_size_equals_the_library_class(path: Path) -> None:
+    fields = json.loads(path.read_text())
+    config = transformers.AutoConfig.for_model(**fields)
+    assert account(from_config(path), seq_len=8).params.total == library_params(config)
+    # What this version of the library makes of an older file says the same, in its own words.
+    assert shape(from_config(json.loads(config.to_json_string(use_diff=False)))) == shape(from_config(path))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-2-7b", "gemma-2-2b", "falcon-7b"])
+def test_published_size_equals_the_library_in_flops(name: str) -> None:
+    config = transformers.AutoConfig.for_model(**json.loads(config_file(name).read_text()))
+    assert account(from_config(config_file(name)), seq_len=64).flops.forward == library_flops(config, 1, 64, "meta")
+
+
+@pytest.mark.parametrize("model_type", sorted(TYPES))
+def test_random_sizes_equal_the_library_class(model_type: str) -> None:
+    """Parameters, and FLOPs of all matrix products; experts run on the CPU, for they need to know who chose whom."""
+    for seed in range(DRAWS):
+        config = nulled(draw(model_type, random.Random(f"{model_type} {seed}")))
+        theirs = library_config(config)
+        report = account(from_config(config), seq_len=T, batch=B)
+        assert report.params.total == library_params(theirs), config
+        if seed < DRAWS // 2:
+            device = "cpu" if model_type in EXPERTS else "meta"
+            assert report.flops.forward == library_flops(theirs, B, T, device), config
+
+
+@pytest.mark.parametrize("model_type", sorted(TYPES))
+def test_what_the_library_saves_imports(model_type: str) -> None:
+    for seed in range(DRAWS):
+        config = nulled(draw(model_type, random.Random(f"saved {model_type} {seed}")))
+        theirs = library_config(config)
+        with tempfile.TemporaryDirectory() as folder:
+            theirs.save_pretrained(folder)
+            saved = from_config(folder)
+        assert shape(saved) == shape(from_config(config)), config
+        assert shape(from_config(json.loads(theirs.to_json_string(use_diff=False)))) == shape(saved), config
+
+
+def library_default(cls: type, name: str) -> Any:
+    """What the class takes where a file omits the field: a dataclass field (version 5), or an argument of __init__ (4)."""
+    name = cls.attribute_map.get(name, name)
+    if dataclasses.is_dataclass(cls):
+        fields = {f.name: f.default for f in dataclasses.fields(cls)}
+        if name in fields:
+            return fields[name]
+    else:
+        arguments = inspect.signature(cls.__init__).parameters
+        if name in arguments:
+            return arguments[name].default
+    config = cls()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if name in ("rope_theta", "rope_local_base_freq") and "full_attention" in rope:
+        return rope["full_attention" if name == "rope_theta" else "sliding_attention"]["rope_theta"]
+    if name == "sliding_window_pattern":
+        return config._sliding_window_pattern
+    return rope[name] if name in rope else getattr(config, name)
+
+
+@pytest.mark.parametrize("model_type", sorted(TYPES))
+def test_defaults_are_the_library_classes(model_type: str) -> None:
+    cls = transformers.CONFIG_MAPPING[model_type]
+    ours = {  # not fields of every class: version 4's names, names that only __init__ understands, and our own default for BLOOM
+        "rope_scaling", "rope_parameters", "seq_length", "hidden_activation" if model_type == "gemma" else "",
+    }  # fmt: skip
+    for name, default in TYPES[model_type].defaults.items():
+        if name in ours or (name == "head_dim" and default is None and not hasattr(cls(), name)):
+            continue
+        assert library_default(cls, name) == default, name
+    # And as a whole: an empty file is the library's default model.
+    assert account(from_config({"model_type": model_type}), seq_len=8).params.total == library_params(cls())
+
+
+def test_the_comparison_can_fail() -> None:
+    """Biases too few are seen by the parameters, a wider MLP by the FLOPs."""
+    config = nulled(draw("starcoder2", random.Random(1)))
+    config["use_bias"] = True
+    theirs, spec = library_config(config), from_config(config)
+    wrong = msgspec.structs.replace(spec, mlp=msgspec.structs.replace(spec.mlp, bias=False))
+    assert account(wrong, seq_len=T).params.total != library_params(theirs)
+    wider = msgspec.structs.replace(spec.mlp, d_ff=spec.mlp.d_ff + 1)
+    assert account(msgspec.structs.replace(spec, mlp=wider), seq_len=T).flops.forward != library_flops(theirs, 1, T, "meta")
