@@ -65,7 +65,10 @@ def count(
     for package in ("torch", *(["fvcore"] if counter == "fvcore" else [])):
         if find_spec(package) is None:
             raise MissingDependency(f"counter {counter!r} needs {package}, which is not installed; run: pip install 'modcalc[torch]'")
-    from modcalc.measure import fvcore_counter, running, torch_counter
+    from modcalc.measure import running, torch_counter
+
+    if counter == "fvcore":  # which is not needed to count by torch
+        from modcalc.measure import fvcore_counter
 
     inputs = running.tensors_of(model, inputs)
     kwargs = dict(kwargs or {})

@@ -41,7 +41,7 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
         for i, total in enumerate(totals):
             relative = f"\n{share(total / totals[0])} of the first" if i else ""
             axes.annotate(f"{si(total)}{relative}", (i, bottoms[i]), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=9)
-        axes.set_xticks(range(len(reports)), [fill(r.plan.name, 20) for r in reports])
+        axes.set_xticks(range(len(reports)), [fill(r.plan.name, 24) for r in reports])
         axes.set_ylim(0, 1.15 * float(max(totals)))
         amounts(axes.yaxis, unit.name)
         legend_beside(axes, reverse=True)

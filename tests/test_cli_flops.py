@@ -1,0 +1,420 @@
+"""`modcalc flops` as a user runs it: numbers, conventions, counters, phases, and what it does not load."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from modcalc.cli import app
+from modcalc.cost.ops import Linear
+from modcalc.errors import CountFailed
+from modcalc.measure import agreement, counters
+
+torch_installed = pytest.mark.skipif(counters.installed() != ["fvcore", "torch"], reason="needs torch and fvcore")
+
+# The worked case of the notes (derived from Raposo et al. 2024, arXiv 2404.02258): 2 FLOPs per multiply-add, full attention.
+DENSE, ROUTED, ROUTERS = 4_557_111_296, 2_619_342_848, 524_288
+TINY = """
+name: tiny
+vocab_size: 50
+seq_len: 16
+d_model: 32
+n_layers: 3
+attention: {n_heads: 4, bias: true}
+mlp: {d_ff: 64}
+"""
+
+
+class Ran:
+    """Exit code, stdout and stderr of a command."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def document(self) -> dict:
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(self.out)))
+
+
+@pytest.fixture
+def flops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs `modcalc flops` with some arguments, in this process."""
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["modcalc", "flops", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        return Ran(stop.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_mod(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny-mod.yaml"
+    path.write_text(TINY.replace("tiny", "tiny-mod") + "mod: {capacity: 4, predictor_width: 8}\n")
+    return path
+
+
+def test_the_document_has_the_promised_keys(flops, tiny: Path) -> None:
+    d = flops(tiny, "--count", "analytic", "--format", "json").document
+    assert d["schema"] == 1 and d["spec"] == "tiny"
+    assert {"batch", "seq_len", "context"} <= set(d["workload"])
+    assert d["convention"]["name"] == "matmul" and d["convention"]["causal"] == "full"
+    assert set(d["params"]) == {"total", "active", "embedding", "non_embedding"}
+    assert set(d["flops"]) == {"forward", "backward", "train_step", "forward_per_token"}
+    assert d["counters"] == {"analytic": d["flops"]["forward"], "fvcore": None, "torch": None}
+    assert d["agree"] is None
+    assert all({"path", "kind", "flops", "params"} <= set(row) for row in d["rows"])
+    assert sum(row["flops"] for row in d["rows"]) == d["flops"]["forward"]
+    assert sum(row["backward_flops"] for row in d["rows"]) == d["flops"]["backward"]
+    assert sum(row["params"] for row in d["rows"]) == d["params"]["total"]
+    assert all(isinstance(value, int) for group in ("params", "flops") for value in d[group].values())
+
+
+def test_the_worked_case(flops) -> None:
+    d = flops("mod-small", "--count", "analytic", "--format", "json").document
+    assert d["flops"]["forward"] == ROUTED + ROUTERS
+    assert {line["label"]: line["forward"] for line in d["lines"]}["router"] == ROUTERS
+    assert d["dense_twin"]["flops"]["forward"] == DENSE
+    assert d["dense_twin"]["forward_ratio"] == (ROUTED + ROUTERS) / DENSE
+    assert d["routed"] == [{"paths": ["blocks.1", "blocks.3"], "capacity": 64, "share": 0.125, "granularity": "block", "router": "learned"}]
+    text = flops("mod-small", "--count", "analytic").out
+    for said in (f"{DENSE:,}", f"{ROUTERS:,} FLOPs", f"{ROUTED:,}", "blocks 1, 3 (from 0) keep 64 of 512 tokens (12.5 %)", "0.5749"):
+        assert said in text
+
+
+@pytest.mark.parametrize(("spec", "params", "forward"), [("gpt2", 124_439_808, 291_648_307_200), ("llama-2-7b", 6_738_415_616, 62_921_270_886_400)])
+def test_published_models(flops, spec: str, params: int, forward: int) -> None:
+    d = flops(spec, "--count", "analytic", "--format", "json").document
+    assert (d["params"]["total"], d["flops"]["forward"]) == (params, forward)
+
+
+def test_a_config_of_the_transformers_library(flops) -> None:
+    config = Path(__file__).parent / "data" / "configs" / "gpt2.json"
+    d = flops(config, "--count", "analytic", "--format", "json").document
+    assert (d["params"]["total"], d["flops"]["forward"]) == (124_439_808, 291_648_307_200)
+
+
+def test_the_table(flops, tiny_mod: Path) -> None:
+    ran = flops(tiny_mod, "--count", "analytic", "--batch", 3)
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert lines[0] == "tiny-mod"
+    assert lines[1] == "forward: 3 sequences of 16 tokens"
+    assert lines[2] == "convention matmul, causal full: 2 FLOPs per multiply-add, all T x T pairs count"
+    header = re.split(r" {2,}", lines[4])
+    assert header == ["component", "parameters", "share", "FLOPs", "share", "per sequence", "per token", "dense twin", "ratio"]
+    end = next(i for i, line in enumerate(lines) if line.startswith("total"))
+    cells = [re.split(r" {2,}", line) for line in lines[6 : end - 1]]
+    assert [c[0] for c in cells] == ["embedding", "attention", "attention scores", "mlp", "norms", "head", "mod router", "mod predictor"]
+    total = [int(cell.replace(",", "").replace("%", "").split(".")[0].strip()) for cell in re.split(r" {2,}", lines[end])[1:7]]
+    d = flops(tiny_mod, "--count", "analytic", "--batch", 3, "--format", "json").document
+    forward = d["flops"]["forward"]
+    assert total == [d["params"]["total"], 100, forward, 100, forward // 3, forward // 48]
+    said = dict(line.split(": ", 1) for line in lines[end + 2 :])
+    assert set(said) == {"parameters", "routing", "routers", "dense twin", "free"}
+    assert {"token lookup", "norms", "softmax", "bias additions", "gather", "scatter"} <= set(
+        said["free"].removesuffix(" (by convention)").split(", ")
+    )
+
+
+@pytest.mark.parametrize("by", ["component", "layer", "path"])
+def test_every_level_sums_to_the_total(flops, tiny_mod: Path, by: str) -> None:
+    d = flops(tiny_mod, "--count", "analytic", "--format", "json").document
+    ran = flops(tiny_mod, "--count", "analytic", "--by", by, "--backward", "--format", "csv")
+    assert sum(int(row["params"]) for row in ran.rows) == d["params"]["total"]
+    for column, key in (("forward_flops", "forward"), ("backward_flops", "backward"), ("train_step_flops", "train_step")):
+        assert sum(int(row[column]) for row in ran.rows) == d["flops"][key]
+    assert abs(sum(float(row["share"]) for row in ran.rows) - 1) < 1e-12
+    assert "convention matmul" in ran.err
+
+
+def test_layers_and_modules_stand_in_the_order_of_the_model(flops, tiny_mod: Path) -> None:
+    layers = [row["layer"] for row in flops(tiny_mod, "--count", "analytic", "--by", "layer", "--format", "csv").rows]
+    assert layers == ["embedding.tokens", "blocks.0", "blocks.1", "blocks.2", "final_norm", "head"]
+    modules = [row["module"] for row in flops(tiny_mod, "--count", "analytic", "--by", "path", "--format", "csv").rows]
+    blocks = [int(m.split(".")[1]) for m in modules if m.startswith("blocks.")]
+    assert blocks == sorted(blocks) and {"blocks.1.router", "blocks.1.predictor.up_proj", "blocks.2.attn.core"} <= set(modules)
+
+
+def test_total_alone(flops, tiny: Path) -> None:
+    rows = flops(tiny, "--count", "analytic", "--by", "total", "--format", "csv").rows
+    assert [int(row["forward_flops"]) for row in rows] == [flops(tiny, "--count", "analytic", "--format", "json").document["flops"]["forward"]]
+
+
+def test_multiply_adds(flops, tiny_mod: Path) -> None:
+    full, half = (flops(tiny_mod, "--count", "analytic", "--format", "csv", *more) for more in ([], ["--macs"]))
+    assert [2 * int(row["forward_macs"]) for row in half.rows] == [int(row["forward_flops"]) for row in full.rows]
+    assert "1 MAC per multiply-add" in half.err
+    d = flops(tiny_mod, "--count", "analytic", "--format", "json", "--macs").document
+    assert 2 * d["macs"]["forward"] == d["flops"]["forward"]
+
+
+def test_causal_rules(flops, tiny: Path) -> None:
+    def scores(*more: str) -> int:
+        return {r["component"]: int(r["forward_flops"]) for r in flops(tiny, "--count", "analytic", "--format", "csv", *more).rows}[
+            "attention scores"
+        ]
+
+    full, T = scores(), 16
+    assert 2 * scores("--causal", "half") == full
+    assert 2 * T * scores("--causal", "exact") == (T + 1) * full
+    assert scores("--convention", "causal-half") == scores("--causal", "half")
+
+
+def test_windows_say_that_masking_computes_them(flops, tmp_path: Path) -> None:
+    spec = tmp_path / "windows.yaml"
+    spec.write_text(TINY.replace("bias: true", "window: [4, null]"))
+    ran = flops(spec, "--count", "analytic")
+    d, exact = (flops(spec, "--count", "analytic", "--format", "json", *more).document for more in ([], ["--causal", "exact"]))
+    assert d["masked_windows"]["layers"] == [0, 2]
+    saved = {row["path"]: row["flops"] for row in d["rows"] if row["kind"] == "attention"}
+    seen = {row["path"]: row["flops"] for row in exact["rows"] if row["kind"] == "attention"}
+    assert d["masked_windows"]["flops_outside"] == sum(saved[f"blocks.{i}.attn.core"] - seen[f"blocks.{i}.attn.core"] for i in (0, 2))
+    assert "windows: blocks 0, 2 (from 0)" in ran.out and "--causal exact" in ran.out
+    assert exact["masked_windows"]["layers"] == []
+    assert "windows:" not in flops(spec, "--count", "analytic", "--seq-len", 4).out  # nothing lies outside
+
+
+def test_another_convention_is_named_and_says_what_is_free(flops, tiny: Path) -> None:
+    out = flops(tiny, "--count", "analytic", "--convention", "chinchilla").out
+    assert "convention chinchilla, causal full" in out and "\ncounts " in out
+    free = next(line for line in out.splitlines() if line.startswith("free: "))
+    assert "head" in free and "softmax" not in free
+
+
+@torch_installed
+def test_counters_agree(flops, tiny_mod: Path) -> None:
+    ran = flops(tiny_mod)
+    forward = flops(tiny_mod, "--count", "analytic", "--format", "json").document["flops"]["forward"]
+    assert ran.code == 0
+    for counter in ("fvcore", "torch"):
+        assert f"{counter}: {forward:,} FLOPs, equal to the ledger in total and in every module" in ran.out
+        assert f"counting by {counter}" in ran.err
+    assert ran.out.count("at no cost: ") == 2 and "gather" in ran.out.split("at no cost: ")[1]
+    d = flops(tiny_mod, "--count", "all", "--format", "json").document
+    assert d["counters"] == {"analytic": forward, "fvcore": forward, "torch": forward} and d["agree"] is True
+    assert [v["differences"] for v in d["counting"]] == [[], []]
+
+
+@torch_installed
+def test_one_counter_only(flops, tiny: Path) -> None:
+    d = flops(tiny, "--count", "torch", "--format", "json").document
+    assert d["counters"]["fvcore"] is None and d["counters"]["torch"] == d["flops"]["forward"] and d["agree"] is True
+
+
+@torch_installed
+@pytest.mark.parametrize("how", [["--backward"], ["--phase", "train"]])
+def test_the_train_step_is_counted_too(flops, tiny: Path, how: list[str]) -> None:
+    d = flops(tiny, "--count", "torch", "--format", "json", *how).document
+    assert [(v["of"], v["counted"]) for v in d["counting"]] == [("forward", d["flops"]["forward"]), ("train_step", d["flops"]["train_step"])]
+    assert "FLOPs train step, equal to the ledger" in flops(tiny, "--count", "torch", *how).out
+
+
+@torch_installed
+def test_counters_see_every_product_in_full(flops, tiny: Path) -> None:
+    full = flops(tiny, "--count", "analytic", "--format", "json").document["flops"]["forward"]
+    ran = flops(tiny, "--count", "torch", "--causal", "half")
+    assert ran.code == 0
+    assert f"held against convention matmul, causal full: {full:,} FLOPs forward" in ran.out
+    assert flops(tiny, "--count", "torch", "--causal", "half", "--format", "json").document["counters"]["analytic"] == full
+
+
+@torch_installed
+def test_a_broken_formula_is_caught_and_the_modules_named(flops, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Linear.macs
+
+    def wrong(self: Linear, causal: str = "full") -> int:
+        return right(self, causal) + (7 * self.repeat if self.path.endswith("down_proj") else 0)
+
+    monkeypatch.setattr(Linear, "macs", wrong)
+    for counter in ("fvcore", "torch"):
+        ran = flops(tiny, "--count", counter)
+        assert ran.code == 1
+        assert "-42" in ran.out and "modules that differ: 3" in ran.out
+        assert re.findall(r"^(blocks\.\d\.mlp\.down_proj) .* -14$", ran.out, re.MULTILINE) == [f"blocks.{i}.mlp.down_proj" for i in range(3)]
+    d = flops(tiny, "--format", "json")
+    assert d.code == 1 and d.document["agree"] is False
+    assert [x["path"] for x in d.document["counting"][0]["differences"]] == [f"blocks.{i}.mlp.down_proj" for i in range(3)]
+
+
+@torch_installed
+@pytest.mark.parametrize("failure", [CountFailed("aten::odd is not known", {"aten::odd": 2}), RuntimeError("out of luck")])
+def test_a_counter_that_fails_keeps_the_analytic_result(flops, tiny: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(agreement, "count", fail)
+    ran = flops(tiny, "--count", "torch")
+    assert ran.code == 1
+    assert "total " in ran.out and f"torch: failed: {'' if isinstance(failure, CountFailed) else 'RuntimeError: '}{failure}" in ran.out
+    assert ("not seen: odd" in ran.out) == isinstance(failure, CountFailed)
+    d = flops(tiny, "--count", "torch", "--format", "json").document
+    assert d["counters"]["torch"] is None and d["agree"] is None and d["flops"]["forward"] == d["counters"]["analytic"]
+    assert str(failure) in d["counting"][0]["reason"]
+
+
+def test_several_specs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
+    one, two = (flops(p, "--count", "analytic", "--format", "json").document for p in (tiny, tiny_mod))
+    rows = flops(tiny, tiny_mod, "gpt2", "--count", "analytic", "--format", "csv").rows
+    assert [row["spec"] for row in rows] == ["tiny", "tiny-mod", "gpt2"]
+    assert [int(row["forward_flops"]) for row in rows[:2]] == [one["flops"]["forward"], two["flops"]["forward"]]
+    assert float(rows[1]["ratio_to_first"]) == two["flops"]["forward"] / one["flops"]["forward"]
+    assert [int(row["seq_len"]) for row in rows] == [16, 16, 1024]
+    d = flops(tiny, tiny_mod, "--count", "analytic", "--format", "json").document
+    assert d["schema"] == 1 and [r["spec"] for r in d["reports"]] == ["tiny", "tiny-mod"]
+    assert d["reports"][1]["flops"] == two["flops"]
+    text = flops(tiny, tiny_mod, "--count", "analytic", "--by", "component").out
+    assert "forward by component" in text and re.search(r"^mod router +- +[\d,]+ +-$", text, re.MULTILINE)
+
+
+@torch_installed
+def test_several_specs_are_each_counted(flops, tiny: Path, tiny_mod: Path) -> None:
+    ran = flops(tiny, tiny_mod, "--count", "torch")
+    assert ran.code == 0 and ran.out.count("equal to the ledger") == 2
+
+
+def test_decode_of_gpt2(flops) -> None:
+    d = flops("gpt2", "--phase", "decode", "--context", 128, "--format", "json").document
+    assert d["flops"]["forward"] == 251_819_520
+    assert d["workload"] == {"batch": 1, "seq_len": 1, "context": 128, "phase": "decode", "routing": "expected"}
+    assert d["expectation"] is False and "sampling" not in d
+
+
+def test_kv_cache_of_llama_2(flops) -> None:
+    ran = flops("llama-2-7b", "--phase", "prefill", "--seq-len", 4096)
+    assert f"kv cache: {2 * 2**30:,} bytes (2.00 GiB) for 4,096 tokens in bf16" in ran.out
+
+
+@pytest.mark.parametrize("phase", [["--phase", "decode", "--context", "15"], ["--phase", "prefill"]])
+def test_sampling_states_expectation_worst_and_best(flops, tiny_mod: Path, phase: list[str]) -> None:
+    d = flops(tiny_mod, *phase, "--format", "json").document
+    expected, worst, best = (d["sampling"][k]["forward"] for k in ("expected", "all", "none"))
+    assert d["expectation"] is True and d["flops"]["forward"] == expected
+    assert best < expected < worst
+    extras = sum(line["forward"] for line in d["lines"] if line["label"] in ("router", "predictor"))
+    assert worst == d["dense_twin"]["flops"]["forward"] + extras
+    caches = [d["sampling"][k]["kv_cache_bytes"] for k in ("none", "expected", "all")]
+    assert caches == [2 * 2 * 2 * 32 * 16, 2 * 2 * 32 * 16 * Fraction(9, 4), 2 * 2 * 3 * 32 * 16]  # bytes x (k, v) x layers x D x tokens
+    ran = flops(tiny_mod, *phase)
+    assert "expected FLOPs" in ran.out and ran.err == ""
+    for said in ("expected, at the capacity's share", "worst: every token routed", "best: no token routed", f"{worst:,}", f"{best:,}"):
+        assert said in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--phase", "decode"], "--context"),
+        (["--phase", "decode", "--context", "3", "--seq-len", "4"], "--seq-len"),
+        (["--phase", "decode", "--context", "3", "--backward"], "--backward"),
+        (["--phase", "prefill", "--count", "torch"], "--count torch"),
+        (["--context", "3"], "prefill and decode"),
+        (["--convention", "chinchila"], "chinchilla"),
+        (["--causal", "some"], "--causal"),
+        (["--format", "yaml"], "--format"),
+        (["--batch", "0"], "--batch"),
+        (["--seq-len", "0"], "--seq-len"),
+        (["--count", "perf"], "--count"),
+        (["--by", "head"], "--by"),
+        (["--plot", "plot.pdf"], ".svg"),
+        (["--nothing"], "--nothing"),
+    ],
+)
+def test_bad_usage(flops, tiny: Path, arguments: list[str], says: str) -> None:
+    ran = flops(tiny, *arguments)
+    assert ran.code == 2 and ran.out == ""
+    assert says in ran.err and "Traceback" not in ran.err
+
+
+def test_a_spec_that_is_not_there(flops) -> None:
+    ran = flops("mod-220", "--count", "analytic")
+    assert ran.code == 2 and "mod-220m" in ran.err
+
+
+@pytest.mark.parametrize("spec", ["tiny", "tiny_mod"])
+def test_plot(flops, request: pytest.FixtureRequest, tmp_path: Path, spec: str) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "breakdown.svg"
+    ran = flops(request.getfixturevalue(spec), "--count", "analytic", "--plot", target)
+    assert ran.code == 0 and str(target) in ran.err
+    drawn = target.read_text()
+    assert all(f">{label}<" in drawn for label in ("attention", "attention scores", "mlp", "head"))
+    assert ("(dense twin)" in drawn) == (">mod router<" in drawn) == (spec == "tiny_mod")
+
+
+def python(before: str, *arguments: object, after: str = "pass") -> subprocess.CompletedProcess[str]:
+    """`modcalc flops` in a process of its own, with some code before and after it."""
+    program = f"import sys\n{before}\nfrom modcalc.cli import app\ntry:\n    app.main()\nfinally:\n    {after}"
+    return subprocess.run([sys.executable, "-c", program, "flops", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+HEAVY = ["torch", "fvcore", "numpy", "rich", "tabulate", "matplotlib", "modcalc.measure", "modcalc.models"]
+
+
+@pytest.mark.parametrize("format", ["plain", "json", "csv"])
+def test_what_an_analytic_run_does_not_load(format: str) -> None:
+    look = f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    done = python("", "mod-220m", "--count", "analytic", "--format", format, after=look)
+    assert done.returncode == 0 and "147975045120" in done.stdout.replace(",", " ").replace(" ", "")
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_without_torch(tiny: Path) -> None:
+    gone = "sys.modules['torch'] = sys.modules['fvcore'] = None"
+    done = python(gone, tiny)
+    assert done.returncode == 0 and "total" in done.stdout and "fvcore:" not in done.stdout
+    for counter in ("fvcore", "torch", "all"):
+        done = python(gone, tiny, "--count", counter)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "pip install 'modcalc[torch]'" in done.stderr and "Traceback" not in done.stderr
+
+
+@torch_installed
+def test_without_fvcore_torch_still_counts(tiny: Path) -> None:
+    gone = "sys.modules['fvcore'] = None"
+    done = python(gone, tiny)
+    assert done.returncode == 0 and "torch: " in done.stdout and "fvcore: " not in done.stdout
+    assert python(gone, tiny, "--count", "all").returncode == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error(tiny: Path) -> None:
+    program = "from modcalc.cli.app import main; main()"
+    arguments = [sys.executable, "-c", program, "flops", "llama-2-7b", "--by", "path", "--format", "json", "--count", "analytic"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"{\n"  # more follows than a pipe holds
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+
+
+def test_an_interrupt_keeps_what_was_printed(flops, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(agreement, "run", interrupt)
+    monkeypatch.setattr(counters, "installed", lambda: ["torch"])
+    ran = flops(tiny)
+    assert ran.code == 130 and "total " in ran.out

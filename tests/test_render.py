@@ -1,0 +1,297 @@
+"""Tables, documents and plots: what is printed, in every format, to every kind of stdout."""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from modcalc.errors import MissingDependency, UsageError
+from modcalc.render import FORMATS, Column, Table, bad, chosen, emit, facts, good, say, show
+from modcalc.render.numbers import change, machine, ratio, share
+from modcalc.render.output import machine_values
+from modcalc.render.plot import figure, plot_target
+from modcalc.render.progress import progress, working
+from modcalc.render.terminal import fitting
+
+ROOT = Path(__file__).parent.parent
+BIG = 10**24 + 1
+TABLE = Table(
+    title="a title",
+    headline=("what was counted", "by which convention"),
+    columns=(Column("name"), Column("FLOPs", "count", "flops"), Column("share", "share", drop=1), Column("size", "bytes", drop=2)),
+    rows=[("a|b & c_d", BIG, Fraction(1, 3), 2**31), ("none", None, None, None), (good("yes"), Fraction(7, 2), 0.0001, 5)],
+    total=("total", BIG + 4, 1, 2**31 + 5),
+    notes=("a note",),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def printed(capsys: pytest.CaptureFixture[str], format: str | None) -> tuple[str, str]:
+    emit({"value": 1}, [TABLE], format)
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (share(Fraction(1, 8)), "12.5 %"),
+        (share(0.0004), "< 0.1 %"),
+        (share(0), "0.0 %"),
+        (change(-0.0663), "-6.63 %"),
+        (ratio(Fraction(1, 3)), "0.3333"),
+        (ratio(12345), "12,345.00"),
+    ],
+)
+def test_numbers(text: str, expected: str) -> None:
+    assert text == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("count", BIG, f"{BIG:,}"),
+        ("count", Fraction(7, 2), "~4"),
+        ("count", float("inf"), "-"),
+        ("count", None, "-"),
+        ("share", Fraction(1, 2), "50.0 %"),
+        ("bytes", 2**31, "2.00 GiB"),
+        ("si", 2_620_000_000, "2.62 G"),
+        ("real", 0.123456, "0.1235"),
+        ("seconds", 0.0123, "12.3 ms"),
+        ("count", "given as text", "given as text"),
+        ("text", bad("DROP"), "DROP"),
+    ],
+)
+def test_cells(kind: str, value: object, expected: str) -> None:
+    assert Column("x", kind).text(value) == expected
+
+
+def test_plain_is_aligned_and_uncoloured(capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = printed(capsys, "plain")
+    assert err == ""
+    assert "\x1b" not in out and out.isascii()
+    lines = out.splitlines()
+    assert lines[:4] == ["a title", "what was counted", "by which convention", ""]
+    head, *grid = lines[4:-2]
+    assert lines[-1] == "a note"
+    assert head.split() == ["name", "FLOPs", "share", "size"]
+    assert [line for line in grid if set(line) == {"-"}] == [grid[0], grid[-2]]  # below the header and above the total
+    numbers = [line for line in grid if set(line) != {"-"}]
+    assert len({len(line) for line in [head, *numbers]}) == 1  # the last column stands at the right
+    end = head.index("FLOPs") + len("FLOPs")
+    assert [line[:end].split()[-1] for line in numbers] == [f"{BIG:,}", "-", "~4", f"{BIG + 4:,}"]
+
+
+def test_automatic_format_is_plain_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, None) == printed(capsys, "plain")
+
+
+def test_boxes_on_request_are_uncoloured_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = printed(capsys, "table")
+    assert "╭" in out and "\x1b" not in out
+    assert f"{BIG:,}" in out and "2.00 GiB" in out  # a pipe has no width: no column is left out
+
+
+def test_csv_is_raw_and_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = printed(capsys, "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0]) == ["name", "flops", "share", "size"]
+    assert [row["flops"] for row in rows] == [str(BIG), "", "3.5"]  # no total: it is the sum
+    assert rows[0]["name"] == "a|b & c_d" and rows[2]["name"] == "yes"
+    assert float(rows[0]["share"]) == 1 / 3
+    assert err.splitlines() == ["a title", "what was counted", "by which convention", "a note"]
+
+
+def test_csv_of_a_total_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    show([Table(columns=TABLE.columns, rows=[], total=TABLE.total)], "csv")
+    assert list(csv.DictReader(io.StringIO(capsys.readouterr().out)))[0]["flops"] == str(BIG + 4)
+
+
+def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = printed(capsys, "markdown")
+    grid = [re.split(r"(?<!\\)\|", line)[1:-1] for line in out.splitlines() if line.startswith("|")]
+    assert [len(row) for row in grid] == [4] * 6  # header, rule, three rows, total: a | inside a cell splits none
+    assert [c.strip()[0] + c.strip()[-1] for c in grid[1]] == [":-", "-:", "-:", "-:"]  # left, then right
+    assert grid[-1][1].strip() == f"**{BIG + 4:,}**"
+    assert out.startswith("### a title\n") and out.endswith("- a note\n")
+
+
+def test_latex(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = printed(capsys, "latex")
+    body = [line for line in out.splitlines() if not line.startswith("%")]
+    assert body[0] == r"\begin{tabular}{lrrr}" and body[-1] == r"\end{tabular}"
+    assert [line for line in body if line in (r"\toprule", r"\midrule", r"\bottomrule")] == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"]
+    rows = [line for line in body if line.endswith(r"\\")]
+    assert len(rows) == 5
+    assert all(len(re.findall(r"(?<!\\)&", row)) == 3 for row in rows)  # & of a cell is escaped
+    assert r"c\_d" in rows[1] and r"\%" in rows[1]
+    assert "% a note" in out.splitlines()
+
+
+def test_json_is_one_document_of_exact_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    numpy = pytest.importorskip("numpy")
+    values = {
+        "big": BIG,
+        "whole": Fraction(6, 2),
+        "part": Fraction(1, 4),
+        "nan": float("nan"),
+        "none": None,
+        "many": [numpy.int64(3), (numpy.float64(0.5),)],
+    }
+    emit(values, [TABLE], "json")
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert next(iter(document)) == "schema"
+    assert document == {"schema": 1, "big": BIG, "whole": 3, "part": 0.25, "nan": None, "none": None, "many": [3, [0.5]]}
+    assert captured.err == ""
+    assert isinstance(machine(Fraction(6, 2)), int) and machine_values({1: float("inf")}) == {"1": None}
+
+
+def test_text_that_belongs_to_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = {}
+    for format in FORMATS:
+        facts([("label", "text"), ("", good("fine"))], format)
+        say(["line"], format)
+        seen[format] = capsys.readouterr()
+    assert seen["plain"].out == "label: text\nfine\nline\n"
+    assert seen["markdown"].out == "- **label**: text\n- fine\n- line\n"
+    assert seen["latex"].out == "% label: text\n% fine\n% line\n"
+    assert (seen["csv"].out, seen["csv"].err) == ("", "label: text\nfine\nline\n")
+    assert (seen["json"].out, seen["json"].err) == ("", "")
+    assert seen["table"].out.split() == ["label", "text", "fine", "line"]
+
+
+def test_unknown_format() -> None:
+    with pytest.raises(UsageError, match="markdown"):
+        chosen("yaml")
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(200, []), (62, ["size"]), (20, ["share", "size"])])
+def test_columns_that_may_go_on_a_narrow_terminal(width: int, left_out: list[str]) -> None:
+    keep, hidden, needed = fitting(TABLE, width)
+    assert [c.title for c in hidden] == left_out
+    assert len(keep) + len(hidden) == len(TABLE.columns)
+    assert needed <= width or not any(TABLE.columns[i].drop for i in keep)
+
+
+def test_encodings_without_our_characters_lose_them_only() -> None:
+    code = "from modcalc.render import Column, Table, show; show([Table(columns=[Column('név')], rows=[['ő']])], 'plain')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout.split()) == (0, [b"n?v", b"---", b"?"])
+
+
+def on_terminal(code: str, columns: int = 80, **environment: str) -> str:
+    """What `python -c code` prints where stdout and stderr are a terminal of so many columns."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")} | {"TERM": "xterm-256color"} | environment
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=follower, stderr=follower, stdin=follower, env=env, cwd=ROOT)
+    os.close(follower)
+    out = b""
+    try:
+        while chunk := os.read(leader, 65536):
+            out += chunk
+    except OSError:  # the other end is closed: how a terminal says that all was read
+        pass
+    os.close(leader)
+    assert process.wait(timeout=60) == 0, out.decode()
+    return out.decode().replace("\r\n", "\n")
+
+
+SHOW = "from tests.test_render import TABLE; from modcalc.render import facts, show; show([TABLE]); facts([('label', 'word ' * 40)])"
+COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|4[0-7]|38;5;\d+|9[0-7])m")
+CODE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+@pytest.mark.parametrize("columns", [62, 80, 120])
+def test_on_a_terminal(columns: int) -> None:
+    out = on_terminal(SHOW, columns)
+    assert COLOUR.search(out) and "╭" in out
+    lines = CODE.sub("", out).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert any(f"{BIG + 4:,}" in line for line in lines)  # numbers are whole
+    assert ("too narrow for: size" in CODE.sub("", out)) == (columns == 62)
+    wrapped = [line for line in lines if "word" in line]
+    assert len(wrapped) > 1 and {line.index("word") for line in wrapped} == {wrapped[0].index("word")}  # texts stay beside their label
+
+
+def test_no_digit_is_cut_off_where_nothing_fits() -> None:
+    out = CODE.sub("", on_terminal(SHOW, 30))
+    assert f"{BIG + 4:,}" in out.replace("\n", "") and "…" not in out
+
+
+def test_no_color_is_honoured() -> None:
+    out = on_terminal(SHOW, NO_COLOR="1")
+    assert not COLOUR.search(out) and "╭" in out
+
+
+def test_a_dumb_terminal_gets_plain_text() -> None:
+    out = on_terminal(SHOW, TERM="dumb")
+    assert "\x1b" not in out and "╭" not in out and "-----" in out
+
+
+WAIT = "from modcalc.render.progress import progress, working\nwith working('thinking'): pass\nwith progress('looking', 3) as advance: advance(3)"
+
+
+def test_progress_on_a_terminal_leaves_nothing_behind() -> None:
+    out = on_terminal(WAIT)
+    assert "looking" in out and "\x1b[?25h" in out  # drawn, and the cursor is back
+
+
+def test_progress_elsewhere_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with working("thinking"):
+        pass
+    with progress("looking", 3) as advance:
+        advance(3)
+    assert capsys.readouterr() == ("", "thinking ...\nlooking ...\n")
+
+
+@pytest.mark.parametrize(("file", "says"), [("plot.pdf", ".svg, .png"), ("plot", ".svg, .png"), ("missing/plot.svg", "no folder")])
+def test_plots_that_cannot_be_written(file: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        plot_target(tmp_path / file)
+
+
+def test_a_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependency, match=re.escape("pip install 'modcalc[plot]'")):
+        plot_target(tmp_path / "plot.svg")
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_a_figure_is_the_same_file_each_time(suffix: str, start: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = []
+    for i in range(2):
+        target = plot_target(tmp_path / f"{i}.{suffix}")
+        with figure(target, "a title", "what was counted") as axes:
+            axes.plot([0, 1], [0, 1])
+        files.append(target.read_bytes())
+    assert files[0] == files[1] and files[0].startswith(start)
+    if suffix == "svg":
+        assert b"a title" in files[0] and b"what was counted" in files[0]  # text stays text
+
+
+def test_a_figure_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = plot_target(tmp_path / "plot.svg")
+    with pytest.raises(ZeroDivisionError), figure(target):
+        1 / 0  # noqa: B018
+    assert not target.exists()
