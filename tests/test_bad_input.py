@@ -8,7 +8,7 @@ import pytest
 
 from modcalc.cli import app
 from modcalc.errors import SpecError
-from modcalc.spec.load import MAX_BYTES, load
+from modcalc.spec.load import MAX_BYTES, load, loads
 
 GOOD = """\
 name: a
@@ -133,6 +133,27 @@ def test_a_bad_file(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert re.match(f"bad.yaml{pattern}", problem), problem
         assert len(problem) < 600 and problem.isprintable()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml"], "something was run"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD + "".join(f"key_{i}: 1\n" for i in range(20_000)),
+        GOOD + "mod:\n  layers:\n" + 40_000 * "  - x\n",
+        GOOD + "mod:\n  layers:\n" + 40_000 * "  - 4\n",
+        GOOD + 20_000 * "x: 1\n",
+        GOOD + "mod: {capacity: [" + 30_000 * "'12.5%', " + "]}\n",
+    ],
+    ids=range(5),
+)
+def test_thousands_of_problems_are_counted_not_listed(text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(SpecError) as wrong:
+        loads(text, "bad.yaml")
+    assert time.process_time() - start < 1
+    *told, last = wrong.value.problems
+    assert len(told) == 50 and all(problem.startswith("bad.yaml:") for problem in told)
+    assert re.fullmatch(r"bad.yaml:\d+: [0-9,]{5,6} more problems from here on", last)
 
 
 PLACES = {

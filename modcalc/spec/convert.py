@@ -31,6 +31,10 @@ SYNONYMS = {
 }
 
 
+# Problems of one file that are told one by one; a file with more is no spec with mistakes, and hints take time.
+TOLD = 50
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with one key."""
@@ -108,7 +112,7 @@ def _check(value: Any, kind: Any, path: Path, problems: list[Problem]) -> Any:
     if isinstance(value, float) and value.is_integer() and "Int" in options and "Float" not in options:
         value = int(value)
     if not any(_takes(option, value, "Int" in options) for option in options.values()):
-        problems.append(Problem(path, f"found {shown(value)}", allowed(kind), hint(value, options)))
+        problems.append(Problem(path, f"found {shown(value)}", allowed(kind), "" if len(problems) > TOLD else hint(value, options)))
     return value
 
 
@@ -146,7 +150,8 @@ def _struct(data: dict, kind: Any, path: Path, problems: list[Problem]) -> dict:
         if key in fields:
             mended[key] = _check(value, fields[key].type, (*path, key), problems)
         else:
-            problems.append(Problem((*path, key), "unknown key", ", ".join(fields), _nearest_key(key, list(fields))))
+            near = "" if len(problems) > TOLD else _nearest_key(key, list(fields))
+            problems.append(Problem((*path, key), "unknown key", ", ".join(fields), near))
     for key, field in fields.items():
         if field.required and key not in data:
             problems.append(Problem((*path, key), "missing", allowed(field.type), _meaning(field.type)))

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from modcalc.errors import SpecError
-from modcalc.spec.convert import nearest, to_spec
+from modcalc.spec.convert import TOLD, nearest, to_spec
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import find_problems
 from modcalc.spec.yaml_nodes import Lines, read_yaml
@@ -110,15 +110,19 @@ def _parse(text: str, file: str) -> tuple[Spec, Lines]:
     spec, wrong = to_spec(root.plain())
     if spec is not None:
         wrong = find_problems(spec, lines)
-    problems += [f"{file}:{lines[problem.path]}: {problem}" for problem in wrong]
-    if problems or spec is None:
-        raise SpecError(sorted(problems, key=_line))
+    problems += [(lines[problem.path], str(problem)) for problem in wrong]
+    if spec is None or problems:
+        raise SpecError(_told(problems, file))
     return spec, lines
 
 
-def _line(problem: str) -> int:
-    """The line that a problem names, to report a file from top to bottom."""
-    return next((int(part) for part in problem.split(":") if part.isdigit()), 0)
+def _told(problems: list[tuple[int, str]], file: str) -> list[str]:
+    """From the top of the file to its bottom, and no more than anyone would read."""
+    problems = sorted(problems, key=lambda problem: problem[0])
+    texts = [f"{file}:{line}: {text}" for line, text in problems[:TOLD]]
+    if len(problems) > TOLD:
+        texts.append(f"{file}:{problems[TOLD][0]}: {len(problems) - TOLD:,} more problems from here on")
+    return texts
 
 
 def _label(path: Path, source: str | Path) -> str:

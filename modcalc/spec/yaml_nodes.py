@@ -109,8 +109,8 @@ def scalar(text: str) -> Any:
     return Unusable(text) if _NOT_FINITE.fullmatch(text) else text
 
 
-def read_yaml(text: str, file: str) -> tuple[Node, list[str]]:
-    """The document's root, a mapping, and the problems that leave the rest readable (duplicate keys).
+def read_yaml(text: str, file: str) -> tuple[Node, list[tuple[int, str]]]:
+    """The document's root, a mapping, and the problems that leave the rest readable (duplicate keys), each with its line.
 
     Raises SpecError, with file and line, for what cannot be read at all.
     """
@@ -139,13 +139,13 @@ def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
 class _Reader:
     def __init__(self, text: str, file: str) -> None:
         self.file = file
-        self.problems: list[str] = []
+        self.problems: list[tuple[int, str]] = []
         self._anchors: dict[str, Node | None] = {}
         self._values = 0
         self._events = yaml.parse(text, Loader=_Loader)
 
     def _stop(self, line: int, what: str) -> SpecError:
-        return SpecError([*self.problems, f"{self.file}:{line}: {what}"])
+        return SpecError([f"{self.file}:{at}: {problem}" for at, problem in [*self.problems[:50], (line, what)]])
 
     def _next(self) -> yaml.Event:
         return next(self._events)
@@ -231,9 +231,8 @@ class _Reader:
             self._count(1, at)
             key, node = event.value, self._node(self._next(), depth + 1)
             if key in entries:
-                self.problems.append(
-                    f"{self.file}:{at}: {key[:60]}: found a second time; allowed once; the first is in line {entries[key][0]}; remove one"
-                )
+                first = entries[key][0]
+                self.problems.append((at, f"{key[:60]}: found a second time; allowed once; the first is in line {first}; remove one"))
             else:
                 entries[key] = (at, node)
             size += node.size
