@@ -10,6 +10,7 @@ from typing import Any
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit, matmul_flop_jit
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from modcalc.errors import CountFailed
 from modcalc.measure.counters import Counted
@@ -49,7 +50,10 @@ HANDLES: dict[str, Handle] = {
 
 
 class _Flat(nn.Module):
-    """The model with its output as a tuple of tensors, which is all that a trace can return."""
+    """The model with its outputs as a tuple of tensors, which is all that a trace can return.
+
+    What every module returns is among them: a trace drops work that no output depends on.
+    """
 
     def __init__(self, model: nn.Module, kwargs: dict[str, Any]) -> None:
         super().__init__()
@@ -57,7 +61,12 @@ class _Flat(nn.Module):
         self.kwargs = kwargs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(outputs_of(self.model(*inputs, **self.kwargs)))
+        made: list[Tensor] = []
+        for module in self.model.modules():
+            # No handles are kept: running.undisturbed restores all hooks.
+            module.register_forward_hook(lambda _module, _inputs, output: made.extend(t for t in tree_leaves(output) if isinstance(t, Tensor)))
+        outputs = outputs_of(self.model(*inputs, **self.kwargs))
+        return (*outputs, *made)
 
 
 def count(model: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Counted:
@@ -73,7 +82,7 @@ def count(model: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any]) 
     except CountFailed:
         raise
     except Exception as wrong:
-        raise CountFailed(f"fvcore cannot trace the model: {reason(wrong)}") from wrong
+        raise CountFailed(f"fvcore cannot trace the model: {reason(wrong)}; counter 'torch' runs it without a trace") from wrong
     free = free_or_fail("fvcore", analysis.unsupported_ops(), set(HANDLES))
     own = dict(inclusive)
     for name, macs in inclusive.items():

@@ -1,6 +1,7 @@
 """Running a module for a counter: its inputs, its outputs as a flat list, its paths, and everything left as it was."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -70,6 +71,16 @@ def paths_of(model: nn.Module) -> dict[str, str]:
     return paths
 
 
+def _compiled(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
+    """(attributes, name, compiled, eager) of every compiled module: a trace refuses compiled code even where it would run eagerly."""
+    for module in model.modules():
+        attributes = vars(module)
+        if attributes.get("_compiled_call_impl") is not None:
+            yield attributes, "_compiled_call_impl", attributes["_compiled_call_impl"], None
+        if type(module).__name__ == "OptimizedModule":
+            yield attributes, "forward", attributes["forward"], module._orig_mod.__call__
+
+
 @contextmanager
 def undisturbed(model: nn.Module, backward: bool) -> Iterator[None]:
     """Conditions under which a counter sees every operation, and a model that is afterwards as before.
@@ -77,6 +88,7 @@ def undisturbed(model: nn.Module, backward: bool) -> Iterator[None]:
     Compiled code runs eagerly, fused inference paths of torch.nn are off, inference mode is off; gradients are
     recorded only for a backward pass. Hooks, gradients and the random state are restored.
     """
+    compiled = list(_compiled(model))
     hooks = [(m, m._forward_hooks.copy(), m._forward_pre_hooks.copy()) for m in model.modules()]
     grads = [(p, p.grad) for p in model.parameters()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -87,7 +99,11 @@ def undisturbed(model: nn.Module, backward: bool) -> Iterator[None]:
         stack.enter_context(torch.set_grad_enabled(backward))
         if "torch._dynamo" in sys.modules:  # else nothing can be compiled, and loading it takes a second
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="Using `torch.compile")  # about the counters' hooks on modules
         torch.backends.mha.set_fastpath_enabled(False)
+        for attributes, name, _, eager in compiled:
+            attributes[name] = eager
         try:
             if backward:
                 for p, _ in grads:
@@ -95,8 +111,10 @@ def undisturbed(model: nn.Module, backward: bool) -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
+            for attributes, name, before, _ in compiled:
+                attributes[name] = before
             for p, grad in grads:
                 p.grad = grad
-            for module, after, before in hooks:
-                module._forward_hooks = after
-                module._forward_pre_hooks = before
+            for module, hooks_after, hooks_before in hooks:
+                module._forward_hooks = hooks_after
+                module._forward_pre_hooks = hooks_before

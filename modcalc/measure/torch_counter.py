@@ -69,10 +69,12 @@ def name_of(func: Any) -> str:
 class _Where:
     """The module path of the work that is being done: the module whose forward runs, or whose autograd node does."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         self.stack: list[str] = []
         self.node_path = ""
         self.tagged: set[Any] = set()
+
+    def watch(self, model: nn.Module) -> None:
         paths = paths_of(model)
         for name, module in model.named_modules():
             # No handles are kept: running.undisturbed restores all hooks.
@@ -121,7 +123,7 @@ def _formulas(add: Callable[[int], None]) -> dict[Any, Formula]:
 
 def count(model: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any], backward: bool) -> Counted:
     """FLOPs of `model(*inputs, **kwargs)`; see modcalc.measure.counters.count, which prepares and restores the model."""
-    where = _Where(model)
+    where = _Where()
     by_path: dict[str, int] = defaultdict(int)
 
     def add(flops: int) -> None:
@@ -130,6 +132,7 @@ def count(model: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any], 
     formulas = _formulas(add)
     audit, counter = _Audit(), FlopCounterMode(display=False, custom_mapping=formulas)
     try:
+        where.watch(model)
         with audit, counter:
             outputs = outputs_of(model(*inputs, **kwargs))
             if backward:
