@@ -110,7 +110,8 @@ RMSNORM: dict[str, ModelType] = {
     ),
     "gemma3_text": ModelType(
         defaults=sizes(
-            262208, 2304, 26, 8, tied=True, max_position_embeddings=131072, final_logit_softcapping=None, sliding_window_pattern=6, rope_local_base_freq=10000.0, **GEMMA_2_DEFAULTS, **rope(1000000.0),
+            262208, 2304, 26, 8, tied=True, max_position_embeddings=131072, final_logit_softcapping=None,
+            sliding_window_pattern=6, rope_local_base_freq=10000.0, **GEMMA_2_DEFAULTS, **rope(1000000.0),
         ),
         knobs={
             **GEMMA_2, **QK_HEAD, "attention.softcap": None, "attention.window": GEMMA_3_WINDOW,

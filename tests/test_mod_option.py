@@ -1,0 +1,57 @@
+"""--mod KEY=VALUE,…: a spec as a Mixture-of-Depths model."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from modcalc.errors import UsageError
+from modcalc.spec.hub import from_config
+from modcalc.spec.mod_option import apply_mod
+from modcalc.spec.schema import Mod, Spec
+
+CONFIGS = Path(__file__).parent / "data" / "configs"
+
+
+def named(name: str) -> Spec:
+    return from_config(CONFIGS / f"{name}.json")
+
+
+def test_apply_mod() -> None:
+    spec = named("llama-2-7b")
+    made = apply_mod(spec, "capacity=0.25,every=4,rounding=ceil,predictor_width=64")
+    assert made.mod == Mod(capacity=0.25, every=4, rounding="ceil", predictor_width=64)
+    assert made.name == "llama-2-7b-mod" and msgspec.structs.replace(made, mod=None, name=spec.name) == spec
+    assert apply_mod(spec, "layers=1+3+5,capacity=256").mod == Mod(layers=[1, 3, 5], capacity=256)
+    assert apply_mod(spec, "layers=31+,capacity=0.5+").mod == Mod(layers=[31], capacity=[0.5])
+    assert apply_mod(spec, "layers=0+1+2,capacity=0.5+0.25+64").mod.capacity == [0.5, 0.25, 64]
+    assert apply_mod(spec, "bypass.d_ff=64").mod.bypass.d_ff == 64
+    assert apply_mod(spec, "capacity.kind=cosine, capacity.start=1.0, capacity.end=0.1").mod.capacity.kind == "cosine"
+    assert apply_mod(spec, "capacity=1e-1,offset=null").mod == Mod(capacity=0.1)
+    assert apply_mod(made, "every=1").mod == Mod(every=1), "replaced, not mended"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "allowed key=value pairs"),
+        ("capacity", "allowed key=value pairs"),
+        ("capacity=", "allowed key=value pairs"),
+        ("=1", "allowed key=value pairs"),
+        ("capacity=0.1,,every=2", "allowed key=value pairs"),
+        ("capacity=1.5", "mod.capacity: found 1.5"),
+        ("capacity=12.5%", "mod.capacity"),
+        ("capacity=nan", "mod.capacity"),
+        ("capacity=0", "mod.capacity"),
+        ("evry=2", "did you mean every?"),
+        ("every=2,every=3", "given twice"),
+        ("every=99", "mod.every"),
+        ("layers=1+99", "layers 0 to 31"),
+        ("bypass=1,bypass.d_ff=2", "as a value and as a section"),
+        ("bypass.d_ff=2,bypass=1", "given twice"),
+    ],
+)
+def test_apply_mod_refuses(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match="--mod") as refused:
+        apply_mod(named("llama-2-7b"), text)
+    assert said in str(refused.value)
