@@ -61,7 +61,7 @@ class Block(Routed):
         return self._part("mlp", x, lambda y: self.ffn(y, at))
 
     def ffn(self, x: Tensor, at: Positions) -> Tensor:
-        return self.moe(x, at.valid) if isinstance(self.plan.ffn, MoePlan) else self.mlp(x)
+        return self.moe(x, at.valid, at.sampling) if isinstance(self.plan.ffn, MoePlan) else self.mlp(x)
 
     def _part(self, name: str, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """pre: x + f(norm(x)); output: x + norm(f(x)); sandwich: x + norm(f(norm(x))); post: norm(x + f(x))."""

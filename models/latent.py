@@ -48,6 +48,20 @@ class LatentAttention(nn.Module):
         k = torch.cat([nope, key[:, :, None].expand(-1, -1, heads.shape[2], -1)], dim=-1)
         return k.transpose(1, 2), v.transpose(1, 2)
 
+    def absorbed(self, q: Tensor, latent: Tensor, key: Tensor, at: Positions, keys_at: Tensor, visible: Tensor) -> Tensor:
+        """Attention in the latent space, so that cached latents [B, S, kv_rank] and keys [B, S, rope] are never expanded.
+
+        q: [B, H, T, nope + rope] -> [B, H, T, N_v]. q k = (q W_k) latent, and the values' matrix comes after the sum
+        (DeepSeek-V2, section 2.1.2 and appendix C).
+        """
+        lat = self.plan.latent
+        up = self.kv_up.weight.view(self.plan.n_heads, lat.nope_dim + self.plan.v_head_dim, lat.kv_rank)
+        up_k, up_v = up.split((lat.nope_dim, self.plan.v_head_dim), dim=1)
+        nope, rope = q.split((lat.nope_dim, lat.rope_dim), dim=-1)
+        q = torch.cat([nope @ up_k, rope], dim=-1)
+        mixed = self.core(q, torch.cat([latent, key], dim=-1)[:, None], latent[:, None], at, keys_at, visible)
+        return mixed @ up_v.transpose(1, 2)
+
     def output(self, mixed: Tensor) -> Tensor:
         """[B, H, T, N_v] -> [B, T, D]."""
         return self.o_proj(mixed.transpose(1, 2).flatten(2))

@@ -69,14 +69,14 @@ class Moe(nn.Module):
         self.experts = Experts(plan, d_model)
         self.shared = Mlp(plan.shared, d_model) if plan.shared else None
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """valid: [B, T] bool; tokens that only fill a buffer take no expert's place from others."""
+    def forward(self, x: Tensor, valid: Tensor | None = None, dropless: bool = False) -> Tensor:
+        """valid: [B, T] bool; tokens that only fill a buffer take no expert's place from others. dropless: token choice without a buffer."""
         logits = self.router(x)
         if self.plan.choice == "expert":
             y = self._by_expert(x, logits, valid)
         else:
             experts, weights = self.choose(logits)
-            slots = self.plan.slots(x.shape[1])
+            slots = None if dropless else self.plan.slots(x.shape[1])
             y = self._dropless(x, experts, weights) if slots is None else self._buffered(x, experts, weights, slots)
         return y if self.shared is None else y + self.shared(x)
 
@@ -103,7 +103,11 @@ class Moe(nn.Module):
         """All tokens * top_k assignments, sorted by expert."""
         B, T, k = experts.shape
         expert, order = experts.flatten().sort(stable=True)
-        ends = torch.searchsorted(expert, torch.arange(self.plan.n_experts, device=x.device), right=True)
+        E = self.plan.n_experts
+        ends = torch.searchsorted(expert, torch.arange(E, device=x.device), right=True)
+        if self.plan.n_noop:
+            # Assignments to no-ops stand last, past the last expert's end; whatever a bias adds there must not count.
+            weights, expert = weights * (experts < E), expert.clamp(max=E - 1)
         y = self.experts(x.flatten(0, 1).index_select(0, order // k), (expert, ends))
         back = torch.empty_like(order).scatter(0, order, torch.arange(B * T * k, device=x.device))
         y = y.index_select(0, back).unflatten(0, (B, T, k))

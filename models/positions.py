@@ -11,21 +11,22 @@ class Positions:
 
     index: [1, T] where all sequences agree, or [B, C]. span: a bound, all positions are < span.
     valid: [B, C] bool where some tokens of a buffer only fill it (they stand last, so no other token sees them), or None.
+    sampling: tokens are decided one by one, so nothing may be dropped for want of room.
     Tables that several layers need are made once and kept here for the length of one forward pass.
     """
 
-    def __init__(self, index: Tensor, span: int, valid: Tensor | None = None) -> None:
-        self.index, self.span, self.valid = index, span, valid
+    def __init__(self, index: Tensor, span: int, valid: Tensor | None = None, sampling: bool = False) -> None:
+        self.index, self.span, self.valid, self.sampling = index, span, valid, sampling
         self._made: dict[tuple, object] = {}
 
     @classmethod
-    def of_sequence(cls, length: int, device: torch.device, start: int = 0) -> "Positions":
+    def of_sequence(cls, length: int, device: torch.device, start: int = 0, sampling: bool = False) -> "Positions":
         """Tokens start, start + 1, … of every sequence."""
-        return cls(torch.arange(start, start + length, device=device)[None], start + length)
+        return cls(torch.arange(start, start + length, device=device)[None], start + length, sampling=sampling)
 
     def pick(self, kept: Tensor, valid: Tensor | None = None) -> "Positions":
         """Positions of the chosen tokens; kept: [B, C] indices into these."""
-        return Positions(self.index.expand(kept.shape[0], -1).gather(1, kept), self.span, valid)
+        return Positions(self.index.expand(kept.shape[0], -1).gather(1, kept), self.span, valid, self.sampling)
 
     def rotary(self, theta: float, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin of the rotary angles position * theta ** (-2i / dim), i < dim / 2: [1 or B, T, 1, dim / 2].
