@@ -29,7 +29,7 @@ def latex(table: Table) -> str:
         align = ["right" if c.right else "left" for c in table.columns]
         text = tabulate(table.cells(), [c.header for c in table.columns], tablefmt="latex_booktabs", colalign=align, disable_numparse=True)
         grid = text.splitlines()
-        if table.total is not None:
+        if table.total is not None and table.rows:
             grid.insert(-3, r"\midrule")
         lines += grid
     return "\n".join([*lines, *(f"% {n}" for n in table.notes)]) + "\n"

@@ -23,6 +23,6 @@ def _grid(table: Table) -> list[str]:
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     lines = [line(headers), rule, *map(line, cells)]
-    if table.total is not None:
+    if table.total is not None and table.rows:
         lines.insert(-1, rule)
     return lines

@@ -1,6 +1,7 @@
 """FLOPs by component as stacked bars, models beside each other."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from textwrap import fill
 
@@ -25,9 +26,9 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
     labels = [c for c in dict.fromkeys(label for one in sums for label in one) if any(one.get(c) for one in sums)]
     labels.sort(key=lambda c: list(LABELS).index(c) if c in LABELS else len(LABELS))
     what = "train step" if backward else "forward pass"
-    with figure(
-        target, f"Where the {unit.name} of the {what} go", "\n".join(headline(reports[0], unit)[:2]), width=max(7.0, 3.6 + 1.6 * len(reports))
-    ) as axes:
+    own_length = len({r.work.seq_len for r in reports}) > 1
+    counted = "\n".join(headline(reports[0], unit, own_length=own_length)[:2])
+    with figure(target, f"Where the {unit.name} of the {what} go", counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
         bottoms = [0.0] * len(reports)
         for i, label in enumerate(labels):
             colour = COLOURS[i % len(COLOURS)]
@@ -39,7 +40,8 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
                     axes.annotate(share(height / total), at, ha="center", va="center", fontsize=8, color="black" if colour in LIGHT else "white")
             bottoms = [b + h for b, h in zip(bottoms, heights, strict=True)]
         for i, total in enumerate(totals):
-            relative = f"\n{share(total / totals[0])} of the first" if i else ""
+            times = Fraction(total) / Fraction(totals[0])
+            relative = "" if not i else f"\n{share(times)} of the first" if times < 2 else f"\n{float(times):,.1f} x the first"
             axes.annotate(f"{si(total)}{relative}", (i, bottoms[i]), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=9)
         axes.set_xticks(range(len(reports)), [fill(r.plan.name, 24) for r in reports])
         axes.set_ylim(0, 1.15 * float(max(totals)))

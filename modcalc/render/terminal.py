@@ -85,7 +85,7 @@ def _grid(table: Table, keep: list[int]) -> RichTable:
     cells, styles = table.cells(), table.styles()
     for at, (row, style) in enumerate(zip(cells, styles, strict=True)):
         last = table.total is not None and at == len(cells) - 1
-        if last:
+        if last and at:
             grid.add_section()
         grid.add_row(*(Text(row[i], STYLES[style[i]]) for i in keep), style="bold" if last else None)
     return grid
