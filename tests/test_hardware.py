@@ -1,0 +1,174 @@
+"""Devices, dtypes, peaks and NVML, with GPUs played where there are none."""
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from modcalc.errors import MissingDependency, UsageError
+from modcalc.measure import hardware
+from modcalc.measure.nvml import Gpu
+
+torch = pytest.importorskip("torch")
+
+# Dense bf16 TFLOP/s by datasheet, and fp32 and memory of the parts that the benchmarks use.
+BF16 = {
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA H100 80GB HBM3": 989,
+    "NVIDIA H100 NVL": 835,
+    "NVIDIA H200": 989,
+    "NVIDIA L4": 121,
+    "NVIDIA L40S": 362,
+    "NVIDIA GeForce RTX 4090": 165,
+    "NVIDIA RTX A6000": 155,
+    "NVIDIA B200": 2250,
+}
+
+
+@pytest.mark.parametrize("name", BF16)
+def test_peaks_are_the_dense_datasheet_figures(name):
+    found = hardware.peak(name, "bf16")
+    assert found.flops_per_s == BF16[name] * 1e12
+    assert found.source.startswith("https://")
+
+
+def test_peaks_of_memory_and_fp32():
+    h200 = hardware.peak("NVIDIA H200", "fp32")
+    assert (h200.flops_per_s, h200.bytes_per_s) == (67e12, 4.8e12)
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "nvidia h200", "NVIDIA H200 NVL", "A100", ""])
+def test_a_name_that_is_only_similar_has_no_peak(name):
+    assert hardware.peak(name, "bf16") is None
+
+
+def test_a_dtype_that_the_datasheet_does_not_claim_has_no_peak():
+    assert hardware.peak("Tesla V100-SXM2-16GB", "bf16") is None
+    assert hardware.peak("Tesla V100-SXM2-16GB", "fp16").flops_per_s == 125e12
+
+
+def test_the_users_own_peak_goes_first():
+    known, unknown = hardware.peak("NVIDIA H200", "bf16", 700.0), hardware.peak("a new GPU", "bf16", 700.0)
+    assert known.flops_per_s == unknown.flops_per_s == 700e12
+    assert (known.bytes_per_s, unknown.bytes_per_s) == (4.8e12, None)
+    assert known.source == "--peak-tflops"
+
+
+def test_no_device_stands_in_two_entries():
+    names = [name for sheet in hardware.datasheets() for name in sheet.device]
+    assert len(names) == len(set(names))
+    assert all(set(sheet.tflops) <= set(hardware.DTYPES) for sheet in hardware.datasheets())
+
+
+def test_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingDependency, match=r"--device cuda: .*torch .*--device cpu measures"):
+        hardware.pick("cuda")
+    assert hardware.pick("auto") == hardware.pick("cpu") == torch.device("cpu")
+
+
+def test_device_of_no_name():
+    with pytest.raises(UsageError, match="one of auto, cuda, cpu"):
+        hardware.pick("tpu")
+
+
+def test_bf16_needs_a_gpu_that_has_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(UsageError, match="Tesla T4 has no bf16 arithmetic .* use --dtype fp16 or fp32"):
+        hardware.pick_dtype("bf16", torch.device("cuda", 0))
+
+
+def test_a_dtype_without_products(monkeypatch):
+    def lacking(*_args, **_kw):
+        raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'")
+
+    assert hardware.pick_dtype("fp32", torch.device("cpu")) is torch.float32
+    monkeypatch.setattr(torch, "ones", lacking)
+    with pytest.raises(UsageError, match="dtype fp16: this torch computes no matrix product in it on the cpu"):
+        hardware.pick_dtype("fp16", torch.device("cpu"))
+
+
+def test_the_processor_describes_itself():
+    found = hardware.describe(torch.device("cpu"))
+    assert found.type == "cpu" and found.name and found.cores >= 1
+    assert found.threads == torch.get_num_threads()
+    assert (found.driver, found.cuda, found.clocks) == (None, None, None)
+
+
+def test_without_torch():
+    """The command says what to install, in one line."""
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['modcalc', 'profile', 'mod-small']; from modcalc.cli.app import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: measuring needs torch, which is not installed: pip install 'modcalc[torch]'\n"
+
+
+class FakeNvml(ModuleType):
+    """NVML with one GPU, which has no energy counter if `old`."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+    NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
+
+    def __init__(self, old: bool = False) -> None:
+        super().__init__("pynvml")
+        self.old, self.open = old, 0
+
+    def nvmlInit(self):
+        self.open += 1
+
+    def nvmlShutdown(self):
+        self.open -= 1
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        if uuid != "GPU-0123":
+            raise self.NVMLError
+        return "handle"
+
+    def nvmlSystemGetDriverVersion(self):
+        return b"580.1" if self.old else "580.1"
+
+    def nvmlDeviceGetClockInfo(self, handle, kind):
+        return {1: 1980, 2: 3201}[kind]
+
+    def nvmlDeviceGetMaxClockInfo(self, handle, kind):
+        return 1990
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        if self.old:
+            raise self.NVMLError
+        return 123_456
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    properties = SimpleNamespace(name="NVIDIA H200", total_memory=141 * 10**9, uuid="0123")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    return properties
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_nvml_answers_or_does_not(monkeypatch, one_gpu, old):
+    nvml = FakeNvml(old)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    with Gpu.of(torch.device("cuda", 0)) as gpu:
+        assert (gpu.driver(), gpu.sm_mhz(), gpu.sm_max_mhz(), gpu.memory_mhz()) == ("580.1", 1980, 1990, 3201)
+        assert gpu.energy_j() == (None if old else 123.456)
+        assert nvml.open == 1
+    assert nvml.open == 0
+    found = hardware.describe(torch.device("cuda", 0))
+    assert (found.name, found.driver, found.clocks) == ("NVIDIA H200", "580.1", hardware.Clocks(1980, 1990, 3201))
+
+
+def test_a_gpu_that_nvml_does_not_know(monkeypatch, one_gpu):
+    one_gpu.uuid = "of a slice"
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    with Gpu.of(torch.device("cuda", 0)) as gpu:
+        assert gpu is None
+
+
+def test_without_nvml(monkeypatch, one_gpu):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    found = hardware.describe(torch.device("cuda", 0))
+    assert (found.name, found.driver, found.clocks) == ("NVIDIA H200", None, None)

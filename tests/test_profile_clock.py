@@ -1,0 +1,141 @@
+"""The clock: order, warm-up, what is timed and what is not."""
+
+import re
+from time import sleep
+
+import pytest
+
+from modcalc.measure import steptime, verdict
+from modcalc.measure.hardware import Device
+from modcalc.measure.stats import paired_ratio
+
+torch = pytest.importorskip("torch")
+CPU = torch.device("cpu")
+
+
+class Noted:
+    """A step that writes down when it is called, and takes its time."""
+
+    def __init__(self, name: str, log: list[str], seconds: float = 0.0, preparing: float = 0.0) -> None:
+        self.name, self.log, self.seconds, self.preparing = name, log, seconds, preparing
+
+    def prepare(self) -> None:
+        self.log.append(f"new {self.name}")
+        sleep(self.preparing)
+
+    def run(self) -> None:
+        self.log.append(self.name)
+        sleep(self.seconds)
+
+
+def test_steps_take_turns_with_new_inputs_each():
+    log: list[str] = []
+    taken = steptime.alternate([Noted("A", log), Noted("B", log)], CPU, 3, lambda: log.append("end"))
+    assert log == ["new A", "A", "new B", "B"] * 3 + ["end"]
+    assert [len(samples) for samples in taken] == [3, 3]
+
+
+def test_making_inputs_is_not_timed():
+    (samples,) = steptime.alternate([Noted("A", [], seconds=0.01, preparing=0.05)], CPU, 3)
+    assert all(0.01 <= s < 0.05 for s in samples)
+
+
+def test_warm_up_for_a_number_of_steps():
+    log: list[str] = []
+    step = Noted("A", log, 0.002)
+    warm = steptime.warm_up(step, CPU, 4)
+    assert log == ["new A", "A"] * 4
+    assert (warm.steps, warm.launch_s) == (4, None)
+    assert warm.step_s >= 0.002 and warm.first_step_s >= 0.002 and warm.seconds >= 4 * 0.002
+
+
+def test_warm_up_of_its_own_accord(monkeypatch):
+    monkeypatch.setattr(steptime, "WARM_S", 0.05)
+    assert steptime.warm_up(Noted("A", [], 0.01), CPU).steps >= 4  # for as long as it takes
+    assert steptime.warm_up(Noted("A", [], 0.06), CPU).steps == steptime.WARM_STEPS  # at least so often
+
+
+def test_the_first_step_stands_apart():
+    class Compiled(Noted):
+        def run(self) -> None:
+            super().run()
+            if len(self.log) == 2:
+                sleep(0.2)
+
+    warm = steptime.warm_up(Compiled("A", []), CPU, 5)
+    assert warm.first_step_s >= 0.2 > 0.1 > warm.step_s
+
+
+def test_rounds():
+    warm = [steptime.WarmUp(3, 1.0, 0.5, step_s, None) for step_s in (0.1, 0.3)]
+    assert steptime.rounds_for(warm, 10.0) == 25
+    assert steptime.rounds_for(warm, 0.0) == 6
+    assert steptime.rounds_for(warm[:1], 1e9) == steptime.MAX_ROUNDS
+    assert steptime.rounds_for(warm, 10.0, iterations=2) == 2
+
+
+def test_on_a_gpu_events_stand_around_each_step_and_nobody_waits(monkeypatch):
+    """With CUDA's calls played: events before and after the work, one synchronisation before and one after all steps."""
+    log: list[str] = []
+
+    class Event:
+        made = 0
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+            Event.made += 1
+            self.number = Event.made
+
+        def record(self) -> None:
+            log.append("event")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 1000.0 * (end.number - self.number)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("wait"))
+    taken = steptime.alternate([Noted("A", log), Noted("B", log)], torch.device("cuda", 0), 2, lambda: log.append("busy"))
+    assert log == ["wait"] + ["new A", "event", "A", "event", "new B", "event", "B", "event"] * 2 + ["busy", "wait"]
+    assert taken == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_a_step_against_itself():
+    """Two equal steps in turn: the interval of their ratio contains 1 (at 99.99 %, so that chance does not fail a build)."""
+    w = torch.randn(128, 128)
+    step = Noted("A", [])
+    step.run = lambda: w @ w
+    times, base = steptime.alternate([step, step], CPU, 60)
+    assert paired_ratio(times, base, confidence=0.9999).contains(1.0)
+
+
+MACHINE = Device("cpu", "a processor", 2**34, 4, 2)
+
+
+def test_a_narrow_spread_is_no_news():
+    assert verdict.wide_spread("m", [1.0, 1.01, 1.02] * 5, MACHINE) is None
+
+
+@pytest.mark.parametrize(
+    "samples, load, cause",
+    [
+        ([1.0 + 0.05 * i for i in range(30)], 0.0, "rose by .* warm up longer"),
+        ([1.0, 1.3] * 15, 7.5, r"7\.5 threads want the 4 cores, of which this process uses 2: run on an idle machine"),
+        ([1.0, 1.3] * 7 + [9.0] * 2 + [1.0, 1.3] * 7, 0.0, r"up to 6\.9 times the median: something else runs now and then"),
+        ([1.0, 1.3] * 15, 0.0, "no single cause shows: take more samples"),
+        ([1.0, 1.3] * 15, None, "no single cause shows"),
+    ],
+)
+def test_a_wide_spread_says_why_and_what_to_do(monkeypatch, samples, load, cause):
+    monkeypatch.setattr(verdict, "_load", lambda: load)
+    with_cause = verdict.wide_spread("mod-220m", samples, MACHINE)
+    assert with_cause.startswith("mod-220m: the step times spread ")
+    assert re.search(cause, with_cause)
+
+
+def test_other_doubts():
+    assert verdict.launch_bound("m", None, 0.01) is None
+    assert verdict.launch_bound("m", 0.002, 0.01) is None
+    assert "use --cuda-graph" in verdict.launch_bound("m", 0.0099, 0.01)
+    assert verdict.few_samples(5, compared=False) is None and verdict.few_samples(6, compared=True) is None
+    assert "at least 6" in verdict.few_samples(5, compared=True)
+    assert verdict.not_finite("m", 2.0) is None and "became nan" in verdict.not_finite("m", float("nan"))

@@ -1,0 +1,198 @@
+"""One point: what a step does, and that the record says what was measured."""
+
+import msgspec
+import pytest
+
+from modcalc.cost.account import account, dense_twin
+from modcalc.cost.recompute import hardware_flops
+from modcalc.measure.hardware import Peak
+from modcalc.measure.records import Record, Result, Settings
+from modcalc.spec.schema import Attention, Mlp, Mod, Spec
+
+torch = pytest.importorskip("torch")
+from modcalc.models.losses import training_loss  # noqa: E402
+
+from modcalc.measure import point, steps, sweep  # noqa: E402
+from modcalc.measure.build import build  # noqa: E402
+from modcalc.measure.point import Job, measure  # noqa: E402
+
+CPU = torch.device("cpu")
+SPEC = Spec(
+    name="tiny",
+    vocab_size=50,
+    seq_len=16,
+    d_model=16,
+    n_layers=2,
+    attention=Attention(n_heads=2),
+    mlp=Mlp(ratio=4.0),
+    mod=Mod(capacity=0.25, predictor_width=4),
+)
+
+
+def settings(**over) -> Settings:
+    fields = dict(mode="forward", batch=3, seq_len=16, context=0, dtype="fp32", compile=False, cuda_graph=False, iterations=7, warmup=1)
+    return Settings(**{**fields, **over})
+
+
+def job(**over) -> Job:
+    fields = dict(spec=SPEC, baseline=dense_twin(SPEC), settings=settings(), device=CPU)
+    return Job(**{**fields, **over})
+
+
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_a_record_says_what_was_measured(mode):
+    peak, reached = Peak(1e12, 1e11, "a datasheet"), Peak(5e11, 5e10, "measured")
+    done = measure(job(settings=settings(mode=mode), peak=peak, reached=reached))
+    report = account(SPEC, batch=3, phase=mode)
+    promised = report.flops.train_step if mode == "train" else report.flops.forward
+    t = done.step_time_s
+    assert (t.n, len(t.samples), done.baseline.step_time_s.n) == (7, 7, 7)
+    assert t.min <= t.p25 <= t.median <= t.p75
+    assert done.flops.step == promised and isinstance(done.flops.step, int)
+    assert done.flops.hardware == (hardware_flops(report).train_step if mode == "train" else promised)
+    assert done.tokens_per_s == pytest.approx(48 / t.median)
+    assert done.flops_per_s == pytest.approx(promised / t.median)
+    assert (done.mfu, done.mfu_reached) == (pytest.approx(promised / t.median / 1e12), pytest.approx(promised / t.median / 5e11))
+    assert done.hfu == pytest.approx(done.flops.hardware / t.median / 1e12)
+    assert (done.loss is None) == (mode == "forward")
+    assert (done.params, done.workload) == (report.params.total, {"batch": 3, "seq_len": 16, "context": 0})
+    assert (done.energy, done.launch_s, done.attribution, done.ranks) == (None, None, [], None)
+    base = done.baseline
+    assert base.spec == "tiny (dense twin)"
+    assert base.flop_ratio == promised / base.flops.step
+    assert base.time_ratio_interval[0] <= base.time_ratio <= base.time_ratio_interval[1]
+    assert base.realised_saving == pytest.approx((1 - base.time_ratio) / (1 - base.flop_ratio))
+    assert msgspec.json.decode(msgspec.json.encode(done), type=Record) == done
+
+
+def test_no_peak_no_mfu_and_no_baseline_no_ratio():
+    done = measure(job(baseline=None))
+    assert (done.mfu, done.hfu, done.mfu_reached, done.baseline) == (None, None, None, None)
+
+
+def test_equal_flops_have_no_saving():
+    done = measure(job(spec=SPEC, baseline=SPEC))
+    assert (done.baseline.flop_ratio, done.baseline.realised_saving, done.baseline.realised_saving_interval) == (1.0, None, None)
+    assert done.baseline.time_ratio_interval is not None
+
+
+def test_two_samples_give_a_ratio_without_interval_and_a_warning():
+    done = measure(job(settings=settings(iterations=2)))
+    assert done.baseline.time_ratio > 0 and done.baseline.time_ratio_interval is None
+    assert "2 samples are too few for an interval" in done.warnings[0]
+
+
+def test_every_step_has_new_tokens_of_the_whole_vocabulary():
+    tokens = steps.Tokens(2, 400, 50, CPU, seed=0)
+    seen = []
+    model = build(SPEC)
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    step = steps.ForwardStep(model, steps.Tokens(4, 16, 50, CPU, seed=0), lambda f: f)
+    for _ in range(3):
+        step.prepare()
+        step.run()
+    assert [t.shape for t in seen] == [(4, 16)] * 3
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+    assert sorted(set(tokens.buffer.flatten().tolist())) == list(range(50))
+
+
+def test_a_train_step_is_a_real_one():
+    """The same as written out: real loss with the auxiliary ones, backward, AdamW; router and predictor learn."""
+    model, other = build(SPEC), build(SPEC)
+    step = steps.TrainStep(model, steps.Tokens(3, 17, 50, CPU, seed=5), lambda f: f)
+    optimizer = torch.optim.AdamW(other.parameters(), lr=steps.LEARNING_RATE)
+    for _ in range(2):
+        step.prepare()
+        step.run()
+        optimizer.zero_grad()
+        loss, parts = training_loss(other, step.tokens.buffer[:, :-1], step.tokens.buffer[:, 1:])
+        loss.backward()
+        optimizer.step()
+        assert step.loss.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert {"router_bce", "predictor_bce"} <= set(parts)
+    start = dict(build(SPEC).named_parameters())
+    for (name, a), (_, b) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), name
+        assert not torch.equal(a, start[name]), name
+
+
+@pytest.mark.parametrize("parallel, whole", [("none", True), ("ddp", False)])
+def test_compilation_is_of_static_shapes(monkeypatch, parallel, whole):
+    asked = {}
+
+    def note(function, **options):
+        asked.update(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", note)
+    compiled = steps.compiler(settings(compile=True, parallel=parallel))
+    assert compiled(len) is len and asked == {"fullgraph": whole, "dynamic": False}
+
+
+def test_a_compiled_step_can_be_run_uncompiled(monkeypatch):
+    calls = []
+
+    def counting(function, **_):
+        def call(*args):
+            calls.append(1)
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", counting)
+    step = steps.build_step(build(SPEC), settings(compile=True, mode="train"), CPU)
+    step.run()
+    with steps.uncompiled(step) as eager:
+        eager.run()
+    step.run()
+    assert len(calls) == 2
+
+
+def test_every_point_begins_with_a_fresh_compiler(monkeypatch):
+    resets = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    measure(job(settings=settings(iterations=1), baseline=None))
+    assert resets == [1]
+
+
+def test_out_of_memory_is_a_record(monkeypatch):
+    def too_large(*_args, **_kw):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB.\nmore")
+
+    monkeypatch.setattr(point, "build", too_large)
+    failed = sweep.measured_or_failed(job())
+    assert (failed.spec, failed.baseline, failed.key) == ("tiny", "tiny (dense twin)", job().key())
+    assert failed.error == "CUDA out of memory. Tried to allocate 80 GiB."
+    assert msgspec.json.decode(msgspec.json.encode(failed), type=Record) == failed
+
+
+def test_what_out_of_memory_looks_like():
+    with pytest.raises(RuntimeError) as large:
+        torch.empty(2**55)
+    assert sweep.out_of_memory(large.value) and sweep.out_of_memory(MemoryError())
+    assert not sweep.out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_other_errors_are_not_swallowed(monkeypatch):
+    def broken(*_args, **_kw):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(point, "build", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        sweep.measured_or_failed(job())
+
+
+def test_memory_counts_weights_gradients_and_moments():
+    """A model of 40 MB: training holds four times its weights, forward once, and more than half of it shows."""
+    import sys
+
+    if sys.platform != "linux":
+        pytest.skip("the resident set is read on Linux only")
+    wide = msgspec.structs.replace(SPEC, mod=None, d_model=512, n_layers=3, mlp=Mlp(d_ff=2560), attention=Attention(n_heads=8))
+    one = settings(batch=1, iterations=1)
+    weights = 4 * account(wide).params.total
+    forward = measure(Job(spec=wide, baseline=None, settings=one, device=CPU))
+    train = measure(Job(spec=wide, baseline=None, settings=msgspec.structs.replace(one, mode="train"), device=CPU))
+    assert isinstance(train, Result) and train.memory.source.endswith("resident set")
+    assert 0.9 * weights < forward.peak_memory_bytes < 3 * weights
+    assert 3.6 * weights < train.peak_memory_bytes < 7 * weights
