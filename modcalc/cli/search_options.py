@@ -36,7 +36,7 @@ Per = Annotated[
     _option(
         "--per",
         metavar="KNOBS",
-        help="With --match: only the closest shape of each combination of these knobs' values; none: all shapes. "
+        help="With --match: only the best shape of each combination of these knobs' values; none: all shapes. "
         "[default: with deepest n_layers, with widest d_model, and capacity,every where they are free]",
     ),
 ]

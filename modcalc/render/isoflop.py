@@ -44,12 +44,12 @@ def _plan(answer: Answer, budget: int, found: Found) -> Table:
         *_rules(answer),
     ]
     size = si(chinchilla_size(budget))
-    notes = [
+    told = (
         f"<- {MARKS[0]}: the OK row nearest to it",
         f"<- {MARKS[1]}: the OK row nearest to {size} parameters, which train on 20 tokens each at 6 FLOPs per parameter and token",
-        *answer.notes,
-        *_tally(found),
-    ]
+    )
+    notes = [line for mark, line in zip(MARKS, told, strict=True) if any(mark in c.marks for c in found.candidates)]
+    notes += [*answer.notes, *_tally(found)]
     return _table(f"{answer.asked.terms.family.spec.name}: shapes that spend {float(budget):.6g} training FLOPs", headline, cells, found, notes)
 
 

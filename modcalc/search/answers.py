@@ -4,13 +4,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
 
 from modcalc.cost.account import account
 from modcalc.cost.ops import whole
 from modcalc.errors import UsageError
 from modcalc.search.costs import Basis, bill
-from modcalc.search.family import KNOBS, Family
-from modcalc.search.isoflop import Advance, match, plan
+from modcalc.search.family import KNOBS
+from modcalc.search.isoflop import MAX_GROUPS, Advance, match, plan
 from modcalc.search.knobs import band, known
 from modcalc.search.question import Terms, at_length, differences, shown, terms
 from modcalc.search.results import OK, Candidate, Exact, Found, Schedule, schedule
@@ -86,7 +87,7 @@ def matched(asked: Asked, other: Spec, by: str, progress: Progress) -> Answer:
         )  # fmt: skip
     if budget:
         found = replace(found, candidates=tuple(with_steps(c, budget, basis) for c in found.candidates))
-    order = f"{prefer} first" + (f", the closest of each {' x '.join(per)}" if per else "")
+    order = f"{prefer} first" + (f", the best of each {' x '.join(per)}" if per else "")
     words = (*asked.terms.words, f"within {percent(asked.within)} of the target (--within), {order} (--prefer, --per)")
     return Answer(asked, ((budget, found),), words, tuple(differences(family.spec, other, basis.seq_len)), target)
 
@@ -126,7 +127,8 @@ def knobs_apart(text: str | None, prefer: str, scope: Terms) -> tuple[str, ...]:
         return ()
     if text is None:
         first = {"deepest": "n_layers", "widest": "d_model"}.get(prefer)
-        return tuple(k for k in KNOBS if first and k in scope.axes and k in (first, "capacity", "every"))
+        apart = [k for k in KNOBS if first and k in scope.axes and k in (first, "capacity", "every")]
+        return tuple(apart if prod(len(scope.axes[k]) for k in apart) <= MAX_GROUPS else [k for k in apart if k == first])
     found = [known("--per", k.strip()) for k in text.split(",")]
     for knob in found:
         if knob not in scope.axes:
@@ -145,16 +147,16 @@ def percent(x: Fraction) -> str:
 
 
 def _with_light(found: Found, light: Spec, asked: Asked, budget: int) -> Found:
-    """Every OK row with the preferred shape of `light`'s family that has the same forward FLOPs."""
-    light_family, prefer = Family(light), asked.prefer or preference(light)
-    rows = []
+    """Every OK row with the preferred shape of `light`'s family that has the same forward FLOPs; an interrupt ends it."""
+    prefer, rows = asked.prefer or preference(light), []
     for c in found.candidates:
-        if c.status == OK:
-            near = terms(light_family.spec, other=c.spec)
+        if c.status == OK and not found.tally.interrupted:
+            near = terms(light, other=c.spec)
             best = match(
                 near.family, near.axes, c.forward, "forward", asked.basis, near.rules,
                 within=asked.within, prefer=prefer, per=knobs_apart(None, prefer, near), limit=1,
-            ).candidates  # fmt: skip
-            c = replace(c, matched=with_steps(best[0], budget, asked.basis) if best else None)
+            )  # fmt: skip
+            found.tally.interrupted = best.tally.interrupted
+            c = replace(c, matched=with_steps(best.candidates[0], budget, asked.basis) if best.candidates else None)
         rows.append(c)
     return replace(found, candidates=tuple(rows))

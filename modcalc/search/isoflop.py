@@ -43,7 +43,7 @@ def match(
     """Shapes whose cost `by` (see COSTS) equals `target`, up to the relative difference `within`.
 
     Those within it come first, by `prefer` and then by closeness; the closest others follow, dropped. per: knobs of which
-    each combination of values gives its closest shape only. Ties go to the first in the lattice: fewer layers first,
+    each combination of values gives its best shape only. Ties go to the first in the lattice: fewer layers first,
     then narrower, in the order of the knobs. An interrupt ends the search with what was found.
     """
     names = tuple(dict.fromkeys((by, *(("params",) if prefer == "params" or rules.params else ()))))
@@ -60,7 +60,7 @@ def match(
         if bad is not None:
             np.copyto(away, np.inf, where=bad)
         first = None
-        if prefer != "closest" and not per:
+        if prefer != "closest":
             size = {"deepest": chunk.n_layers, "widest": chunk.d_model, "params": chunk.costs.get("params")}[prefer]
             first = np.where(away <= bound + slack, -size, 1.0)
         best.offer(chunk, away, first, groups.of(chunk) if per else None)

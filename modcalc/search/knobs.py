@@ -74,20 +74,19 @@ def number(knob: str, text: str) -> int | Fraction:
     text = text.strip()
     try:
         if knob == "capacity" and any(c in text for c in ".eE"):
-            return _share(text)
+            return decimal(text)
         return int(text)
     except ValueError:
         kind = "a share such as 0.125 or a number of tokens" if knob == "capacity" else "a whole number"
-        raise UsageError(f"{knob}: found {text!r}; allowed {kind}, as {SYNTAX}") from None
+        raise UsageError(f"{knob}: found {text[:40]!r}; allowed {kind}, as {SYNTAX}") from None
 
 
-def _share(text: str) -> Fraction:
-    if len(text) > 20:
+def decimal(text: str) -> Fraction:
+    """The decimal number in `text`, exactly. Raises ValueError for anything else, and for what is absurdly large or small."""
+    found = float(text)  # refuses what Fraction would take, such as 1/3
+    if "/" in text or len(text) > 30 or not (found == 0 or 1e-30 < abs(found) < 1e30):
         raise ValueError(text)
-    float(text)  # refuses what Fraction alone would take, such as 1/3
-    if "/" in text:
-        raise ValueError(text)
-    return Fraction(text)
+    return Fraction(text) if found else Fraction(0)
 
 
 def checked(knob: str, value: int | Fraction) -> int | float:
@@ -108,8 +107,8 @@ def band(name: str, text: str | None, default: tuple[str, str] | None) -> tuple[
         return None
     parts = text.split(":") if text is not None else default
     try:
-        low, high = (Fraction(p.strip()) if len(p) <= 30 and "/" not in p and abs(float(p)) < 1e30 else Fraction("x") for p in parts)
-    except (ValueError, OverflowError):
+        low, high = (decimal(p) for p in parts)
+    except ValueError:
         raise UsageError(f"{name} {text}: give low:high, such as 32:160, or none") from None
     if not 0 <= low <= high:
         raise UsageError(f"{name} {text}: contradicts itself; low is above high" if low > high else f"{name} {text}: bounds are not negative")

@@ -20,12 +20,13 @@ from msgspec import structs
 from modcalc.errors import UsageError
 from modcalc.search.costs import Basis, bill
 from modcalc.search.family import KNOBS, Family, Shape
-from modcalc.spec.plan import BlockPlan, Group, MoePlan, Plan
+from modcalc.spec.plan import BlockPlan, Dim, Group, MoePlan, Plan
 from modcalc.spec.resolve import block_plan, frame, heads, resolve, tokens_kept
 from modcalc.spec.validate import find_problems
 
 CHUNK = 1 << 15  # candidates billed at once: a few arrays of 256 KiB
 COLUMNS = 1 << 13
+MAX_COUNTS = 10**6  # entries of the matrix of counts, and of one cost of the columns
 MAX_CANDIDATES = 10**15
 
 
@@ -126,17 +127,21 @@ class Lattice:
 
     def chunks(self) -> Iterator[Chunk]:
         """The lattice in chunks, without what `excluded` counts."""
-        widths, inner, kept = self._widths, self.axes["d_ff"], self._kept
+        spec, widths, inner, kept = self.family.spec, self._widths, self.axes["d_ff"], self._kept
         rows, kinds = self._kinds if kept else ([], [])
         if not rows or not widths:
             return
         counts = np.array([[1] * len(rows)] + [count for _, count in kinds], float).T
         depth = np.array([[self.axes["n_layers"][i]] for i, _ in rows], float)
         place = np.array([[i * self.stride["n_layers"] + j * self.stride["every"]] for i, j in rows], np.int64)
-        most = COLUMNS if len(rows) > CHUNK // COLUMNS else CHUNK // len(rows)
+        if counts.size > MAX_COUNTS:
+            raise UsageError(f"{len(rows):,} depths with {len(kinds):,} kinds of blocks: too many to search; take larger steps")
+        most = min(COLUMNS if len(rows) > CHUNK // COLUMNS else CHUNK // len(rows), max(1, MAX_COUNTS // (1 + len(kinds))))
         take_c = min(len(kept), most)
         take_f = min(len(inner), max(1, most // take_c))
         take_d = min(len(widths), max(1, most // (take_c * take_f)))
+        if spec.attention.qk_norm and spec.attention.qk_norm.scope == "per_head":
+            take_d = 1  # whether heads have norms of their own depends on whether there is more than one: a question to ints
         for d, f, c in product(range(0, len(widths), take_d), range(0, len(inner), take_f), range(0, len(kept), take_c)):
             column, D, F, costs = self._columns([part for part, _ in kinds], slice(d, d + take_d), slice(f, f + take_f), slice(c, c + take_c))
             take_r = max(1, CHUNK // column.size)
@@ -153,14 +158,17 @@ class Lattice:
         def along(axis: int, values: Sequence, kind: type = float) -> np.ndarray:
             return np.array(values, kind).reshape([-1 if i == axis else 1 for i in range(3)])
 
-        D, H, K = (along(0, v) for v in ([w[1] for w in widths], [w[2].n_heads for w in widths], [w[2].n_kv_heads for w in widths]))
-        F = along(0, [w[2].d_ff for w in widths]) if inner[0] is None else along(1, inner)
+        def dim(axis: int, values: Sequence) -> Dim:
+            return values[0] if len(values) == 1 else along(axis, values)
+
+        D, H, K = (dim(0, v) for v in ([w[1] for w in widths], [w[2].n_heads for w in widths], [w[2].n_kv_heads for w in widths]))
+        F = dim(0, [w[2].d_ff for w in widths]) if inner[0] is None else dim(1, inner)
         C = None
         if kept[0][1] is not None:
-            C = along(2, [tokens_kept(x, T, spec.mod.rounding, spec.mod.multiple_of) for _, x in kept])
+            C = dim(2, [tokens_kept(x, T, spec.mod.rounding, spec.mod.multiple_of) for _, x in kept])
         if spec.moe:
             own = {"d_ff": [w[2].expert for w in widths], "shared_d_ff": [w[2].shared for w in widths]}
-            own = {k: along(0, v) for k, v in own.items() if v[0] is not None}
+            own = {k: dim(0, v) for k, v in own.items() if v[0] is not None}
             spec = structs.replace(spec, moe=structs.replace(spec.moe, **own))
 
         def block(b: BlockPlan) -> BlockPlan:
@@ -191,7 +199,8 @@ class Lattice:
             + along(2, [k[0] for k in kept], np.int64) * self.stride["capacity"]
         )
         flat = {name: cost.reshape(1 + len(parts), -1) for name, cost in costs.items()}
-        return index.reshape(1, -1), np.broadcast_to(D, box).reshape(1, -1), np.broadcast_to(F, box).reshape(1, -1), flat
+        flat_D, flat_F = (np.broadcast_to(np.asarray(x, float), box).reshape(1, -1) for x in (D, F))
+        return index.reshape(1, -1), flat_D, flat_F, flat
 
     def _frame(self, d_model: int) -> list[float]:
         """Costs of embedding and head, in `names`; exact until here."""

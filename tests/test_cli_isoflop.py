@@ -1,0 +1,264 @@
+"""`modcalc isoflop` and `modcalc family` as a user runs them."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modcalc.cli import app
+from modcalc.cost.account import account
+from modcalc.spec.load import load
+
+KEYS = {"spec", "params", "forward_flops", "train_flops", "tokens", "steps", "relative_error", "status", "reason"}
+
+
+class Runner:
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *args: object) -> tuple[int, str, str]:
+        self.monkeypatch.setattr("sys.argv", ["modcalc", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        out, err = self.capsys.readouterr()
+        return stop.value.code, out, err
+
+    def document(self, *args: object) -> dict:
+        code, out, err = self(*args, "--format", "json")
+        assert (code, err) == (0, ""), err
+        return json.loads(out)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Runner:
+    return Runner(monkeypatch, capsys)
+
+
+def test_the_document_of_a_budget(run: Runner) -> None:
+    document = run.document("isoflop", "dense-60m", "--budget", "1e18", "--batch", "64")
+    assert (document["schema"], document["budget"], document["budgets"]) == (1, 10**18, [10**18])
+    assert document["workload"] == {"batch": 64, "seq_len": 2048, "context": None} and document["convention"]["name"] == "matmul"
+    assert {c["status"] for c in document["candidates"]} == {"OK", "DROP"}
+    for c in document["candidates"]:
+        assert set(c) >= KEYS and isinstance(c["params"], int) and isinstance(c["steps"], int)
+        assert c["train_flops"] == c["steps"] * c["train_step_flops"] <= 10**18
+        assert c["tokens"] == c["steps"] * 64 * 2048
+        assert (c["reason"] is None) == (c["status"] == "OK")
+    assert sum(len(c["marks"]) for c in document["candidates"]) == 2
+    search = document["searches"][0]
+    assert search["looked_at"] == search["size"] and not document["interrupted"]
+
+
+def test_the_document_of_a_match(run: Runner) -> None:
+    document = run.document("isoflop", "mod-60m", "--match", "dense-60m", "--limit", 5)
+    target = account(load("dense-60m")).flops.forward
+    assert document["match"]["target"] == document["match"]["forward_flops"] == target
+    assert document["budget"] is None and len(document["candidates"]) == 5
+    for c in document["candidates"]:
+        assert c["relative_error"] == (c["forward_flops"] - target) / target
+        assert c["tokens"] is c["steps"] is c["train_flops"] is None
+    again = run.document("isoflop", "mod-60m", "--match", "dense-60m", "--limit", 5)
+    assert again == document
+
+
+def test_several_budgets_make_several_tables(run: Runner) -> None:
+    code, out, err = run("isoflop", "dense-60m", "--budget", "1e18", "--budget", "3e18")
+    assert (code, err) == (0, "")
+    assert "spend 1e+18 training FLOPs" in out and "spend 3e+18 training FLOPs" in out
+    assert out.count("<- 20 tokens per parameter: the OK row nearest to it") == 2
+    assert "rule: d_model / n_layers 48 to 128 (--aspect)" in out and "convention matmul" in out
+    assert run.document("isoflop", "dense-60m", "--budget", "1e18", "--budget", "3e18")["budget"] is None
+
+
+def test_csv_holds_raw_values(run: Runner) -> None:
+    code, out, err = run("isoflop", "mod-60m", "--match", "dense-60m", "--by", "kv", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and rows and "convention matmul" in err
+    assert all(int(r["forward_flops"]) > 10**11 and int(r["cost_kv"]) > 10**6 for r in rows)
+
+
+def test_every_look_prints(run: Runner) -> None:
+    for look in ("table", "plain", "markdown", "latex"):
+        code, out, _ = run("isoflop", "dense-220m", "--budget", "6e18", "--beside", "mod-220m", "--limit", 4, "--format", look)
+        assert code == 0 and "mod-220m-l" in out.replace("\\_", "_")
+
+
+def test_conventions_and_lengths_change_the_plan_and_are_printed(run: Runner) -> None:
+    plain = run.document("isoflop", "dense-60m", "--budget", "1e18")
+    for options, name in ((("--convention", "6nd"), "6nd"), (("--causal", "half"), "matmul"), (("--seq-len", 1024), "matmul")):
+        other = run.document("isoflop", "dense-60m", "--budget", "1e18", *options)
+        assert other["convention"]["name"] == name and other["candidates"] != plain["candidates"]
+    assert other["workload"]["seq_len"] == 1024
+    code, out, _ = run("isoflop", "dense-60m", "--budget", "1e18", "--convention", "6nd")
+    assert code == 0 and "convention 6nd: counts 6 per parameter" in out
+
+
+def test_each_rule_is_an_option_and_has_an_effect(run: Runner) -> None:
+    def shapes(*options: object) -> list[dict]:
+        return [c["shape"] | {"params": c["params"]} for c in run.document("isoflop", "dense-220m", "--budget", "6e18", *options)["candidates"]]
+
+    plain = shapes()
+    assert max(s["d_model"] / s["n_layers"] for s in shapes("--aspect", "30:40")) <= 40
+    assert all(s["head_dim"] == 128 and s["d_model"] == 128 * s["n_heads"] for s in shapes("--head-dim", 128))
+    assert all(s["d_model"] % 256 == 0 for s in shapes("--multiple-of", 256))
+    assert all(10**8 <= s["params"] <= 3 * 10**8 for s in shapes("--params", "100M:300M"))
+    assert {s["n_layers"] for s in shapes("--free", "n_layers=10:12,d_model")} == {10, 11, 12}
+    assert len({s["d_ff"] / s["d_model"] for s in shapes("--free", "n_layers,d_model,d_ff")}) > 3
+    for options in (("--tokens-per-param", "10:30"), ("--count", "non_embedding"), ("--min-steps", 20_000), ("--batch", 1024)):
+        code, out, _ = run("isoflop", "dense-220m", "--budget", "6e18", *options)
+        assert code == 0 and out != run("isoflop", "dense-220m", "--budget", "6e18")[1]
+    assert len(shapes("--limit", 3)) in (3, 4) and len(plain) > 4
+
+
+def test_differences_to_the_other_model_are_told(run: Runner) -> None:
+    code, out, _ = run("isoflop", "mod-60m", "--match", "gpt2", "--seq-len", 1024)
+    assert code == 0 and "vocabulary: gpt2 has V = 50,257, mod-60m 32,000" in out
+    code, out, err = run("isoflop", "mod-60m", "--match", "gpt2")
+    assert (code, out) == (2, "") and "1024 learned positions" in err
+    code, out, _ = run("isoflop", "mod-small", "--match", "dense-60m")
+    assert code == 0 and "is written for T = 2,048; both are billed at T = 512" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("dense-60m",), "give --budget"),
+        (("dense-60m", "--budget", "0"), "--budget: found '0'"),
+        (("dense-60m", "--budget", "-6e18"), "--budget: found '-6e18'"),
+        (("dense-60m", "--budget=nan"), "--budget: found 'nan'"),
+        (("dense-60m", "--budget", "1e400"), "--budget: found '1e400'"),
+        (("dense-60m", "--budget", "lots"), "--budget: found 'lots'"),
+        (("dense-60m", "--budget", "1e18", "--free", "n_layer"), "did you mean n_layers"),
+        (("dense-60m", "--budget", "1e18", "--free", "capacity"), "dense family"),
+        (("dense-60m", "--budget", "1e18", "--free", "n_layers=9:4"), "empty range"),
+        (("dense-60m", "--budget", "1e18", "--free", "n_layers,n_layers"), "given twice"),
+        (("dense-60m", "--budget", "1e18", "--aspect", "9:4"), "contradicts itself"),
+        (("dense-60m", "--budget", "1e18", "--params", "1B:1M"), "contradicts itself"),
+        (("dense-60m", "--budget", "1e18", "--params", "1B"), "low:high"),
+        (("dense-60m", "--budget", "1e18", "--ff-ratio", "3:5"), "--ff-ratio: d_ff is not free"),
+        (("dense-60m", "--budget", "1e18", "--multiple-of", 8, "--free", "n_layers"), "--multiple-of: d_model is not free"),
+        (("dense-60m", "--budget", "1e18", "--by", "kv"), "--by: it belongs to --match"),
+        (("dense-60m", "--budget", "1e18", "--prefer", "deepest"), "--prefer: it belongs to"),
+        (("dense-60m", "--budget", "1e18", "--within", "-1"), "--within"),
+        (("dense-60m", "--budget", "1e18", "--force"), "--force: it belongs to --out"),
+        (("dense-60m", "--match", "mod-60m", "--batch", 8), "--batch: it belongs to --budget"),
+        (("dense-60m", "--match", "mod-60m", "--plot", "x.svg"), "--plot: it belongs to --budget"),
+        (("dense-60m", "--match", "mod-60m", "--context", 8), "--context: it belongs to --by decode"),
+        (("dense-60m", "--match", "mod-60m", "--min-steps", 8), "--min-steps: it belongs to --budget without --match"),
+        (("dense-60m", "--match", "mod-60m", "--beside", "mod-60m"), "--beside: it belongs to --budget without --match"),
+        (("dense-60m", "--match", "mod-60m", "--budget", "1e18", "--budget", "2e18"), "one budget"),
+        (("dense-60m", "--match", "mod-60m", "--per", "d_mode"), "did you mean d_model"),
+        (("mod-60m", "--match", "dense-60m", "--per", "capacity"), "it is not free"),
+        (("mod-60m", "--match", "dense-60m", "--free", "d_ff=1:20000", "--per", "d_ff"), "20,000 combinations"),
+        (("dense-60m", "--match", "mod-600m"), "no such file"),
+        (("dense-600m", "--budget", "1e18"), "no such file"),
+        (("dense-60m", "--budget", "1e18", "--convention", "7nd"), "did you mean 6nd"),
+        (("dense-60m", "--budget", "1e18", "--plot", "x.gif"), "--plot x.gif"),
+        (("gpt2", "--budget", "1e18", "--seq-len", 4096), "1024 learned positions"),
+    ],
+)
+def test_bad_questions_get_one_message(run: Runner, args: tuple, message: str) -> None:
+    code, out, err = run("isoflop", *args)
+    assert (code, out) == (2, "") and message in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(("budget", "rule"), [("1e9", "steps"), ("1e33", "tokens per parameter")])
+def test_a_budget_beyond_the_grid_says_which_rule_excluded_most(run: Runner, budget: str, rule: str) -> None:
+    code, out, _ = run("isoflop", "dense-60m", "--budget", budget, "--aspect", "none")
+    assert code == 0 and " OK " not in out and f"no shape is OK; {rule} excluded most" in out
+    assert run.document("isoflop", "dense-60m", "--budget", budget, "--aspect", "none")["searches"][0]["excluded_most"] == rule
+
+
+def test_rules_that_leave_nothing_say_so(run: Runner) -> None:
+    code, out, _ = run("isoflop", "dense-60m", "--match", "mod-60m", "--free", "n_layers=1,d_model=64", "--aspect", "500:600")
+    assert code == 0 and "no shape is OK; aspect excluded most: change --aspect" in out
+    assert run.document("isoflop", "mod-60m", "--match", "dense-60m", "--free", "n_layers=1,d_model=64", "--aspect", "none")["candidates"] == []
+
+
+def test_specs_are_written_once(run: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "found"
+    document = run.document("isoflop", "mod-60m", "--match", "dense-60m", "--out", folder)
+    files = sorted(folder.iterdir())
+    assert sorted(c["file"] for c in document["candidates"] if c["status"] == "OK") == [str(f) for f in files]
+    assert all(c["file"] is None for c in document["candidates"] if c["status"] != "OK")
+    code, out, err = run("isoflop", "mod-60m", "--match", "dense-60m", "--out", folder)
+    assert (code, out) == (2, "") and "not empty" in err
+    code, out, _ = run("isoflop", "mod-60m", "--match", "dense-60m", "--out", folder, "--force")
+    assert code == 0 and f"wrote {len(files)} specs" in out
+    assert run("check", folder)[0] == 0
+    code, _, err = run("isoflop", "mod-60m", "--match", "dense-60m", "--out", files[0])
+    assert code == 2 and "--out" in err
+
+
+def test_plots(run: Runner, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "slices.svg"
+    code, out, _ = run("isoflop", "dense-220m", "--budget", "6e18", "--budget", "2e19", "--beside", "mod-220m", "--limit", 10, "--plot", file)
+    text = file.read_text()
+    assert code == 0 and f"drawn into {file}" in out
+    for words in (
+        "dense-220m, 6e+18 FLOPs",
+        "dense-220m, 2e+19 FLOPs",
+        "mod-220m, same forward FLOPs",
+        "training tokens",
+        "convention matmul, causal full",
+    ):
+        assert words in text
+    file = tmp_path / "match.svg"
+    assert run("isoflop", "mod-220m", "--match", "dense-220m", "--budget", "6e18", "--plot", file)[0] == 0
+    assert "same forward cost as dense-220m" in file.read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child")
+def test_control_c_prints_what_was_found_and_exits_with_130(tmp_path: Path) -> None:
+    huge = "n_layers=2:40,d_model=64:16384:64,d_ff=64:65536:8,capacity=0.1:1.0:0.01,every"
+    command = [sys.executable, "-m", "modcalc.cli.app", "isoflop", "mod-220m", "--match", "dense-220m", "--free", huge, "--format", "json"]
+    told = tmp_path / "stderr"
+    with told.open("w") as stderr, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as child:
+        while child.poll() is None and "searching" not in told.read_text():
+            time.sleep(0.05)
+        time.sleep(2.0)  # the search is under way, and would take minutes
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate(timeout=60)
+    err = told.read_text()
+    assert child.returncode == 130 and "interrupted after" in err and "Traceback" not in err
+    document = json.loads(out)
+    assert document["interrupted"] and document["candidates"]
+    assert 0 < document["searches"][0]["looked_at"] < document["searches"][0]["size"]
+    assert all(c["forward_flops"] == c["cost"] for c in document["candidates"])
+
+
+def test_family(run: Runner, tmp_path: Path) -> None:
+    document = run.document("family", "petty-41m", "--vary", "n_layers=1,2,3,4,5,6,7", "--solve", "d_ff", "--hold", "params", "--out", tmp_path / "f")
+    assert (document["target"], document["hold"], document["solve"]) == (41_287_680, "params", "d_ff")
+    assert [c["shape"]["d_ff"] for c in document["candidates"]] == [4779, 2048, 1138, 683, 410, 228, 98]
+    assert all(c["params"] == 41_287_680 + c["drift"] and c["kv_cache_bytes"] > 0 and Path(c["file"]).is_file() for c in document["candidates"])
+    code, out, err = run("family", "mod-60m", "--vary", "n_layers=4:16:4", "--hold", "forward")
+    assert (code, err) == (0, "") and "held: forward FLOPs of one sequence" in out and "KV cache" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "give --vary"),
+        (("--vary", "n_layer=1"), "did you mean n_layers"),
+        (("--vary", "n_layers=1", "--solve", "n_layers"), "it is what --solve looks for"),
+        (("--vary", "n_layers=1", "--context", 5), "--context: it belongs to --hold decode"),
+        (("--vary", "n_layers=1", "--to", "-5"), "--to: found '-5'"),
+        (("--vary", "n_layers=1", "--force"), "--force: it belongs to --out"),
+        (("--vary", "n_layers=1", "--hold", "kv"), "do not change with it"),
+    ],
+)
+def test_bad_families_get_one_message(run: Runner, args: tuple, message: str) -> None:
+    code, out, err = run("family", "petty-41m", *args)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1

@@ -1,0 +1,137 @@
+"""Families at constant parameters: Petty et al. 2023 (arXiv 2310.19956), whose sizes are published."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modcalc.cost.account import account
+from modcalc.cost.check import check_all
+from modcalc.cost.conventions import convention
+from modcalc.cost.memory import kv_cache_bytes
+from modcalc.errors import UsageError
+from modcalc.search.costs import Basis
+from modcalc.search.families import Constant, constant, nearest, parse_vary, specs_of
+from modcalc.search.family import Family
+from modcalc.search.results import DROP, OK
+from modcalc.search.write import write_specs
+from modcalc.spec.load import load
+from modcalc.spec.resolve import resolve
+
+# Layers: d_ff of the 41M family, Petty et al. 2023 (arXiv 2310.19956), table 1.
+PETTY_41M = {1: 4779, 2: 2048, 3: 1138, 4: 682, 5: 409, 6: 227, 7: 97}
+
+
+def hold(name: str, depths: list[int], cost: str = "params", solve: str = "d_ff", **options: object) -> Constant:
+    spec = load(name)
+    return constant(Family(spec), {"n_layers": depths}, solve, cost, Basis(spec.seq_len, 1, spec.seq_len - 1, convention()), **options)
+
+
+def test_the_41m_family() -> None:
+    found = hold("petty-41m", list(PETTY_41M))
+    assert found.target == 41_287_680
+    for m in found.members:
+        c = m.candidate
+        assert abs(c.d_ff - PETTY_41M[c.spec.n_layers]) <= 1
+        assert m.drift == account(c.spec).params.total - 41_287_680
+        assert 2 * abs(m.drift) <= c.spec.n_layers * 3 * 512  # half a unit of d_ff
+        assert m.kv_bytes == kv_cache_bytes(resolve(c.spec), 512, "bf16") == c.spec.n_layers * 2 * 512 * 512 * 2
+        assert c.forward == account(c.spec).flops.forward
+    assert {m.candidate.spec.n_layers: m.drift for m in found.members}[2] == 0
+
+
+@pytest.mark.parametrize(("name", "depth", "d_ff", "d_model"), [("petty-134m", 12, 2048, 768), ("petty-374m", 24, 2816, 1024)])
+def test_the_larger_families_by_the_same_rule(name: str, depth: int, d_ff: int, d_model: int) -> None:
+    spec = load(name)
+    assert (spec.n_layers, spec.mlp.d_ff, spec.d_model) == (depth, d_ff, d_model)
+    found = hold(name, [depth // 4, depth // 2, depth, 2 * depth])
+    # Attention and MLP of all layers stay as many: L (4 D^2 + 3 D F) is constant.
+    for m in found.members:
+        L = m.candidate.spec.n_layers
+        assert m.candidate.d_ff == round(Fraction(depth * (4 * d_model + 3 * d_ff) - 4 * d_model * L, 3 * L))
+        assert m.candidate.status == OK
+    assert [m.drift for m in found.members if m.candidate.spec.n_layers == depth] == [0]
+
+
+def test_forward_flops_held_instead() -> None:
+    found = hold("petty-41m", [1, 2, 3, 4, 5, 8], "forward")
+    assert [m.candidate.d_ff for m in found.members[:4]] == [5120, 2048, 1024, 512]
+    assert [m.drift for m in found.members[:4]] == [0, 0, 0, 0]
+    last = found.members[-1].candidate
+    assert (last.status, last.d_ff) == (DROP, 1) and "above the target" in last.reason
+
+
+def test_another_knob_follows_and_a_mod_family_may_vary_its_routing() -> None:
+    found = hold("mod-60m", [4, 8, 16], "forward", "d_model")
+    assert all(m.candidate.spec.d_model % 64 == 0 for m in found.members)
+    spec = load("mod-60m")
+    both = constant(Family(spec), {"capacity": [0.125, 0.5], "every": [1, 2]}, "n_layers", "forward", Basis(spec.seq_len, 1, 0, convention()))
+    assert len(both.members) == 4
+    assert len({m.candidate.spec.n_layers for m in both.members}) > 1
+    for m in both.members:
+        assert abs(m.candidate.error) < Fraction(1, 10)
+
+
+def test_multiples_and_another_constant() -> None:
+    found = hold("petty-41m", [2, 3], multiple_of=64, target=50_000_000)
+    for m in found.members:
+        L = m.candidate.spec.n_layers
+        assert m.candidate.d_ff % 64 == 0 and 2 * abs(m.drift) <= 64 * L * 3 * 512
+        assert m.drift == account(m.candidate.spec).params.total - 50_000_000
+
+
+@given(st.integers(0, 50), st.integers(1, 9), st.integers(1, 2000), st.integers(1, 200))
+def test_nearest_is_the_brute_force_optimum(base: int, slope: int, goal: int, most: int) -> None:
+    def cost(n: int) -> int:
+        return base + slope * n
+
+    assert nearest(cost, goal, most + 1) == min(range(1, most + 2), key=lambda n: (abs(cost(n) - goal), n))
+
+
+def test_members_are_written_as_specs_that_hold_their_own_cost(tmp_path: Path) -> None:
+    found = hold("petty-41m", list(PETTY_41M))
+    files = write_specs(tmp_path, list(specs_of(found)))
+    assert len(files) == 7
+    for m in found.members:
+        again = load(files[m.candidate.spec.name])
+        assert account(again).params == m.candidate.params and again.mlp.d_ff == m.candidate.d_ff
+    done = list(check_all([str(tmp_path)]))
+    assert len(done) == 7 and all(one.ok and one.results for one in done)
+
+
+@pytest.mark.parametrize(
+    ("vary", "solve", "cost", "message"),
+    [
+        (["n_layers=1,2"], "n_layers", "params", "it is what --solve looks for"),
+        (["n_layers=1,2"], "capacity", "params", "costs grow with them"),
+        (["n_layers=1,2"], "d_fff", "params", "did you mean d_ff"),
+        (["n_layers=1,2"], "d_ff", "kv", "do not change with it"),
+        (["capacity=0.5"], "d_ff", "params", "dense family"),
+        (["d_model=100"], "d_ff", "params", "no whole heads"),
+    ],
+)
+def test_bad_questions(vary: list[str], solve: str, cost: str, message: str) -> None:
+    spec = load("petty-41m")
+    with pytest.raises(UsageError, match=message):
+        constant(Family(spec), parse_vary(vary), solve, cost, Basis(512, 1, 511, convention()))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["n_layer=1"], "did you mean n_layers"),
+        (["n_layers"], "give values"),
+        (["n_layers="], "give values"),
+        (["n_layers=1", "n_layers=2"], "given twice"),
+        (["n_layers=1,,2"], "whole number"),
+    ],
+)
+def test_bad_vary(texts: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_vary(texts)
+
+
+def test_vary_takes_lists_and_ranges() -> None:
+    assert parse_vary(["n_layers=8,1:3", "capacity=0.5,0.25"]) == {"n_layers": [1, 2, 3, 8], "capacity": [0.25, 0.5]}

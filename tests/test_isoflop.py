@@ -1,0 +1,366 @@
+"""From a budget or a model to shapes: the rule of the paper, its consequences, and what is printed about them."""
+
+from contextlib import nullcontext
+from fractions import Fraction
+from math import sqrt
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from modcalc.cost.account import account, dense_twin
+from modcalc.cost.check import check_all
+from modcalc.cost.conventions import convention
+from modcalc.errors import UsageError
+from modcalc.search.answers import Answer, Asked, matched, planned
+from modcalc.search.costs import Basis
+from modcalc.search.family import Family
+from modcalc.search.isoflop import MARKS, chinchilla_size, match, plan
+from modcalc.search.knobs import band, parse_free, parse_values
+from modcalc.search.question import at_length, differences, terms
+from modcalc.search.results import DROP, OK
+from modcalc.search.rules import Rules
+from modcalc.search.write import specs_of, write_specs
+from modcalc.spec.load import load
+from modcalc.spec.schema import Attention, Embedding, Latent, Mlp, Mod, Moe, Schedule, Spec
+
+WITHIN = Fraction(1, 1000)
+
+
+def quiet(text: str, size: int) -> nullcontext:
+    return nullcontext(lambda n: None)
+
+
+def basis(spec: Spec, rule: str = "matmul", batch: int = 128) -> Basis:
+    return Basis(spec.seq_len, batch, spec.seq_len - 1, convention(rule))
+
+
+def ask_match(spec: Spec, other: Spec, by: str = "forward", budgets: tuple = (), **options: object) -> Answer:
+    scope = {k: options.pop(k) for k in ("free", "aspect", "ff_ratio", "params") if k in options}
+    return matched(Asked(terms(spec, other=other, **scope), basis(spec), WITHIN, budgets, **options), other, by, quiet)
+
+
+def ask_plan(spec: Spec, *budgets: int, rule: str = "matmul", light: Spec | None = None, ratio: str | None = None, **options: object) -> Answer:
+    return planned(Asked(terms(spec, **options), basis(spec, rule), WITHIN, budgets), light, ratio, "params", 1, quiet)
+
+
+def test_the_papers_rule_in_one_question() -> None:
+    """Mixture-of-Depths models with the forward FLOPs of a dense one, deepest first (arXiv 2404.02258, section 4.1)."""
+    dense, mod = load("dense-220m"), load("mod-220m")
+    (_, found), *rest = ask_match(mod, dense).founds
+    assert not rest
+    good = [c for c in found.candidates if c.status == OK]
+    assert len(good) >= 10
+    depths = [c.shape.n_layers for c in good]
+    assert depths == sorted(depths, reverse=True) and depths[0] > dense.n_layers
+    target = account(dense).flops.forward
+    for c in good:
+        assert c.forward == account(c.spec).flops.forward == c.cost
+        assert abs(c.forward - target) * 1000 <= target
+        assert c.params.total > account(dense).params.total  # what routing frees is spent on size
+        assert (c.spec.mod.capacity, c.spec.mod.every) == (0.125, 2)
+        assert c.spec.attention.n_heads * 64 == c.spec.d_model
+
+
+def test_a_grid_of_capacity_and_frequency() -> None:
+    dense, mod = load("dense-60m"), load("mod-60m")
+    answer = ask_match(mod, dense, free="n_layers,d_model,d_ff,capacity,every", per="capacity,every")
+    (_, found) = answer.founds[0]
+    pairs = {(c.shape.capacity, c.shape.every) for c in found.candidates}
+    assert pairs == {(c, e) for c in (0.125, 0.25, 0.5, 0.75) for e in (1, 2)}
+    assert all(c.status == OK for c in found.candidates)
+
+
+def test_the_reverse_the_dense_model_as_cheap_as_a_mod_model() -> None:
+    dense, mod = load("dense-220m"), load("mod-220m")
+    (_, found) = ask_match(dense, mod).founds[0]
+    best = found.candidates[0]
+    assert best.status == OK and best.spec.mod is None
+    assert best.params.total < account(mod).params.total
+    errors = [abs(c.error) for c in found.candidates]
+    assert errors == sorted(errors)
+
+
+@pytest.mark.parametrize("by", ["forward", "train", "params", "active", "kv", "decode", "non_embedding"])
+def test_any_cost_can_be_matched_and_a_model_matches_itself(by: str) -> None:
+    mod = load("mod-60m")
+    own = f"n_layers={mod.n_layers},d_model={mod.d_model}"
+    (_, found) = ask_match(mod, mod, by, free=own).founds[0]
+    assert [(c.error, c.status) for c in found.candidates] == [(0, OK)]
+    assert found.candidates[0].spec.mlp == mod.mlp
+
+
+def test_a_match_says_what_a_budget_pays() -> None:
+    dense, mod = load("dense-220m"), load("mod-220m")
+    answer = ask_match(mod, dense, budgets=(6 * 10**18,))
+    assert answer.target.schedule.steps == 6 * 10**18 // account(dense, batch=128, phase="train").flops.train_step
+    for c in answer.founds[0][1].candidates:
+        s = c.schedule
+        assert s.spent == s.steps * account(c.spec, batch=128, phase="train").flops.train_step <= 6 * 10**18 < s.spent + s.step_flops
+        assert s.tokens == s.steps * 128 * 2048
+
+
+@pytest.mark.parametrize("name", ["dense-60m", "dense-220m", "dense-1b", "dense-3b", "gpt2"])
+def test_the_same_shape_at_one_eighth_every_other_block_never_saves_more_than_492_permille_of_the_blocks(name: str) -> None:
+    dense = load(name)
+    mod = structs.replace(dense, name="mod", mod=Mod())
+    assert dense_twin(mod).mod is None
+
+    def blocks(spec: Spec) -> int:
+        return sum(line.forward for line in account(spec).lines("layer") if line.label.startswith("blocks."))
+
+    routers = sum(line.forward for line in account(mod).lines("component") if line.label == "router")
+    saved = 1 - Fraction(blocks(mod) - routers, blocks(dense))
+    assert Fraction(2, 5) < saved < Fraction(492, 1000)
+
+
+def test_sqrt_c_over_120_is_near_the_optimum_row_of_the_6nd_preset() -> None:
+    budget = 6 * 10**18
+    assert chinchilla_size(budget) == int(sqrt(6e18 / 120)) == 223_606_797
+    answer = ask_plan(load("dense-220m"), budget, rule="6nd", free="n_layers=2:64:1,d_model=256:2048:64")
+    (_, found) = answer.founds[0]
+    marked = [c for c in found.candidates if c.marks]
+    assert [c.marks for c in marked] == [MARKS]  # by this convention both rules are the same rule
+    assert abs(Fraction(marked[0].params.total, chinchilla_size(budget)) - 1) < Fraction(1, 100)
+    assert marked[0].train_per_token == 6 * marked[0].params.total
+
+
+def test_a_plan_spends_the_budget_in_whole_steps() -> None:
+    spec = load("dense-220m")
+    answer = ask_plan(spec, 6 * 10**18, 2 * 10**19, 10**20)
+    assert [b for b, _ in answer.founds] == [6 * 10**18, 2 * 10**19, 10**20]
+    marks = []
+    for budget, found in answer.founds:
+        good = [c for c in found.candidates if c.status == OK]
+        assert len(good) > 20
+        sizes = [c.params.total for c in found.candidates]
+        assert sizes == sorted(sizes)
+        for c in good:
+            s = c.schedule
+            assert s.spent == s.steps * account(c.spec, batch=128, phase="train").flops.train_step
+            assert 0 <= budget - s.spent < s.step_flops
+            assert 1000 * (budget - s.spent) <= budget or c.reason
+            assert 1 <= Fraction(s.tokens, c.params.total) <= 400
+            assert 48 <= Fraction(c.spec.d_model, c.spec.n_layers) <= 128
+        by_tokens = next(c for c in found.candidates if MARKS[0] in c.marks)
+        assert abs(Fraction(by_tokens.schedule.tokens, by_tokens.params.total) - 20) < 4
+        marks.append(by_tokens.params.total)
+    assert marks == sorted(marks)
+
+
+def test_ok_rows_that_miss_the_budget_by_more_say_why() -> None:
+    spec = structs.replace(load("dense-60m"), seq_len=2048)
+    answer = ask_plan(spec, 10**16, ratio="none")
+    found = answer.founds[0][1]
+    coarse = [c for c in found.candidates if c.status == OK and abs(c.error) > WITHIN]
+    assert coarse and all(c.reason.startswith("within one step, which is ") for c in coarse)
+    assert all(not c.reason for c in found.candidates if c.status == OK and abs(c.error) <= WITHIN)
+
+
+def test_beside_every_row_stands_a_model_with_the_same_forward_flops() -> None:
+    answer = ask_plan(load("dense-220m"), 6 * 10**18, light=load("mod-220m"))
+    rows = [c for c in answer.founds[0][1].candidates if c.status == OK]
+    assert sum(c.matched.status == OK for c in rows) > len(rows) / 2
+    for c in rows:
+        m = c.matched
+        assert m.spec.mod and (abs(m.forward - c.forward) * 1000 <= c.forward) == (m.status == OK)
+        if m.status == OK:
+            assert m.params.total > c.params.total
+            assert m.error == Fraction(m.forward - c.forward, c.forward)
+
+
+@pytest.mark.parametrize(("budget", "rule"), [(10**12, "steps"), (10**30, "tokens per parameter")])
+def test_a_budget_that_fits_nothing_names_the_rule_that_excluded_most(budget: int, rule: str) -> None:
+    (_, found) = ask_plan(load("dense-220m"), budget).founds[0]
+    assert found.candidates and all(c.status == DROP and c.reason for c in found.candidates)
+    assert found.tally.broken[rule] == max(n for r, n in found.tally.broken.items() if r != "aspect")
+
+
+def test_no_row_is_marked_where_none_is_ok() -> None:
+    (_, found) = ask_plan(load("dense-220m"), 10**12).founds[0]
+    assert not any(c.marks for c in found.candidates)
+
+
+def test_an_interrupt_gives_what_was_found() -> None:
+    spec, calls = load("mod-220m"), []
+
+    def stop(n: int) -> None:
+        calls.append(n)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    axes = parse_free("n_layers=4:40,d_model=256:2048:64,d_ff=256:8192:64", Family(spec), lambda knob, before: [])
+    target = account(spec).flops.forward
+    whole = match(Family(spec), axes, target, "forward", basis(spec), Rules(), within=WITHIN)
+    found = match(Family(spec), axes, target, "forward", basis(spec), Rules(), within=WITHIN, advance=stop)
+    assert found.tally.interrupted and not whole.tally.interrupted
+    assert len(found.candidates) == 20
+    assert 0 < found.tally.looked < whole.tally.looked == whole.tally.size
+    assert found.candidates[0].cost == account(found.candidates[0].spec).flops.forward
+    calls.clear()
+    cut = plan(Family(spec), axes, 10**19, basis(spec), Rules(), within=WITHIN, advance=stop)
+    assert cut.tally.interrupted and len(cut.candidates) >= 50
+
+
+def test_ties_are_broken_by_the_order_of_the_lattice() -> None:
+    """The KV cache of a dense model does not depend on d_ff, so all its values tie."""
+    spec = load("dense-60m")
+    axes = {"n_layers": [6, 12], "d_ff": [3072, 1024, 2048]}
+    target = 12 * 2 * spec.d_model * spec.seq_len * 2
+    for _ in range(2):
+        found = match(Family(spec), axes, target, "kv", basis(spec), Rules(), within=WITHIN, limit=6)
+        assert [(c.shape.n_layers, c.shape.d_ff) for c in found.candidates] == [(12, f) for f in axes["d_ff"]] + [(6, f) for f in axes["d_ff"]]
+
+
+def test_written_specs_load_back_bill_the_same_and_pass_their_checks(tmp_path: Path) -> None:
+    dense, mod = load("dense-220m"), load("mod-220m")
+    for answer in (ask_match(mod, dense), ask_match(mod, dense, "params"), ask_match(mod, mod, "kv"), ask_plan(dense, 6 * 10**18, 10**20, light=mod)):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        pairs = list(specs_of(answer))
+        files = write_specs(folder, [spec for _, spec in pairs])
+        assert len(files) == len(pairs) >= 4
+        for c, spec in pairs:
+            again = load(files[spec.name])
+            assert again == spec
+            report = account(again)
+            assert (report.flops.forward, report.params) == (c.forward, c.params)
+            assert again.budget is not None and again.description and again.source is None
+            if c.schedule:
+                assert (again.train.steps, again.train.batch_size) == (c.schedule.steps, 128)
+        done = list(check_all([str(folder)]))
+        assert len(done) == len(pairs) and all(one.ok and one.results for one in done)
+
+
+def test_another_convention_writes_no_rule_that_check_would_count_otherwise() -> None:
+    asked = Asked(terms(load("mod-60m"), other=load("dense-60m")), basis(load("mod-60m"), "causal-half"), WITHIN)
+    pairs = list(specs_of(matched(asked, load("dense-60m"), "forward", quiet)))
+    assert pairs and all(spec.budget is None and "causal-half" in spec.description for _, spec in pairs)
+
+
+def test_what_differs_between_the_models_is_said_and_how_it_counts() -> None:
+    mod, other = load("mod-220m"), load("gpt2")
+    lines = differences(mod, structs.replace(other, head=structs.replace(other.head, tied=False)), 2048)
+    assert any("50,257" in line and "32,000" in line for line in lines)
+    assert any("T = 1,024" in line and "T = 2,048" in line for line in lines)
+    assert any(line.startswith("head:") for line in lines)
+    assert differences(mod, load("dense-220m"), 2048) == []
+    # Both are billed for as many tokens.
+    answer = ask_match(at_length(mod, 1024), other)
+    assert answer.target.cost == account(other, seq_len=1024).flops.forward and len(answer.notes) == 1
+    with pytest.raises(UsageError, match="1024 learned positions"):
+        ask_match(mod, other)
+
+
+def test_another_length_keeps_the_position_table() -> None:
+    short = at_length(load("gpt2"), 512)
+    assert (short.seq_len, short.positions.max_len) == (512, 1024)
+    assert account(short).params == account(load("gpt2")).params
+
+
+FAMILY = Spec(
+    name="f",
+    vocab_size=1000,
+    seq_len=256,
+    d_model=256,
+    n_layers=8,
+    attention=Attention(n_heads=8, n_kv_heads=2),
+    mlp=Mlp(d_ff=704, kind="gated"),
+    mod=Mod(),
+)
+
+
+def test_widths_follow_the_family() -> None:
+    family = Family(FAMILY)
+    assert family.apply(family.own) == structs.replace(FAMILY, budget=None)
+    wide = family.apply(family.own._replace(d_model=512))
+    assert (wide.attention.n_heads, wide.attention.n_kv_heads, wide.attention.head_dim, wide.mlp.d_ff) == (16, 2, None, 1408)
+    assert family.widths(32 * 3) is None  # three heads do not share two key/value heads evenly
+    assert family.widths(100) is None
+    fixed = Family(FAMILY, head_dim=64)
+    assert fixed.apply(fixed.own).attention == Attention(n_heads=4, n_kv_heads=2, head_dim=None)
+    assert Family(structs.replace(FAMILY, mlp=Mlp(ratio=2.7, multiple_of=32))).widths(512).d_ff == 1408  # 1382.4 up
+
+
+def test_what_scales_with_the_width() -> None:
+    gemma = structs.replace(FAMILY, embedding=Embedding(scale=16.0), attention=Attention(n_heads=4, head_dim=128))
+    wide = Family(gemma).apply(Family(gemma).own._replace(d_model=1024))
+    assert wide.embedding.scale == 32.0 and (wide.attention.n_heads, wide.attention.head_dim) == (16, 128)
+    experts = structs.replace(FAMILY, moe=Moe(n_experts=4, top_k=1, d_ff=128, n_shared=1, shared_d_ff=64))
+    wide = Family(experts).apply(Family(experts).own._replace(d_model=512))
+    assert (wide.moe.d_ff, wide.moe.shared_d_ff) == (256, 128)
+    latent = structs.replace(FAMILY, attention=Attention(n_heads=8, latent=Latent(kv_rank=64, nope_dim=32, rope_dim=16, v_dim=32)))
+    wide = Family(latent).apply(Family(latent).own._replace(d_model=512))
+    assert wide.attention.n_heads == 16 and wide.attention.latent == latent.attention.latent and wide.attention.head_dim is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "knobs", "message"),
+    [
+        (dict(mod=None), "capacity", "dense family"),
+        (dict(mod=Mod(layers=[1, 3])), "n_layers", "lists the routed blocks"),
+        (dict(mod=Mod(capacity=[0.5, 0.5, 0.25, 0.25])), "every", "lists a value for each routed block"),
+        (dict(mod=Mod(recursions=2, capacity=[1.0, 0.5])), "every", "nested capacities"),
+        (dict(moe=Moe(n_experts=4, top_k=1, layers=[0, 1])), "n_layers", "lists the layers with experts"),
+        (dict(moe=Moe(n_experts=4, top_k=1, d_ff=64)), "d_ff", "would change nothing"),
+    ],
+)
+def test_knobs_that_a_family_does_not_have(changes: dict, knobs: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_free(knobs, Family(structs.replace(FAMILY, **changes)), lambda knob, before: [1])
+
+
+def test_a_schedule_of_capacities_stays_when_depth_varies() -> None:
+    spec = structs.replace(FAMILY, mod=Mod(capacity=Schedule(kind="linear", start=1.0, end=0.125)))
+    found = match(Family(spec), {"n_layers": [4, 8, 12]}, account(spec).flops.forward, "forward", basis(spec), Rules(), within=WITHIN)
+    assert found.candidates[0].shape.n_layers == 8 and found.candidates[0].error == 0
+    assert {c.cost for c in found.candidates} == {account(structs.replace(spec, n_layers=n)).flops.forward for n in (4, 8, 12)}
+
+
+def test_ranges() -> None:
+    assert parse_values("n_layers", "4:10:3") == [4, 7, 10]
+    assert parse_values("n_layers", "8+4:6+5") == [4, 5, 6, 8]
+    assert parse_values("d_model", "128:300", 64) == [128, 192, 256]
+    assert parse_values("capacity", "0.1:0.5:0.1") == [0.1, 0.2, 0.3, 0.4, 0.5]  # decimals, not sums of floats
+    assert parse_values("capacity", "1+1.0+64") == [1, 1.0, 64]
+    assert [type(v) for v in parse_values("capacity", "1+1.0+64")] == [int, float, int]
+
+
+@pytest.mark.parametrize(
+    ("knob", "text", "message"),
+    [
+        ("n_layers", "10:4", "empty range"),
+        ("n_layers", "4:10:0", "empty range"),
+        ("n_layers", "4:10:-1", "empty range"),
+        ("n_layers", "1:2:3:4", "low:high:step"),
+        ("n_layers", "four", "whole number"),
+        ("n_layers", "", "whole number"),
+        ("n_layers", "2.5", "whole number"),
+        ("n_layers", "0", "1 to 10,000"),
+        ("n_layers", "99999", "1 to 10,000"),
+        ("d_model", "1:1000000000", "larger step"),
+        ("d_model", "1" * 30, "allowed are 1 to"),
+        ("capacity", "1.5", "at most 1"),
+        ("capacity", "0.0", "above 0"),
+        ("capacity", "nan", "a share such as"),
+        ("capacity", "12.5%", "a share such as"),
+        ("capacity", "1e400", "a share such as"),
+        ("capacity", "1e-999999999", "above 0"),
+        ("capacity", "1e10", "at most 1"),
+        ("capacity", "0.1:0.5", "needs a step"),
+        ("capacity", "0", "allowed are 1 to"),
+    ],
+)
+def test_senseless_values(knob: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_values(knob, text)
+
+
+def test_bands() -> None:
+    assert band("--aspect", "0.1:3", None) == (Fraction(1, 10), 3)
+    assert band("--aspect", None, ("1", "2")) == (1, 2) and band("--aspect", "none", ("1", "2")) is None
+    for text in ("5", "a:b", "1:2:3", "nan:1", "1:inf", "1e400:1", "1/2:1", "1:1e999999999", ""):
+        with pytest.raises(UsageError, match="--aspect"):
+            band("--aspect", text, None)
+    with pytest.raises(UsageError, match="contradicts"):
+        band("--aspect", "3:2", None)
