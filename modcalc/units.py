@@ -45,11 +45,10 @@ def parse_ratio(value: Any, name: str = "value") -> Fraction:
     return _amount(value, name, {"": 1}, "0.5", "a ratio takes no suffix")
 
 
-def quantity(value: Any, name: str = "value") -> int | Fraction:
-    """A positive amount of whatever the suffix says: 6e18, "1.5B", "80GiB", 0.5; a Fraction if it is not whole. Raises UsageError."""
-    rule = "suffixes are K, M, B or G, T, P, or KB, MB, GB, TB, or KiB, MiB, GiB, TiB"
-    amount = _amount(value, name, _COUNTS | _BYTES, "6e18, 1.5B or 80GiB", rule)
-    return amount.numerator if amount.denominator == 1 else amount
+def parse_bound(value: Any, metric: str, *, ratio: bool = False, name: str = "value") -> int | Fraction:
+    """A bound on a budget's metric: a ratio, bytes for metrics in bytes, else a count. Raises UsageError as `parse_count` does."""
+    parse = parse_ratio if ratio else parse_bytes if metric.endswith("_bytes") else parse_count
+    return parse(value, name)
 
 
 def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> int:

@@ -158,7 +158,8 @@ def test_rules_that_contradict(spec) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["params", "params < 5", "parms <= 5", "params <= five", "params <= 5 within 0.1", "params == 5 within x", "params <= -1"]
+    "rule",
+    ["params", "params < 5", "parms <= 5", "params <= five", "params <= 5 within 0.1", "params == 5 within x", "params <= -1", "params <= 1GiB"],
 )
 def test_rules_that_cannot_be_read(rule: str) -> None:
     with pytest.raises(UsageError):

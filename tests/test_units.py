@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modcalc.errors import UsageError
-from modcalc.units import binary_bytes, grouped, params, parse_bytes, parse_count, parse_ratio, quantity, scaled, seconds, si
+from modcalc.units import binary_bytes, grouped, params, parse_bytes, parse_count, parse_ratio, scaled, seconds, si
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_counts_are_exact(written: object, count: int | None) -> None:
         with pytest.raises(UsageError):
             parse_count(written)
     else:
-        assert parse_count(written) == quantity(written) == count
+        assert parse_count(written) == count
         assert type(parse_count(written)) is int
 
 
@@ -48,7 +48,7 @@ def test_counts_are_exact(written: object, count: int | None) -> None:
     [("80GiB", 80 * 2**30), ("24 GB", 24 * 10**9), ("1KiB", 1024), ("1.5 kib", 1536), (1e9, 10**9), ("2e9", 2 * 10**9), ("1TB", 10**12)],
 )
 def test_bytes_say_their_power(written: object, size: int) -> None:
-    assert parse_bytes(written) == quantity(written) == size
+    assert parse_bytes(written) == size
 
 
 BAD = (0, -1, "0", "-6e18", float("nan"), float("inf"), "nan", "inf", "1e400", "1e99999999999", 10**400, -(10**400), "9" * 5000, "", " ")
@@ -56,7 +56,7 @@ BAD += ("12.5%", "1,5B", "1__0", "1e", "e18", "0x10", "six", "1.2.3", "1 2", Tru
 
 
 @pytest.mark.parametrize("written", BAD)
-@pytest.mark.parametrize("parse", [parse_count, parse_bytes, parse_ratio, quantity])
+@pytest.mark.parametrize("parse", [parse_count, parse_bytes, parse_ratio])
 def test_anything_else_names_itself_and_what_is_allowed(written: object, parse: object) -> None:
     with pytest.raises(UsageError) as wrong:
         parse(written, "--budget")
@@ -84,7 +84,7 @@ def test_what_must_be_whole_is() -> None:
 
 
 def test_a_ratio_is_the_decimal_that_was_written() -> None:
-    assert parse_ratio(0.29) == parse_ratio("0.29") == quantity("0.29") == Fraction(29, 100)
+    assert parse_ratio(0.29) == parse_ratio("0.29") == Fraction(29, 100)
     with pytest.raises(UsageError, match="a ratio takes no suffix"):
         parse_ratio("1K")
 

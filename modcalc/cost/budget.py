@@ -16,7 +16,7 @@ from modcalc.cost.ops import whole
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import exact, resolve
 from modcalc.spec.schema import Limits, Spec
-from modcalc.units import quantity
+from modcalc.units import parse_bound, parse_ratio
 
 Number = int | Fraction
 
@@ -100,13 +100,14 @@ def rules_of(spec: Spec, line_of: Callable[[tuple[str, ...]], int | None] = lamb
         if limits is None:
             continue
         if not isinstance(limits, Limits):
-            rules.append(Rule(metric, "max", quantity(limits), line=line_of(("budget", metric))))
+            rules.append(Rule(metric, "max", parse_bound(limits, metric), line=line_of(("budget", metric))))
             continue
         for bound in BOUNDS:
             value = getattr(limits, bound)
             if value is not None:
                 within = exact(limits.within) if limits.within is not None and bound == "equals" else None
-                rules.append(Rule(metric, bound, quantity(value), within, limits.relative_to, line_of(("budget", metric, bound))))
+                amount = parse_bound(value, metric, ratio=limits.relative_to is not None)
+                rules.append(Rule(metric, bound, amount, within, limits.relative_to, line_of(("budget", metric, bound))))
     return rules
 
 
@@ -125,7 +126,9 @@ def parse_rule(text: str) -> Rule:
     bound = next(name for name, s in BOUNDS.items() if s == sign)
     if within and bound != "equals":
         raise UsageError(f"rule {text!r}: `within` belongs to ==")
-    return Rule(metric, bound, quantity(value), Fraction(quantity(within)) if within else None, other)
+    name = f"rule {text!r}"
+    amount = parse_bound(value, metric, ratio=other is not None, name=name)
+    return Rule(metric, bound, amount, parse_ratio(within, name) if within else None, other)
 
 
 def contradictions(rules: Iterable[Rule]) -> list[str]:

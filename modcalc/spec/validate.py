@@ -12,7 +12,7 @@ from modcalc.spec.rules import Rules
 from modcalc.spec.schema import Limits, ProjectionBias, Spec
 from modcalc.spec.validate_routing import all_layers_have_experts, mod_rules, moe_rules
 from modcalc.spec.yaml_nodes import Lines
-from modcalc.units import parse_bytes, parse_count, parse_ratio
+from modcalc.units import parse_bound
 
 # More elements than torch can address, or than any machine holds.
 MAX_WEIGHT = 10**18
@@ -184,9 +184,8 @@ def limits_rules(r: Rules, path: str, rule: Limits, name: str) -> None:
 
 def _amount(r: Rules, path: str, name: str, ratio: bool) -> object:
     """The parsed bound, or None with a problem noted."""
-    parse = parse_ratio if ratio else parse_bytes if name.endswith("_bytes") else parse_count
     try:
-        return parse(r.value(path))
+        return parse_bound(r.value(path), name, ratio=ratio)
     except UsageError as wrong:
         _, _, said = str(wrong).partition("; allowed ")
         r.wrong(path, said + (" (a ratio to relative_to)" if ratio else ""))
