@@ -174,14 +174,16 @@ def test_bad_questions_get_one_message(run: Runner, args: tuple, message: str) -
 
 @pytest.mark.parametrize(("budget", "rule"), [("1e9", "steps"), ("1e33", "tokens per parameter")])
 def test_a_budget_beyond_the_grid_says_which_rule_excluded_most(run: Runner, budget: str, rule: str) -> None:
-    code, out, _ = run("isoflop", "dense-60m", "--budget", budget, "--aspect", "none")
+    code, out, _ = run("isoflop", "dense-60m", "--budget", budget)
     assert code == 0 and " OK " not in out and f"no shape is OK; {rule} excluded most" in out
-    assert run.document("isoflop", "dense-60m", "--budget", budget, "--aspect", "none")["searches"][0]["excluded_most"] == rule
+    assert run.document("isoflop", "dense-60m", "--budget", budget)["searches"][0]["excluded_most"] == rule
 
 
 def test_rules_that_leave_nothing_say_so(run: Runner) -> None:
     code, out, _ = run("isoflop", "dense-60m", "--match", "mod-60m", "--free", "n_layers=1,d_model=64", "--aspect", "500:600")
     assert code == 0 and "no shape is OK; aspect excluded most: change --aspect" in out
+    code, out, _ = run("isoflop", "dense-60m", "--match", "mod-60m", "--free", "n_layers=1:3,d_model=64:128")
+    assert code == 0 and "no shape is OK; relative error excluded most: change --within or --free" in out
     assert run.document("isoflop", "mod-60m", "--match", "dense-60m", "--free", "n_layers=1,d_model=64", "--aspect", "none")["candidates"] == []
 
 

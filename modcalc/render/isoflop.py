@@ -149,6 +149,6 @@ def _tally(found: Found) -> list[str]:
         lines.append(f"shapes that break a rule (some break several): {', '.join(gone)}")
     if t.problem:
         lines.append(f"no valid spec, for one: {t.problem}")
-    if not any(c.status == OK for c in found.candidates) and t.worst:
-        lines.append(f"no shape is OK; {t.worst} excluded most: change {OPTIONS[t.worst]}")
+    if found.to_blame:
+        lines.append(f"no shape is OK; {found.to_blame} excluded most: change {OPTIONS[found.to_blame]}")
     return lines

@@ -47,7 +47,7 @@ def document(answer: Answer, files: Mapping[str, str]) -> dict[str, Any]:
                 "size": found.tally.size,
                 "looked_at": found.tally.looked,
                 "broken": dict(found.tally.broken),
-                "excluded_most": found.tally.worst,
+                "excluded_most": found.to_blame,
                 "interrupted": found.tally.interrupted,
             }
             for budget, found in answer.founds

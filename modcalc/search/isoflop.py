@@ -13,7 +13,7 @@ from modcalc.search.family import KNOBS, Family
 from modcalc.search.lattice import Chunk, Lattice
 from modcalc.search.results import DROP, OK, Candidate, Exact, Found, candidate, schedule
 from modcalc.search.rules import Band, Rules, Tally, broken
-from modcalc.search.select import Best
+from modcalc.search.select import LARGEST, Best
 
 PREFERENCES = ("closest", "deepest", "widest", "params")
 COUNTS = ("params", "active", "non_embedding")
@@ -59,6 +59,7 @@ def match(
         bad = broken(chunk, rules, tally)
         if bad is not None:
             np.copyto(away, np.inf, where=bad)
+        tally.broken["relative error"] += int(np.count_nonzero((away > bound + slack) & (away <= LARGEST)))
         first = None
         if prefer != "closest":
             size = {"deepest": chunk.n_layers, "widest": chunk.d_model, "params": chunk.costs.get("params")}[prefer]
@@ -67,7 +68,7 @@ def match(
 
     _sweep(lattice, look, tally, advance)
     found = []
-    for index in best.indices:
+    for index in best.top(limit):
         c = candidate(family, lattice.shape(index), basis, by)
         error = Fraction(c.cost - target) / target
         c = replace(c, error=error)
@@ -124,7 +125,7 @@ def plan(
 
     _sweep(lattice, look, tally, advance)
     found = {}
-    for index in {*rows.indices, *mark.indices}:
+    for index in {*rows.top(limit), *mark.top(1)}:
         c = candidate(family, lattice.shape(index), basis)
         c = replace(c, schedule=schedule(c.train, budget, basis))
         found[index] = _judged(c, within, ratio, min_steps, count)

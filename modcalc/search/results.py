@@ -9,7 +9,7 @@ from modcalc.cost.account import Params, account
 from modcalc.cost.ops import whole
 from modcalc.search.costs import Basis, bill
 from modcalc.search.family import Family, Shape
-from modcalc.search.rules import Tally
+from modcalc.search.rules import ON_RESULTS, Tally
 from modcalc.spec.resolve import inner_width, resolve
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import find_problems
@@ -76,6 +76,13 @@ class Found:
 
     candidates: tuple[Candidate, ...]
     tally: Tally
+
+    @property
+    def to_blame(self) -> str | None:
+        """Where no candidate is OK, the rule that excluded most: of those on results, if any candidate was left to them."""
+        if any(c.status == OK for c in self.candidates):
+            return None
+        return (self.tally.worst(ON_RESULTS) if self.candidates else None) or self.tally.worst()
 
 
 def candidate(family: Family, shape: Shape, basis: Basis, by: str | None = None) -> Candidate:

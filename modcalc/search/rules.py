@@ -8,6 +8,9 @@ import numpy as np
 
 from modcalc.search.lattice import Chunk
 
+# Rules on what a budget pays or a match misses, which only shapes within the other rules are held to.
+ON_RESULTS = ("steps", "tokens per parameter", "relative error")
+
 Band = tuple[Fraction, Fraction] | None
 
 # rule -> the option that changes it
@@ -42,11 +45,10 @@ class Tally:
     interrupted: bool = False
     problem: str = ""
 
-    @property
-    def worst(self) -> str | None:
-        """The rule that excluded most, or None."""
-        most = self.broken.most_common(1)
-        return most[0][0] if most and most[0][1] else None
+    def worst(self, among: tuple[str, ...] = tuple(OPTIONS)) -> str | None:
+        """The rule of `among` that excluded most, or None."""
+        counts = {rule: n for rule, n in self.broken.items() if n and rule in among}
+        return max(counts, key=lambda rule: counts[rule]) if counts else None
 
 
 def outside(value: np.ndarray, unit: np.ndarray, bounds: tuple[Fraction, Fraction]) -> np.ndarray:

@@ -51,7 +51,8 @@ class Best:
         keep = (rank < self.k) | near
         self._kept = (first[keep], second[keep], index[keep], group[keep])
 
-    @property
-    def indices(self) -> list[int]:
-        """Places in the lattice, best first within each group."""
-        return [int(i) for i in self._kept[2]]
+    def top(self, n: int) -> list[int]:
+        """Places in the lattice of the n best of all groups, best first; with slack more, for the exact count to choose from."""
+        first, second, index, _ = self._kept
+        order = np.lexsort((index, second, first))[: n + (NEAR_TIES if self.slack else 0)]
+        return [int(i) for i in index[order]]
