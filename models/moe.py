@@ -24,7 +24,12 @@ class ExpertLinear(nn.Module):
         if runs is None:
             y = torch.bmm(x, self.weight.transpose(1, 2))
             return y if self.bias is None else y + self.bias[:, None]
-        y = grouped_mm(x, self.weight, runs[1])
+        weight = self.weight
+        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+            # Autocast knows bmm, but not our operator.
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+        y = grouped_mm(x, weight, runs[1])
         return y if self.bias is None else y + self.bias.index_select(0, runs[0])
 
 

@@ -10,6 +10,7 @@ from strategies import specs
 
 import modcalc
 from modcalc.errors import UsageError
+from modcalc.spec.load import shipped_specs
 from modcalc.spec.schema import Spec
 
 BASE = dict(
@@ -113,6 +114,13 @@ def test_any_spec_equals_the_naive_reference(spec: Spec) -> None:
     model = modcalc.build(spec, dtype="float64")
     scramble(model)
     equals_naive(model, tokens_of(spec))
+
+
+@pytest.mark.parametrize("name", sorted(shipped_specs()))
+def test_parameters_of_shipped_specs_are_those_of_the_ledger(name: str) -> None:
+    spec = modcalc.load(name)
+    model = modcalc.build(spec, device="meta")
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == modcalc.account(spec).weights()
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -282,9 +290,9 @@ def test_auxiliary_losses_label_every_row_of_the_batch() -> None:
             for i in range(12):
                 chosen = i in r.kept[b].tolist()
                 p, q = torch.sigmoid(r.scores[b, i]), torch.sigmoid(r.predicted[b, i])
-                router -= float(torch.log(p if chosen else 1 - p))
-                predictor -= float(torch.log(q if chosen else 1 - q))
-                square += float(r.scores[b, i] ** 2)
+                router -= torch.log(p if chosen else 1 - p).item()
+                predictor -= torch.log(q if chosen else 1 - q).item()
+                square += r.scores[b, i].item() ** 2
                 n += 1
     assert n == 2 * 3 * 12
     assert float(found["router_bce"]) == pytest.approx(router / n, rel=1e-9)

@@ -71,7 +71,7 @@ def _device(device: "str | torch.device") -> "torch.device":
 
 def _generators(device: "torch.device") -> list["torch.device"]:
     """Devices beside the CPU whose random state must be kept."""
-    return [] if device.type in ("cpu", "meta") else [device]
+    return [device] if device.type == "cuda" else []
 
 
 def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
