@@ -36,7 +36,7 @@ Dtype = Annotated[
     typer.Option("--dtype", help="Of weights and work. [default: bf16 on a GPU, fp32 on the CPU]", show_default=False),
 ]
 Compile = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Through torch.compile. [default: on a GPU, yes; on the CPU, no]", show_default=False)
+    bool | None, typer.Option("--compile/--no-compile", help="Through torch.compile. [default: yes on a GPU, but for sampling]", show_default=False)
 ]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Capture a step as a CUDA graph and replay it.")]
 BaselineName = Annotated[
@@ -130,7 +130,7 @@ def profile(
             seq_len=seq_len or 0,
             context=context or 0,
             dtype=dtype,
-            compile=where.type == "cuda" if compile is None else compile,
+            compile=where.type == "cuda" and mode in ("forward", "train") if compile is None else compile,
             cuda_graph=cuda_graph,
             causal=causal or "full",
             parallel=(parallel or "ddp") if world else "none",
@@ -242,6 +242,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
 
             plot_profile(target, records)
     if interrupted:
+        print(f"interrupted: {len(records)} of {len(todo)} points were measured", file=sys.stderr)
         raise interrupted
     if all(isinstance(record, Failed) for record in records):
         raise UsageError(f"no point fitted into memory: {records[0].error}; try a smaller --batch or --seq-len")

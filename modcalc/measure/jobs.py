@@ -61,26 +61,34 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
     dense: each spec's own dense twin is its baseline. Raises UsageError, before anything is measured, where a spec, a baseline
     and a point make no workload (a sequence longer than learned positions, …).
     """
-    check(template)
+    check(template, axes)
     found = []
     for spec in specs:
         own = replace(template, spec=spec, baseline=dense_twin(spec) if dense else template.baseline)
         for s in points(template.settings, axes):
             length = 1 if s.mode == "decode" else s.seq_len or spec.seq_len
             found.append(replace(own, settings=msgspec.structs.replace(s, seq_len=length)))
+    if template.trace and len(found) > 1:
+        raise UsageError(f"--trace {template.trace}: one point a trace, and these are {len(found)}; leave out --sweep or name one SPEC")
     for job in found:
         for spec in job.specs:
             promised(spec, job.settings)
     return found
 
 
-def check(job: Job) -> None:
+def check(job: Job, axes: Sequence[Axis]) -> None:
     """Whether the settings go together and the machine has what they need. Raises UsageError or MissingDependency."""
     s, device = job.settings, job.device.type
     if s.cuda_graph and device != "cuda":
         raise UsageError("--cuda-graph: only a GPU has them; leave it out, or use --device cuda")
-    if s.context and s.mode not in ("prefill", "decode"):
-        raise UsageError(f"--context {s.context} with --mode {s.mode}: only prefill and decode attend to cached tokens")
+    if s.mode not in ("prefill", "decode") and (s.context or any(a.name == "context" for a in axes)):
+        raise UsageError(f"--context with --mode {s.mode}: only prefill and decode attend to cached tokens")
+    if s.mode == "prefill" and (s.context or any(a.name == "context" for a in axes)):
+        raise UsageError("--context with --mode prefill: the reference model fills an empty cache only; leave it out")
+    if s.mode in ("prefill", "decode") and (s.compile or s.cuda_graph):
+        raise UsageError(
+            f"--mode {s.mode}: sampling computes the rows that pass, whose number changes, so it runs eagerly; leave out --compile and --cuda-graph"
+        )
     if s.parallel != "none" and (s.mode != "train" or s.cuda_graph or job.by):
         raise UsageError("under torchrun: only --mode train, without --cuda-graph and --by; the ranks' spread and communication are reported instead")
     if s.compile and device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++", "cl"))):

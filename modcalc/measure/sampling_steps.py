@@ -1,0 +1,152 @@
+"""Steps of sampling: prefill of a prompt, and decode of one token a sequence after a context of fixed length.
+
+Random weights make random decisions: an untrained router passes half of the tokens (r = w x has no bias), where a trained one
+passes its capacity. So each token passes by chance of the plan's share, with new chances each step; router and predictor
+are computed all the same.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from modcalc.measure.attribution import MODULE
+from modcalc.measure.records import Settings
+from modcalc.measure.steps import Tokens
+from modcalc.models.cache import Cache, Place
+from modcalc.models.positions import Positions
+from modcalc.models.routing import Routed, Sub
+from modcalc.models.sampling import Pass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modcalc.models.block import Block
+    from modcalc.models.decoder import Decoder
+    from modcalc.models.routing import Routing
+
+
+class DrawnPass(Pass):
+    """A pass whose decisions are drawn. Under the profiler, work between modules is named after the module that it serves."""
+
+    def __init__(self, model: "Decoder", cache: Cache, batch: int, generator: torch.Generator) -> None:
+        super().__init__(model, None, cache, batch)
+        self.generator = generator
+
+    def chance(self, routed: Routed, index: int) -> float:
+        """That a token which comes here passes; a recursion sees only what the one before passed."""
+        rec = self.model.plan.recursion
+        before = rec.routings[index - 1].share if rec and index else 1
+        return float(routed.routing.share / before)
+
+    def _decide(self, routed: Routed, index: int, x: Tensor, at: Positions) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        r, passes, predicted = super()._decide(routed, index, x, at)
+        drawn = torch.rand(passes.shape, device=x.device, generator=self.generator)
+        return r, drawn < self.chance(routed, index), predicted
+
+    def _attend(self, block: "Block", place: Place, x: Tensor, at: Positions) -> Tensor:
+        with _range(f"blocks.{place[1]}.attn"):
+            return super()._attend(block, place, x, at)
+
+    def _route(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> "tuple[Tensor, Routing]":
+        return self._named(super()._route, routed, index, x, at, sub, then)
+
+    def _route_rows(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> "tuple[Tensor, Routing]":
+        return self._named(super()._route_rows, routed, index, x, at, sub, then)
+
+    def _named(self, route: "Callable", routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None) -> "tuple[Tensor, Routing]":
+        path = f"recursions.{index}" if self.model.plan.recursion else f"blocks.{index}"
+
+        def within(x: Tensor, at: Positions) -> Tensor:
+            with _range(path):
+                return sub(x, at)
+
+        with _range(f"{path}.select"):
+            return route(routed, index, x, at, within, then)
+
+
+def _range(path: str) -> AbstractContextManager:
+    """A profiler range of a module's path; nothing while nobody profiles."""
+    return record_function(f"{MODULE}{path}") if torch.autograd._profiler_enabled() else nullcontext()
+
+
+class PrefillStep:
+    """Prompts of T tokens into empty caches, and the last token's logits."""
+
+    def __init__(self, model: "Decoder", tokens: Tokens) -> None:
+        self.model, self.tokens = model.eval(), tokens
+        self.loss: Tensor | None = None
+        self.eager = self.call = self._fill
+        self.prepare()
+
+    def prepare(self) -> None:
+        self.tokens.fill()
+        self.cache = Cache(self.model.plan, self.tokens.buffer.shape[0])
+
+    def run(self) -> None:
+        with torch.no_grad():
+            self.call(self.tokens.buffer)
+
+    def _fill(self, tokens: Tensor) -> Tensor:
+        x, _ = DrawnPass(self.model, self.cache, tokens.shape[0], self.tokens.generator).whole(tokens)
+        self.cache.length = tokens.shape[1]
+        return self.model.logits(x[:, -1])
+
+
+class DecodeStep:
+    """One token of each sequence after `context` cached ones; each step starts from the same context again."""
+
+    def __init__(self, model: "Decoder", tokens: Tokens, context: int) -> None:
+        self.model, self.tokens, self.context = model.eval(), tokens, context
+        self.loss: Tensor | None = None
+        self.eager = self.call = self._one
+        self.cache = filled(model, tokens, context)
+        self.held = {place: None if layer.count is None else layer.count.clone() for place, layer in self.cache.layers.items()}
+
+    def prepare(self) -> None:
+        self.tokens.fill()
+        self.cache.length = self.context
+        for place, layer in self.cache.layers.items():
+            if layer.count is not None:
+                layer.count.zero_() if self.held[place] is None else layer.count.copy_(self.held[place])
+
+    def run(self) -> None:
+        with torch.no_grad():
+            self.call(self.tokens.buffer[:, 0])
+
+    def _one(self, token: Tensor) -> Tensor:
+        x, _ = DrawnPass(self.model, self.cache, token.shape[0], self.tokens.generator).one(token)
+        self.cache.length += 1
+        return self.model.logits(x[:, -1])
+
+
+@torch.no_grad()
+def filled(model: "Decoder", tokens: Tokens, context: int) -> Cache:
+    """A cache as after `context` tokens: normal random keys and values, in routed blocks of a random share of the tokens."""
+    batch, plan = tokens.buffer.shape[0], model.plan
+    cache = Cache(plan, batch)
+    if not context:
+        return cache
+    where = next(model.parameters())
+    place = torch.arange(context, device=where.device)
+    rows = torch.arange(batch, device=where.device)
+    for (step, i), layer in cache.layers.items():
+        a, routing = plan.blocks[i].attention, plan.blocks[i].routing
+        if plan.recursion and plan.recursion.first <= i <= plan.recursion.last:
+            routing = plan.recursion.routings[step]
+        share = float(routing.share) if routing and routing.granularity != "mlp" else 1.0
+        passed = torch.rand(batch, context, device=where.device, generator=tokens.generator) < share
+        order = torch.where(passed, place, place + context).sort(dim=1).values
+        heads, widths = (1, (a.latent.kv_rank, a.latent.rope_dim)) if a.latent else (a.n_kv_heads, (a.head_dim, a.v_head_dim))
+        first, second = (torch.randn(batch, heads, context, width, device=where.device, dtype=where.dtype) for width in widths)
+        layer.add(first, second, order % context, rows, order < context)
+    cache.length = context
+    return cache
+
+
+def sampling_step(model: "Decoder", settings: Settings, device: torch.device, seed: int) -> PrefillStep | DecodeStep:
+    """The step of `model` for mode prefill or decode."""
+    tokens = Tokens(settings.batch, settings.seq_len, model.plan.embedding.vocab_size, device, seed)
+    return PrefillStep(model, tokens) if settings.mode == "prefill" else DecodeStep(model, tokens, settings.context)

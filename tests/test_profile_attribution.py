@@ -1,0 +1,181 @@
+"""Where the time goes: sums, joins with the ledger, and time that is known to be somewhere."""
+
+import json
+from time import sleep
+from types import SimpleNamespace
+
+import pytest
+
+from modcalc.cost.account import account
+from modcalc.measure.records import Settings
+from modcalc.spec.schema import Attention, Mlp, Mod, Spec
+
+torch = pytest.importorskip("torch")
+from modcalc.measure import attribution  # noqa: E402
+from modcalc.measure.attribution import MODULE, STEP, Owners, attribute, ranges, summed  # noqa: E402
+from modcalc.measure.build import build  # noqa: E402
+from modcalc.measure.steps import build_step  # noqa: E402
+
+CPU = torch.device("cpu")
+SPEC = Spec(
+    name="tiny",
+    vocab_size=50,
+    seq_len=32,
+    d_model=16,
+    n_layers=2,
+    attention=Attention(n_heads=2),
+    mlp=Mlp(ratio=4.0),
+    mod=Mod(capacity=0.5, predictor_width=4),
+)
+
+
+def parts(mode: str):
+    model = build(SPEC)
+    settings = Settings(mode=mode, batch=2, seq_len=32, context=0, dtype="fp32", compile=False, cuda_graph=False)
+    return model, build_step(model, settings, CPU), account(SPEC, batch=2, phase=mode)
+
+
+@pytest.mark.parametrize("by", ["component", "layer", "path"])
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_lines_add_up_to_the_step_and_flops_to_the_account(mode, by):
+    model, step, report = parts(mode)
+    found = attribute(step, model, report, CPU, by)
+    assert sum(line.time_s for line in found.lines) == pytest.approx(found.step_time_s, rel=1e-9)
+    assert sum(line.share for line in found.lines) == pytest.approx(1.0, rel=1e-9)
+    whole = report.flops.train_step if mode == "train" else report.flops.forward
+    assert sum(line.flops for line in found.lines) == whole
+    labels = [line.label for line in found.lines]
+    assert len(set(labels)) == len(labels)
+    assert ({"loss", "optimizer"} <= set(labels)) == (mode == "train") and "idle" not in labels
+    assert all(line.flops_per_s == pytest.approx(line.flops / line.time_s) for line in found.lines if line.flops)
+    assert {line.label for line in found.routing} == {"router", "select", "gather", "scatter", "predictor"}
+    assert found.routing_s == pytest.approx(sum(line.time_s for line in found.routing))
+    if by == "component":
+        overhead = sum(line.time_s for line in found.lines if line.label in ("router", "predictor"))
+        assert found.routing_s == pytest.approx(overhead) and 0 < found.routing_share < 1
+
+
+def test_nothing_stays_behind():
+    model, step, report = parts("train")
+    attribute(step, model, report, CPU)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class Slow(torch.autograd.Function):
+    """The identity, with a pause in each direction."""
+
+    @staticmethod
+    def forward(ctx, x, forward_s, backward_s):
+        ctx.pause = backward_s
+        sleep(forward_s)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        sleep(ctx.pause)
+        return grad, None, None
+
+
+def slowed(module: torch.nn.Module, forward_s: float, backward_s: float) -> None:
+    """`module` takes this much longer, within its own forward and backward."""
+    own = module.forward
+    module.forward = lambda *args: Slow.apply(own(*args), forward_s, backward_s)
+
+
+@pytest.mark.parametrize(
+    "path, label, part",
+    [("blocks.0.mlp.up_proj", "mlp", None), ("blocks.1.attn.core", "scores", None), ("blocks.1.gather", "router", "gather"), ("head", "head", None)],
+)
+def test_time_that_is_known_to_be_somewhere(path, label, part):
+    """30 ms in a module's forward and 50 ms in its backward are found there, both."""
+    model, step, report = parts("train")
+    slowed(model.get_submodule(path), 0.03, 0.05)
+    found = attribute(step, model, report, CPU)
+    times = {line.label: line.time_s for line in found.lines}
+    assert times[label] >= 0.08 and max(times, key=times.get) == label
+    if part:
+        assert {line.label: line.time_s for line in found.routing}[part] >= 0.08
+
+
+def test_the_optimizers_time_is_its_own(monkeypatch):
+    model, step, report = parts("train")
+    own = step.optimizer.step
+
+    def slow():
+        with torch.profiler.record_function("Optimizer.step#slow"):
+            sleep(0.05)
+        own()
+
+    step.optimizer.step = slow
+    times = {line.label: line.time_s for line in attribute(step, model, report, CPU).lines}
+    assert times["optimizer"] >= 0.05
+
+
+def test_the_trace_is_one_that_browsers_read(tmp_path):
+    model, step, report = parts("forward")
+    attribute(step, model, report, CPU, trace=str(tmp_path / "trace.json"))
+    names = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+    assert {STEP, f"{MODULE}blocks.1.router", f"{MODULE}head"} <= names
+
+
+def test_ranges_close_when_a_module_fails():
+    model, step, _ = parts("forward")
+    model.head.forward = None  # not callable
+    with pytest.raises(TypeError), ranges(model):
+        step.run()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def event(id, name, parent=None, *, seq=-1, thread=1, kernels=(), start=0, scope=0, forward_thread=0, device="CPU"):
+    return SimpleNamespace(
+        id=id,
+        name=name,
+        cpu_parent=parent,
+        sequence_nr=seq,
+        thread=thread,
+        fwd_thread=forward_thread,
+        kernels=[SimpleNamespace(duration=d) for d in kernels],
+        time_range=SimpleNamespace(start=start, end=start + 1),
+        scope=scope,
+        is_async=False,
+        device_type=getattr(torch.autograd.DeviceType, device),
+    )
+
+
+def test_kernels_of_a_gpu_belong_to_what_launched_them():
+    """Events as the profiler gives them with a GPU: backward on a thread of its own, ranges that span kernels of others."""
+    user = attribution.USER_SCOPE
+    step = event(1, STEP, scope=user, kernels=[900.0])
+    up = event(2, f"{MODULE}blocks.0.mlp.up_proj", step, scope=user, kernels=[500.0], start=1)
+    core = event(3, f"{MODULE}blocks.0.attn.core", step, scope=user, start=2)
+    events = [
+        step,
+        up,
+        core,
+        event(4, "aten::mm", up, seq=7, kernels=[100.0, 20.0], start=3),
+        event(5, "aten::attention", core, seq=8, kernels=[200.0], start=4),
+        event(6, "aten::cross_entropy", step, seq=9, kernels=[10.0], start=5),
+        event(7, "aten::random_", None, kernels=[1000.0], start=6),  # inputs, not part of a step
+        (b9 := event(8, "autograd::engine::evaluate_function: LossBackward0", seq=9, thread=2, forward_thread=1, start=7)),
+        event(9, "aten::loss_backward", b9, thread=2, kernels=[5.0], start=8),
+        (b8 := event(10, "autograd::engine::evaluate_function: AttentionBackward0", seq=8, thread=2, forward_thread=1, start=9)),
+        event(11, "aten::attention_backward", b8, thread=2, kernels=[300.0], start=10),
+        (b7 := event(12, "autograd::engine::evaluate_function: MmBackward0", seq=7, thread=2, forward_thread=1, start=11)),
+        event(13, "aten::mm", b7, thread=2, kernels=[240.0], start=12),
+        (acc := event(14, "autograd::engine::evaluate_function: torch::autograd::AccumulateGrad", thread=2, start=13)),
+        event(15, "aten::add_", acc, thread=2, kernels=[6.0], start=14),
+        (opt := event(16, "Optimizer.step#AdamW.step", step, scope=user, kernels=[50.0], start=15)),
+        event(17, "aten::_fused_adamw_", opt, kernels=[50.0], start=16),
+        event(18, "kernel", None, device="CUDA", start=17),
+    ]
+    times = attribution._times(Owners(events, train=True), torch.device("cuda", 0))
+    micros = {owner: round(1e6 * seconds, 6) for owner, seconds in times.items() if seconds}
+    assert micros == {"blocks.0.mlp.up_proj": 366.0, "blocks.0.attn.core": 500.0, "loss": 15.0, "optimizer": 50.0}
+
+
+def test_what_is_left_of_a_gpus_step_is_idle():
+    report = account(SPEC, phase="train")
+    found = summed({"blocks.0.mlp.up_proj": 0.6, "optimizer": 0.1, "": 0.05, "idle": 0.25}, 1.0, 0.9, report, "component")
+    lines = {line.label: line.time_s for line in found.lines if line.time_s}
+    assert lines == {"mlp": 0.6, "optimizer": 0.1, "idle": 0.25, "other": 0.05}
+    assert (found.step_time_s, found.unprofiled_s, found.routing_s) == (1.0, 0.9, 0.0)

@@ -1,0 +1,203 @@
+"""`modcalc profile` as a user runs it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from modcalc.cost.account import account
+from modcalc.spec.load import loads
+
+torch = pytest.importorskip("torch")
+from modcalc.cli import app  # noqa: E402
+
+YAML = """\
+name: tiny
+vocab_size: 50
+seq_len: 16
+d_model: 16
+n_layers: 2
+attention: {n_heads: 2}
+mlp: {ratio: 4.0}
+mod: {capacity: 0.25}
+"""
+QUICK = ["--device", "cpu", "-n", "6", "--warmup", "1"]
+
+
+@pytest.fixture
+def profile(monkeypatch, capsys, tmp_path):
+    """Run the command in a folder with tiny.yaml; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(YAML)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["modcalc", "profile", *words])
+        with pytest.raises(SystemExit) as done:
+            app.main()
+        out, err = capsys.readouterr()
+        return done.value.code or 0, out, err
+
+    return run
+
+
+def test_the_keys_that_scripts_rely_on(profile):
+    code, out, err = profile("tiny.yaml", "--mode", "train", "--baseline", "dense", "--peak-tflops", "1", "-B", "2", "--format", "json", *QUICK)
+    assert code == 0
+    d = json.loads(out)
+    assert d["schema"] == 1 and d["spec"] == "tiny" and d["mode"] == "train" and d["dtype"] == "fp32"
+    assert d["device"]["name"] and d["device"]["type"] == "cpu" and d["torch"] == str(torch.__version__)
+    assert d["workload"] == {"batch": 2, "seq_len": 16, "context": 0}
+    assert {"median", "p25", "p75", "min", "samples"} <= set(d["step_time_s"]) and len(d["step_time_s"]["samples"]) == 6
+    flops = account(loads(YAML), batch=2, phase="train").flops.train_step
+    assert d["flops"]["step"] == flops
+    t = d["step_time_s"]["median"]
+    assert d["tokens_per_s"] == pytest.approx(32 / t) and d["flops_per_s"] == pytest.approx(flops / t) and d["mfu"] == pytest.approx(flops / t / 1e12)
+    assert d["peak_memory_bytes"] is None or isinstance(d["peak_memory_bytes"], int)
+    base = d["baseline"]
+    assert base["spec"] == "tiny (dense twin)" and 0.25 < base["flop_ratio"] < 1 and base["time_ratio"] > 0
+    assert base["flop_ratio"] == flops / base["flops"]["step"]
+
+
+def test_the_tables(profile):
+    code, out, err = profile("tiny.yaml", "--baseline", "dense", "--by", "component", "--peak-tflops", "0.5", "-f", "plain", *QUICK)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "Measured step times"
+    assert any(line.startswith("forward pass, all logits, no gradients; fp32, eager") for line in lines)
+    assert "new random tokens each step; warm-up and compilation are not in the times" in lines
+    assert any(line.startswith("convention matmul: 1 multiply-add = 2 FLOPs; ") for line in lines)
+    assert "peak: 500.00 GFLOP/s, dense fp32 (--peak-tflops)" in lines
+    assert "Against the baseline, run in turn" in lines and "Where the time goes: tiny" in lines and "Where the time goes: tiny (dense twin)" in lines
+    assert out.count("routing overhead (in the lines above):") == 1
+    header = next(line for line in lines if line.startswith("model  ") and "step" in line)
+    assert header.split()[:4] == ["model", "batch", "tokens", "step"] and "cached" not in header and "energy/token" not in header
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "latex", "csv"])
+def test_other_formats(profile, format):
+    code, out, err = profile("tiny.yaml", "--baseline", "tiny.yaml", "--by", "layer", "-f", format, *QUICK)
+    assert code == 0 and "tiny" in out and "blocks.1" in out
+
+
+def test_unknown_device_no_mfu(profile):
+    code, out, err = profile("tiny.yaml", "-f", "plain", *QUICK)
+    assert code == 0 and "MFU " not in out
+    assert "no fp32 peak is known for this device, so no MFU; give it with --peak-tflops, or measure it with --peaks" in out
+
+
+def test_several_specs_and_points_make_one_document(profile):
+    Path("b.yaml").write_text(YAML.replace("name: tiny", "name: b").replace("n_layers: 2", "n_layers: 3"))
+    code, out, err = profile("tiny.yaml", "b.yaml", "--sweep", "batch=1,2", "--sweep", "seq-len=8,16", "-f", "json", "--plot", "p.svg", *QUICK)
+    assert code == 0
+    results = json.loads(out)["results"]
+    assert [(r["spec"], r["workload"]["batch"], r["workload"]["seq_len"]) for r in results] == [
+        (name, batch, length) for name in ("tiny", "b") for batch in (1, 2) for length in (8, 16)
+    ]
+    assert "measuring tiny, forward, batch 2, 8 tokens" in err
+
+
+def test_the_plot(profile):
+    pytest.importorskip("matplotlib")
+    code, out, err = profile("tiny.yaml", "--baseline", "dense", "--sweep", "batch=1,2,4", "--plot", "p.svg", "--peak-tflops", "0.2", *QUICK)
+    assert code == 0
+    drawn = Path("p.svg").read_text()
+    for text in (
+        "batch, sequences",
+        "time of a step (solid)",
+        "FLOPs a step (dashed)",
+        "FLOPs per byte that a step must move",
+        "datasheet",
+        "tiny (dense twin)",
+    ):
+        assert f">{text}</text>" in drawn, text
+
+
+def test_results_are_found_again(profile):
+    words = ("tiny.yaml", "--sweep", "batch=1,2", "--out", "r.jsonl", "-f", "json", *QUICK)
+    first, again = profile(*words), profile(*words)
+    assert first[0] == again[0] == 0
+    assert json.loads(first[1]) == json.loads(again[1])
+    assert "tiny, forward, batch 1, 16 tokens: already in r.jsonl" in again[2] and "measuring" not in again[2]
+
+
+def test_a_cut_off_line_is_mentioned(profile):
+    words = ("tiny.yaml", "--out", "r.jsonl", *QUICK)
+    profile(*words)
+    whole = Path("r.jsonl").read_bytes()
+    Path("r.jsonl").write_bytes(whole[:50])
+    code, out, err = profile(*words)
+    assert code == 0 and "warning: r.jsonl: a line was cut off; its point is measured again" in err
+
+
+def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
+    Path("notes.txt").write_text("mine\n")
+    code, out, err = profile("tiny.yaml", "--out", "notes.txt", *QUICK)
+    assert code == 2 and out == "" and "measuring" not in err
+    assert err.startswith("error: notes.txt:1: not a result of modcalc profile") and Path("notes.txt").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ((), "nothing to measure: name a SPEC, or give --peaks"),
+        (("tiny.yaml", "--device", "cuda"), "--device cuda: "),
+        (("tiny.yaml", "--batch", "0"), "--batch"),
+        (("tiny.yaml", "--dtype", "fp8"), "--dtype"),
+        (("tiny.yaml", "--sweep", "layers=2"), "sweep 'layers=2': NAME=VALUE"),
+        (("tiny.yaml", "--mode", "decode"), "--mode decode: say how many tokens are already cached"),
+        (("tiny.yaml", "--mode", "decode", "-S", "4", "-T", "4"), "--seq-len with --mode decode"),
+        (("tiny.yaml", "--mode", "decode", "-S", "4", "--compile"), "runs eagerly"),
+        (("gpt2", "--seq-len", "2000"), "a sequence of 2000 tokens is longer than its 1024 learned positions"),
+        (("tiny.yaml", "--cuda-graph"), "--cuda-graph: only a GPU has them"),
+        (("tiny.yaml", "--parallel", "ddp"), "--parallel ddp: start it under torchrun"),
+        (("tiny.yaml", "--trace", "no/folder.json"), "--trace no/folder.json: "),
+        (("tiny.yaml", "--trace", "t.json", "--sweep", "batch=1,2"), "one point a trace, and these are 2"),
+        (("tiny.yaml", "--plot", "p.pdf"), "--plot p.pdf: the suffix"),
+        (("tiny.yaml", "--seconds", "-1"), "--seconds"),
+        (("tiny.yaml", "--iterations", "0"), "--iterations"),
+        (("missing.yaml",), "missing.yaml: no such file"),
+        (("tiny.yaml", "--baseline", "missing.yaml"), "missing.yaml: no such file"),
+    ],
+)
+def test_bad_input(profile, monkeypatch, words, says):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, err = profile(*words)
+    assert code == 2 and out == "" and says in err and "Traceback" not in err
+    assert "measuring" not in err
+
+
+def test_nothing_fits(profile, monkeypatch):
+    from modcalc.measure import sweep
+
+    def full(job):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sweep, "measure", full)
+    code, out, err = profile("tiny.yaml", "--sweep", "batch=1,2", "-f", "plain", *QUICK)
+    assert code == 2 and out.count("out of memory") == 2
+    assert "error: no point fitted into memory: CUDA out of memory; try a smaller --batch or --seq-len" in err
+
+
+def test_peaks_alone_and_beside(profile, monkeypatch):
+    from modcalc.measure import reach
+
+    monkeypatch.setattr(reach, "SECONDS", 0.01)
+    monkeypatch.setattr(reach, "MATMUL", {"cpu": 128})
+    monkeypatch.setattr(reach, "COPY_BYTES", {"cpu": 2**20})
+    code, out, err = profile("--peaks", "--device", "cpu", "-f", "json")
+    d = json.loads(out)
+    assert code == 0 and d["peak"] is None and d["dtype"] == "fp32"
+    assert d["reached"]["flops_per_s"] > 1e8 and d["reached"]["bytes_per_s"] > 1e7
+    assert d["reached"]["source"] == "measured: 128 x 128 x 128 fp32 product, copy of 1048576 bytes"
+    code, out, err = profile("--peaks", "--device", "cpu", "-f", "plain", "--peak-tflops", "1000")
+    assert code == 0 and "What the device reaches" in out and "fp32 matrix product, FLOP/s" in out
+    code, out, err = profile("tiny.yaml", "--peaks", "-f", "json", *QUICK)
+    d = json.loads(out)
+    assert d["mfu"] is None and d["mfu_reached"] == pytest.approx(d["flops_per_s"] / d["reached"]["flops_per_s"])
+
+
+def test_a_trace(profile):
+    code, out, err = profile("tiny.yaml", "--trace", "t.json", "-f", "json", *QUICK)
+    assert code == 0 and json.loads(Path("t.json").read_text())["traceEvents"]
+    assert json.loads(out)["attribution"][0]["by"] == "component"

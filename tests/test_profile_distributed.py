@@ -1,0 +1,62 @@
+"""Many processes: two on this machine, with gloo, as torchrun starts them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from modcalc.cost.account import account
+from modcalc.spec.load import loads
+
+torch = pytest.importorskip("torch")
+if not torch.distributed.is_available():
+    pytest.skip("this torch is built without torch.distributed", allow_module_level=True)
+from modcalc.measure.distributed import length, overlap, union  # noqa: E402
+
+YAML = "{name: tiny, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}, mod: {capacity: 0.25}}"
+
+
+def torchrun(folder, *words: str) -> subprocess.CompletedProcess:
+    (folder / "tiny.yaml").write_text(YAML)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "modcalc.cli.app",
+        "profile",
+        "tiny.yaml",
+    ]
+    return subprocess.run([*command, "--device", "cpu", *words], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes(tmp_path, parallel):
+    done = torchrun(
+        tmp_path, "--mode", "train", "--parallel", parallel, "--baseline", "dense", "-n", "6", "--warmup", "1", "-f", "json", "--out", "r.jsonl"
+    )
+    assert done.returncode == 0, done.stderr
+    d = json.loads(done.stdout)  # one document: the second process prints nothing
+    ranks = d["ranks"]
+    assert (ranks["world_size"], ranks["backend"], ranks["parallel"]) == (2, "gloo", parallel)
+    assert len(ranks["step_time_s"]) == 2 and 0 <= ranks["skew"] < 2
+    # No step is faster than the slowest rank's.
+    assert d["step_time_s"]["median"] >= max(ranks["step_time_s"]) * (1 - 1e-9)
+    assert 0 < ranks["communication_share"] <= 1 and ranks["communication_s"] > 0 and ranks["exposed_s"] is None
+    t = d["step_time_s"]["median"]
+    assert d["tokens_per_s"] == pytest.approx(2 * 16 / t)
+    assert d["flops_per_s"] == pytest.approx(2 * account(loads(YAML), phase="train").flops.train_step / t)
+    assert d["baseline"]["time_ratio"] > 0 and d["settings"]["parallel"] == parallel
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
+
+
+def test_covered_time():
+    spans = [(5.0, 7.0), (0.0, 2.0), (1.0, 3.0), (7.0, 8.0)]
+    assert union(spans) == [(0.0, 3.0), (5.0, 8.0)]
+    assert length(spans) == 6.0 and length([]) == 0.0
+    assert overlap(spans, [(2.0, 6.0)]) == 2.0
+    assert overlap(spans, []) == 0.0

@@ -1,0 +1,292 @@
+"""Points, results files, resuming and interrupting."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from modcalc.cost.account import dense_twin
+from modcalc.errors import UsageError
+from modcalc.measure.records import Failed, Result, Settings
+from modcalc.spec.load import loads
+from modcalc.spec.schema import Attention, Mlp, Mod, Positions, Spec
+
+torch = pytest.importorskip("torch")
+from modcalc.measure import sweep  # noqa: E402
+from modcalc.measure.jobs import Axis, axis, jobs, points  # noqa: E402
+from modcalc.measure.point import Job  # noqa: E402
+from modcalc.measure.sweep import ResultsFile, run  # noqa: E402
+
+CPU = torch.device("cpu")
+SPEC = Spec(
+    name="tiny", vocab_size=50, seq_len=16, d_model=16, n_layers=2, attention=Attention(n_heads=2), mlp=Mlp(ratio=4.0), mod=Mod(capacity=0.25)
+)
+SETTINGS = Settings(mode="forward", batch=1, seq_len=0, context=0, dtype="fp32", compile=False, cuda_graph=False, iterations=1, warmup=1)
+TEMPLATE = Job(spec=SPEC, baseline=None, settings=SETTINGS, device=CPU)
+BATCHES = Axis("batch", (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "text, found", [("batch=1,2,4", Axis("batch", (1, 2, 4))), (" seq-len =8, 16", Axis("seq_len", (8, 16))), ("context=0", Axis("context", (0,)))]
+)
+def test_axes(text, found):
+    assert axis(text) == found
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "NAME one of batch, seq-len, context"),
+        ("layers=1,2", "NAME one of batch, seq-len, context"),
+        ("batch", "'' is no whole number"),
+        ("batch=", "'' is no whole number"),
+        ("batch=1,,2", "'' is no whole number"),
+        ("batch=1,two", "'two' is no whole number; write batch=1,2,4"),
+        ("batch=1.5", "'1.5' is no whole number"),
+        ("batch=0,1", "batch 0: at least 1"),
+        ("seq-len=-4", "seq_len -4: at least 1"),
+        ("batch=1e9999", "is no whole number"),
+        ("batch=2,1,2", "a value stands there twice"),
+    ],
+)
+def test_a_sweep_of_nonsense(text, says):
+    with pytest.raises(UsageError, match="^sweep .*" + says.replace("(", r"\(")):
+        axis(text)
+
+
+def test_points_are_all_combinations():
+    found = points(SETTINGS, [Axis("seq_len", (8, 16)), Axis("batch", (1, 2))])
+    assert [(s.seq_len, s.batch) for s in found] == [(8, 1), (8, 2), (16, 1), (16, 2)]
+    assert points(SETTINGS, []) == [SETTINGS]
+    with pytest.raises(UsageError, match="batch, batch: swept twice"):
+        points(SETTINGS, [Axis("batch", (1,)), Axis("batch", (2,))])
+    with pytest.raises(UsageError, match="sweep context instead"):
+        points(msgspec.structs.replace(SETTINGS, mode="decode"), [Axis("seq_len", (8,))])
+
+
+def test_jobs_take_each_specs_own_length_and_twin():
+    longer = msgspec.structs.replace(SPEC, name="longer", seq_len=32)
+    found = jobs(TEMPLATE, [SPEC, longer], [Axis("batch", (1, 2))], dense=True)
+    assert [(j.spec.name, j.settings.seq_len, j.settings.batch) for j in found] == [
+        ("tiny", 16, 1),
+        ("tiny", 16, 2),
+        ("longer", 32, 1),
+        ("longer", 32, 2),
+    ]
+    assert [j.baseline for j in found[::2]] == [dense_twin(SPEC), dense_twin(longer)]
+    assert jobs(TEMPLATE, [SPEC], [])[0].baseline is None
+
+
+def with_settings(**over) -> Job:
+    return replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, **over))
+
+
+@pytest.mark.parametrize(
+    "job, axes, says",
+    [
+        (with_settings(cuda_graph=True), [], "--cuda-graph: only a GPU has them"),
+        (with_settings(context=4), [], "--context with --mode forward"),
+        (with_settings(), [Axis("context", (1, 2))], "--context with --mode forward"),
+        (with_settings(mode="prefill", context=4), [], "--context with --mode prefill"),
+        (with_settings(mode="decode", context=4, compile=True), [], "--mode decode: .*runs eagerly"),
+        (with_settings(parallel="ddp"), [], "under torchrun: only --mode train"),
+    ],
+)
+def test_settings_that_do_not_go_together(job, axes, says):
+    with pytest.raises(UsageError, match=says):
+        jobs(job, [SPEC], axes)
+
+
+def test_what_is_too_long_is_said_before_anything_is_measured():
+    learned = msgspec.structs.replace(SPEC, positions=Positions(kind="learned"))
+    with pytest.raises(UsageError, match="32 tokens is longer than its 16 learned positions"):
+        jobs(TEMPLATE, [learned], [Axis("seq_len", (8, 16, 32))])
+    with pytest.raises(UsageError, match="tiny: 17 tokens are more than its 16 learned positions"):
+        jobs(with_settings(mode="decode", context=16), [learned], [])
+    with pytest.raises(UsageError, match="learned positions"):
+        jobs(replace(TEMPLATE, baseline=learned), [msgspec.structs.replace(SPEC, seq_len=32)], [])
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(Exception, match=r"needs a C\+\+ compiler"):
+        jobs(with_settings(compile=True), [SPEC], [])
+
+
+YAML = "{name: a, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}}"
+
+
+def test_identity_is_what_a_step_depends_on():
+    one = replace(TEMPLATE, spec=loads(YAML))
+    same = loads(
+        "# a comment\n" + YAML.replace("name: a,", "").replace("}}", "}, name: a, description: words, source: a paper, budget: {params: 9}}")
+    )
+    assert replace(one, spec=same).key() == one.key()
+    others = [
+        replace(one, spec=loads(YAML.replace("n_layers: 2", "n_layers: 3"))),
+        replace(one, baseline=one.spec),
+        *(replace(one, settings=msgspec.structs.replace(SETTINGS, **{name: value})) for name, value in CHANGED.items()),
+    ]
+    keys = [one.key(), *(other.key() for other in others)]
+    assert len(set(keys)) == len(keys)
+
+
+CHANGED = dict(
+    mode="train",
+    batch=2,
+    seq_len=8,
+    context=1,
+    dtype="bf16",
+    compile=True,
+    cuda_graph=True,
+    causal="half",
+    parallel="ddp",
+    seconds=1.0,
+    iterations=2,
+    warmup=2,
+)
+
+
+def test_every_setting_is_part_of_the_identity():
+    assert set(CHANGED) == set(Settings.__struct_fields__)
+
+
+def measured(path: Path, axes=(BATCHES,)) -> list[tuple[int, bool]]:
+    """(batch, measured now) of a sweep into `path`."""
+    with ResultsFile(path) as results:
+        return [(record.settings.batch, fresh) for record, fresh in run(jobs(TEMPLATE, [SPEC], axes), results)]
+
+
+def test_a_sweep_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "results.jsonl"
+    assert measured(path, [Axis("batch", (1, 3))]) == [(1, True), (3, True)]
+    first = path.read_bytes()
+    assert measured(path) == [(1, False), (2, True), (3, False)]
+    assert path.read_bytes().startswith(first)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["status"], line["kind"], line["schema"], line["settings"]["batch"]) for line in lines] == [
+        ("ok", "profile", 1, b) for b in (1, 3, 2)
+    ]
+
+
+def test_each_point_is_on_disk_before_the_next_begins(tmp_path, monkeypatch):
+    path = tmp_path / "results.jsonl"
+    seen = []
+    own = sweep.measure
+
+    def looking(job):
+        seen.append(len(path.read_bytes().splitlines()))
+        return own(job)
+
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(sweep, "measure", looking)
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), sync(fd)))
+    measured(path)
+    assert seen == [0, 1, 2] and len(synced) == 3
+
+
+@pytest.mark.parametrize("keep", [1, 9, 60, -40])
+def test_a_last_line_that_was_cut_off_is_measured_again(tmp_path, keep):
+    path = tmp_path / "results.jsonl"
+    measured(path, [Axis("batch", (1, 2))])
+    one, two = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(one + two[:keep])
+    results = ResultsFile(path)
+    assert results.cut and len(results.records) == 1
+    assert path.read_bytes() == one + two[:keep]
+    assert measured(path) == [(1, False), (2, True), (3, True)]
+    assert path.read_bytes().startswith(one + two[:keep] + b"\n")  # nothing was overwritten
+    assert measured(path) == [(1, False), (2, False), (3, False)]
+
+
+def test_a_last_line_without_its_end_is_a_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    measured(path, [Axis("batch", (1,))])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert measured(path, [Axis("batch", (1, 2))]) == [(1, False), (2, True)]
+    assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a,b\n1,2\n",
+        b'{"a": 1}\n',
+        b"[1, 2]\n",
+        b"\x00\xff\xfe",
+        b'{"status":"ok","spec":1}\n',
+        b"{",
+        b'{"status": "ok"}',
+        b'{"status":"well","kind":"profile"}\n',
+    ],
+)
+def test_a_file_that_is_not_ours_is_not_touched(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    if content == b"{":  # could be a record of ours, cut off after its first character
+        assert ResultsFile(path).cut
+        return
+    with pytest.raises(UsageError, match=r"notes.txt:1: not a result of modcalc profile .*nothing was changed, choose another --out"):
+        ResultsFile(path)
+    assert path.read_bytes() == content
+
+
+def test_a_foreign_line_after_ours_is_found(tmp_path):
+    path = tmp_path / "results.jsonl"
+    measured(path, [Axis("batch", (1,))])
+    with path.open("ab") as file:
+        file.write(b'{"loss": 3}\n')
+    with pytest.raises(UsageError, match="results.jsonl:2: not a result"):
+        ResultsFile(path)
+
+
+def test_paths_that_cannot_be_files(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        ResultsFile(tmp_path)
+    with pytest.raises(UsageError, match="cannot be written"), ResultsFile(tmp_path / "no" / "folder.jsonl"):
+        pass
+
+
+def test_out_of_memory_is_a_row_and_not_an_end(tmp_path, monkeypatch):
+    own = sweep.measure
+
+    def full(job):
+        if job.settings.batch == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(job)
+
+    monkeypatch.setattr(sweep, "measure", full)
+    path = tmp_path / "results.jsonl"
+    with ResultsFile(path) as results:
+        kinds = [type(record) for record, _ in run(jobs(TEMPLATE, [SPEC], [BATCHES]), results)]
+    assert kinds == [Result, Failed, Result]
+    assert measured(path) == [(1, False), (2, False), (3, False)]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_what_was_measured_is_kept(tmp_path, stop):
+    """A sweep of endless points, stopped in the middle of one."""
+    spec, path = tmp_path / "tiny.yaml", tmp_path / "results.jsonl"
+    spec.write_text(YAML)
+    code = "import sys; from modcalc.cli.app import main; main()"
+    batches = ",".join(str(b) for b in range(1, 400))
+    words = ["profile", str(spec), "--sweep", f"batch={batches}", "--seconds", "0.2", "--warmup", "1", "--out", str(path), "--device", "cpu"]
+    child = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not (path.exists() and path.read_bytes().count(b"\n") >= 2):
+        time.sleep(0.05)
+    child.send_signal(stop)
+    out, err = child.communicate(timeout=60)
+    kept = ResultsFile(path)
+    assert len(kept.records) >= 2
+    if stop == signal.SIGINT:
+        assert child.returncode == 130 and f"interrupted: {len(kept.records)} of 399 points were measured" in err
+        assert out.startswith("Measured step times") and out.count("\na  ") == len(kept.records)
