@@ -1,0 +1,114 @@
+"""Trains dense and Mixture-of-Depths models on the same text and compares them. `python -m benchmarks.train_mod --help`."""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from modcalc.errors import MissingDependency, ModcalcError, UsageError
+from modcalc.render.output import show
+from modcalc.render.progress import progress
+
+from .arms import PRESETS, Arm, Preset, arms
+from .data import Corpus, standard_library
+from .report import document, plot, table
+from .routing import evaluate
+from .run import Run
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def main(
+    preset: Annotated[Literal["auto", "smoke", "cpu", "gpu"], typer.Option(help="auto: gpu where there is one, else cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each model. [default: the preset's]", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's]", show_default=False)] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Checkpoints; a run that was killed goes on from here. [default: .train_mod/PRESET]", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Results. [default: benchmarks/results/train_mod-PRESET-DATE]", show_default=False)] = None,
+) -> None:
+    """Held-out loss of dense, MoD at the same training FLOPs, MoD at the same steps, and random routing, over several seeds."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {device!r}: one of auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingDependency("no CUDA device here; --device cpu works")
+    device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    preset = ("gpu" if device == "cuda" else "cpu") if preset == "auto" else preset
+    if threads:
+        torch.set_num_threads(threads)
+    p = PRESETS[preset]
+    work = work or Path(".train_mod") / preset
+    out = out or RESULTS / f"train_mod-{preset}-{date.today().isoformat()}"
+    work.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    corpus = standard_library()
+    claim(work, p, corpus)
+
+    machine = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+    result = experiment(p, seeds or p.seeds, corpus, work, device, out, machine)
+    show([table(result["summary"])])
+
+
+def experiment(p: Preset, seeds: int, corpus: Corpus, work: Path, device: str, out: Path, machine: dict) -> dict:
+    """Every arm with every seed, seed by seed, so that an early end leaves whole comparisons; results are written after each interval."""
+    plan = arms(p)
+    points: list[dict] = []
+    routing: list[dict] = []
+    total = seeds * sum(arm.train_flops(p.batch_size, arm.steps) for arm in plan)
+    with progress("training, FLOPs", total) as advance:
+        for seed in range(seeds):
+            for arm in plan:
+                run = Run(p, arm, seed, corpus, work, device)
+                points += run.points
+                advance(run.train_flops)
+                before = run.train_flops
+                for point in run.intervals():
+                    points.append(point)
+                    advance(run.train_flops - before)
+                    before = run.train_flops
+                    write(out, p, plan, points, routing, machine, corpus)
+                found = evaluate(run)
+                routing += [found] if found else []
+                write(out, p, plan, points, routing, machine, corpus)
+    return write(out, p, plan, points, routing, machine, corpus)
+
+
+def write(out: Path, p: Preset, plan: list[Arm], points: list[dict], routing: list[dict], machine: dict, corpus: Corpus) -> dict:
+    """Replace results.json and loss.svg as wholes."""
+    result = document(p, plan, points, routing, machine, corpus.description)
+    part = out / "results.part"
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(part, out / "results.json")
+    if result["summary"]["arms"]:
+        plot(out / "loss.svg", result["summary"], points)
+    return result
+
+
+def claim(work: Path, p: Preset, corpus: Corpus) -> None:
+    """Checkpoints of another experiment must not be continued as if they were of this one."""
+    stamp = work / "experiment.json"
+    this = {"preset": asdict(p), "corpus": corpus.description["sha256"]}
+    if stamp.exists() and json.loads(stamp.read_text()) != this:
+        raise UsageError(f"{work}: holds checkpoints of other settings or another Python's text; give another --work, or remove it")
+    stamp.write_text(json.dumps(this))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except ModcalcError as wrong:
+        sys.exit(f"error: {wrong}")

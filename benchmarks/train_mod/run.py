@@ -1,0 +1,112 @@
+"""Training one arm with one seed, in intervals: each ends with a validation, a checkpoint and a line in the results."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from modcalc.models.losses import cross_entropy, training_loss
+
+from modcalc import build
+
+from .arms import Arm, Preset
+from .data import Corpus
+
+WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def learning_rate(p: Preset, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to a tenth."""
+    warm = min(1.0, (step + 1) / p.warmup)
+    return p.learning_rate * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
+
+
+class Run:
+    """One arm and seed. Resumes from its checkpoint; every step draws from generators seeded by (seed, step), so a
+    resumed run is the run that was never interrupted."""
+
+    def __init__(self, p: Preset, arm: Arm, seed: int, corpus: Corpus, work: Path, device: str) -> None:
+        self.p, self.arm, self.seed, self.corpus, self.device = p, arm, seed, corpus, device
+        self.checkpoint = work / f"{arm.name}-{seed}.pt"
+        self.model = build(arm.spec, device=device, seed=seed)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=p.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY)
+        self.step = 0
+        self.points: list[dict] = []
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.points = state["step"], json.loads(state["points"])
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.arm.steps
+
+    @property
+    def train_flops(self) -> int:
+        """FLOPs spent so far."""
+        return self.arm.train_flops(self.p.batch_size, self.step)
+
+    def intervals(self) -> Iterator[dict]:
+        """Train on; yields the point of each interval once it is safely on disk."""
+        while not self.finished:
+            end = min(self.arm.steps, (self.step // self.p.interval + 1) * self.p.interval)
+            total = 0.0
+            start = self.step
+            while self.step < end:
+                total += self.train_step()
+                self.step += 1
+            self.points.append(
+                {
+                    "arm": self.arm.name,
+                    "seed": self.seed,
+                    "step": self.step,
+                    "train_flops": self.train_flops,
+                    "train_loss": total / (end - start),
+                    "held_out_loss": self.held_out_loss(),
+                }
+            )
+            self.save()
+            yield self.points[-1]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, DTYPES[self.p.dtype], enabled=self.p.dtype != "fp32")
+
+    def train_step(self) -> float:
+        """One optimizer step; returns the cross-entropy in nats per token."""
+        p = self.p
+        torch.manual_seed(self.seed * 1_000_003 + self.step)  # noise of the random router
+        tokens, targets = (t.to(self.device) for t in self.corpus.batch(p.batch_size, p.seq_len, self.seed, self.step))
+        self.model.train()
+        with self.autocast():
+            loss, parts = training_loss(self.model, tokens, targets)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(p, self.step, self.arm.steps)
+        self.optimizer.step()
+        return parts["cross_entropy"].item()
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Mean cross-entropy, nats per byte, teacher-forced with the training-time routing."""
+        self.model.eval()
+        torch.manual_seed(self.seed)
+        losses = []
+        batches = self.corpus.held_out_batches(self.p.batch_size, self.p.seq_len, self.p.held_out_sequences)
+        for tokens, targets in batches:
+            with self.autocast():
+                output = self.model(tokens.to(self.device))
+            losses.append(cross_entropy(output, targets.to(self.device)).item() * len(tokens))
+        return sum(losses) / self.p.held_out_sequences
+
+    def save(self) -> None:
+        """Replace the checkpoint as a whole: a run killed here keeps the old one."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step, "points": json.dumps(self.points)}
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, self.checkpoint)

@@ -1,0 +1,85 @@
+"""The training experiment: equal budgets, exact resumption, and results that hold what they promise."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.train_mod import __main__ as program
+from benchmarks.train_mod.arms import PRESETS, arms
+from benchmarks.train_mod.data import Corpus, standard_library
+from benchmarks.train_mod.run import Run
+from modcalc.errors import UsageError
+
+SMOKE = PRESETS["smoke"]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return standard_library()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_training_flops_are_equal_within_a_step(preset: str) -> None:
+    p = PRESETS[preset]
+    dense, mod, same_steps, random = arms(p)
+    budget = dense.train_flops(p.batch_size, dense.steps)
+    for arm in (mod, random):
+        assert arm.train_flops(p.batch_size, arm.steps) <= budget < arm.train_flops(p.batch_size, arm.steps + 1)
+        assert arm.steps > dense.steps
+    assert same_steps.steps == dense.steps
+
+
+def test_files_are_held_out_whole(corpus: Corpus) -> None:
+    assert corpus.description["held_out_files"] > 10
+    assert len(corpus.train) > 10 * len(corpus.held_out) > 100_000
+    tokens, targets = corpus.batch(4, 32, seed=1, step=7)
+    assert tokens.shape == targets.shape == (4, 32)
+    assert torch.equal(tokens[:, 1:], targets[:, :-1])
+    assert torch.equal(tokens, corpus.batch(4, 32, seed=1, step=7)[0]) and not torch.equal(tokens, corpus.batch(4, 32, seed=1, step=8)[0])
+
+
+@pytest.mark.parametrize("name", ["mod", "random"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(name: str, corpus: Corpus, tmp_path: Path) -> None:
+    arm = next(a for a in arms(SMOKE) if a.name == name)
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    whole = Run(SMOKE, arm, 0, corpus, tmp_path / "a", "cpu")
+    list(whole.intervals())
+
+    killed = Run(SMOKE, arm, 0, corpus, tmp_path / "b", "cpu")
+    next(killed.intervals())
+    killed.train_step()  # work after the last checkpoint is lost, and done again
+    resumed = Run(SMOKE, arm, 0, corpus, tmp_path / "b", "cpu")
+    assert resumed.step == SMOKE.interval
+    list(resumed.intervals())
+    assert resumed.points == whole.points
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+
+
+def test_results(corpus: Corpus, tmp_path: Path) -> None:
+    p = dataclasses.replace(SMOKE, steps=8, held_out_sequences=4)
+    for folder in ("work", "out"):
+        (tmp_path / folder).mkdir()
+    program.experiment(p, 1, corpus, tmp_path / "work", "cpu", tmp_path / "out", {"device": "test"})
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(result["summary"]["arms"]) == {"dense", "mod", "mod_same_steps", "random"}
+    assert (
+        result["summary"]["arms"]["dense"]["held_out_loss"]["samples"] == [x["held_out_loss"] for x in result["points"] if x["arm"] == "dense"][-1:]
+    )
+    assert {x["arm"] for x in result["routing"]} == {"mod", "mod_same_steps"}
+    first = result["routing"][0]
+    assert set(first["held_out_loss"]) == {"topk", "router", "predictor"}
+    assert all(0 <= a <= 1 for a in first["accuracy"].values())
+    for shares in first["router_histogram"]["share_by_block"]:
+        assert len(shares) == first["router_histogram"]["bins"] and sum(shares) == pytest.approx(1)
+    assert (tmp_path / "out" / "loss.svg").read_text().count("</svg>") == 1
+    assert "Against dense" in [c.title for c in program.table(result["summary"]).columns]
+
+
+def test_checkpoints_of_other_settings_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    program.claim(tmp_path, SMOKE, corpus)
+    program.claim(tmp_path, SMOKE, corpus)
+    with pytest.raises(UsageError, match="other settings"):
+        program.claim(tmp_path, dataclasses.replace(SMOKE, steps=99), corpus)
