@@ -32,7 +32,8 @@ class Op:
 
     batch: sequences B. tokens: tokens of one sequence that pass, of its `length` new ones. repeat: how many equal layers the row stands for.
     own: False where the parameters are another row's (a later recursion). active: share of the parameters
-    that a token uses on average. input_grad: False behind a stop-gradient.
+    that a token uses on average. input_grad: False behind a stop-gradient. part: the plan's part that it belongs to.
+    reads: name of the tensor that it reads, equal names being one tensor. scope: "" or the recursion whose pass it is.
     """
 
     kind: ClassVar[str]
@@ -46,6 +47,9 @@ class Op:
     own: bool = True
     active: Any = 1
     input_grad: bool = True
+    part: Any = None
+    reads: str = ""
+    scope: str = ""
 
     @property
     def weights(self) -> Weights:
@@ -91,13 +95,14 @@ class Op:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear(Op):
-    """y = x W^T (+ b); W: [d_out, d_in]. tied: W is another row's (the embedding's)."""
+    """y = x W^T (+ b); W: [d_out, d_in]. tied: W is another row's (the embedding's). precise: in fp32 whatever the model's type."""
 
     kind = "linear"
     d_in: Dim
     d_out: Dim
     bias: bool = False
     tied: bool = False
+    precise: bool = False
 
     @property
     def weights(self) -> Weights:
@@ -202,7 +207,7 @@ class Lookup(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormOp(Op):
-    """RMSNorm or LayerNorm over `width`, `vectors` per token."""
+    """RMSNorm or LayerNorm over `width`, `vectors` per token. beside: entries per token that its input's tensor holds besides."""
 
     kind = "norm"
     norm: str
@@ -211,6 +216,7 @@ class NormOp(Op):
     weight: bool = True
     bias: bool = False
     groups: Dim = 1
+    beside: Dim = 0
 
     @property
     def weights(self) -> Weights:
