@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from modcalc import account, load
-from modcalc.cost.budget import METRICS, Rule, check, contradictions, parse_rule, rules_of, steps
+from modcalc.cost.budget import METRICS, Costs, Rule, check, contradictions, parse_rule, rules_of
 from modcalc.cost.check import sources
 from modcalc.errors import UsageError
 from modcalc.spec.schema import Budget
@@ -75,15 +75,16 @@ def test_every_metric_of_the_schema_is_measured() -> None:
     ],
 )
 def test_rules(spec, rule: str, holds: bool) -> None:
-    (result,) = check(load(spec("params: 1e9")), [parse_rule(rule)], load)
+    result = check(Costs(load(spec("params: 1e9"))), parse_rule(rule), lambda name: Costs(load(name)))
     assert result.ok is holds, result
 
 
 def test_a_schedule_is_whole_steps(spec) -> None:
     model = load(spec("params: 1e9"))
-    assert steps(model) == -(-(10**9) // (8 * 512))
-    (result,) = check(model, [parse_rule("train_flops <= 1.6e16")], load)
-    assert result.actual == steps(model) * account(model, batch=8, phase="train").flops.train_step
+    costs = Costs(model)
+    assert costs.steps == -(-(10**9) // (8 * 512))
+    result = check(costs, parse_rule("train_flops <= 1.6e16"), lambda name: costs)
+    assert result.actual == costs.steps * account(model, batch=8, phase="train").flops.train_step
 
 
 def test_shipped_specs_pass() -> None:

@@ -9,46 +9,67 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
+from functools import cached_property
 
-from modcalc.cost.account import account
+from modcalc.cost.account import Report, account
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.cost.ops import whole
 from modcalc.errors import UsageError
-from modcalc.spec.resolve import exact, resolve
+from modcalc.spec.resolve import exact
 from modcalc.spec.schema import Limits, Spec
 from modcalc.units import parse_bound, parse_ratio
 
 Number = int | Fraction
 
 
-def batch_size(spec: Spec) -> int:
-    """Sequences of one training step."""
-    return spec.train.batch_size if spec.train else 1
+class Costs:
+    """What one spec costs, each account made once however many rules ask."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    @cached_property
+    def report(self) -> Report:
+        return account(self.spec)
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of one training step."""
+        return self.spec.train.batch_size if self.spec.train else 1
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the spec's schedule: as given, or whole steps that see at least train.tokens."""
+        train = self.spec.train
+        if train is None or (train.steps is None and train.tokens is None):
+            raise UsageError(f"{self.spec.name}: train_flops needs a schedule: give train.steps or train.tokens")
+        return train.steps or -(-train.tokens // (train.batch_size * self.spec.seq_len))
+
+    @property
+    def train_step_flops(self) -> Number:
+        return self.batch_size * self.report.flops.train_step
+
+    @property
+    def kv_cache_bytes(self) -> Number:
+        return kv_cache_bytes(self.report.plan, self.spec.seq_len, "bf16")
+
+    @property
+    def train_memory_bytes(self) -> int:
+        from modcalc.cost.memory import train_memory_bytes
+
+        return train_memory_bytes(self.report.plan, self.batch_size)
 
 
-def steps(spec: Spec) -> int:
-    """Optimizer steps of the spec's schedule: as given, or whole steps that see at least train.tokens."""
-    if spec.train is None or (spec.train.steps is None and spec.train.tokens is None):
-        raise UsageError(f"{spec.name}: train_flops needs a schedule: give train.steps or train.tokens")
-    return spec.train.steps or -(-spec.train.tokens // (spec.train.batch_size * spec.seq_len))
-
-
-def train_memory(spec: Spec) -> int:
-    from modcalc.cost.memory import train_memory_bytes
-
-    return train_memory_bytes(resolve(spec), batch_size(spec))
-
-
-# metric -> (unit, how it is computed). The names are the fields of schema.Budget.
-METRICS: dict[str, tuple[str, Callable[[Spec], Number]]] = {
-    "params": ("parameters", lambda s: account(s).params.total),
-    "active_params": ("parameters", lambda s: account(s).params.active),
-    "forward_flops": ("FLOPs", lambda s: account(s).flops.forward),
-    "forward_flops_per_token": ("FLOPs", lambda s: Fraction(account(s).flops.forward, s.seq_len)),
-    "train_step_flops": ("FLOPs", lambda s: account(s, batch=batch_size(s), phase="train").flops.train_step),
-    "train_flops": ("FLOPs", lambda s: steps(s) * account(s, batch=batch_size(s), phase="train").flops.train_step),
-    "kv_cache_bytes": ("bytes", lambda s: kv_cache_bytes(resolve(s), s.seq_len, "bf16")),
-    "train_memory_bytes": ("bytes", lambda s: train_memory(s)),
+# metric -> (unit, how it is read). The names are the fields of schema.Budget.
+METRICS: dict[str, tuple[str, Callable[[Costs], Number]]] = {
+    "params": ("parameters", lambda c: c.report.params.total),
+    "active_params": ("parameters", lambda c: c.report.params.active),
+    "forward_flops": ("FLOPs", lambda c: c.report.flops.forward),
+    "forward_flops_per_token": ("FLOPs", lambda c: Fraction(c.report.flops.forward, c.spec.seq_len)),
+    "train_step_flops": ("FLOPs", lambda c: c.train_step_flops),
+    "train_flops": ("FLOPs", lambda c: c.steps * c.train_step_flops),
+    "kv_cache_bytes": ("bytes", lambda c: c.kv_cache_bytes),
+    "train_memory_bytes": ("bytes", lambda c: c.train_memory_bytes),
 }
 
 BOUNDS = {"max": "<=", "min": ">=", "equals": "=="}
@@ -147,23 +168,14 @@ def contradictions(rules: Iterable[Rule]) -> list[str]:
     ]
 
 
-def check(spec: Spec, rules: Iterable[Rule], other: Callable[[str], Spec]) -> list[Result]:
-    """Hold `spec` to each rule. other: loads the spec that a `relative_to` names."""
-    measured: dict[tuple[str, str | None], Number] = {}
-
-    def value(metric: str, name: str | None) -> Number:
-        if (metric, name) not in measured:
-            measured[metric, name] = METRICS[metric][1](other(name) if name else spec)
-        return measured[metric, name]
-
-    results = []
-    for rule in rules:
-        actual = whole(value(rule.metric, None))
-        expected = whole(rule.value * (value(rule.metric, rule.relative_to) if rule.relative_to else 1))
-        ok = {
-            "max": actual <= expected,
-            "min": actual >= expected,
-            "equals": abs(actual - expected) <= (rule.within or 0) * abs(expected),
-        }[rule.bound]
-        results.append(Result(rule, expected, actual, ok, METRICS[rule.metric][0]))
-    return results
+def check(costs: Costs, rule: Rule, other: Callable[[str], Costs]) -> Result:
+    """Hold one spec to one rule. other: the costs of the spec that a `relative_to` names."""
+    unit, read = METRICS[rule.metric]
+    actual = whole(read(costs))
+    expected = whole(rule.value * (read(other(rule.relative_to)) if rule.relative_to else 1))
+    ok = {
+        "max": actual <= expected,
+        "min": actual >= expected,
+        "equals": abs(actual - expected) <= (rule.within or 0) * abs(expected),
+    }[rule.bound]
+    return Result(rule, expected, actual, ok, unit)

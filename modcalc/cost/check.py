@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modcalc.cost.budget import Result, Rule, check, contradictions, rules_of
+from modcalc.cost.budget import Costs, Result, Rule, check, contradictions, rules_of
 from modcalc.errors import ModcalcError, UsageError
 from modcalc.spec.load import load, load_with_lines
 from modcalc.spec.schema import Spec
@@ -60,16 +60,18 @@ def sources(paths: Iterable[str]) -> Iterator[str]:
 def check_all(paths: Iterable[str], require: Iterable[Rule] = (), extra: Callable[[Spec], list[Result]] | None = None) -> Iterator[Checked]:
     """Check each spec of `paths` against its own budget and `require`; extra: further results for a spec (the counters')."""
     require = list(require)
+    others: dict[str, Costs] = {}
     for source in sources(paths):
-        yield _check_one(source, require, extra)
+        yield _check_one(source, require, extra, others)
 
 
-def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Result]] | None) -> Checked:
-    folder = Path(source).parent
-
-    def other(name: str) -> Spec:
-        near = folder / name
-        return load(str(near) if near.exists() else name)
+def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Result]] | None, others: dict[str, Costs]) -> Checked:
+    def other(name: str) -> Costs:
+        near = Path(source).parent / name
+        path = str(near) if near.exists() else name
+        if path not in others:
+            others[path] = Costs(load(path))
+        return others[path]
 
     results: list[Result] = []
     problems: list[str] = []
@@ -79,13 +81,17 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
         problems += [f"{source}: {text}" for text in contradictions(rules)]
     except ModcalcError as wrong:
         return Checked(source, problems=tuple(str(wrong).splitlines()))
+    costs = Costs(spec)
     for rule in rules:
         # One rule that cannot be evaluated (no schedule, a missing other spec) must not hide the others' results.
         try:
-            results += check(spec, [rule], other)
+            results.append(check(costs, rule, other))
         except ModcalcError as wrong:
             where = f"{source}:{rule.line}" if rule.line else source
             problems += [f"{where}: {rule}: {line}" for line in str(wrong).splitlines()]
     if extra:
-        results += extra(spec)
+        try:
+            results += extra(spec)
+        except ModcalcError as wrong:
+            problems += [f"{source}: {line}" for line in str(wrong).splitlines()]
     return Checked(source, tuple(results), tuple(problems))
