@@ -23,7 +23,7 @@ class Counted:
     """What a counter saw. FLOPs, 2 per multiply-add.
 
     by_path: module path -> FLOPs of the module's own work, without its children's; paths without FLOPs are left out.
-    free: operator -> calls, of operators that cost nothing by convention (views are not listed).
+    free: operator -> calls, of operators that cost nothing by convention (views and bookkeeping are not listed).
     """
 
     counter: str

@@ -34,7 +34,7 @@ _SELECTION = """
     value_selecting_reduction
 """
 _MOVES = """
-    _pad_circular _pad_enum _to_copy _unsafe_view block_diag broadcast_tensors cat column_stack concat concatenate constant_pad_nd diag
+    _pad_circular _pad_enum _to_copy block_diag broadcast_tensors cat column_stack concat concatenate constant_pad_nd diag
     diag_embed dstack flip hstack lift meshgrid pad reflection_pad1d repeat repeat_interleave resize roll rot90 stack tile trace tril triu
     unsafe_chunk unsafe_split unsafe_split_with_sizes vstack
 """
@@ -47,12 +47,13 @@ _CREATION = """
 _BOOKKEEPING = """
     Bool Float FloatImplicit Int IntImplicit ScalarImplicit __and__ __contains__ __getitem__ __is__ __isnot__ __not__ __or__ _assert_async
     _assert_scalar _assert_tensor_metadata _functional_assert_async _has_compatible_shallow_copy_type _is_all_true _is_any_true
-    _local_scalar_dense _version allclose data dim is_contiguous is_floating_point is_nonzero is_pinned is_same_size item len new_tensor
+    _local_scalar_dense _unsafe_view _version allclose data dim is_contiguous is_floating_point is_nonzero is_pinned is_same_size item len new_tensor
     numel requires_grad result_type set size storage_offset stride sym_is_contiguous sym_numel sym_size sym_storage_offset sym_stride
     tolist type_as warn
 """
 _LISTS = (_NORMS, _SOFTMAX_AND_LOSSES, _POINTWISE, _REDUCTIONS, _SELECTION, _MOVES, _CREATION, _BOOKKEEPING)
 FREE = frozenset(" ".join(_LISTS).split())
+_SILENT = frozenset(_BOOKKEEPING.split())
 # No tensor work at all: control flow and constants of a trace, device queries, profiler marks.
 _SILENT_SPACES = ("prim", "profiler")
 # A form of an operator is free if the operator is: in place, backward, or a view that copies.
@@ -60,20 +61,20 @@ _FORMS = ("_", "_backward", "_backward_data", "_copy")
 
 
 @lru_cache(maxsize=4096)
-def is_view(operator: str) -> bool:
-    """Whether `space::name` returns a view of its input, or is no tensor work at all."""
+def is_silent(operator: str) -> bool:
+    """Whether `space::name` returns a view of its input, or is no tensor work at all: not worth listing."""
     space, _, name = operator.partition("::")
     if space in _SILENT_SPACES:
         # Autograd functions and scripted calls may hide anything; the one listed is torch's own, of checkpointing in 2.6.
         return name == "PythonOp._NoopSaveInputs" or not name.startswith(("PythonOp", "CallFunction"))
-    return any(op.is_view for op in _overloads(space, name))
+    return space == "aten" and name in _SILENT or any(op.is_view for op in _overloads(space, name))
 
 
 @lru_cache(maxsize=4096)
 def is_free(operator: str) -> bool:
     """Whether `space::name` is free by convention: a view, pointwise by torch's own tag, listed, or a form of such an operator."""
     space, _, name = operator.partition("::")
-    if is_view(operator) or space == "aten" and name in FREE:
+    if is_silent(operator) or space == "aten" and name in FREE:
         return True
     if any(torch.Tag.pointwise in op.tags for op in _overloads(space, name)):
         return True
@@ -86,11 +87,11 @@ def _overloads(space: str, name: str) -> list:
 
 
 def free_or_fail(counter: str, calls: Mapping[str, int], counted: Container[str]) -> dict[str, int]:
-    """Operators that were called and cost nothing, sorted by name, views left out.
+    """Operators that were called and cost nothing, sorted by name, views and bookkeeping left out.
 
     Raises CountFailed where an operator is neither in `counted` nor free.
     """
-    rest = {op: n for op, n in sorted(calls.items()) if op not in counted and not is_view(op)}
+    rest = {op: n for op, n in sorted(calls.items()) if op not in counted and not is_silent(op)}
     unseen = {op: n for op, n in rest.items() if not is_free(op)}
     if unseen:
         names = ", ".join(f"{op} ({n} call{'s' * (n > 1)})" for op, n in unseen.items())

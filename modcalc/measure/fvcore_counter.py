@@ -84,10 +84,11 @@ def count(model: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any]) 
     except Exception as wrong:
         raise CountFailed(f"fvcore cannot trace the model: {reason(wrong)}; counter 'torch' runs it without a trace") from wrong
     free = free_or_fail("fvcore", analysis.unsupported_ops(), set(HANDLES))
-    own = dict(inclusive)
+    paths = {f"model.{name}".rstrip("."): path for name, path in paths_of(model).items()} | {"": ""}
+    by_path = dict.fromkeys(paths.values(), 0)
     for name, macs in inclusive.items():
+        # What a module counts with its children is taken off the module above it.
+        by_path[paths[name]] += 2 * macs
         if name:
-            own[name.rpartition(".")[0]] -= macs
-    paths = paths_of(model)
-    by_path = {paths[name.removeprefix("model").removeprefix(".")]: 2 * macs for name, macs in own.items() if macs}
-    return Counted("fvcore", False, 2 * inclusive[""], by_path, free)
+            by_path[paths[name.rpartition(".")[0]]] -= 2 * macs
+    return Counted("fvcore", False, 2 * inclusive[""], {path: flops for path, flops in by_path.items() if flops}, free)

@@ -31,7 +31,7 @@ def _by_shape(macs: Callable[..., int], first: int, last: int) -> Formula:
 
 
 _FUSED = ("cudnn_attention", "efficient_attention", "flash_attention", "flash_attention_for_cpu", "fused_attention_overrideable")
-# FlopCounterMode counts these as 0, or (fused attention, before torch 2.10) refuses fewer key/value heads than query heads.
+# FlopCounterMode counts these as 0; or, in older torch, refuses fused attention with fewer key/value heads than query heads.
 FORMULAS: dict[str, Formula] = {
     "_grouped_mm": _by_shape(grouped_macs, 0, 2),
     "addbmm": _by_shape(matmul_macs, 1, 3),
