@@ -1,0 +1,9 @@
+"""Torch models built from a Plan: dense and Mixture-of-Depths decoders, their losses, and sampling."""
+
+from .cache import Cache
+from .decoder import Decoder, Output
+from .losses import auxiliary, cross_entropy, training_loss
+from .routing import Routing
+from .sampling import causal_forward, decode, generate, prefill
+
+__all__ = ["Cache", "Decoder", "Output", "Routing", "auxiliary", "causal_forward", "cross_entropy", "decode", "generate", "prefill", "training_loss"]
