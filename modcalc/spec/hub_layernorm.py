@@ -35,8 +35,9 @@ LAYERNORM: dict[str, ModelType] = {
         },
         names={"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_positions": "max_position_embeddings"},
         free=frozenset({
-            "attn_pdrop", "embd_pdrop", "n_ctx", "reorder_and_upcast_attn", "resid_pdrop", "scale_attn_by_inverse_layer_idx", "summary_activation",
-            "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+            "attn_pdrop", "embd_pdrop", "n_ctx", "n_special", "predict_special_tokens", "reorder_and_upcast_attn", "resid_pdrop",
+            "scale_attn_by_inverse_layer_idx", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+            "summary_use_proj",
         }),
     ),
     "gpt_neox": ModelType(
@@ -49,7 +50,7 @@ LAYERNORM: dict[str, ModelType] = {
             "parallel": lambda c: "two_norms" if c["use_parallel_residual"] else "none",
         },
         names={"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"},
-        free=ATTENTION_DROPOUT | {"classifier_dropout", "hidden_dropout"},
+        free=ATTENTION_DROPOUT | {"attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout", "hidden_dropout_prob"},
     ),
     "opt": ModelType(
         defaults=sizes(
@@ -65,6 +66,8 @@ LAYERNORM: dict[str, ModelType] = {
             "norm.final": lambda c: c["do_layer_norm_before"] and not c["_remove_final_layer_norm"],
         },
         free=ATTENTION_DROPOUT | {"activation_dropout", "dropout", "init_std", "layerdrop"},
+        # Galactica's files carry these two; the library reads neither.
+        fixed={"learned_embeddings": (True, None), "scale_embeddings": (False, None)},
     ),
     "bloom": ModelType(
         # No field of the library's class limits the length; seq_length of the published files is 2048.
@@ -135,6 +138,7 @@ LAYERNORM: dict[str, ModelType] = {
         checks=WHOLE,
         names={"n_embed": "hidden_size"},
         free=ATTENTION_DROPOUT | {"hidden_dropout"},
-        fixed=UNROTATED | {"apply_residual_connection_post_layernorm": (False, None)},
+        # Falcon2-11B's file says ff_factor beside ffn_hidden_size, which alone is read.
+        fixed=UNROTATED | {"apply_residual_connection_post_layernorm": (False, None), "ff_factor": (4, None)},
     ),
 }  # fmt: skip

@@ -54,7 +54,7 @@ RMSNORM: dict[str, ModelType] = {
         knobs={**LLAMA, **ATTENTION_BIAS, "mlp.bias": of("mlp_bias")},
         checks=WHOLE,
         free=ATTENTION_DROPOUT | {"max_sequence_length", "pretraining_tp", "rope_interleaved"},
-        fixed=UNROTATED | NO_WINDOW,
+        fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,)},
     ),
     "mistral": ModelType(
         defaults=sizes(
@@ -105,7 +105,8 @@ RMSNORM: dict[str, ModelType] = {
         ),
         knobs={**GEMMA_2, "attention.window": r.layered_window(lambda c, i: i % 2 == 0)},
         checks=WHOLE,
-        free=ATTENTION_DROPOUT | {"hidden_act"},
+        # Gemma-2-9b's file says its window twice; the library reads sliding_window.
+        free=ATTENTION_DROPOUT | {"hidden_act", "sliding_window_size"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "gemma3_text": ModelType(
