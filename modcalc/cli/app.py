@@ -2,6 +2,7 @@
 
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 import typer
@@ -26,26 +27,44 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """Imports a command's module only when that command is asked for."""
+    """Imports a command's module only when that command is asked for; the list of all is told by COMMANDS alone."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> object:
         if cmd_name not in COMMANDS:
-            return None
+            near = get_close_matches(cmd_name, COMMANDS, 1, 0.5)
+            ctx.fail(f"No such command {cmd_name!r}. " + (f"Did you mean {near[0]}?" if near else f"There are {', '.join(COMMANDS)}."))
         module = import_module(f"modcalc.cli.{cmd_name}_" if cmd_name == "import" else f"modcalc.cli.{cmd_name}")
         # Plain help: the rich one takes "[default: …]" in a help text for markup and drops it.
         one = typer.Typer(add_completion=False, rich_markup_mode=None)
         one.command(name=cmd_name)(getattr(module, f"{cmd_name}_" if cmd_name == "import" else cmd_name))
         return typer.main.get_command(one)
 
+    def format_commands(self, ctx: typer.Context, formatter: object) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
-app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"modcalc {version('modcalc')}")
+        raise typer.Exit
 
 
 @app.callback()
-def modcalc(debug: bool = typer.Option(False, "--debug", help="Show tracebacks.")) -> None:
+def modcalc(
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version and exit."),
+) -> None:
     """What a transformer costs, dense or Mixture-of-Depths."""
 
 
@@ -78,7 +97,10 @@ def main() -> None:
             sys.exit(2)
         if debug:
             raise
-        print(f"internal error: {type(bug).__name__}: {bug}\n  this is a defect of modcalc; run again with --debug and report what it prints", file=sys.stderr)
+        print(
+            f"internal error: {type(bug).__name__}: {bug}\n  this is a defect of modcalc; run again with --debug and report what it prints",
+            file=sys.stderr,
+        )
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
 

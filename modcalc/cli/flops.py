@@ -151,7 +151,8 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
             with working(f"{name}: counting by {counter}{', train step' if both else ''}"):
                 verdict = run(report, counter, backward=both)
         except Exception as failed:  # whatever a counter stumbles over, the ledger's answer stands
-            verdict = Verdict(counter, both, report.flops.forward, None, reason=f"{type(failed).__name__}: {failed}")
+            said = str(failed).strip().partition("\n")[0]  # torch adds its C++ stack
+            verdict = Verdict(counter, both, report.flops.forward, None, reason=f"{type(failed).__name__}: {said}")
         facts(verdict_facts(verdict, unit), format)
         if verdict.differences:
             show([differences_table(verdict, unit)], format)
