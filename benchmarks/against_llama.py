@@ -1,0 +1,153 @@
+"""Our dense model against the transformers library's Llama of the same shape, in turn in one process.
+
+    python -m benchmarks.against_llama [SPEC] [--batch 4] [--seconds 60] [--device auto] [--dtype fp32] [--out FILE]
+
+Both have the same weights, the same scaled_dot_product_attention and the same dtype, and see the same tokens; that they
+compute the same logits is checked first. Forward (no gradients) and train step (mean cross-entropy, backward, fused AdamW)
+are timed by modcalc's own clock, all eager. Prints one JSON document: time ratio ours / theirs with its 95 % interval,
+medians and samples. SPEC: a gated, bias-free, pre-norm shape (default: benchmarks/shapes/llama-512.yaml). Needs transformers.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modcalc import build, load
+from modcalc.measure.hardware import describe, pick
+from modcalc.measure.records import StepTime, ends
+from modcalc.measure.stats import paired_ratio
+from modcalc.measure.steps import LEARNING_RATE, ForwardStep, Tokens, TrainStep
+from modcalc.measure.steptime import alternate, rounds_for, warm_up
+from modcalc.render.output import machine_values
+from modcalc.spec.schema import Spec
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def llama(spec: Spec, like: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The library's model of this shape, with the weights of ours."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    block = like.plan.blocks[0]
+    config = LlamaConfig(
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.d_model,
+        intermediate_size=block.ffn.d_ff,
+        num_hidden_layers=spec.n_layers,
+        num_attention_heads=block.attention.n_heads,
+        num_key_value_heads=block.attention.n_kv_heads,
+        head_dim=block.attention.head_dim,
+        max_position_embeddings=spec.seq_len,
+        rope_theta=spec.positions.theta,
+        rms_norm_eps=spec.norm.eps,
+        tie_word_embeddings=spec.head.tied,
+        attn_implementation="sdpa",
+    )
+    theirs = LlamaForCausalLM(config).to(device, dtype)
+    names = {"embedding.tokens": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
+    parts = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "attn.": "self_attn."}
+    weights = {}
+    for name, value in like.state_dict().items():
+        path, _, leaf = name.rpartition(".")
+        path = names.get(path, path.replace("blocks.", "model.layers."))
+        for ours, other in parts.items():
+            path = path.replace(ours, other)
+        weights[f"{path}.{leaf}"] = value
+    theirs.load_state_dict(weights)
+    return theirs
+
+
+class Logits(nn.Module):
+    """The library's model as a function of tokens alone, without a cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model(tokens, use_cache=False).logits
+
+
+class TheirTrainStep:
+    """The train step of modcalc.measure.steps.TrainStep, for the library's model."""
+
+    def __init__(self, model: nn.Module, tokens: Tokens) -> None:
+        self.model, self.tokens = model.train(), tokens
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def prepare(self) -> None:
+        self.tokens.fill()
+
+    def run(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        inputs, targets = self.tokens.buffer[:, :-1], self.tokens.buffer[:, 1:]
+        F.cross_entropy(self.model(inputs).float().flatten(0, 1), targets.flatten()).backward()
+        self.optimizer.step()
+
+
+def check(ours: nn.Module, theirs: nn.Module, tokens: Tensor) -> float:
+    """Largest relative difference of the logits; stops where they are not the same model."""
+    with torch.no_grad():
+        a, b = ours(tokens).logits.double(), theirs(tokens).double()
+    difference = ((a - b).norm() / b.norm()).item()
+    if difference > (1e-4 if ours.head.weight.dtype == torch.float32 else 3e-2):
+        sys.exit(f"the two models differ by {difference:.2e} of the logits: this is no comparison")
+    return difference
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", nargs="?", default=str(Path(__file__).parent / "shapes" / "llama-512.yaml"))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for the samples of each mode")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    import transformers
+
+    device, dtype, spec = pick(options.device), DTYPES[options.dtype], load(options.spec)
+    ours = build(spec, device=device, dtype=dtype)
+    theirs = Logits(llama(spec, ours, dtype, device))
+    plain = lambda function: function  # noqa: E731
+    found = {}
+    for mode in ("forward", "train"):
+        length = spec.seq_len + (mode == "train")
+        inputs = [Tokens(options.batch, length, spec.vocab_size, device, 0) for _ in range(2)]
+        if mode == "forward":
+            difference = check(ours, theirs, inputs[0].buffer)
+            steps = [ForwardStep(ours, inputs[0], plain), ForwardStep(theirs, inputs[1], plain)]
+        else:
+            steps = [TrainStep(ours, inputs[0], plain), TheirTrainStep(theirs, inputs[1])]
+        warm = [warm_up(step, device) for step in steps]
+        samples = alternate(steps, device, rounds_for(warm, options.seconds))
+        ratio = paired_ratio(*samples)
+        times = [{name: getattr(t, name) for name in ("median", "p25", "p75", "min", "n", "samples")} for t in map(StepTime.of, samples)]
+        found[mode] = {"time_ratio": ratio.value, "interval": ends(ratio), "ours_s": times[0], "theirs_s": times[1]}
+        print(f"{mode}: ours / theirs {ratio.value:.3f}, interval {ends(ratio)}", file=sys.stderr)
+    machine = describe(device)
+    document = {
+        "benchmark": "against_llama",
+        "spec": spec.name,
+        "batch": options.batch,
+        "dtype": options.dtype,
+        "logits_difference": difference,
+        "device": machine.name,
+        "threads": machine.threads,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        **found,
+    }
+    text = json.dumps(machine_values(document), indent=2) + "\n"
+    sys.stdout.write(text)
+    if options.out:
+        Path(options.out).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

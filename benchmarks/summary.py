@@ -1,0 +1,167 @@
+"""What a folder of results says, against what was aimed at.
+
+    python -m benchmarks.summary benchmarks/results/<machine>-<date>
+
+Reads what cpu.sh and gpu.sh wrote, and writes summary.md there: one table of the models that were compared, one of the aims.
+An aim that was missed is a row like any other; what was not measured is left out. Prints the same.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from modcalc.measure.records import Result
+from modcalc.measure.sweep import ResultsFile
+from modcalc.render.markup import markdown
+from modcalc.render.numbers import ratio, seconds, share
+from modcalc.render.profile import device_line
+from modcalc.render.table import Column, Table
+
+REPEAT, SUM, LLAMA, MFU, SLACK = 0.02, 0.02, 1.0, 0.50, 0.05
+SAVING = {"train": 0.95, "forward": 0.90}
+
+
+class Aim(NamedTuple):
+    """What was aimed at, and what was seen. met: None where a figure is only reported."""
+
+    what: str
+    aim: str
+    seen: str
+    met: bool | None
+
+
+def results(folder: Path) -> dict[str, list[Result]]:
+    """File name without suffix -> its finished points."""
+    found = {path.stem: [r for r in ResultsFile(path).records.values() if isinstance(r, Result)] for path in sorted(folder.glob("*.jsonl"))}
+    return {name: records for name, records in found.items() if records}
+
+
+def pairs(found: dict[str, list[Result]]) -> list[Result]:
+    """Every model that was compared with its dense twin or partner, sampling included."""
+    return [r for name, records in found.items() if not name.startswith(("self", "where", "ranks")) for r in records if r.baseline]
+
+
+def compared(records: list[Result]) -> Table:
+    """One row a point."""
+    columns = (
+        Column("model"), Column("baseline"), Column("mode"), Column("batch", "count"), Column("tokens", "count"), Column("cached", "count"),
+        Column("step", "seconds"), Column("baseline's", "seconds"), Column("MFU", "share"), Column("baseline's MFU", "share"),
+        Column("FLOP ratio", "ratio"), Column("time ratio", "ratio"), Column("interval"), Column("realised saving", "ratio"),
+    )  # fmt: skip
+    rows = []
+    for r in records:
+        b, s = r.baseline, r.settings
+        times = [r.step_time_s.median, b.step_time_s.median, r.mfu, b.mfu]
+        rows.append(
+            [
+                r.spec,
+                b.spec,
+                s.mode,
+                s.batch,
+                s.seq_len,
+                s.context,
+                *times,
+                b.flop_ratio,
+                b.time_ratio,
+                between(b.time_ratio_interval),
+                b.realised_saving,
+            ]
+        )
+    return Table(columns=columns, rows=rows, title="Compared in turn")
+
+
+def between(ends: tuple[float, float] | None) -> str:
+    return "no interval" if ends is None else f"{ratio(ends[0])} to {ratio(ends[1])}"
+
+
+def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
+    """Every aim that the results can answer."""
+    for name, records in found.items():
+        if name.startswith("saving-"):
+            yield from savings(records)
+        elif name.startswith(("train-", "forward-")):
+            yield from gpu_pairs(records)
+        elif name == "self":
+            yield from (itself(r) for r in records)
+        elif name == "where":
+            yield from (attributed(r) for r in records)
+    if {"repeat-1", "repeat-2"} <= set(found):
+        yield repeated(found["repeat-1"][0], found["repeat-2"][0])
+    if (folder / "llama.json").is_file():
+        document = json.loads((folder / "llama.json").read_text(encoding="utf-8"))
+        for mode in ("forward", "train"):
+            d = document[mode]
+            about = f"ours / transformers {document['transformers']} Llama, {mode}, {document['dtype']}, batch {document['batch']}"
+            seen = f"{ratio(d['time_ratio'])} ({between(d['interval'])})"
+            # Not slower: the interval reaches 1 or lies below.
+            yield Aim(about, "no slower: interval not above 1", seen, d["time_ratio"] <= LLAMA or bool(d["interval"] and d["interval"][0] <= LLAMA))
+
+
+def savings(records: list[Result]) -> Iterator[Aim]:
+    for r in records:
+        aim = SAVING[r.mode]
+        saving = r.baseline.realised_saving
+        seen = f"{ratio(saving)} ({between(r.baseline.realised_saving_interval)})"
+        yield Aim(f"realised saving, {r.spec}, {r.mode}, batch {r.settings.batch}", f"at least {aim:.2f}", seen, saving >= aim)
+
+
+def gpu_pairs(records: list[Result]) -> Iterator[Aim]:
+    largest = max(records, key=lambda r: r.settings.batch)
+    b = largest.baseline
+    about = f"{largest.spec}, {largest.mode}, batch {largest.settings.batch}"
+    limit = b.flop_ratio + SLACK
+    yield Aim(f"time ratio, {about}", f"at most FLOP ratio + {SLACK} = {ratio(limit)}", ratio(b.time_ratio), b.time_ratio <= limit)
+    if b.mfu is not None:
+        big = b.params >= 9e8
+        yield Aim(
+            f"dense MFU, {b.spec}, {largest.mode}", f"at least {share(MFU)}" if big else "reported", share(b.mfu), b.mfu >= MFU if big else None
+        )
+
+
+def itself(r: Result) -> Aim:
+    ends = r.baseline.time_ratio_interval
+    met = bool(ends and ends[0] <= 1 <= ends[1])
+    return Aim(f"{r.spec} against itself, {r.mode}", "the interval contains 1", f"{ratio(r.baseline.time_ratio)} ({between(ends)})", met)
+
+
+def attributed(r: Result) -> Aim:
+    a = r.attribution[0]
+    total, other = sum(line.time_s for line in a.lines), sum(line.share for line in a.lines if line.label in ("other", "idle"))
+    off = total / a.unprofiled_s - 1
+    seen = f"{100 * off:+.1f} %; in no component {share(other)}; routing overhead {share(a.routing_share)}; step {seconds(a.unprofiled_s)}"
+    return Aim(f"attribution of {r.spec}, {r.mode}", f"sums to the step without profiler within {share(SUM)}", seen, abs(off) <= SUM)
+
+
+def repeated(a: Result, b: Result) -> Aim:
+    change = b.step_time_s.median / a.step_time_s.median - 1
+    seen = f"{seconds(a.step_time_s.median)} and {seconds(b.step_time_s.median)}: {100 * change:+.2f} %"
+    return Aim(f"two runs of the same command, {a.spec}, {a.mode}", f"medians within {share(REPEAT)}", seen, abs(change) <= REPEAT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    found = results(folder)
+    if not found:
+        parser.error(f"{folder}: no results there; benchmarks/cpu.sh and benchmarks/gpu.sh write them")
+    one = next(iter(found.values()))[0]
+    headline = [f"{device_line(one.device)}; torch {one.torch}; {one.time[:10]}"]
+    headline += [f"driver {one.device.driver}"] if one.device.driver else []
+    reached = [] if not (folder / "peaks.json").is_file() else [json.loads((folder / "peaks.json").read_text(encoding="utf-8"))["reached"]]
+    headline += [f"reached: {r['flops_per_s'] / 1e12:.1f} TFLOP/s, {r['bytes_per_s'] / 1e12:.2f} TB/s ({r['source']})" for r in reached]
+    met = {True: "yes", False: "no", None: ""}
+    rows = [[a.what, a.aim, a.seen, met[a.met]] for a in aims(folder, found)]
+    checks = Table(columns=(Column("what"), Column("aim"), Column("seen"), Column("met")), rows=rows, title="Aims", headline=headline)
+    tables = [checks] if rows else []
+    if records := pairs(found):
+        tables.append(compared(records))
+    text = "\n".join(markdown(table) for table in tables)
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
