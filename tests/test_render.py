@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from modcalc.errors import MissingDependency, UsageError
+from modcalc.errors import UsageError
 from modcalc.render import FORMATS, Column, Table, bad, chosen, emit, facts, good, say, show
 from modcalc.render.numbers import change, machine, ratio, share
 from modcalc.render.output import machine_values
-from modcalc.render.plot import figure, plot_target
 from modcalc.render.progress import progress, working
 from modcalc.render.terminal import fitting
 
@@ -263,35 +262,8 @@ def test_progress_elsewhere_is_a_line_on_stderr(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "thinking ...\nlooking ...\n")
 
 
-@pytest.mark.parametrize(("file", "says"), [("plot.pdf", ".svg, .png"), ("plot", ".svg, .png"), ("missing/plot.svg", "no folder")])
-def test_plots_that_cannot_be_written(file: str, says: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=re.escape(says)):
-        plot_target(tmp_path / file)
-
-
-def test_a_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependency, match=re.escape("pip install 'modcalc[plot]'")):
-        plot_target(tmp_path / "plot.svg")
-
-
-@pytest.mark.parametrize(("suffix", "start"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
-def test_a_figure_is_the_same_file_each_time(suffix: str, start: bytes, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    files = []
-    for i in range(2):
-        target = plot_target(tmp_path / f"{i}.{suffix}")
-        with figure(target, "a title", "what was counted") as axes:
-            axes.plot([0, 1], [0, 1])
-        files.append(target.read_bytes())
-    assert files[0] == files[1] and files[0].startswith(start)
-    if suffix == "svg":
-        assert b"a title" in files[0] and b"what was counted" in files[0]  # text stays text
-
-
-def test_a_figure_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    target = plot_target(tmp_path / "plot.svg")
-    with pytest.raises(ZeroDivisionError), figure(target):
-        1 / 0  # noqa: B018
-    assert not target.exists()
+def test_plain_columns_stand_under_each_other_whatever_the_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    places = {"plain": 5, "模型 🚀": 7, "e\u0301te\u0301": 3}
+    show([Table(columns=(Column("name"), Column("n", "count")), rows=[(name, 7) for name in places])], "plain")
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [len(line) - len(name) + wide for line, (name, wide) in zip(lines, places.items(), strict=True)] == [7 + 2 + 1] * 3

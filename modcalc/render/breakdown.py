@@ -53,7 +53,9 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
         ]
     lines = [line for line in ordered(report.lines(by), by) if by != "total" and (line.params or line.forward or line.backward)]
     rows = [[value(line) for _, value in fields] for line in [*lines, total]]
-    return Table(title=report.plan.name, headline=headline(report, unit), columns=[c for c, _ in fields], rows=rows[:-1], total=rows[-1])
+    return Table(
+        title=report.plan.name, headline=headline(report, unit, backward=backward), columns=[c for c, _ in fields], rows=rows[:-1], total=rows[-1]
+    )
 
 
 def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward: bool = False) -> Table:
@@ -75,7 +77,7 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
         (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(r.flops.forward, first.flops.forward)),
     ]
     return Table(
-        headline=headline(first, unit, own_length=own_length),
+        headline=headline(first, unit, own_length=own_length, backward=backward),
         columns=[c for c, _ in fields],
         rows=[[value(r) for _, value in fields] for r in reports],
         notes=[f"ratio: forward {unit.name} over those of {first.plan.name}" + ("; sequence lengths T differ" if own_length else "")],

@@ -1,5 +1,7 @@
 """Tables as aligned text. Written here and not by tabulate, whose import alone would double the start of a command."""
 
+from unicodedata import combining, east_asian_width
+
 from modcalc.render.table import Table
 
 
@@ -16,13 +18,24 @@ def plain(table: Table) -> str:
 def _grid(table: Table) -> list[str]:
     headers = [c.header for c in table.columns]
     cells = table.cells()
-    widths = [max(len(row[i]) for row in [headers, *cells]) for i in range(len(headers))]
+    widths = [max(_width(row[i]) for row in [headers, *cells]) for i in range(len(headers))]
+
+    def cell(text: str, width: int, right: bool) -> str:
+        blanks = " " * (width - _width(text))
+        return blanks + text if right else text + blanks
 
     def line(row: list[str]) -> str:
-        return "  ".join(t.rjust(w) if c.right else t.ljust(w) for t, w, c in zip(row, widths, table.columns, strict=True)).rstrip()
+        return "  ".join(cell(t, w, c.right) for t, w, c in zip(row, widths, table.columns, strict=True)).rstrip()
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     lines = [line(headers), rule, *map(line, cells)]
     if table.total is not None and table.rows:
         lines.insert(-1, rule)
     return lines
+
+
+def _width(text: str) -> int:
+    """Places that a text takes: two for a wide character, none for an accent of its own."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)

@@ -8,6 +8,8 @@
 No display is needed: figures are drawn by Agg (.png) or as text that stays text (.svg).
 """
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -73,16 +75,27 @@ def figure(
         kind = target.suffix.lower()[1:]
         metadata = {"Date": None} if kind == "svg" else {}
         try:
-            drawing.savefig(target, format=kind, dpi=150, metadata=metadata)
+            with warnings.catch_warnings(record=True) as found:
+                drawing.savefig(target, format=kind, dpi=150, metadata=metadata)
         except OSError as wrong:
             raise UsageError(f"--plot {target}: {wrong.strerror or wrong}") from None
+        if kind != "svg" and any("missing from font" in str(w.message) for w in found):
+            print(f"warning: {target}: the font lacks some characters of the text; a .svg keeps them", file=sys.stderr)
 
 
 def amounts(axis: "Axis", name: str) -> None:
-    """Label an axis `name`, its ticks in k, M, G, T …"""
-    from matplotlib.ticker import FuncFormatter
+    """Label an axis `name`, its ticks in k, M, G, T …; on a logarithmic axis over little more than a power of ten, those between as well."""
+    from matplotlib.ticker import FuncFormatter, LogFormatter
+
+    class Between(LogFormatter):
+        """Decides as its base which ticks have room for a label."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return _short(x) if super().__call__(x, pos) else ""
 
     axis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    if axis.get_scale() == "log":
+        axis.set_minor_formatter(Between(minor_thresholds=(2, 0.4)))
     axis.set_label_text(name)
 
 

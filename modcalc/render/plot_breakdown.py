@@ -27,13 +27,14 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
     labels.sort(key=lambda c: list(LABELS).index(c) if c in LABELS else len(LABELS))
     what = "train step" if backward else "forward pass"
     own_length = len({r.work.seq_len for r in reports}) > 1
-    counted = "\n".join(headline(reports[0], unit, own_length=own_length)[:2])
+    counted = "\n".join(headline(reports[0], unit, own_length=own_length, backward=backward)[:2])
     with figure(target, f"Where the {unit.name} of the {what} go", counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
         bottoms = [0.0] * len(reports)
         for i, label in enumerate(labels):
             colour = COLOURS[i % len(COLOURS)]
+            style = dict(color=colour, hatch="///" if i >= len(COLOURS) else None, edgecolor="white", linewidth=0)
             heights = [float(one.get(label, 0)) for one in sums]
-            bars = axes.bar(range(len(reports)), heights, 0.62, bottom=bottoms, color=colour, label=LABELS.get(label, label))
+            bars = axes.bar(range(len(reports)), heights, 0.62, bottom=bottoms, label=LABELS.get(label, label), **style)
             for bar, height, bottom, total in zip(bars, heights, bottoms, totals, strict=True):
                 if height > 0.06 * max(totals):
                     at = (bar.get_x() + bar.get_width() / 2, bottom + height / 2)

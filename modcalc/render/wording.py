@@ -54,15 +54,16 @@ class Unit:
         return None if flops is None else whole(Fraction(flops) / self.divisor)
 
 
-def headline(report: Report, unit: Unit, *, own_length: bool = False) -> list[str]:
-    """What is computed, and by whose rule it is counted."""
+def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: bool = False) -> list[str]:
+    """What is computed, and by whose rule it is counted. own_length: of several specs, each at its own T; backward: a train step."""
     w, rule = report.work, report.convention
     sequences = f"{w.batch:,} sequence{'s' if w.batch > 1 else ''}"
     cached = f" after {w.context:,} cached" if w.context else ""
     if w.phase == "decode":
         what = f"decode: 1 new token for {sequences}{cached}"
     else:
-        what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {'T' if own_length else f'{w.seq_len:,}'} tokens{cached}"
+        phase = "train step" if backward or w.phase == "train" else w.phase
+        what = f"{phase}: {sequences} of {'T' if own_length else f'{w.seq_len:,}'} tokens{cached}"
     if w.phase == "prefill":
         what += ", logits of the last one"
     each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"

@@ -1,0 +1,67 @@
+"""Plots: files that are the same each time, axes that can be read, and what cannot be drawn."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from modcalc.errors import MissingDependency, UsageError
+from modcalc.render.plot import amounts, figure, plot_target
+
+
+@pytest.mark.parametrize(("file", "says"), [("plot.pdf", ".svg, .png"), ("plot", ".svg, .png"), ("missing/plot.svg", "no folder")])
+def test_plots_that_cannot_be_written(file: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        plot_target(tmp_path / file)
+
+
+def test_a_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependency, match=re.escape("pip install 'modcalc[plot]'")):
+        plot_target(tmp_path / "plot.svg")
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_a_figure_is_the_same_file_each_time(suffix: str, start: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = []
+    for i in range(2):
+        target = plot_target(tmp_path / f"{i}.{suffix}")
+        with figure(target, "a title", "what was counted") as axes:
+            axes.plot([0, 1], [0, 1])
+        files.append(target.read_bytes())
+    assert files[0] == files[1] and files[0].startswith(start)
+    if suffix == "svg":
+        assert b"a title" in files[0] and b"what was counted" in files[0]  # text stays text
+
+
+def test_a_figure_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = plot_target(tmp_path / "plot.svg")
+    with pytest.raises(ZeroDivisionError), figure(target):
+        1 / 0  # noqa: B018
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [((2e8, 4e8), {"200 M", "300 M", "400 M"}), ((1e8, 3e9), {"100 M", "1 G"}), ((1e3, 1e12), {"1 M", "1 T"})],
+)
+def test_a_logarithmic_axis_is_labelled_in_suffixes(ends: tuple[float, float], labels: set[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with figure(plot_target(tmp_path / "plot.svg")) as axes:
+        axes.set_xscale("log")
+        axes.plot(ends, [0, 1])
+        amounts(axes.xaxis, "parameters")
+    shown = set(re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "plot.svg").read_text()))
+    assert labels <= shown and not any("times" in text for text in shown)
+
+
+def test_characters_that_the_font_lacks_are_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    for suffix, said in (("png", 1), ("svg", 0)):
+        with figure(plot_target(tmp_path / f"plot.{suffix}"), "模型") as axes:
+            axes.plot([0, 1], [0, 1])
+        assert capsys.readouterr().err.count("the font lacks some characters") == said
+    assert "模型" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
