@@ -11,6 +11,18 @@ import torch
 from torch import Tensor, nn
 
 
+class Tie(Exception):
+    """Two experts, or two tokens for one expert, are equally good: either choice is right."""
+
+
+def best(values: list[float], n: int) -> list[int]:
+    """Indices of the n highest values."""
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+    if n < len(order) and values[order[n - 1]] - values[order[n]] < 1e-9:
+        raise Tie
+    return order[:n]
+
+
 @dataclass(frozen=True)
 class Token:
     at: int
@@ -106,7 +118,7 @@ def attention(a: nn.Module, tokens: list[Token]) -> list[Tensor]:
     for i, query in enumerate(tokens):
         mixed = []
         for h in range(p.n_heads):
-            weights, values = [], []
+            scores, values = [], []
             for j in range(i + 1):
                 distance = query.at - tokens[j].at
                 if p.window is not None and distance >= p.window:
@@ -117,9 +129,11 @@ def attention(a: nn.Module, tokens: list[Token]) -> list[Tensor]:
                     s = p.softcap * torch.tanh(s / p.softcap)
                 if p.alibi:
                     s = s - alibi_slope(h, p.n_heads) * distance
-                weights.append(torch.exp(s))
+                scores.append(s)
                 values.append(made[j][2][group])
-            total = sum(weights) + (torch.exp(a.core.sinks[h]) if p.sinks else 0)
+            top = max(s.item() for s in scores)  # drawn weights make scores whose exp is too large to write down
+            weights = [torch.exp(s - top) for s in scores]
+            total = sum(weights) + (torch.exp(a.core.sinks[h] - top) if p.sinks else 0)
             mixed.append(sum(w / total * v for w, v in zip(weights, values, strict=True)))
         out.append(linear(a.o_proj, torch.cat(mixed)))
     return out
@@ -134,7 +148,8 @@ def expert(moe: nn.Module, e: int, x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor) -> Tensor:
-    return torch.exp(x) / torch.exp(x).sum()
+    x = torch.exp(x - x.max().item())
+    return x / x.sum()
 
 
 def token_choice(moe: nn.Module, x: Tensor) -> dict[int, Tensor]:
@@ -143,10 +158,9 @@ def token_choice(moe: nn.Module, x: Tensor) -> dict[int, Tensor]:
     scores = {"softmax_topk": softmax, "topk_softmax": lambda z: z, "sigmoid": lambda z: 1 / (1 + torch.exp(-z))}[p.score](logits)
     rank = [s.item() + (float(moe.balance_bias[e]) if p.balance_bias else 0) for e, s in enumerate(scores)]
     size = len(rank) // p.groups
-    value = {g: sum(sorted(rank[g * size : (g + 1) * size])[-2:]) for g in range(p.groups)}
-    open_groups = sorted(value, key=value.get, reverse=True)[: p.top_groups]
+    open_groups = best([sum(sorted(rank[g * size : (g + 1) * size])[-2:]) for g in range(p.groups)], p.top_groups)
     allowed = [e for e in range(len(rank)) if e // size in open_groups]
-    chosen = sorted(allowed, key=rank.__getitem__, reverse=True)[: p.top_k]
+    chosen = [allowed[i] for i in best([rank[e] for e in allowed], p.top_k)]
     weights = torch.stack([scores[e] for e in chosen])
     if p.score == "topk_softmax":
         weights = softmax(weights)
@@ -169,7 +183,7 @@ def mixture(moe: nn.Module, xs: list[Tensor], room: int) -> list[Tensor]:
     else:
         scores = [(softmax if p.score == "softmax_topk" else torch.sigmoid)(linear(moe.router, x)) for x in xs]
         for e in range(p.n_experts):
-            for i in sorted(range(len(xs)), key=lambda i: -scores[i][e].item())[:slots]:
+            for i in best([s[e].item() for s in scores], slots):
                 routed[i][e] = scores[i][e]
         totals = [sum(r.values()) if p.renormalize else 1 for r in routed]
         routed = [{e: w / total * p.scaling for e, w in r.items()} for r, total in zip(routed, totals, strict=True)]

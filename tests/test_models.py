@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from modcalc.models.losses import auxiliary, cross_entropy, routings, training_loss
-from naive import Naive
+from naive import Naive, Tie
 from strategies import specs
 
 import modcalc
@@ -113,7 +113,10 @@ def test_any_spec_equals_the_naive_reference(spec: Spec) -> None:
     spec = msgspec.structs.replace(spec, vocab_size=max(spec.vocab_size, spec.seq_len))
     model = modcalc.build(spec, dtype="float64")
     scramble(model)
-    equals_naive(model, tokens_of(spec))
+    try:
+        equals_naive(model, tokens_of(spec))
+    except Tie:
+        reject()
 
 
 @pytest.mark.parametrize("name", sorted(shipped_specs()))
@@ -130,7 +133,7 @@ def test_parameters_are_those_of_the_ledger(spec: Spec) -> None:
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == modcalc.account(spec).weights()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_explicit_products_equal_the_fused_kernel(spec: Spec) -> None:
     logits = []
@@ -295,9 +298,9 @@ def test_auxiliary_losses_label_every_row_of_the_batch() -> None:
                 square += r.scores[b, i].item() ** 2
                 n += 1
     assert n == 2 * 3 * 12
-    assert float(found["router_bce"]) == pytest.approx(router / n, rel=1e-9)
-    assert float(found["predictor_bce"]) == pytest.approx(predictor / n, rel=1e-9)
-    assert float(found["router_z"]) == pytest.approx(square / n, rel=1e-9)
+    assert found["router_bce"].item() == pytest.approx(router / n, rel=1e-9)
+    assert found["predictor_bce"].item() == pytest.approx(predictor / n, rel=1e-9)
+    assert found["router_z"].item() == pytest.approx(square / n, rel=1e-9)
 
 
 def test_training_loss_is_the_weighted_sum() -> None:
