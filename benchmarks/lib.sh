@@ -22,7 +22,14 @@ begin() {
     [ "$device" = cpu ] || long=("${long[@]/60/8}")
     "$python" -c 'import modcalc.models' 2>/dev/null || checkout
     local name
-    name=$("$python" -c 'import sys; from modcalc.measure.hardware import describe, pick; print(describe(pick(sys.argv[1])).name)' "$device")
+    name=$("$python" -c '
+import sys
+from modcalc.errors import ModcalcError
+from modcalc.measure.hardware import describe, pick
+try:
+    print(describe(pick(sys.argv[1])).name)
+except ModcalcError as wrong:
+    sys.exit(f"error: {wrong}")' "$device")
     results=${RESULTS:-benchmarks/results/$(echo "$name" | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-//; s/-$//')-$(date +%F)}
     mkdir -p "$results"
     echo "results: $results" >&2

@@ -36,9 +36,7 @@ def torchrun(folder, *words: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes(tmp_path, parallel):
-    done = torchrun(
-        tmp_path, "--mode", "train", "--parallel", parallel, "--baseline", "dense", "-n", "6", "--warmup", "1", "-f", "json", "--out", "r.jsonl"
-    )
+    done = torchrun(tmp_path, "--mode", "train", "--parallel", parallel, "--baseline", "dense", "-n", "6", "-f", "json", "--out", "r.jsonl")
     assert done.returncode == 0, done.stderr
     d = json.loads(done.stdout)  # one document: the second process prints nothing
     ranks = d["ranks"]

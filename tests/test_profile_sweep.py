@@ -271,6 +271,20 @@ def test_out_of_memory_is_a_row_and_not_an_end(tmp_path, monkeypatch):
     assert measured(path) == [(1, False), (2, False), (3, False)]
 
 
+def test_interrupted_while_the_disk_writes(tmp_path, monkeypatch):
+    """What the file will hold counts as measured."""
+    path = tmp_path / "results.jsonl"
+
+    def slow(fd):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with pytest.raises(KeyboardInterrupt), ResultsFile(path) as results:
+        for _ in run(jobs(TEMPLATE, [SPEC], [BATCHES]), results):
+            pass
+    assert len(results.records) == 1 and ResultsFile(path).records == results.records
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_what_was_measured_is_kept(tmp_path, stop):
     """A sweep of endless points, stopped in the middle of one."""

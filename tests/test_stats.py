@@ -74,7 +74,7 @@ def test_realised_saving():
     assert saving.low < saving.value < saving.high
     dearer = realised_saving(ratio, 1.5)  # more FLOPs than the baseline, yet faster
     assert dearer.value == pytest.approx(-0.8) and dearer.low < dearer.high
-    assert realised_saving(ratio, 1) is None
+    assert realised_saving(ratio, 1) is None and realised_saving(ratio, 0.995) is None
 
 
 def test_drift():

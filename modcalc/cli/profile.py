@@ -235,6 +235,8 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
                         print(f"warning: {doubt}", file=sys.stderr)
         except KeyboardInterrupt as stop:
             interrupted = stop
+            if results:  # a point may be on disk and not yet here
+                records = [results.records[key] for job in todo if (key := job.key()) in results.records]
     if first and records:
         emit(document(records), tables(records), format)
         if target:

@@ -82,6 +82,10 @@ class World:
         """The largest n of all processes: all must take as many steps."""
         return max(self._gather(n))
 
+    def any(self, one: bool) -> bool:
+        """Whether it is true in any process."""
+        return bool(self.most(int(one)))
+
     def from_first(self, value: Any) -> Any:
         """The first process's value, in all."""
         told = [value]

@@ -89,7 +89,7 @@ class Rig:
         model = build(report.plan, device=job.device, dtype=s.dtype)
         wrap = world.wrap(s) if world else None
         step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else 0)
-        warm = warm_up(step, job.device, s.warmup)
+        warm = warm_up(step, job.device, s.warmup, world.any if world else bool)
         return cls(report, model, step, warm, peak.read(), step_flops(report))
 
     def measured(self, spec: Spec, samples: list[float], burnt: Energy | None, job: Job) -> dict[str, Any]:
@@ -137,7 +137,8 @@ def measure(job: Job) -> Result:
     ranks = None
     if job.world:
         ranks, samples = job.world.compare(samples, rigs[0].step, s)
-    burnt = [energy(rig.step, job.device, rig.warm.step_s, rig.report.work.tokens) for rig in rigs]
+    # A run of as many steps as two seconds hold would differ between processes, which wait for each other.
+    burnt = [None if job.world else energy(rig.step, job.device, rig.warm.step_s, rig.report.work.tokens) for rig in rigs]
     fields = [rig.measured(spec, taken, e, job) for rig, spec, taken, e in zip(rigs, job.specs, samples, burnt, strict=True)]
     baseline = against(fields, samples) if job.baseline else None
     own = rigs[0].report

@@ -11,6 +11,7 @@ from statistics import median, quantiles
 
 WIDE = 0.10  # a spread (IQR / median) above this is called wide, as in torch.utils.benchmark
 CONFIDENCE = 0.95
+LEAST_GAP = 0.01  # of FLOPs, for a realised saving to mean something
 MIN_PAIRS = 6  # the fewest that give a 95 % interval of the median
 
 
@@ -89,10 +90,12 @@ def paired_ratio(times: Sequence[float], base: Sequence[float], confidence: floa
 
 
 def realised_saving(time_ratio: Interval, flop_ratio: float) -> Interval | None:
-    """(1 - time ratio) / (1 - FLOP ratio): 1 where all saved FLOPs became saved time; None where no FLOPs differ."""
-    if flop_ratio == 1:
-        return None
+    """(1 - time ratio) / (1 - FLOP ratio): 1 where all saved FLOPs became saved time; None where the FLOPs differ by less than 1 %,
+    which is less than the clock can tell.
+    """
     gap = 1 - flop_ratio
+    if abs(gap) < LEAST_GAP:
+        return None
     return time_ratio.map(1 / gap, -1 / gap)
 
 

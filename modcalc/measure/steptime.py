@@ -50,12 +50,15 @@ def synchronize(device: "torch.device") -> None:
         torch.cuda.synchronize(device)
 
 
-def warm_up(step: Step, device: "torch.device", steps: int | None = None) -> WarmUp:
-    """Run `step` until it is warm: `steps` times, by default at least 3 times and 1 second (a GPU needs that to raise its clock)."""
+def warm_up(step: Step, device: "torch.device", steps: int | None = None, agree: Callable[[bool], bool] = bool) -> WarmUp:
+    """Run `step` until it is warm: `steps` times, by default at least 3 times and 1 second (a GPU needs that to raise its clock).
+
+    agree: whether to go on, given whether this process would; processes that communicate in a step must take as many.
+    """
     whole: list[float] = []
     launch: list[float] = []
     begin = perf_counter_ns()
-    while not whole or len(whole) < (WARM_STEPS if steps is None else steps) or (steps is None and _since(begin) < WARM_S):
+    while agree(len(whole) < (WARM_STEPS if steps is None else max(1, steps)) or (steps is None and _since(begin) < WARM_S)):
         step.prepare()
         synchronize(device)
         start = perf_counter_ns()

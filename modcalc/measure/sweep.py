@@ -62,10 +62,10 @@ class ResultsFile:
     def append(self, record: Record) -> None:
         """Write one record and wait until the disk has it."""
         self.file.write((b"\n" if self.unended else b"") + msgspec.json.encode(record) + b"\n")
+        self.records[record.key] = record  # an interrupt while the disk is slow: closing the file still writes it
         self.unended = False
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.records[record.key] = record
 
 
 def _cut_off(line: bytes) -> bool:
