@@ -232,6 +232,34 @@ def test_the_train_step_is_counted_too(flops, tiny: Path, how: list[str]) -> Non
     assert "FLOPs train step, equal to the ledger" in flops(tiny, "--count", "torch", *how).out
 
 
+@pytest.mark.parametrize("how", [{}, {"recompute": "selective", "attention": "explicit"}, {"recompute": "full"}])
+def test_hardware_flops_of_a_train_step(flops, tiny: Path, how: dict[str, str]) -> None:
+    options = ["--count", "analytic", "--backward", *(word for name, value in how.items() for word in (f"--{name}", value))]
+    d = flops(tiny, *options, "--format", "json").document
+    scores = next(line["forward"] for line in d["lines"] if line["label"] == "scores")
+    head = next(line["forward"] for line in d["lines"] if line["label"] == "head")
+    forward = d["flops"]["forward"]
+    # Scores are q k^T and its product with v, half each; every block, but not the head, runs again.
+    again = {None: scores // 2, "selective": scores, "full": scores // 2 + forward - head}[how.get("recompute")]
+    h = d["hardware"]
+    assert (h["recompute"], h["attention"]) == (how.get("recompute", "none"), how.get("attention", "fused"))
+    assert h["forward"] == forward and h["recomputed"] == again
+    assert h["train_step"] == d["flops"]["train_step"] + again and h["backward"] == d["flops"]["backward"] + again
+    assert f"hardware: {h['train_step']:,} FLOPs per train step" in flops(tiny, *options).out
+
+
+def test_hardware_flops_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
+    d = flops(tiny, tiny_mod, "--count", "analytic", "--phase", "train", "--format", "json").document
+    assert all(r["hardware"]["train_step"] > r["flops"]["train_step"] for r in d["reports"])
+    assert flops(tiny, tiny_mod, "--count", "analytic", "--phase", "train").out.count("hardware: ") == 2
+
+
+def test_no_hardware_flops_where_recomputation_is_counted_already(flops, tiny: Path) -> None:
+    options = ["--count", "analytic", "--backward", "--convention", "megatron"]
+    assert "hardware" not in flops(tiny, *options, "--format", "json").document
+    assert "hardware" not in flops(tiny, *options).out
+
+
 @torch_installed
 def test_counters_see_every_product_in_full(flops, tiny: Path) -> None:
     full = flops(tiny, "--count", "analytic", "--format", "json").document["flops"]["forward"]
@@ -336,6 +364,10 @@ def test_sampling_states_expectation_worst_and_best(flops, tiny_mod: Path, phase
         (["--phase", "decode", "--context", "3", "--seq-len", "4"], "--seq-len"),
         (["--phase", "decode", "--context", "3", "--backward"], "--backward"),
         (["--phase", "prefill", "--count", "torch"], "--count torch"),
+        (["--recompute", "full"], "add --backward"),
+        (["--attention", "explicit", "--phase", "decode", "--context", "3"], "--attention"),
+        (["--recompute", "some", "--backward"], "--recompute"),
+        (["--recompute", "full", "--backward", "--convention", "megatron"], "megatron counts recomputation itself"),
         (["--context", "3"], "prefill and decode"),
         (["--convention", "chinchila"], "chinchilla"),
         (["--causal", "some"], "--causal"),

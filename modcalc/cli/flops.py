@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import Batch, Causal, ConventionName, Format, Macs, Phase, Plot, SeqLen, Specs
+from modcalc.cli.options import AttentionKernel, Batch, Causal, ConventionName, Format, Macs, Phase, Plot, Recompute, SeqLen, Specs
 
 if TYPE_CHECKING:
     from modcalc.cost.account import Report
+    from modcalc.cost.recompute import Hardware
     from modcalc.measure.agreement import Verdict
     from modcalc.render.wording import Unit
 
@@ -37,6 +38,8 @@ def flops(
     macs: Macs = False,
     phase: Phase = "forward",
     context: Context = None,
+    recompute: Recompute = None,
+    attention: AttentionKernel = None,
     format: Format = None,
     plot: Plot = None,
 ) -> None:
@@ -50,7 +53,8 @@ def flops(
     from modcalc.render.wording import Unit
     from modcalc.spec.load import load
 
-    _check(phase, context, seq_len, backward)
+    again = {"--recompute": recompute, "--attention": attention}
+    _check(phase, context, seq_len, backward, [option for option, given in again.items() if given])
     counters = _counters(count, phase)
     if plot:
         from modcalc.render.plot import plot_target
@@ -65,8 +69,10 @@ def flops(
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
 
+    hardware = _hardware([report for report, _, _ in accounts], recompute, attention) if backward else []
     unit = Unit(macs, accounts[0][0].convention.multiply_add)
     _show(accounts, by, unit, backward, format)
+    _show_hardware(accounts, hardware, unit, format)
     if plot:
         from modcalc.render.plot_breakdown import plot_breakdown
 
@@ -75,13 +81,13 @@ def flops(
         typer.echo(f"drawn into {target}", err=True)
     verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(accounts) == 1) for report, _, _ in accounts]
     if format == "json":
-        _document(accounts, verdicts, by, macs)
+        _document(accounts, verdicts, hardware, by, macs)
     if not all(v.agrees for one in verdicts for v in one):
         raise typer.Exit(1)
 
 
-def _check(phase: str, context: int | None, seq_len: int | None, backward: bool) -> None:
-    """Options that contradict each other; Workload checks the rest."""
+def _check(phase: str, context: int | None, seq_len: int | None, backward: bool, of_training: list[str]) -> None:
+    """Options that contradict each other; Workload checks the rest. of_training: options given that say how a train step runs."""
     from modcalc.errors import UsageError
 
     if phase == "decode" and context is None:
@@ -90,6 +96,8 @@ def _check(phase: str, context: int | None, seq_len: int | None, backward: bool)
         raise UsageError("--seq-len with --phase decode: it computes one token per sequence; give the tokens before it by --context")
     if phase in ("prefill", "decode") and backward:
         raise UsageError(f"--backward with --phase {phase}: sampling has no backward pass")
+    if of_training and not (backward or phase == "train"):
+        raise UsageError(f"{' and '.join(of_training)} without a train step: add --backward")
 
 
 def _counters(asked: str | None, phase: str) -> list[str]:
@@ -134,6 +142,25 @@ def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, f
         show(more, format)
 
 
+def _hardware(reports: list["Report"], recompute: str | None, attention: str | None) -> list["Hardware"]:
+    """Of each report; none of a convention that counts recomputation itself, unless it was asked for, which is then an error."""
+    from modcalc.cost.recompute import hardware_flops
+
+    if reports[0].convention.recompute_terms and not (recompute or attention):
+        return []
+    return [hardware_flops(report, recompute or "none", attention or "fused") for report in reports]
+
+
+def _show_hardware(accounts: list[tuple], hardware: list["Hardware"], unit: "Unit", format: str) -> None:
+    if not hardware or format == "json":
+        return
+    from modcalc.render.hardware import hardware_facts
+    from modcalc.render.output import facts
+
+    for (report, _, _), h in zip(accounts, hardware, strict=True):
+        facts([*([] if len(accounts) == 1 else [("", ""), ("", report.plan.name)]), *hardware_facts(report, h, unit)], format)
+
+
 def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> list["Verdict"]:
     """Each counter's verdict, told as soon as it is there; with `backward`, torch also counts the train step."""
     if not counters:
@@ -160,10 +187,11 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
     return verdicts
 
 
-def _document(accounts: list[tuple], verdicts: list[list], by: str | None, macs: bool) -> None:
+def _document(accounts: list[tuple], verdicts: list[list], hardware: list["Hardware"], by: str | None, macs: bool) -> None:
     """One document for one spec; `reports` of several."""
     from modcalc.render.counted import verdicts_document
     from modcalc.render.document import account_document
+    from modcalc.render.hardware import hardware_document
     from modcalc.render.output import emit
 
     documents = []
@@ -172,4 +200,6 @@ def _document(accounts: list[tuple], verdicts: list[list], by: str | None, macs:
         documents.append(
             account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of, agree if of else None)
         )
+    for document, h in zip(documents, hardware, strict=False):
+        document["hardware"] = hardware_document(h)
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

@@ -29,3 +29,13 @@ Format = Annotated[
 ]
 Plot = Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Draw it into FILE (.svg or .png).", show_default=False)]
 Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option("--dtype", help="Type of weights and activations.")]
+Recompute = Annotated[
+    Literal["none", "selective", "full"] | None,
+    typer.Option(
+        "--recompute", help="Activations computed again for the backward pass: none, of attention, of every block. [default: none]", show_default=False
+    ),
+]
+AttentionKernel = Annotated[
+    Literal["fused", "explicit"] | None,
+    typer.Option("--attention", help="One kernel that keeps no scores, or products that keep them. [default: fused]", show_default=False),
+]
