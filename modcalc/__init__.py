@@ -19,7 +19,7 @@ _HOME = {
     "load": "modcalc.spec.load",
     "resolve": "modcalc.spec.resolve",
 }
-__all__ = sorted(_HOME)
+__all__ = ["account", "build", "dense_twin", "load", "resolve"]
 
 
 def __getattr__(name: str) -> object:

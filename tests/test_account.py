@@ -83,9 +83,8 @@ def test_twin_of_a_recursion_is_as_deep() -> None:
 
 def test_exact_pairs_against_a_mask() -> None:
     for t, context, window in itertools.product(range(1, 8), range(5), (None, 1, 2, 3, 5, 8, 20)):
-        op = AttentionCore(
-            path="", component="", batch=1, tokens=t, length=t, d_model=1, context=context + t, n_heads=1, n_kv_heads=1, head_dim=1, v_head_dim=1, window=window
-        )
+        place = dict(path="", component="", batch=1, tokens=t, length=t)
+        op = AttentionCore(d_model=1, context=context + t, n_heads=1, n_kv_heads=1, head_dim=1, v_head_dim=1, window=window, **place)
         mask = [[key <= q and (window is None or q - key < window) for key in range(context + t)] for q in range(context, context + t)]
         assert op.pairs("exact") == sum(map(sum, mask))
         assert op.pairs("full") == t * (context + t)

@@ -206,7 +206,7 @@ def test_every_term_names_a_basis() -> None:
 
 def test_a_convention_of_ones_own() -> None:
     """Data, so a user can write one: products and 8 per score for the softmax."""
-    own = replace(MATMUL, name="own", forward_terms=(*MATMUL.forward_terms, Term(8, "elements", only=("what:softmax",))))
+    own = msgspec.structs.replace(MATMUL, name="own", forward_terms=(*MATMUL.forward_terms, Term(8, "elements", only=("what:softmax",))))
     assert account(GPT2.spec, convention=own).flops.forward == (GPT2.exact + 8 * 12 * 1024 * 12) * 1024
 
 

@@ -1,11 +1,11 @@
 """Proof that the agreement test can fail: each formula broken on purpose turns it red, at the module concerned."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from modcalc import account
 from modcalc.cost import ledger

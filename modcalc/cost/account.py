@@ -1,10 +1,10 @@
 """Rows, grouped and summed: what a report says, apart from how it looks."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from modcalc.cost.convention import EMBEDDINGS, Convention
 from modcalc.cost.conventions import convention as find_convention
@@ -17,8 +17,7 @@ from modcalc.spec.schema import Spec
 LEVELS = ("total", "component", "layer", "path")
 
 
-@dataclass(frozen=True, slots=True)
-class Params:
+class Params(Struct, frozen=True):
     """Parameters. active: used by one token on average (experts and routed blocks count by share).
 
     embedding: token and position tables and an untied head's matrix; non_embedding: all others.
@@ -30,8 +29,7 @@ class Params:
     non_embedding: Dim
 
 
-@dataclass(frozen=True, slots=True)
-class Flops:
+class Flops(Struct, frozen=True):
     """FLOPs of the whole workload (all sequences); train_step = forward + backward."""
 
     forward: Dim
@@ -40,8 +38,7 @@ class Flops:
     forward_per_token: Dim
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A sum over rows under one label."""
 
     label: str
@@ -50,8 +47,7 @@ class Line:
     backward: Dim
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """An account of one plan under one workload and convention."""
 
     plan: Plan
@@ -130,7 +126,9 @@ def count_params(rows: tuple[Op, ...]) -> Params:
 def count_flops(rows: tuple[Op, ...], work: Workload, rule: Convention) -> Flops:
     forward = whole(sum(rule.forward(op) for op in rows))
     backward = whole(sum(rule.backward(op) for op in rows))
-    return Flops(forward, backward, forward + backward, whole(forward * Fraction(1, work.tokens)) if isinstance(forward, (int, Fraction)) else forward / work.tokens)
+    exact = isinstance(forward, (int, Fraction))  # else an array, which no Fraction can multiply
+    per_token = whole(Fraction(forward, work.tokens)) if exact else forward / work.tokens
+    return Flops(forward, backward, forward + backward, per_token)
 
 
 def dense_twin(spec: Spec) -> Spec:
@@ -140,4 +138,4 @@ def dense_twin(spec: Spec) -> Spec:
         return spec
     shared = len(mod.layers or range(spec.n_layers)) if mod.recursions else 0
     extra = shared * (mod.recursions - 1) if mod.recursions else 0
-    return msgspec.structs.replace(spec, name=f"{spec.name} (dense twin)", mod=None, n_layers=spec.n_layers + extra, budget=None)
+    return replace(spec, name=f"{spec.name} (dense twin)", mod=None, n_layers=spec.n_layers + extra, budget=None)

@@ -1,6 +1,7 @@
 """Accounts side by side: a model and its dense twin, sampling at its best and worst, and what a convention leaves free."""
 
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from modcalc.cost.account import Report, account, dense_twin
 from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise

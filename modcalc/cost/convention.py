@@ -1,9 +1,10 @@
 """What a convention is: data over the ledger's rows. It holds no formula of a model; `conventions` lists the published ones."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+
+from msgspec import Struct
 
 from modcalc.cost.ops import AttentionCore, Linear, Lookup, NormOp, Op, Pointwise, whole
 from modcalc.spec.plan import Dim
@@ -71,8 +72,7 @@ def in_stack(op: Op) -> bool:
     return op.path.startswith(("blocks.", "recursions."))
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(Struct, frozen=True):
     """coefficient x basis, over the rows that carry a tag of `only` (empty: any row) and none of `but`."""
 
     coefficient: int | Fraction
@@ -96,8 +96,7 @@ def times(factor: int, terms: Terms) -> Terms:
     return tuple(Term(factor * t.coefficient, t.basis, t.only, t.but) for t in terms)
 
 
-@dataclass(frozen=True, slots=True)
-class Convention:
+class Convention(Struct, frozen=True):
     """A named choice of what counts, in FLOPs (or what `multiply_add` makes of them).
 
     counts: one line for a reader. causal: full, half, window or exact (see AttentionCore.pairs) where pairs of tokens

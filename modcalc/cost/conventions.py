@@ -3,8 +3,9 @@
 A convention that is printed for training only (6ND and its kin) has a forward pass of a third of it, unless it says otherwise.
 """
 
-from dataclasses import replace
 from difflib import get_close_matches
+
+from msgspec.structs import replace
 
 from modcalc.cost.convention import EMBEDDINGS, Convention, Term, Terms, times
 from modcalc.cost.ops import CAUSAL

@@ -15,9 +15,10 @@ sampling) or numpy arrays (a lattice of shapes). One multiply-add is 2 FLOPs.
 t tokens of one sequence, S tokens attended to, H heads, N and N_v head dims of keys and of values, E experts.
 """
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
+
+from msgspec import Struct
 
 from modcalc.spec.plan import Dim, least, most
 
@@ -26,8 +27,7 @@ CAUSAL = ("full", "window", "half", "exact")
 Weights = dict[str, tuple[Dim, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Op:
+class Op(Struct, frozen=True, kw_only=True):
     """One operation. `path` is the torch module's dotted name, `{}` standing for the index of each of `layers`.
 
     batch: sequences B. tokens: tokens of one sequence that pass, of its `length` new ones. repeat: how many equal layers the row stands for.
@@ -93,8 +93,7 @@ class Op:
         return [self.path.format(i) for i in self.layers] if self.layers else [self.path]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linear(Op):
+class Linear(Op, frozen=True, kw_only=True):
     """y = x W^T (+ b); W: [d_out, d_in]. tied: W is another row's (the embedding's). precise: in fp32 whatever the model's type."""
 
     kind = "linear"
@@ -113,8 +112,7 @@ class Linear(Op):
         return self.repeat * self.batch * self.tokens * self.d_in * self.d_out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experts(Linear):
+class Experts(Linear, frozen=True, kw_only=True):
     """The same projection of E experts; W: [E, d_out, d_in]. tokens: token-to-expert assignments of one sequence."""
 
     kind = "experts"
@@ -128,8 +126,7 @@ class Experts(Linear):
         return {"weight": (self.n_experts, self.d_out, self.d_in), **bias}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionCore(Op):
+class AttentionCore(Op, frozen=True, kw_only=True):
     """softmax(q k^T) v over `context` keys, of which the last `tokens` are the queries' own.
 
     v_head_dim: head_dim of the values. Full: every query meets every key, as an implementation that masks computes
@@ -191,8 +188,7 @@ class AttentionCore(Op):
         return 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup(Op):
+class Lookup(Op, frozen=True, kw_only=True):
     """A row of a table per token: no FLOPs. tied: the model's head shares its token table."""
 
     kind = "lookup"
@@ -205,8 +201,7 @@ class Lookup(Op):
         return {"weight": (self.rows, self.width)} if self.own else {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NormOp(Op):
+class NormOp(Op, frozen=True, kw_only=True):
     """RMSNorm or LayerNorm over `width`, `vectors` per token. beside: entries per token that its input's tensor holds besides."""
 
     kind = "norm"
@@ -234,8 +229,7 @@ class NormOp(Op):
         return self.repeat * self.batch * self.tokens * self.width * self.vectors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pointwise(Op):
+class Pointwise(Op, frozen=True, kw_only=True):
     """Elementwise or data-moving work: `size` elements per token, free by the matmul convention.
 
     what: activation, residual, rotary, softmax, softcap, scale, select (top-k and sort), gather, scatter, gate.

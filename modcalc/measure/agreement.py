@@ -5,8 +5,10 @@ whatever convention a report was made under.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from modcalc.cost.account import Report, account
 from modcalc.cost.conventions import MATMUL

@@ -1,9 +1,10 @@
 """A table of raw values, before anyone decides how it looks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from modcalc.render.numbers import KINDS, UNKNOWN
 
@@ -27,8 +28,7 @@ def dim(text: str) -> Styled:
     return Styled(text, "dim")
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """kind: text, count, share, change, ratio, real, bytes, si or seconds (see `numbers`). key: the csv header, default
     from the title. unit: shown behind the title. drop: > 0 lets a narrow terminal leave the column out, highest first.
     """
@@ -61,8 +61,7 @@ class Column:
         return value if isinstance(value, str) else KINDS[self.kind](value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(Struct, frozen=True, kw_only=True):
     """columns and rows of raw values (None: unknown); headline: lines above, the convention among them; total: a last row
     set apart; notes: lines below.
     """

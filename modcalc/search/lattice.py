@@ -10,7 +10,7 @@ float64 holds integers below 2^53 exactly; above it the relative error is about 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
@@ -174,7 +174,7 @@ class Lattice:
         def block(b: BlockPlan) -> BlockPlan:
             r = b.routing
             if r is not None:
-                r = replace(r, share=float(r.share)) if C is None else replace(r, capacity=C, share=C / T)
+                r = structs.replace(r, share=float(r.share)) if C is None else structs.replace(r, capacity=C, share=C / T)
             return block_plan(
                 spec, d_model=D, n_heads=H, n_kv_heads=K, head_dim=self.family.head_dim or heads(spec)[2], d_ff=F,
                 window=b.attention.window, experts=isinstance(b.ffn, MoePlan), routing=r,
@@ -188,8 +188,8 @@ class Lattice:
             groups, recursion = (Group(part, 1),), None
             if isinstance(part, Plan):
                 groups, recursion = part.groups, part.recursion
-                recursion = replace(recursion, routings=tuple(replace(r, share=float(r.share)) for r in recursion.routings))
-            groups = tuple(replace(g, block=block(g.block)) for g in groups)
+                recursion = structs.replace(recursion, routings=tuple(structs.replace(r, share=float(r.share)) for r in recursion.routings))
+            groups = tuple(structs.replace(g, block=block(g.block)) for g in groups)
             plan = Plan(n_layers=1, groups=groups, recursion=recursion, **frame(spec, D, spec.vocab_size, T))
             for name, cost in bill(plan, self.names, self.basis, lambda op: op.path.startswith(("blocks.", "recursions."))).items():
                 costs[name][k] = cost

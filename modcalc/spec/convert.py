@@ -5,7 +5,6 @@ msgspec decides at full speed; only where it refuses is the data walked beside t
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite
 from typing import Any
@@ -35,8 +34,7 @@ SYNONYMS = {
 TOLD = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """One thing wrong with one key."""
 
     path: Path

@@ -4,11 +4,14 @@ Both the torch models and the ledger read it; neither computes a dim of its own.
 arrays that broadcast (a lattice of shapes at once); flags and kinds are always plain Python values.
 Letters: T tokens of the sequence, D d_model, F d_ff, H heads, K key/value heads, N head_dim, V vocabulary,
 C tokens that a routed block keeps, E experts.
+
+Parts are Structs and not dataclasses, which take 50 times as long to define: every start of a command pays for that.
 """
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+
+from msgspec import Struct
 
 Dim = Any  # int (exact), Fraction (an expectation), or a numpy array of ints or floats
 
@@ -23,8 +26,7 @@ def most(a: Dim, b: Dim) -> Dim:
     return a + (b - a) * (b > a)
 
 
-@dataclass(frozen=True, slots=True)
-class NormPlan:
+class NormPlan(Struct, frozen=True):
     """A norm over the last `width` entries; `groups` > 1: a weight of its own for each head (StableLM 2)."""
 
     kind: str  # rmsnorm | layernorm
@@ -36,8 +38,7 @@ class NormPlan:
     groups: Dim = 1
 
 
-@dataclass(frozen=True, slots=True)
-class LatentPlan:
+class LatentPlan(Struct, frozen=True):
     """Multi-head latent attention; nope + rope = head_dim of the scores."""
 
     kv_rank: Dim
@@ -48,8 +49,7 @@ class LatentPlan:
     q_norm: NormPlan | None
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionPlan:
+class AttentionPlan(Struct, frozen=True):
     """Causal self-attention of one block. q: [T, H, N], k: [T, K, N], v: [T, K, v_head_dim]."""
 
     n_heads: Dim
@@ -72,8 +72,7 @@ class AttentionPlan:
     latent: LatentPlan | None
 
 
-@dataclass(frozen=True, slots=True)
-class MlpPlan:
+class MlpPlan(Struct, frozen=True):
     """down(act(up x)), or gated: down(act(gate x) * up x)."""
 
     gated: bool
@@ -82,8 +81,7 @@ class MlpPlan:
     bias: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MoePlan:
+class MoePlan(Struct, frozen=True):
     """Experts in place of the MLP. The router scores `n_experts + n_noop` outputs per token."""
 
     n_experts: Dim
@@ -101,6 +99,11 @@ class MoePlan:
     groups: int
     top_groups: int
 
+    @property
+    def dropless(self) -> bool:
+        """Token choice without a buffer: every assignment is computed."""
+        return self.choice == "token" and self.capacity is None
+
     def slots(self, tokens: Dim) -> Dim | None:
         """Tokens that each expert computes per sequence of `tokens`; None: no buffer, tokens * top_k in all (no drops)."""
         outputs = self.n_experts + self.n_noop
@@ -111,8 +114,7 @@ class MoePlan:
         return least(tokens, -(-(self.capacity.numerator * tokens * self.top_k) // (self.capacity.denominator * outputs)))
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingPlan:
+class RoutingPlan(Struct, frozen=True):
     """Mixture-of-Depths around one block or one part of it."""
 
     capacity: Dim  # C, tokens kept of the T
@@ -127,8 +129,7 @@ class RoutingPlan:
     z_loss: float
 
 
-@dataclass(frozen=True, slots=True)
-class BlockPlan:
+class BlockPlan(Struct, frozen=True):
     """One block. `norms` says where they stand; the paths are those of modcalc.models.block."""
 
     d_model: Dim
@@ -152,8 +153,7 @@ class BlockPlan:
         }[self.placement]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """Equal blocks, stated once. `layers` are their indices (empty on a lattice); `count` how many there are."""
 
     block: BlockPlan
@@ -161,8 +161,7 @@ class Group:
     layers: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingPlan:
+class EmbeddingPlan(Struct, frozen=True):
     vocab_size: Dim
     width: Dim  # of the table; != d_model: projected up
     position_rows: Dim  # learned positions, offset included; 0: none
@@ -171,24 +170,24 @@ class EmbeddingPlan:
     scale: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class HeadPlan:
+class HeadPlan(Struct, frozen=True):
     tied: bool
     bias: bool
     softcap: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RecursionPlan:
-    """Blocks first..last (inclusive) applied once per step with shared weights; step i keeps routings[i].capacity of the tokens that step i-1 kept."""
+class RecursionPlan(Struct, frozen=True):
+    """Blocks first..last (inclusive) applied once per step with shared weights.
+
+    Step i keeps routings[i].capacity of the tokens that step i - 1 kept.
+    """
 
     first: int
     last: int
     routings: tuple[RoutingPlan, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """A decoder for sequences of `seq_len` tokens (or fewer)."""
 
     name: str

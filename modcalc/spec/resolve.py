@@ -146,7 +146,16 @@ def routing_plan(spec: Spec, capacity: float | int | Fraction, seq_len: int, wit
 
 
 def block_plan(
-    spec: Spec, *, d_model: Dim, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, d_ff: Dim, window: int | None, experts: bool, routing: RoutingPlan | None
+    spec: Spec,
+    *,
+    d_model: Dim,
+    n_heads: Dim,
+    n_kv_heads: Dim,
+    head_dim: Dim,
+    d_ff: Dim,
+    window: int | None,
+    experts: bool,
+    routing: RoutingPlan | None,
 ) -> BlockPlan:
     attention = attention_plan(spec, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, window=window)
     ffn = moe_plan(spec, spec.moe, d_ff) if experts else MlpPlan(spec.mlp.kind == "gated", spec.mlp.activation, d_ff, spec.mlp.bias)
@@ -208,7 +217,7 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
     if T < 1:
         raise UsageError(f"sequence length {T}: at least 1 token is needed")
     parts = frame(spec, spec.d_model, spec.vocab_size, T)
-    if parts["max_len"] is not None and T > parts["max_len"]:
+    if parts["max_len"] is not None and parts["max_len"] < T:
         raise UsageError(
             f"{spec.name}: a sequence of {T} tokens is longer than its {parts['max_len']} learned positions; "
             f"use --seq-len {parts['max_len']} or less, or raise positions.max_len"

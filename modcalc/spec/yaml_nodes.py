@@ -7,10 +7,10 @@ on are text.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from msgspec import Struct
 
 from modcalc.errors import SpecError
 
@@ -32,15 +32,13 @@ _NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
-@dataclass(frozen=True, slots=True)
-class Unusable:
+class Unusable(Struct, frozen=True):
     """What no field takes, kept so that its key and line can be named: .nan, 1e400, an empty value."""
 
     found: str
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """value: a scalar, a list of nodes, or a dict of (line of the key, node). size: values below, aliases unfolded."""
 
     value: Any
