@@ -336,6 +336,13 @@ def test_decode_of_gpt2(flops) -> None:
     assert d["expectation"] is False and "sampling" not in d
 
 
+def test_sampling_has_no_backward_pass(flops, tiny_mod: Path) -> None:
+    d = flops(tiny_mod, "--phase", "prefill", "--macs", "--format", "json").document
+    for figures in (d["flops"], d["macs"], d["dense_twin"]["flops"], *d["sampling"].values()):
+        assert figures["backward"] is None and figures["train_step"] is None and figures["forward"] > 0
+    assert {line["backward"] for line in d["lines"]} == {row["backward_flops"] for row in d["rows"]} == {None}
+
+
 def test_kv_cache_of_llama_2(flops) -> None:
     ran = flops("llama-2-7b", "--phase", "prefill", "--seq-len", 4096)
     assert f"kv cache: {2 * 2**30:,} bytes (2.00 GiB) for 4,096 tokens in bf16" in ran.out

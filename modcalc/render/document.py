@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from modcalc.cost.account import Flops, Report
+from modcalc.cost.account import Report
 from modcalc.cost.compare import KV_DTYPE, free_work, is_expectation, kv_bytes, masked_windows, routed
 from modcalc.cost.ops import whole
 from modcalc.render.breakdown import in_order, ordered
@@ -29,12 +29,15 @@ def account_document(
             "citation": rule.citation,
         },
         "params": {"total": p.total, "active": p.active, "embedding": p.embedding, "non_embedding": p.non_embedding},
-        "flops": flops(report.flops),
+        "flops": flops(report),
         "expectation": is_expectation(report),
         "counters": {"analytic": report.flops.forward, "fvcore": None, "torch": None},
         "agree": None,
         "by": by,
-        "lines": [{"label": x.label, "params": x.params, "forward": x.forward, "backward": x.backward} for x in ordered(report.lines(by), by)],
+        "lines": [
+            {"label": x.label, "params": x.params, "forward": x.forward, "backward": _trained(report, x.backward)}
+            for x in ordered(report.lines(by), by)
+        ],
         "routed": [
             {"paths": list(paths), "capacity": r.capacity, "share": float(r.share), "granularity": r.granularity, "router": r.router}
             for paths, r in routed(report).items()
@@ -47,17 +50,28 @@ def account_document(
     if work.sampling:
         document["kv_cache"] = {"bytes": kv_bytes(report), "dtype": KV_DTYPE, "tokens": work.context + work.seq_len}
     if macs:
-        document["macs"] = {name: whole(Fraction(value) / rule.multiply_add) for name, value in flops(report.flops).items()}
+        document["macs"] = {name: value if value is None else whole(Fraction(value) / rule.multiply_add) for name, value in flops(report).items()}
     if twin:
         ratio = Fraction(report.flops.forward) / Fraction(twin.flops.forward)
-        document["dense_twin"] = {"params": {"total": twin.params.total}, "flops": flops(twin.flops), "forward_ratio": float(ratio)}
+        document["dense_twin"] = {"params": {"total": twin.params.total}, "flops": flops(twin), "forward_ratio": float(ratio)}
     if sampling:
-        document["sampling"] = {routing: flops(r.flops) | {"kv_cache_bytes": kv_bytes(r)} for routing, r in sampling.items()}
+        document["sampling"] = {routing: flops(r) | {"kv_cache_bytes": kv_bytes(r)} for routing, r in sampling.items()}
     return document
 
 
-def flops(f: Flops) -> dict[str, Any]:
-    return {"forward": f.forward, "backward": f.backward, "train_step": f.train_step, "forward_per_token": f.forward_per_token}
+def flops(report: Report) -> dict[str, Any]:
+    f = report.flops
+    return {
+        "forward": f.forward,
+        "backward": _trained(report, f.backward),
+        "train_step": _trained(report, f.train_step),
+        "forward_per_token": f.forward_per_token,
+    }
+
+
+def _trained(report: Report, value: Any) -> Any:
+    """A figure of the backward pass; None at sampling, which has none."""
+    return None if report.work.sampling else value
 
 
 def rows(report: Report) -> list[dict[str, Any]]:
@@ -66,7 +80,9 @@ def rows(report: Report) -> list[dict[str, Any]]:
     for op in report.rows:
         one = Fraction(1, op.repeat)
         values = {
-            name: whole(value * one) for name, value in (("flops", rule.forward(op)), ("backward_flops", rule.backward(op)), ("params", op.params))
+            "flops": whole(rule.forward(op) * one),
+            "backward_flops": _trained(report, whole(rule.backward(op) * one)),
+            "params": whole(op.params * one),
         }
         kind = getattr(op, "what", op.kind)
         found += [{"path": path, "kind": kind, "component": op.component, **values} for path in op.paths()]
