@@ -173,6 +173,15 @@ def test_kernels_of_a_gpu_belong_to_what_launched_them():
     assert micros == {"blocks.0.mlp.up_proj": 366.0, "blocks.0.attn.core": 500.0, "loss": 15.0, "optimizer": 50.0}
 
 
+def test_what_the_profiler_does_not_see_is_other(monkeypatch):
+    """The clock says how long the step took, not the sum of events."""
+    model, step, report = parts("forward")
+    monkeypatch.setattr(attribution, "_times", lambda owners, device: {"head": 3e-9})
+    found = attribute(step, model, report, CPU)
+    times = {line.label: line.time_s for line in found.lines if line.time_s}
+    assert times == {"head": pytest.approx(1e-9), "other": pytest.approx(found.step_time_s)}
+
+
 def test_what_is_left_of_a_gpus_step_is_idle():
     report = account(SPEC, phase="train")
     found = summed({"blocks.0.mlp.up_proj": 0.6, "optimizer": 0.1, "": 0.05, "idle": 0.25}, 1.0, 0.9, report, "component")

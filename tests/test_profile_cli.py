@@ -121,6 +121,30 @@ def test_results_are_found_again(profile):
     assert "tiny, forward, batch 1, 16 tokens: already in r.jsonl" in again[2] and "measuring" not in again[2]
 
 
+def test_results_that_do_not_tell_what_is_asked_are_measured_again(profile):
+    words = ("tiny.yaml", "--out", "r.jsonl", "-f", "json", *QUICK)
+
+    def measured(*more: str) -> bool:
+        code, out, err = profile(*words, *more)
+        assert code == 0
+        return "measuring tiny" in err
+
+    assert measured() and not measured()
+    assert measured("--by", "component") and not measured("--by", "component") and not measured()
+    assert measured("--by", "layer")
+    assert measured("--peak-tflops", "1") and not measured("--peak-tflops", "1")
+    assert measured("--peak-tflops", "2")
+    assert measured("--peak-tflops", "2", "--trace", "t.json") and measured("--peak-tflops", "2", "--trace", "t.json")
+    assert json.loads(profile(*words, "--peak-tflops", "2")[1])["peak"]["flops_per_s"] == 2e12
+
+
+def test_warm_up_is_reported_apart(profile):
+    code, out, err = profile("tiny.yaml", "-f", "csv", *QUICK)
+    header, row = out.splitlines()[:2]
+    cells = dict(zip(header.split(","), row.split(","), strict=True))
+    assert float(cells["warm_up_s"]) >= float(cells["first_step_s"]) > 0
+
+
 def test_a_cut_off_line_is_mentioned(profile):
     words = ("tiny.yaml", "--out", "r.jsonl", *QUICK)
     profile(*words)
@@ -149,8 +173,18 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
         (("tiny.yaml", "--mode", "decode", "-S", "4", "-T", "4"), "--seq-len with --mode decode"),
         (("tiny.yaml", "--mode", "decode", "-S", "4", "--compile"), "runs eagerly"),
         (("gpt2", "--seq-len", "2000"), "a sequence of 2000 tokens is longer than its 1024 learned positions"),
+        (("tiny.yaml", "--batch", "99999999999999999999"), "batch 99999999999999999999 of 16 tokens: more than torch can count"),
+        (("tiny.yaml", "--sweep", "batch=1,4611686018427387904"), "batch 4611686018427387904 of 16 tokens: more than torch can count"),
+        (("tiny.yaml", "--sweep", "batch=1,2", "--batch", "1"), "--batch: swept and given"),
+        (("tiny.yaml", "--sweep", "seq-len=8,16", "-T", "8"), "--seq-len: swept and given"),
+        (("tiny.yaml", "--seconds", "1", "--iterations", "3"), "--seconds and --iterations: each says how long"),
+        (("tiny.yaml", "--seconds", "nan"), "--seconds nan: a finite number"),
+        (("tiny.yaml", "--seconds", "inf"), "--seconds inf: a finite number"),
+        (("tiny.yaml", "--peak-tflops", "nan"), "--peak-tflops nan: a finite number"),
+        (("--peaks", "--baseline", "dense", "--batch", "2"), "--baseline, --batch with --peaks alone: it measures the device and no model"),
+        (("--peaks", "--out", "r.jsonl"), "--out with --peaks alone"),
         (("tiny.yaml", "--cuda-graph"), "--cuda-graph: only a GPU has them"),
-        (("tiny.yaml", "--parallel", "ddp"), "--parallel ddp: start it under torchrun"),
+        (("tiny.yaml", "--parallel", "ddp"), "--parallel: start it under torchrun"),
         (("tiny.yaml", "--trace", "no/folder.json"), "--trace no/folder.json: "),
         (("tiny.yaml", "--trace", "t.json", "--sweep", "batch=1,2"), "one point a trace, and these are 2"),
         (("tiny.yaml", "--plot", "p.pdf"), "--plot p.pdf: the suffix"),

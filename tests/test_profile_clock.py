@@ -1,6 +1,7 @@
 """The clock: order, warm-up, what is timed and what is not."""
 
 import re
+from random import Random
 from time import sleep
 
 import pytest
@@ -99,13 +100,25 @@ def test_on_a_gpu_events_stand_around_each_step_and_nobody_waits(monkeypatch):
     assert taken == [[1.0, 1.0], [1.0, 1.0]]
 
 
-def test_a_step_against_itself():
-    """Two equal steps in turn: the interval of their ratio contains 1 (at 99.99 %, so that chance does not fail a build)."""
-    w = torch.randn(128, 128)
-    step = Noted("A", [])
-    step.run = lambda: w @ w
-    times, base = steptime.alternate([step, step], CPU, 60)
-    assert paired_ratio(times, base, confidence=0.9999).contains(1.0)
+def test_a_step_against_itself_and_against_a_slower_one(monkeypatch):
+    """On a clock that drifts by half and has outliers: the interval of a step against itself contains 1, that of 3 % more does not."""
+    random, now = Random(0), [0.0]
+    monkeypatch.setattr(steptime, "perf_counter_ns", lambda: int(now[0]))
+
+    def step(cost: float) -> Noted:
+        found = Noted("A", [])
+
+        def run() -> None:
+            machine = (1 + 0.5 * now[0] / 1e9) * random.lognormvariate(0, 0.02) * (5 if random.random() < 0.05 else 1)
+            now[0] += 1e6 * cost * machine
+
+        found.run = run
+        return found
+
+    same = paired_ratio(*steptime.alternate([step(1.0), step(1.0)], CPU, 200))
+    slower = paired_ratio(*steptime.alternate([step(1.03), step(1.0)], CPU, 200))
+    assert same.contains(1.0) and same.high - same.low < 0.02
+    assert slower.low > 1.01 and slower.contains(1.03)
 
 
 MACHINE = Device("cpu", "a processor", 2**34, 4, 2)
@@ -130,6 +143,12 @@ def test_a_wide_spread_says_why_and_what_to_do(monkeypatch, samples, load, cause
     with_cause = verdict.wide_spread("mod-220m", samples, MACHINE)
     assert with_cause.startswith("mod-220m: the step times spread ")
     assert re.search(cause, with_cause)
+
+
+def test_one_thread_cannot_become_fewer(monkeypatch):
+    monkeypatch.setattr(verdict, "_load", lambda: 7.5)
+    said = [verdict.wide_spread("m", [1.0, 1.3] * 15, Device("cpu", "a processor", 2**34, 4, threads)) for threads in (1, 2)]
+    assert ["OMP_NUM_THREADS" in text for text in said] == [False, True] and all("idle machine" in text for text in said)
 
 
 def test_other_doubts():

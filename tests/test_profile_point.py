@@ -169,7 +169,9 @@ def test_out_of_memory_is_a_record(monkeypatch):
 def test_what_out_of_memory_looks_like():
     with pytest.raises(RuntimeError) as large:
         torch.empty(2**55)
-    assert sweep.out_of_memory(large.value) and sweep.out_of_memory(MemoryError())
+    with pytest.raises(RuntimeError) as larger:
+        torch.empty(2**60, 65)
+    assert sweep.out_of_memory(large.value) and sweep.out_of_memory(larger.value) and sweep.out_of_memory(MemoryError())
     assert not sweep.out_of_memory(RuntimeError("shapes do not match"))
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -134,6 +135,7 @@ def test_identity_is_what_a_step_depends_on():
         replace(one, baseline=one.spec),
         *(replace(one, settings=msgspec.structs.replace(SETTINGS, **{name: value})) for name, value in CHANGED.items()),
     ]
+    others += [replace(one, world=SimpleNamespace(size=size)) for size in (2, 4)]
     keys = [one.key(), *(other.key() for other in others)]
     assert len(set(keys)) == len(keys)
 

@@ -1,16 +1,37 @@
 """`modcalc profile`: measured step times, against the FLOPs that were promised."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
 from modcalc.cli.options import Batch, Causal, Format, Plot, SeqLen
+from modcalc.cli.profile_options import (
+    BaselineName,
+    By,
+    Compile,
+    Context,
+    CudaGraph,
+    DeviceName,
+    Dtype,
+    Iterations,
+    Mode,
+    Out,
+    Parallel,
+    Peaks,
+    PeakTflops,
+    Seconds,
+    Specs,
+    Sweep,
+    Trace,
+    WarmUp,
+    check,
+    given,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -19,60 +40,9 @@ if TYPE_CHECKING:
     from modcalc.measure.hardware import Peak
     from modcalc.measure.point import Job
 
-Specs = Annotated[
-    list[str] | None,
-    typer.Argument(help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False),
-]
-DeviceName = Annotated[Literal["auto", "cuda", "cpu"], typer.Option("--device", help="auto: the GPU if there is one.")]
-Mode = Annotated[
-    Literal["forward", "train", "prefill", "decode"],
-    typer.Option("--mode", help="forward: logits, no gradients; train: forward, backward and AdamW; prefill, decode: sampling with a cache."),
-]
-Context = Annotated[
-    int | None, typer.Option("--context", "-S", min=0, help="Tokens already cached (prefill: default 0; decode: required).", show_default=False)
-]
-Dtype = Annotated[
-    Literal["bf16", "fp16", "fp32"] | None,
-    typer.Option("--dtype", help="Of weights and work. [default: bf16 on a GPU, fp32 on the CPU]", show_default=False),
-]
-Compile = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Through torch.compile. [default: yes on a GPU, but for sampling]", show_default=False)
-]
-CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Capture a step as a CUDA graph and replay it.")]
-BaselineName = Annotated[
-    str | None,
-    typer.Option("--baseline", metavar="SPEC", help="Run in turn with this one and compare; dense: the same shape unrouted.", show_default=False),
-]
-Sweep = Annotated[
-    list[str] | None,
-    typer.Option("--sweep", metavar="NAME=A,B,…", help="Points over batch, seq-len or context; may be given again.", show_default=False),
-]
-Seconds = Annotated[float | None, typer.Option("--seconds", min=0.0, help="Time for samples, per point. [default: 5]", show_default=False)]
-Iterations = Annotated[int | None, typer.Option("--iterations", "-n", min=1, help="Samples of each model, instead of --seconds.", show_default=False)]
-WarmUp = Annotated[
-    int | None, typer.Option("--warmup", min=1, help="Steps before the clock counts. [default: at least 3, for at least 1 s]", show_default=False)
-]
-By = Annotated[
-    Literal["component", "layer", "path"] | None,
-    typer.Option("--by", help="Where the time of the eager step goes, by the torch profiler.", show_default=False),
-]
-Trace = Annotated[
-    str | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of the spec's step (implies --by component).", show_default=False)
-]
-Peaks = Annotated[bool, typer.Option("--peaks", help="Measure what the device reaches (matrix product, copy); without SPEC, nothing else.")]
-PeakTflops = Annotated[
-    float | None, typer.Option("--peak-tflops", min=1e-6, help="The device's peak in TFLOP/s. [default: its datasheet]", show_default=False)
-]
-Parallel = Annotated[Literal["ddp", "fsdp"] | None, typer.Option("--parallel", help="Under torchrun. [default: ddp]", show_default=False)]
-Out = Annotated[
-    str | None,
-    typer.Option(
-        "--out", "-o", metavar="FILE", help="Append points to FILE (JSON Lines); those it holds are not measured again.", show_default=False
-    ),
-]
-
 
 def profile(
+    ctx: typer.Context,
     specs: Specs = None,
     device: DeviceName = "auto",
     mode: Mode = "forward",
@@ -107,7 +77,7 @@ def profile(
     from modcalc.spec.load import load
 
     format = chosen(format)
-    _check(specs, peaks, mode, seq_len, context, sweep, parallel)
+    check(given(ctx), specs, mode, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
     where = hardware.pick(device)
     dtype = dtype or ("bf16" if where.type == "cuda" else "fp32")
     hardware.pick_dtype(dtype, where)
@@ -118,7 +88,7 @@ def profile(
         where = world.device if world else where
         promise = hardware.peak(hardware.describe(where).name, dtype, peak_tflops)
         if not loaded:
-            return _peaks(where, dtype, promise, format)
+            return _peaks(where, dtype, promise, format, world)
 
         from modcalc.measure.jobs import axis, jobs
         from modcalc.measure.point import Job
@@ -142,22 +112,6 @@ def profile(
         shared = Job(spec=loaded[0], baseline=other, settings=settings, device=where, peak=promise, by=by, trace=trace, world=world)
         todo = jobs(shared, loaded, [axis(text) for text in sweep or ()], dense=baseline == "dense")
         _measure(todo, peaks, out, target, format)
-
-
-def _check(
-    specs: list[str] | None, peaks: bool, mode: str, seq_len: int | None, context: int | None, sweep: list[str] | None, parallel: str | None
-) -> None:
-    """What is wrong with the words alone, before torch is imported."""
-    from modcalc.errors import UsageError
-
-    if not specs and not peaks:
-        raise UsageError("nothing to measure: name a SPEC, or give --peaks for the device alone")
-    if mode == "decode" and context is None and not any(text.strip().startswith("context") for text in sweep or ()):
-        raise UsageError("--mode decode: say how many tokens are already cached with --context S")
-    if mode == "decode" and seq_len is not None:
-        raise UsageError("--seq-len with --mode decode: one token per sequence is computed; give its history with --context")
-    if parallel and "TORCHELASTIC_RUN_ID" not in os.environ:
-        raise UsageError(f"--parallel {parallel}: start it under torchrun: torchrun --nproc-per-node 8 --no-python modcalc profile ...")
 
 
 def _targets(plot: str | None, trace: str | None) -> Path | None:
@@ -185,14 +139,16 @@ def _world(device: "torch.device") -> Iterator["World | None"]:
         world.leave()
 
 
-def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: str) -> None:
-    """What the device reaches, and nothing else."""
+def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: str, world: "World | None") -> None:
+    """What the device reaches (under torchrun the first one), and nothing else."""
     from modcalc.measure.hardware import describe
     from modcalc.measure.reach import reached
     from modcalc.render.output import emit
     from modcalc.render.profile import peaks_document, peaks_table
     from modcalc.render.progress import working
 
+    if world and world.rank:
+        return
     with working("measuring what the device reaches"):
         found = reached(device, dtype)
     machine = describe(device)

@@ -2,10 +2,11 @@
 
 Every module of the model opens a range named after its path while it runs, so forward work belongs to the innermost open
 range. Backward work belongs to the forward operation that made its autograd node, found by sequence number. On the CPU each
-event's own time counts and all of them add up to the step; on a GPU the times of the kernels that each event launched, and
-what is left of the step is `idle`.
+event's own time counts; on a GPU the times of the kernels that each event launched. What is left of the step by the clock
+is `other` on the CPU and `idle` on a GPU.
 """
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,14 @@ def ranges(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
+def profiled(device: torch.device) -> profile:
+    """The torch profiler of host and device."""
+    if device.type == "cpu":
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else some builds note on stderr that it starts and stops
+        return profile(activities=[ProfilerActivity.CPU])
+    return profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+
+
 class Owners:
     """Which module path (or `loss`, `optimizer`) each profiler event works for; None: not part of a step, '': nobody's."""
 
@@ -133,19 +142,16 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
     """Attribution of the (eager) step by `component`, `layer` or `path`; `trace`: a file for the Chrome trace."""
     warm_up(step, device, 2)
     unprofiled = sum(alternate([step], device, ROUNDS)[0]) / ROUNDS
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     ranged = Ranged(step)
-    with ranges(model), profile(activities=activities) as profiler:
+    with ranges(model), profiled(device) as profiler:
         samples = alternate([ranged], device, ROUNDS)[0]
     if trace:
         profiler.export_chrome_trace(trace)
     owners = Owners(profiler.events(), report.work.phase == "train")
     times = {path: seconds / ROUNDS for path, seconds in _times(owners, device).items()}
-    if device.type == "cuda":
-        total = sum(samples) / ROUNDS
-        times["idle"] = total - sum(times.values())
-    else:
-        total = sum(times.values())
+    total = sum(samples) / ROUNDS
+    rest = "idle" if device.type == "cuda" else ""
+    times[rest] = times.get(rest, 0.0) + total - sum(times.values())
     return summed(times, total, unprofiled, report, by)
 
 

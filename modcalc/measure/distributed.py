@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from modcalc.errors import UsageError
-from modcalc.measure.attribution import STEP, Ranged
+from modcalc.measure.attribution import STEP, Ranged, profiled
 from modcalc.measure.records import Ranks, Settings
 from modcalc.measure.steptime import Step, alternate
 
@@ -118,8 +117,7 @@ class World:
     def _communication(self, step: Step) -> tuple[float, float | None, float]:
         """(seconds of a step in which a collective ran, those in which nothing else did, the step) under the profiler."""
         cuda = self.device.type == "cuda"
-        activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
-        with profile(activities=activities) as profiler:
+        with profiled(self.device) as profiler:
             seconds = sum(alternate([Ranged(step)], self.device, ROUNDS)[0]) / ROUNDS
         events = profiler.events()
         if not cuda:

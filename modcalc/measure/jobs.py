@@ -15,6 +15,8 @@ from modcalc.measure.point import Job, promised
 from modcalc.measure.records import Settings
 from modcalc.spec.schema import Spec
 
+MOST_TOKENS = 2**62  # torch counts elements in signed 64 bits
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -71,8 +73,11 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
     if template.trace and len(found) > 1:
         raise UsageError(f"--trace {template.trace}: one point a trace, and these are {len(found)}; leave out --sweep or name one SPEC")
     for job in found:
+        s = job.settings
+        if s.batch * (s.seq_len + 1) > MOST_TOKENS:
+            raise UsageError(f"batch {s.batch} of {s.seq_len} tokens: more than torch can count; try a smaller --batch or --seq-len")
         for spec in job.specs:
-            promised(spec, job.settings)
+            promised(spec, s)
     return found
 
 

@@ -15,7 +15,22 @@ from modcalc.measure.attribution import attribute
 from modcalc.measure.build import build
 from modcalc.measure.hardware import Device, Peak, describe
 from modcalc.measure.identity import content_hash, point_key
-from modcalc.measure.records import Attribution, Baseline, Energy, Flops, Measured, Memory, Result, Settings, StepTime, WarmUpTime, ends, number
+from modcalc.measure.records import (
+    Attribution,
+    Baseline,
+    Energy,
+    Failed,
+    Flops,
+    Measured,
+    Memory,
+    Record,
+    Result,
+    Settings,
+    StepTime,
+    WarmUpTime,
+    ends,
+    number,
+)
 from modcalc.measure.stats import paired_ratio, realised_saving
 from modcalc.measure.steps import build_step, uncompiled
 from modcalc.measure.steptime import Step, WarmUp, alternate, rounds_for, warm_up
@@ -54,7 +69,15 @@ class Job:
     def key(self) -> str:
         """Identity of the point: equal keys mean that measuring again would measure the same."""
         machine = describe(self.device)
-        return point_key(self.spec, self.baseline, self.settings, [machine.type, machine.name, machine.threads, str(torch.__version__)])
+        where = [machine.type, machine.name, machine.threads, str(torch.__version__), self.world.size if self.world else 1]
+        return point_key(self.spec, self.baseline, self.settings, where)
+
+    def answered_by(self, record: Record) -> bool:
+        """Whether a record of an equal key tells all that is asked beside the time."""
+        if isinstance(record, Failed):
+            return True
+        whole = self.by is None or any(a.by == self.by for a in record.attribution)
+        return whole and self.trace is None and record.peak == self.peak and (self.reached is None or record.reached is not None)
 
 
 def promised(spec: Spec, settings: Settings) -> Report:

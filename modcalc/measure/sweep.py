@@ -15,6 +15,7 @@ from modcalc.measure.hardware import describe
 from modcalc.measure.point import Job, measure
 from modcalc.measure.records import Failed, Record
 
+EXHAUSTED = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 OPENING = b'{"status":"'  # how every record begins
 
 
@@ -80,12 +81,14 @@ def _cut_off(line: bytes) -> bool:
 def run(
     jobs: Sequence[Job], results: ResultsFile | None = None, during: Callable[[Job], AbstractContextManager] | None = None
 ) -> Iterator[tuple[Record, bool]]:
-    """Measure every job that `results` does not hold yet, in order; yields (record, whether it was measured now).
+    """Measure every job that `results` does not answer yet, in order; yields (record, whether it was measured now).
 
     In a torchrun the first process alone has `results`, and tells the others. during: a context to measure in.
     """
     for job in jobs:
         known = results.records.get(job.key()) if results else None
+        if known and not job.answered_by(known):
+            known = None
         if job.world:
             known = job.world.from_first(known)
         if known:
@@ -123,4 +126,5 @@ def measured_or_failed(job: Job) -> Record:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch says that memory ran out: its own class on a GPU, a sentence on the CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said for words in EXHAUSTED)

@@ -25,7 +25,7 @@ def wide_spread(name: str, samples: Sequence[float], device: Device) -> str | No
         cause = f"they {moved} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
     elif device.type == "cpu" and load is not None and load > device.threads + 0.5:
         wanted = f"{load:.1f} threads want the {device.cores} cores, of which this process uses {device.threads}"
-        cause = f"{wanted}: run on an idle machine, or with fewer threads (OMP_NUM_THREADS)"
+        cause = f"{wanted}: run on an idle machine{', or with fewer threads (OMP_NUM_THREADS)' if device.threads > 1 else ''}"
     elif max(samples) > OUTLIER * s.median:
         slow = f"single steps take up to {max(samples) / s.median:.1f} times the median"
         cause = f"{slow}: something else runs now and then; stop it, or take more samples (--seconds)"

@@ -29,7 +29,7 @@ def document(records: Sequence[Record]) -> dict[str, Any]:
 def point_name(spec: str, s: Settings) -> str:
     """`mod-220m, train, batch 4, 2,048 tokens`."""
     length = f"{s.seq_len:,} tokens" if s.mode != "decode" else "1 token"
-    cached = f" after {s.context:,} cached" if s.mode in ("prefill", "decode") else ""
+    cached = f" after {s.context:,} cached" if s.mode == "decode" else ""
     return f"{spec}, {s.mode}, batch {s.batch}, {length}{cached}"
 
 
@@ -93,6 +93,7 @@ def times(records: Sequence[Record]) -> Table:
         Column("p25", "seconds", "p25_s", drop=4),
         Column("p75", "seconds", "p75_s", drop=4),
         Column("n", "count", drop=5),
+        Column("warm-up", "seconds", "warm_up_s", drop=8),
         Column("first", "seconds", "first_step_s", drop=8),
         Column("tokens/s", "si", "tokens_per_s"),
         Column("FLOP/s", "si", "flops_per_s", drop=1),
@@ -105,7 +106,7 @@ def times(records: Sequence[Record]) -> Table:
     )
     rows = [[name, *_points(s), *_measured(m)] for name, s, m in models(records)]
     memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
-    notes = ["step: median; p25, p75: quartiles; first: the first step, compilation included"]
+    notes = ["step: median; p25, p75: quartiles; warm-up: all steps before the clock counted; first: the first of them, compilation included"]
     notes += [f"memory: {memory}, at its peak, less what was held before"] if memory else []
     return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records[0]), notes=notes))
 
@@ -123,10 +124,10 @@ def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured 
 
 def _measured(m: Measured | None) -> list[Any]:
     if m is None:
-        return [bad("out of memory"), *[None] * 12]
+        return [bad("out of memory"), *[None] * 13]
     t, burnt = m.step_time_s, m.energy and m.energy.joules_per_token
     rates = [m.tokens_per_s, m.flops_per_s, m.mfu, m.hfu, m.mfu_reached]
-    return [t.median, t.p25, t.p75, t.n, m.warmup.first_step_s, *rates, m.peak_memory_bytes, m.memory.reserved, burnt]
+    return [t.median, t.p25, t.p75, t.n, m.warmup.seconds, m.warmup.first_step_s, *rates, m.peak_memory_bytes, m.memory.reserved, burnt]
 
 
 def comparison(done: Sequence[Result]) -> Table:

@@ -1,0 +1,97 @@
+"""Options of `modcalc profile`, and whether they go together."""
+
+import os
+from collections.abc import Sequence, Set
+from math import isfinite
+from typing import Annotated, Literal
+
+import typer
+
+from modcalc.errors import UsageError
+
+Specs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False),
+]
+DeviceName = Annotated[Literal["auto", "cuda", "cpu"], typer.Option("--device", help="auto: the GPU if there is one.")]
+Mode = Annotated[
+    Literal["forward", "train", "prefill", "decode"],
+    typer.Option("--mode", help="forward: logits, no gradients; train: forward, backward and AdamW; prefill, decode: sampling with a cache."),
+]
+Context = Annotated[int | None, typer.Option("--context", "-S", min=0, help="Tokens already cached; --mode decode needs it.", show_default=False)]
+Dtype = Annotated[
+    Literal["bf16", "fp16", "fp32"] | None,
+    typer.Option("--dtype", help="Of weights and work. [default: bf16 on a GPU, fp32 on the CPU]", show_default=False),
+]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Through torch.compile. [default: yes on a GPU, but for sampling]", show_default=False)
+]
+CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Capture a step as a CUDA graph and replay it.")]
+BaselineName = Annotated[
+    str | None,
+    typer.Option("--baseline", metavar="SPEC", help="Run in turn with this one and compare; dense: the same shape unrouted.", show_default=False),
+]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", metavar="NAME=A,B,…", help="Points over batch, seq-len or context; may be given again.", show_default=False),
+]
+Seconds = Annotated[float | None, typer.Option("--seconds", min=0.0, help="Time for samples, per point. [default: 5]", show_default=False)]
+Iterations = Annotated[int | None, typer.Option("--iterations", "-n", min=1, help="Samples of each model, instead of --seconds.", show_default=False)]
+WarmUp = Annotated[
+    int | None, typer.Option("--warmup", min=1, help="Steps before the clock counts. [default: at least 3, for at least 1 s]", show_default=False)
+]
+By = Annotated[
+    Literal["component", "layer", "path"] | None,
+    typer.Option("--by", help="Where the time of the eager step goes, by the torch profiler.", show_default=False),
+]
+Trace = Annotated[
+    str | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of the spec's step (implies --by component).", show_default=False)
+]
+Peaks = Annotated[bool, typer.Option("--peaks", help="Measure what the device reaches (matrix product, copy); without SPEC, nothing else.")]
+PeakTflops = Annotated[
+    float | None, typer.Option("--peak-tflops", min=1e-6, help="The device's peak in TFLOP/s. [default: its datasheet]", show_default=False)
+]
+Parallel = Annotated[Literal["ddp", "fsdp"] | None, typer.Option("--parallel", help="Under torchrun. [default: ddp]", show_default=False)]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out", "-o", metavar="FILE", help="Append points to FILE (JSON Lines); those it holds are not measured again.", show_default=False
+    ),
+]
+
+
+ALONE = {"device", "dtype", "peaks", "peak_tflops", "format", "specs"}  # what --peaks without a SPEC goes with
+
+
+def given(ctx: typer.Context) -> set[str]:
+    """Names of the options that the user wrote."""
+    return {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+
+
+def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequence[str], numbers: dict[str, float | None]) -> None:
+    """What is wrong with the words alone, before torch is imported.
+
+    words: the options that the user wrote. numbers: those that must be finite, by name.
+    """
+    swept = {text.partition("=")[0].strip().replace("-", "_") for text in sweep}
+    if not specs and "peaks" not in words:
+        raise UsageError("nothing to measure: name a SPEC, or give --peaks for the device alone")
+    if not specs and words - ALONE:
+        raise UsageError(f"{_flags(words - ALONE)} with --peaks alone: it measures the device and no model; name a SPEC")
+    if both := words & swept:
+        raise UsageError(f"{_flags(both)}: swept and given; give all its values in --sweep")
+    if {"seconds", "iterations"} <= words:
+        raise UsageError("--seconds and --iterations: each says how long to measure; give one of them")
+    for name, value in numbers.items():
+        if value is not None and not isfinite(value):
+            raise UsageError(f"{_flags({name})} {value}: a finite number")
+    if mode == "decode" and "context" not in words | swept:
+        raise UsageError("--mode decode: say how many tokens are already cached with --context S")
+    if mode == "decode" and "seq_len" in words:
+        raise UsageError("--seq-len with --mode decode: one token per sequence is computed; give its history with --context")
+    if "parallel" in words and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise UsageError("--parallel: start it under torchrun: torchrun --nproc-per-node 8 --no-python modcalc profile ...")
+
+
+def _flags(names: Set[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
