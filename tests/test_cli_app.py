@@ -1,6 +1,8 @@
 """The frame of every command: help, version, mistyped names, and failures that nobody foresaw."""
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -47,11 +49,19 @@ def test_help_lists_the_commands_and_loads_none() -> None:
         (["--verbose"], "No such option"),
         (["flops", "--seqlen", "3", "gpt2"], "No such option"),
         (["flops"], "Missing argument"),
+        (["flops", "gpt2", "--seq-len", "1e4"], "'1e4' is not a valid integer"),
+        (["flops", "gpt2", "--batch", "1" + "0" * 30], "not in the range"),
     ],
 )
 def test_what_is_mistyped(run, arguments: list[str], said: str) -> None:
     code, out, err = run(*arguments)
-    assert (code, out) == (2, "") and said in err
+    assert (code, out) == (2, "") and said in err.splitlines()[0]
+    assert err.startswith("error: ") and re.fullmatch(r"  options: modcalc( flops)? --help", err.splitlines()[1])
+
+
+def test_nothing_asked_shows_the_help(run) -> None:
+    code, out, err = run()
+    assert (code, out) == (2, "") and err.startswith("Usage: modcalc") and "flops" in err
 
 
 def test_version(run) -> None:
@@ -59,11 +69,39 @@ def test_version(run) -> None:
     assert (code, err) == (0, "") and out.startswith("modcalc 0.")
 
 
+COMMAND = [sys.executable, "-m", "modcalc.cli.app", "flops", "llama-2-7b", "--by", "path", "--count", "analytic", "--format", "json"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_one_message() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(COMMAND, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a stream by a shell")
+@pytest.mark.parametrize(("closed", "name"), [(">&-", "llama-2-7b"), ("2>&-", "no-such")])
+def test_a_closed_stream_is_as_good_as_a_null_device(closed: str, name: str) -> None:
+    command = shlex.join([name if word == "llama-2-7b" else word for word in COMMAND])
+    done = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == (0 if name == "llama-2-7b" else 2)
+
+
+def test_a_reader_that_goes_is_no_error() -> None:
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "{\n"
+        child.stdout.close()  # far more is to come than a pipe holds
+        assert child.stderr.read() == ""
+    assert child.returncode == 0
+
+
 def test_a_defect_is_one_message_and_with_debug_a_traceback(run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("what")
 
-    monkeypatch.setattr("modcalc.spec.load.load", broken)
+    monkeypatch.setattr("modcalc.spec.mod_option.load", broken)
     code, out, err = run("flops", "gpt2", "--count", "analytic")
     assert (code, out) == (2, "") and "ZeroDivisionError: what" in err and "defect of modcalc" in err
     monkeypatch.setattr(sys, "argv", ["modcalc", "flops", "gpt2", "--count", "analytic", "--debug"])

@@ -336,6 +336,17 @@ def test_decode_of_gpt2(flops) -> None:
     assert d["expectation"] is False and "sampling" not in d
 
 
+def test_any_model_as_mixture_of_depths(flops, tiny: Path) -> None:
+    routed = tiny.with_name("routed.yaml")
+    routed.write_text(TINY + "mod: {capacity: 4}\n")
+    d = flops(tiny, "--mod", "capacity=4", "--count", "analytic", "--format", "json").document
+    assert d["spec"] == "tiny-mod"
+    assert d["flops"] == flops(routed, "--count", "analytic", "--format", "json").document["flops"]
+    assert d["dense_twin"]["flops"] == flops(tiny, "--count", "analytic", "--format", "json").document["flops"]
+    ran = flops(tiny, "--mod", "capacity=4,evry=2")
+    assert (ran.code, ran.out) == (2, "") and "did you mean every?" in ran.err
+
+
 def test_sampling_has_no_backward_pass(flops, tiny_mod: Path) -> None:
     d = flops(tiny_mod, "--phase", "prefill", "--macs", "--format", "json").document
     for figures in (d["flops"], d["macs"], d["dense_twin"]["flops"], *d["sampling"].values()):

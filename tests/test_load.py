@@ -112,8 +112,8 @@ def test_what_is_dumped_loads_back_equal(spec: Spec) -> None:
 
 def test_dump_is_readable_and_leaves_defaults_out() -> None:
     assert dump(loads(TEXT)) == TEXT
-    assert dump(loads(TEXT + "mod: {}\nnorm: {kind: rmsnorm}\n")) == TEXT + "mod: {}\n"
-    text = TEXT + "mod:\n  layers: [1, 3]\n  aux_loss: 1.0e-05\nsource: 'a: b'\n"
+    assert dump(loads(TEXT + "mod: {}\nnorm: {kind: rmsnorm}\n")) == TEXT + "mod:\n  capacity: 0.125\n  every: 2\n"
+    text = TEXT + "mod:\n  capacity: 0.125\n  layers: [1, 3]\n  aux_loss: 1.0e-05\nsource: 'a: b'\n"
     assert dump(loads(text)) == text
 
 

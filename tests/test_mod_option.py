@@ -7,7 +7,7 @@ import pytest
 
 from modcalc.errors import UsageError
 from modcalc.spec.hub import from_config
-from modcalc.spec.mod_option import apply_mod
+from modcalc.spec.mod_option import apply_mod, load_as
 from modcalc.spec.schema import Mod, Spec
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
@@ -15,6 +15,12 @@ CONFIGS = Path(__file__).parent / "data" / "configs"
 
 def named(name: str) -> Spec:
     return from_config(CONFIGS / f"{name}.json")
+
+
+def test_load_as() -> None:
+    file = str(CONFIGS / "gpt2.json")
+    assert load_as(file, None) == named("gpt2")
+    assert load_as(file, "every=3") == apply_mod(named("gpt2"), "every=3")
 
 
 def test_apply_mod() -> None:

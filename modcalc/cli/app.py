@@ -70,11 +70,16 @@ def modcalc(
 
 def main() -> None:
     """Entry point. Exit codes: 0 done and true, 1 a check or agreement failed, 2 cannot be served, 130 interrupted."""
+    # A stream that the caller closed is None, and print(file=None) would write to the other one.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    command, code = typer.main.get_command(app), 0
     try:
-        code = app(standalone_mode=False)
+        # Not command(): it turns a closed pipe and Ctrl-C into exit codes of its own.
+        with command.make_context("modcalc", sys.argv[1:]) as context:
+            command.invoke(context)
     except typer.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -89,11 +94,16 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of a pipe has gone (head, less): nothing is wrong, and nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except OSError as wrong:
+        # Files that a user names are reported where they are opened; what is left is a full disk behind stdout or a report.
+        if debug:
+            raise
+        print(f"error: cannot write{f' {wrong.filename}' if wrong.filename else ''}: {wrong.strerror or wrong}", file=sys.stderr)
+        code = 2
     except Exception as bug:
-        # Usage errors: click's class or typer's own copy of it, by version; both know how to show themselves.
-        if hasattr(bug, "show") and hasattr(bug, "exit_code"):
-            bug.show()
+        # Usage errors: click's class or typer's own copy of it, by version.
+        if hasattr(bug, "format_message") and hasattr(bug, "exit_code"):
+            _usage(bug)
             sys.exit(2)
         if debug:
             raise
@@ -102,7 +112,16 @@ def main() -> None:
             file=sys.stderr,
         )
         code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _usage(wrong: Exception) -> None:
+    """One message, as for every other error, and where the options are described; the help itself where nothing was asked."""
+    if len(sys.argv) < 2:
+        return print(wrong.format_message(), file=sys.stderr)
+    context = getattr(wrong, "ctx", None)
+    print(f"error: {wrong.format_message().replace('valid int range', 'valid integer')}", file=sys.stderr)
+    print(f"  options: {context.command_path if context else 'modcalc'} --help", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import typer
 
 from modcalc.cli.options import Causal, ConventionName, Format, OneSpec, SeqLen
 from modcalc.cli.search_options import Force, Out
+from modcalc.spec.schema import MAX_SIZE
 
 Vary = Annotated[
     list[str] | None,
@@ -19,11 +20,11 @@ To = Annotated[str | None, typer.Option("--to", metavar="VALUE", help="The const
 Multiple = Annotated[
     int | None,
     typer.Option(
-        "--multiple-of", min=1, help="The solved knob is a multiple of this. [default: 1; d_model: 64, and whole heads]", show_default=False
+        "--multiple-of", min=1, max=MAX_SIZE, help="The solved knob is a multiple of this. [default: 1; d_model: 64, and whole heads]", show_default=False
     ),
 ]
 Context = Annotated[
-    int | None, typer.Option("--context", "-S", min=0, help="With --hold decode: tokens already cached. [default: T - 1]", show_default=False)
+    int | None, typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="With --hold decode: tokens already cached. [default: T - 1]", show_default=False)
 ]
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import AttentionKernel, Batch, Causal, ConventionName, Format, Macs, Phase, Plot, Recompute, SeqLen, Specs
+from modcalc.cli.options import AsMod, AttentionKernel, Batch, Causal, Context, ConventionName, Format, Macs, Phase, Plot, Recompute, SeqLen, Specs
 
 if TYPE_CHECKING:
     from modcalc.cost.account import Report
@@ -21,13 +21,11 @@ By = Annotated[
     Literal["total", "component", "layer", "path"] | None,
     typer.Option("--by", help="Rows of the table. [default: component; several specs: total]", show_default=False),
 ]
-Context = Annotated[
-    int | None, typer.Option("--context", "-S", min=0, help="Tokens already cached (prefill: default 0; decode: required).", show_default=False)
-]
 
 
 def flops(
     specs: Specs,
+    mod: AsMod = None,
     seq_len: SeqLen = None,
     batch: Batch = 1,
     count: Counting = None,
@@ -51,7 +49,7 @@ def flops(
     from modcalc.cost.compare import sampling_range, twin
     from modcalc.render.output import chosen
     from modcalc.render.wording import Unit
-    from modcalc.spec.load import load
+    from modcalc.spec.mod_option import load_as
 
     again = {"--recompute": recompute, "--attention": attention}
     _check(phase, context, seq_len, backward, [option for option, given in again.items() if given])
@@ -65,7 +63,7 @@ def flops(
     format = chosen(format)
     accounts = []
     for name in specs:
-        spec = load(name)
+        spec = load_as(name, mod)
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
 

@@ -4,26 +4,20 @@ from typing import Annotated
 
 import typer
 
+from modcalc.cli.options import AsMod
+from modcalc.spec.schema import MAX_SIZE
+
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A config.json of the transformers library, or a folder that holds one.")]
 Output = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the spec into FILE. [default: print it]", show_default=False)
 ]
-ModText = Annotated[
-    str | None,
-    typer.Option(
-        "--mod",
-        metavar="KEY=VALUE,…",
-        help="Make it a Mixture-of-Depths model: keys of the spec's mod section, as in capacity=0.125,every=2; lists as in layers=1+3+5.",
-        show_default=False,
-    ),
-]
 SeqLen = Annotated[
-    int | None, typer.Option("--seq-len", "-T", min=1, help="The spec's default sequence length. [default: the model's longest]", show_default=False)
+    int | None, typer.Option("--seq-len", "-T", min=1, max=MAX_SIZE, help="The spec's default sequence length. [default: the model's longest]", show_default=False)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")]
 
 
-def import_(config: Config, output: Output = None, mod: ModText = None, seq_len: SeqLen = None, force: Force = False) -> None:
+def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: SeqLen = None, force: Force = False) -> None:
     """A spec from a config.json of the transformers library: printed as YAML, or written whole or not at all."""
     import msgspec
 

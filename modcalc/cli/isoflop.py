@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from modcalc.cli.options import Causal, ConventionName, Format, OneSpec, Plot, SeqLen
+from modcalc.cli.options import AsMod, Causal, ConventionName, Format, OneSpec, Plot, SeqLen
 from modcalc.cli.search_options import (
     Aspect,
     Beside,
@@ -42,6 +42,7 @@ SLOW = 2_000_000  # candidates from which on progress is shown
 
 def isoflop(
     spec: OneSpec,
+    mod: AsMod = None,
     budget: Budgets = None,
     match: Match = None,
     by: By = None,
@@ -83,6 +84,7 @@ def isoflop(
     from modcalc.search.question import at_length, fraction, terms
     from modcalc.search.write import folder_for
     from modcalc.spec.load import load
+    from modcalc.spec.mod_option import load_as
     from modcalc.units import parse_count
 
     if not budget and not match:
@@ -104,7 +106,7 @@ def isoflop(
 
         target = plot_target(plot)
 
-    family = load(spec)
+    family = load_as(spec, mod)
     T = seq_len or family.seq_len
     basis = Basis(
         T,

@@ -4,16 +4,32 @@ from typing import Annotated, Literal
 
 import typer
 
+from modcalc.spec.schema import MAX_SIZE
+
 Specs = Annotated[
     list[str],
-    typer.Argument(metavar="SPEC", help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False),
+    typer.Argument(metavar="SPEC...", help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False),
 ]
 OneSpec = Annotated[
     str, typer.Argument(metavar="SPEC", help="A spec file, a shipped name (modcalc specs), or a config.json of the transformers library.")
 ]
-SeqLen = Annotated[int | None, typer.Option("--seq-len", "-T", min=1, help="Tokens of each sequence. [default: the spec's]", show_default=False)]
-Batch = Annotated[int, typer.Option("--batch", "-B", min=1, help="Sequences.")]
-Context = Annotated[int, typer.Option("--context", "-S", min=0, help="Tokens already cached, for the phases prefill and decode.")]
+AsMod = Annotated[
+    str | None,
+    typer.Option(
+        "--mod",
+        metavar="KEY=VALUE,…",
+        help="As a Mixture-of-Depths model: keys of a spec's mod section, as in capacity=0.125,every=2; lists as in layers=1+3+5.",
+        show_default=False,
+    ),
+]
+SeqLen = Annotated[
+    int | None, typer.Option("--seq-len", "-T", min=1, max=MAX_SIZE, help="Tokens of each sequence. [default: the spec's]", show_default=False)
+]
+Batch = Annotated[int, typer.Option("--batch", "-B", min=1, max=MAX_SIZE, help="Sequences.")]
+Context = Annotated[
+    int | None,
+    typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="Tokens already cached (prefill: default 0; decode: required).", show_default=False),
+]
 Phase = Annotated[Literal["forward", "train", "prefill", "decode"], typer.Option("--phase", help="What is computed.")]
 Causal = Annotated[
     Literal["full", "half", "exact"] | None,

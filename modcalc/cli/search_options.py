@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from modcalc.spec.schema import MAX_SIZE
+
 
 def _option(*names: str, help: str, metavar: str | None = None, **more: int) -> object:
     return typer.Option(*names, help=help, metavar=metavar, show_default=False, **more)
@@ -54,13 +56,13 @@ Count = Annotated[
     Literal["params", "active", "non_embedding"] | None,
     _option("--count", help="With --budget: which parameters tokens per parameter counts. [default: params, all of them]"),
 ]
-MinSteps = Annotated[int | None, _option("--min-steps", min=1, help="With --budget: fewest whole steps. [default: 1]")]
+MinSteps = Annotated[int | None, _option("--min-steps", min=1, max=MAX_SIZE, help="With --budget: fewest whole steps. [default: 1]")]
 StepBatch = Annotated[
-    int | None, _option("--batch", "-B", min=1, help="With --budget: sequences of a step. [default: the spec's train.batch_size, else 128]")
+    int | None, _option("--batch", "-B", min=1, max=MAX_SIZE, help="With --budget: sequences of a step. [default: the spec's train.batch_size, else 128]")
 ]
-DecodeContext = Annotated[int | None, _option("--context", "-S", min=0, help="With --by decode: tokens already cached. [default: T - 1]")]
-Multiple = Annotated[int | None, _option("--multiple-of", min=1, help="Widths are multiples of this. [default: 64, and whole heads]")]
-HeadDim = Annotated[int | None, _option("--head-dim", min=1, help="Width of a head in every shape. [default: the spec's]")]
+DecodeContext = Annotated[int | None, _option("--context", "-S", min=0, max=MAX_SIZE, help="With --by decode: tokens already cached. [default: T - 1]")]
+Multiple = Annotated[int | None, _option("--multiple-of", min=1, max=MAX_SIZE, help="Widths are multiples of this. [default: 64, and whole heads]")]
+HeadDim = Annotated[int | None, _option("--head-dim", min=1, max=MAX_SIZE, help="Width of a head in every shape. [default: the spec's]")]
 Beside = Annotated[
     str | None,
     _option("--beside", metavar="SPEC", help="With --budget: beside every OK row the shape of this family with the same forward FLOPs."),

@@ -7,7 +7,7 @@ import msgspec
 
 from modcalc.errors import SpecError
 from modcalc.spec.convert import TOLD, nearest, to_spec
-from modcalc.spec.schema import Spec
+from modcalc.spec.schema import Mod, Spec
 from modcalc.spec.validate import find_problems
 from modcalc.spec.yaml_nodes import Lines, read_yaml
 
@@ -69,7 +69,7 @@ def shipped_specs() -> dict[str, Path]:
 
 
 def dump(spec: Spec) -> str:
-    """YAML that loads back to an equal Spec; what has its default is left out."""
+    """YAML that loads back to an equal Spec; what has its default is left out, but for what a `mod` section is about."""
     import yaml
 
     from modcalc.spec.yaml_nodes import scalar
@@ -97,11 +97,14 @@ def json_schema() -> dict[str, Any]:
 
 
 def _given(value: Any) -> Any:
-    """Structs as dicts without defaults."""
+    """Structs as dicts without defaults; how many tokens are kept, and by which blocks, is always said."""
     if not isinstance(value, msgspec.Struct):
         return [_given(v) for v in value] if isinstance(value, list) else value
     fields = ((f.name, f.default, getattr(value, f.name)) for f in msgspec.structs.fields(value))
-    return {name: _given(v) for name, default, v in fields if default is msgspec.NODEFAULT or v != default}
+    said: tuple[str, ...] = ()
+    if isinstance(value, Mod):
+        said = ("capacity",) if value.layers is not None or value.recursions is not None else ("capacity", "every")
+    return {name: _given(v) for name, default, v in fields if default is msgspec.NODEFAULT or v != default or name in said}
 
 
 def _parse(text: str, file: str) -> tuple[Spec, Lines]:

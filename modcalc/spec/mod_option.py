@@ -6,6 +6,7 @@ import msgspec
 
 from modcalc.errors import UsageError
 from modcalc.spec.convert import to_spec
+from modcalc.spec.load import load
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import find_problems
 from modcalc.spec.yaml_nodes import scalar
@@ -30,6 +31,12 @@ def apply_mod(spec: Spec, text: str) -> Spec:
     if problems or made is None:
         raise UsageError("\n".join(f"--mod {text}: {problem}" for problem in problems))
     return made
+
+
+def load_as(source: str, mod: str | None) -> Spec:
+    """The spec that a command was given, as the Mixture-of-Depths model that its --mod says, if it has one."""
+    spec = load(source)
+    return spec if mod is None else apply_mod(spec, mod)
 
 
 def parse_mod(text: str) -> dict[str, Any]:
