@@ -131,9 +131,10 @@ def attention(a: nn.Module, tokens: list[Token]) -> list[Tensor]:
                     s = s - alibi_slope(h, p.n_heads) * distance
                 scores.append(s)
                 values.append(made[j][2][group])
-            top = max(s.item() for s in scores)  # drawn weights make scores whose exp is too large to write down
+            sinks = [a.core.sinks[h]] if p.sinks else []
+            top = max(s.item() for s in scores + sinks)  # drawn weights make scores whose exp is too large to write down
             weights = [torch.exp(s - top) for s in scores]
-            total = sum(weights) + (torch.exp(a.core.sinks[h] - top) if p.sinks else 0)
+            total = sum(weights) + sum(torch.exp(s - top) for s in sinks)
             mixed.append(sum(w / total * v for w, v in zip(weights, values, strict=True)))
         out.append(linear(a.o_proj, torch.cat(mixed)))
     return out

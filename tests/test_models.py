@@ -107,7 +107,7 @@ def test_equals_the_naive_reference(name: str) -> None:
     equals_naive(model, tokens_of(spec_of(VARIANTS[name])))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_any_spec_equals_the_naive_reference(spec: Spec) -> None:
     spec = msgspec.structs.replace(spec, vocab_size=max(spec.vocab_size, spec.seq_len))
