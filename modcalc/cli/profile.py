@@ -178,7 +178,8 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
         todo = [replace(job, reached=found) for job in todo]
     records: list[Record] = []
     interrupted: KeyboardInterrupt | None = None
-    with ResultsFile(out) if out and first else nullcontext() as results:
+    file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
+    with file if file and first else nullcontext() as results:
         if results and results.cut:
             print(f"warning: {out}: a line was cut off; its point is measured again", file=sys.stderr)
         try:
