@@ -112,6 +112,9 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "delete": (GOOD + "source: \x7f\n", (r":10: found the control character 0x7f",)),
     "too large": ("# " + MAX_BYTES * "x" + "\n" + GOOD, (r": found more than 256 KiB; a spec is a short YAML file",)),
     "long name": (GOOD.replace("name: a", "name: " + 300 * "a"), (r":1: name: found '.{,60}; allowed 1 to 200 printable characters",)),
+    "escapes in keys": (GOOD + '"\\e[31m": 1\n"\\e[31m": 1\n', (
+        r":10: \\x1b\[31m: unknown key", r":11: \\x1b\[31m: found a second time")),
+    "escapes in a tag": (GOOD + "source: !%1B x\n", (r":10: found the tag !(%1B|\\x1b); allowed",)),
     "long key": (GOOD + 5000 * "k" + ": 1\n", (r":10: .*",)),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from typing import TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -71,7 +72,7 @@ def modcalc(
 def main() -> None:
     """Entry point. Exit codes: 0 done and true, 1 a check or agreement failed, 2 cannot be served, 130 interrupted."""
     # A stream that the caller closed is None, and print(file=None) would write to the other one.
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -113,6 +114,10 @@ def main() -> None:
         )
         code = 2
     sys.exit(code)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _usage(wrong: Exception) -> None:

@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 import typer
 
-Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Spec files, folders of them, shipped names, or config.json files.", show_default=False)]
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATH...", help="Spec files, folders of them, shipped names, or config.json files.", show_default=False)
+]
 Require = Annotated[
     list[str] | None,
     typer.Option(

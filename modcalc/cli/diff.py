@@ -6,12 +6,14 @@ import typer
 
 from modcalc.cli.options import ConventionName, Format, SeqLen
 
-Side = Annotated[str, typer.Argument(help="A spec file, a shipped name, or REVISION:FILE of a git repository (HEAD~1:spec.yaml).")]
+HELP = "A spec file, a shipped name, or REVISION:FILE of a git repository (HEAD~1:spec.yaml)."
+A = Annotated[str, typer.Argument(metavar="A", help=HELP)]
+B = Annotated[str, typer.Argument(metavar="B", help=HELP)]
 
 
 def diff(
-    a: Side,
-    b: Side,
+    a: A,
+    b: B,
     seq_len: SeqLen = None,
     convention: ConventionName = "matmul",
     format: Format = None,

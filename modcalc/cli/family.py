@@ -20,11 +20,16 @@ To = Annotated[str | None, typer.Option("--to", metavar="VALUE", help="The const
 Multiple = Annotated[
     int | None,
     typer.Option(
-        "--multiple-of", min=1, max=MAX_SIZE, help="The solved knob is a multiple of this. [default: 1; d_model: 64, and whole heads]", show_default=False
+        "--multiple-of",
+        min=1,
+        max=MAX_SIZE,
+        help="The solved knob is a multiple of this. [default: 1; d_model: 64, and whole heads]",
+        show_default=False,
     ),
 ]
 Context = Annotated[
-    int | None, typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="With --hold decode: tokens already cached. [default: T - 1]", show_default=False)
+    int | None,
+    typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="With --hold decode: tokens already cached. [default: T - 1]", show_default=False),
 ]
 
 
@@ -51,6 +56,7 @@ def family(
     from modcalc.cost.conventions import convention as find_convention
     from modcalc.errors import UsageError
     from modcalc.render.family import document, table
+    from modcalc.render.numbers import several
     from modcalc.render.output import chosen, emit, say, show
     from modcalc.search.costs import Basis
     from modcalc.search.families import constant, parse_vary, specs_of
@@ -81,4 +87,4 @@ def family(
     else:
         show([table(found)], format)
     if out:
-        say([f"wrote {len(files)} specs into {out}"], format)
+        say([f"wrote {several(len(files), 'spec')} into {out}"], format)

@@ -12,7 +12,10 @@ Output = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the spec into FILE. [default: print it]", show_default=False)
 ]
 SeqLen = Annotated[
-    int | None, typer.Option("--seq-len", "-T", min=1, max=MAX_SIZE, help="The spec's default sequence length. [default: the model's longest]", show_default=False)
+    int | None,
+    typer.Option(
+        "--seq-len", "-T", min=1, max=MAX_SIZE, help="The spec's default sequence length. [default: the model's longest]", show_default=False
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")]
 

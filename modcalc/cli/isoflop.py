@@ -157,6 +157,7 @@ def _progress(text: str, size: int) -> "Iterator[Callable[[int], None]]":
 
 def _report(answer: "Answer", folder: "Path | None", target: "Path | None", format: str | None) -> None:
     """Print, write and draw an answer; exit with 130 if the search was interrupted."""
+    from modcalc.render.numbers import several
     from modcalc.render.output import chosen, emit, say, show
     from modcalc.search.write import specs_of, write_specs
 
@@ -170,7 +171,7 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
 
         show(tables(answer), format)
     if folder:
-        say([f"wrote {len(files)} specs into {folder}"], format)
+        say([f"wrote {several(len(files), 'spec')} into {folder}"], format)
     if target:
         from modcalc.render.plot_isoflop import plot_isoflop
 

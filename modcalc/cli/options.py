@@ -8,7 +8,9 @@ from modcalc.spec.schema import MAX_SIZE
 
 Specs = Annotated[
     list[str],
-    typer.Argument(metavar="SPEC...", help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False),
+    typer.Argument(
+        metavar="SPEC...", help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False
+    ),
 ]
 OneSpec = Annotated[
     str, typer.Argument(metavar="SPEC", help="A spec file, a shipped name (modcalc specs), or a config.json of the transformers library.")
@@ -48,7 +50,9 @@ Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option("--dtype", help=
 Recompute = Annotated[
     Literal["none", "selective", "full"] | None,
     typer.Option(
-        "--recompute", help="Activations computed again for the backward pass: none, of attention, of every block. [default: none]", show_default=False
+        "--recompute",
+        help="Activations computed again for the backward pass: none, of attention, of every block. [default: none]",
+        show_default=False,
     ),
 ]
 AttentionKernel = Annotated[

@@ -58,9 +58,12 @@ Count = Annotated[
 ]
 MinSteps = Annotated[int | None, _option("--min-steps", min=1, max=MAX_SIZE, help="With --budget: fewest whole steps. [default: 1]")]
 StepBatch = Annotated[
-    int | None, _option("--batch", "-B", min=1, max=MAX_SIZE, help="With --budget: sequences of a step. [default: the spec's train.batch_size, else 128]")
+    int | None,
+    _option("--batch", "-B", min=1, max=MAX_SIZE, help="With --budget: sequences of a step. [default: the spec's train.batch_size, else 128]"),
 ]
-DecodeContext = Annotated[int | None, _option("--context", "-S", min=0, max=MAX_SIZE, help="With --by decode: tokens already cached. [default: T - 1]")]
+DecodeContext = Annotated[
+    int | None, _option("--context", "-S", min=0, max=MAX_SIZE, help="With --by decode: tokens already cached. [default: T - 1]")
+]
 Multiple = Annotated[int | None, _option("--multiple-of", min=1, max=MAX_SIZE, help="Widths are multiples of this. [default: 64, and whole heads]")]
 HeadDim = Annotated[int | None, _option("--head-dim", min=1, max=MAX_SIZE, help="Width of a head in every shape. [default: the spec's]")]
 Beside = Annotated[

@@ -153,19 +153,22 @@ def parse_rule(text: str) -> Rule:
 
 
 def contradictions(rules: Iterable[Rule]) -> list[str]:
-    """Pairs of rules that no model can meet."""
-    bounds: dict[tuple[str, str | None], dict[str, list[Number]]] = {}
+    """Pairs of rules that no model can meet: the tightest bounds of each metric, where they leave nothing between them."""
+    lows: dict[tuple[str, str | None], tuple[Number, Rule]] = {}
+    highs: dict[tuple[str, str | None], tuple[Number, Rule]] = {}
     for r in rules:
-        slack = r.within or 0
-        low, high = {"max": (None, r.value), "min": (r.value, None), "equals": (r.value * (1 - slack), r.value * (1 + slack))}[r.bound]
-        at = bounds.setdefault((r.metric, r.relative_to), {"low": [], "high": []})
-        at["low"] += [low] if low is not None else []
-        at["high"] += [high] if high is not None else []
-    return [
-        f"{metric}: at least {float(max(b['low'])):g} and at most {float(min(b['high'])):g}{f' times {other}' if other else ''} cannot both hold"
-        for (metric, other), b in bounds.items()
-        if b["low"] and b["high"] and max(b["low"]) > min(b["high"])
-    ]
+        key, slack = (r.metric, r.relative_to), r.within or 0
+        low, high = r.value * (1 - slack), r.value * (1 + slack)
+        if r.bound != "max" and (key not in lows or low > lows[key][0]):
+            lows[key] = low, r
+        if r.bound != "min" and (key not in highs or high < highs[key][0]):
+            highs[key] = high, r
+    pairs = [(lows[key], highs[key]) for key in lows if key in highs]
+    return [f"{_told(low_rule)} and {_told(high_rule)} cannot both hold" for (low, low_rule), (high, high_rule) in pairs if low > high]
+
+
+def _told(rule: Rule) -> str:
+    return f"{rule} ({f'line {rule.line}' if rule.line else 'not from the file'})"
 
 
 def check(costs: Costs, rule: Rule, other: Callable[[str], Costs]) -> Result:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from modcalc.cost.budget import Result
 from modcalc.cost.check import Checked, Outcome
-from modcalc.render.numbers import change, count
+from modcalc.render.numbers import change, count, several
 from modcalc.render.output import emit, write
 from modcalc.render.table import Column, Table, bad, good
 
@@ -31,8 +31,8 @@ def verdict(outcome: Outcome) -> str:
     rules = sum(len(c.results) for c in outcome.checked)
     broken = sum(not r.ok for c in outcome.checked for r in c.results)
     unread = sum(bool(c.problems) for c in outcome.checked)
-    text = f"{len(outcome.checked)} specs, {rules} rules: {rules - broken} hold, {broken} broken"
-    return text + (f"; {unread} specs could not be fully evaluated" if unread else "")
+    text = f"{several(len(outcome.checked), 'spec')}, {several(rules, 'rule')}: {rules - broken} held, {broken} broken"
+    return text + (f"; {several(unread, 'spec')} could not be fully evaluated" if unread else "")
 
 
 def sentence(c: Checked, r: Result) -> str:

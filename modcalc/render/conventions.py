@@ -5,6 +5,7 @@ from typing import Any
 
 from modcalc.cost.account import Report
 from modcalc.cost.survey import Entry
+from modcalc.render.numbers import several
 from modcalc.render.table import Column, Table
 
 COLUMNS = (
@@ -26,7 +27,7 @@ def table(report: Report, entries: Sequence[Entry]) -> Table:
         notes.append(f"1 multiply-add = 2 FLOPs, but for {', '.join(own)}")
     return Table(
         title=report.plan.name,
-        headline=[f"{w.batch:,} sequence{'s' if w.batch > 1 else ''} of {w.seq_len:,} tokens; {report.params.total:,} parameters"],
+        headline=[f"{several(w.batch, 'sequence')} of {w.seq_len:,} tokens; {report.params.total:,} parameters"],
         columns=COLUMNS,
         rows=[(e.rule.name, e.flops.forward, e.train_per_token, e.train_difference, e.rule.counts, e.rule.citation) for e in entries],
         notes=notes,

@@ -10,6 +10,11 @@ from modcalc.units import grouped as count
 UNKNOWN = "-"
 
 
+def several(n: int, what: str) -> str:
+    """1 spec, 2,048 specs."""
+    return f"{n:,} {what}{'s' if n != 1 else ''}"
+
+
 def share(x: Any) -> str:
     """A part of 1 as 12.5 %; a positive one that would print as 0.0 as < 0.1 %."""
     return "< 0.1 %" if 0 < x < 0.0005 else f"{float(100 * x):.1f} %"

@@ -7,7 +7,7 @@ from typing import Any
 from modcalc.cost.account import Report
 from modcalc.cost.compare import KV_DTYPE, free_work, is_expectation, kv_bytes, masked_windows, routed, routing_flops
 from modcalc.cost.ops import whole
-from modcalc.render.numbers import binary_bytes, count, share
+from modcalc.render.numbers import binary_bytes, count, several, share
 
 # Components in display order and as readers call them; routing stands apart, last.
 LABELS = {
@@ -57,7 +57,7 @@ class Unit:
 def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: bool = False) -> list[str]:
     """What is computed, and by whose rule it is counted. own_length: of several specs, each at its own T; backward: a train step."""
     w, rule = report.work, report.convention
-    sequences = f"{w.batch:,} sequence{'s' if w.batch > 1 else ''}"
+    sequences = several(w.batch, "sequence")
     cached = f" after {w.context:,} cached" if w.context else ""
     if w.phase == "decode":
         what = f"decode: 1 new token for {sequences}{cached}"

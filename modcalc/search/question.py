@@ -101,7 +101,9 @@ def at_length(spec: Spec, seq_len: int) -> Spec:
     if positions.kind == "learned":
         rows = positions.max_len or spec.seq_len
         if seq_len > rows:
-            raise UsageError(f"--seq-len {seq_len}: {spec.name} has {rows} learned positions")
+            raise UsageError(
+                f"{spec.name} has {rows} learned positions, fewer than T = {seq_len}; use --seq-len {rows} or less, or raise its max_len"
+            )
         positions = structs.replace(positions, max_len=rows)
     return structs.replace(spec, seq_len=seq_len, positions=positions)
 

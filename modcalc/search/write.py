@@ -22,6 +22,8 @@ _RULES = {"forward": "forward_flops", "params": "params", "active": "active_para
 def folder_for(name: str, force: bool) -> Path:
     """The folder to write to, made if it is not there. Raises UsageError where it holds something already (unless `force`)."""
     folder = Path(name)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {name}: is no folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not force and any(folder.iterdir()):

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from modcalc.spec.schema import Spec
-from modcalc.spec.yaml_nodes import Path, Unusable
+from modcalc.spec.yaml_nodes import Path, Unusable, printable
 
 # What other tools call our keys, where no near match would find it.
 SYNONYMS = {
@@ -48,7 +48,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 def dotted(path: Path) -> str:
     """mod.layers[2]."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:60]}" for step in path)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{printable(step[:60])}" for step in path)
     return text.lstrip(".") or "spec"
 
 

@@ -52,6 +52,11 @@ class Node(Struct, frozen=True):
         return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
 
 
+def printable(text: str) -> str:
+    """A user's text within a message: what could steer a terminal is escaped."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 class Lines(Mapping[Path, int]):
     """Key path -> line, from 1: lines["budget", "params"]. A path that is not written has the line of what would hold it."""
 
@@ -196,7 +201,7 @@ class _Reader:
     def _tag(self, tag: str | None, line: int, *allowed: str) -> None:
         if tag is not None and tag not in ("!", *(_TAG + name for name in allowed)):
             shown = tag.replace(_TAG, "!!")
-            raise self._stop(line, f"found the tag {shown[:60]}; allowed plain values without tags; nothing was run; remove it")
+            raise self._stop(line, f"found the tag {printable(shown[:60])}; allowed plain values without tags; nothing was run; remove it")
 
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> Any:
         self._tag(event.tag, line, "str", "int", "float", "bool", "null")
@@ -230,7 +235,7 @@ class _Reader:
             key, node = event.value, self._node(self._next(), depth + 1)
             if key in entries:
                 first = entries[key][0]
-                self.problems.append((at, f"{key[:60]}: found a second time; allowed once; the first is in line {first}; remove one"))
+                self.problems.append((at, f"{printable(key[:60])}: found a second time; allowed once; the first is in line {first}; remove one"))
             else:
                 entries[key] = (at, node)
             size += node.size
