@@ -26,44 +26,55 @@ class Core(nn.Module):
         self.sinks = nn.Parameter(torch.empty(plan.n_heads)) if plan.sinks else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
-        """Attend. Without `keys_at`, keys are the queries' own tokens in the same order.
-
-        With it ([1 or B, S] original positions of cached and new keys), a query sees the keys at its position and before,
-        of which `visible` ([1 or B, S] bool) may hide some; every query must see a key.
-        """
+        """Attend. Without `keys_at`, keys are the queries' own tokens in the same order; with it, see `_decode`."""
+        if keys_at is not None:
+            return self._decode(q, k, v, at, keys_at, visible)
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             # Repeated in the open: fused kernels and counters differ in what they make of K < H.
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        plain = keys_at is None and at.seen(self.plan.window) is None and not self.plan.alibi
-        if self.fused and plain:
+        if self.fused and not self.plan.alibi and at.seen(self.plan.window) is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
-        if keys_at is None:
-            seen, keys_at = at.causal(self.plan.window), at.index
-        else:
-            distance = at.index[:, :, None] - keys_at[:, None, :]
-            seen = distance >= 0 if self.plan.window is None else (distance >= 0) & (distance < self.plan.window)
-            seen = seen if visible is None else seen & visible[:, None, :]
-        bias = self._alibi(at.index, keys_at) if self.plan.alibi else None
-        seen = seen[:, None]
-        if self.fused:
-            mask = seen if bias is None else bias.masked_fill(~seen, float("-inf")).to(q.dtype)
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
-        return self._explicit(q, k, v, seen, bias)
+        bias = self._alibi(at.index, at.index) if self.plan.alibi else None
+        return self._masked(q, k, v, at.causal(self.plan.window)[:, None], bias, self.fused)
 
-    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, bias: Tensor | None) -> Tensor:
+    def _decode(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None) -> Tensor:
+        """One new token a row over its cache: q [B, H, 1, N] -> [B, H, 1, N_v].
+
+        keys_at: [1 or B, S] original positions of the keys, none of them past the query's and one its own. visible: [B, S] bool,
+        which of them are there; None: all.
+        """
+        (B, H, _, N), (_, K, S, Nv) = q.shape, v.shape
+        seen, window = visible, self.plan.window
+        if window is not None:
+            near = at.index - keys_at < window
+            seen = near if seen is None else seen & near
+        seen = None if seen is None else seen[:, None, None]
+        bias = self._alibi(at.index, keys_at).view(-1, K, H // K, S) if self.plan.alibi else None
+        # The heads that share a key stand as so many queries of it: a cache is read where it lies, never repeated.
+        # Kernels for widths that differ would copy it, to scale the keys.
+        y = self._masked(q.reshape(B, K, H // K, N), k, v, seen, bias, self.fused and Nv == N)
+        return y.reshape(B, H, 1, Nv)
+
+    def _masked(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, bias: Tensor | None, fused: bool) -> Tensor:
+        """q: [B, K, T, N] over as many key heads; seen: bool (None: all) and bias (None: 0), both to go with [B, K, T, S]."""
+        if fused:
+            mask = seen if bias is None else bias if seen is None else bias.masked_fill(~seen, float("-inf"))
+            mask = mask if bias is None else mask.to(q.dtype)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         scores = q @ k.transpose(-2, -1) * self.scale
         scores = scores.to(torch.promote_types(q.dtype, torch.float32))
         if self.plan.softcap is not None:
             scores = self.plan.softcap * torch.tanh(scores / self.plan.softcap)
         if bias is not None:
             scores = scores + bias
-        scores = scores.masked_fill(~seen, float("-inf"))
+        if seen is not None:
+            scores = scores.masked_fill(~seen, float("-inf"))
         if self.sinks is None:
             weights = scores.softmax(-1)
         else:
             # One more logit in the softmax, without a value of its own.
-            sinks = self.sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:-1], 1)
+            sinks = self.sinks.to(scores.dtype).view(k.shape[1], -1, 1).expand(*scores.shape[:-1], 1)
             weights = torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
         return weights.to(v.dtype) @ v
 

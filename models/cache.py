@@ -1,5 +1,7 @@
 """Key/value caches for sampling: each block keeps what it has seen, a routed block only the tokens that it routed."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,46 +11,63 @@ Place = tuple[int, int]  # (recursion or 0, block)
 
 
 class LayerCache:
-    """Keys and values of one block, by row of the batch; rows may differ in how many they hold.
+    """What attention keeps of one block's tokens, by row of the batch; rows may differ in how many they hold.
 
-    first: [B, K, size, N] keys (latent attention: [B, 1, size, kv_rank]), second: [B, K, size, N_v] values (rope keys).
-    positions: [B, size] original positions. count: [B] tokens seen; the last `limit` (an attention window) are held.
-    Room grows by doubling with the fullest row.
+    parts: keys [B, K, size, N] and values [B, K, size, N_v], or latent attention's one part [B, 1, size, kv_rank + rope].
+    positions: [B, size] original positions. count: [B] tokens seen, on the host, so that nobody waits for the device to learn
+    sizes; the last `limit` (an attention window) are held. Room grows by doubling with the fullest row.
     """
 
     def __init__(self, batch: int, limit: int | None) -> None:
         self.batch, self.limit = batch, limit
-        self.first: Tensor | None = None
-        self.second: Tensor | None = None
+        self.count = torch.zeros(batch, dtype=torch.int64)
+        self.parts: tuple[Tensor, ...] = ()
         self.positions: Tensor | None = None
-        self.count: Tensor | None = None
 
-    def add(self, first: Tensor, second: Tensor, positions: Tensor, rows: Tensor, valid: Tensor | None = None) -> None:
-        """first, second: [R, K, T, …] of the batch rows `rows` [R]; positions: [1 or R, T]; valid: [R, T] bool, valid tokens first."""
-        R, K, T = first.shape[:3]
-        if self.first is None:
-            self.first, self.second = (x.new_zeros(self.batch, K, 0, x.shape[-1]) for x in (first, second))
+    def add(self, parts: Sequence[Tensor], positions: Tensor, rows: Tensor | None = None, valid: Tensor | None = None) -> None:
+        """Keep new tokens of the batch rows `rows` [R], ascending, on the host (None: all).
+
+        parts: [R, K, T, …] each; positions: [1 or R, T]; valid: [R, T] bool, valid tokens first (None: all are).
+        """
+        R, _, T = parts[0].shape[:3]
+        if not self.parts:
+            self.parts = tuple(x.new_zeros(self.batch, x.shape[1], 0, x.shape[3]) for x in parts)
             self.positions = positions.new_zeros(self.batch, 0)
-            self.count = positions.new_zeros(self.batch)
+        rows = torch.arange(R) if rows is None else rows
         before = self.count[rows]
-        new = torch.full_like(before, T) if valid is None else valid.sum(1)
-        self._grow(int((before + new).max()) if R else 0)
-        place = torch.arange(T, device=rows.device)
-        keep = (place < new[:, None]) & (place >= new[:, None] - (self.limit or T))
-        r, t = keep.nonzero(as_tuple=True)
-        slot = before[r] + t
-        slot = slot if self.limit is None else slot % self.limit
-        self.first[rows[r], :, slot] = first[r, :, t]
-        self.second[rows[r], :, slot] = second[r, :, t]
+        new = torch.full_like(before, T) if valid is None else valid.sum(1).cpu()
+        after = before + new
+        self._grow(int(after.max()))
+        self.count[rows] = after
+        turn = self.limit or self.size  # a window's places are taken in turn
+        alike = self.batch == R and valid is None and bool((before == before[0]).all())
+        if alike and (self.limit is None or T == 1):  # one slice
+            start = int(before[0]) % turn
+            for held, x in zip((*self.parts, self.positions[:, None, :, None]), (*parts, positions[:, None, :, None]), strict=True):
+                held[:, :, start : start + T] = x
+            return
+        place = torch.arange(T)
+        r, t = ((place < new[:, None]) & (place >= new[:, None] - (self.limit or T))).nonzero(as_tuple=True)
+        slot = (before[r] + t) % turn
+        for held, x in zip(self.parts, parts, strict=True):
+            held[rows[r], :, slot] = x[r, :, t]
         self.positions[rows[r], slot] = positions.expand(R, T)[r, t]
-        self.count[rows] = before + new
 
-    def read(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """first, second, positions [R, S] and visible [R, S] bool of these rows, S being the fullest row's tokens."""
-        held = self.held[rows]
+    def read(self, rows: Tensor | None = None) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
+        """Parts [R, K, S, …], positions [R, S] and which of them are there [R, S] bool (None: all), S being the fullest row's tokens.
+
+        All rows are read where they lie; some rows are copied.
+        """
+        held = self.held if rows is None else self.held[rows]
         S = int(held.max())
-        visible = torch.arange(S, device=rows.device) < held[:, None]
-        return self.first[rows, :, :S], self.second[rows, :, :S], self.positions[rows, :S], visible
+        here = slice(None) if rows is None else rows
+        visible = None if int(held.min()) == S else (torch.arange(S) < held[:, None]).to(self.positions.device)
+        return tuple(x[:, :, :S][here] for x in self.parts), self.positions[:, :S][here], visible
+
+    @property
+    def size(self) -> int:
+        """Tokens of a row for which there is room now."""
+        return self.positions.shape[1]
 
     @property
     def held(self) -> Tensor:
@@ -58,19 +77,15 @@ class LayerCache:
     @property
     def used_bytes(self) -> int:
         """Bytes of the keys and values held, without spare room."""
-        if self.first is None:
-            return 0
-        per_token = sum(x.shape[1] * x.shape[3] * x.element_size() for x in (self.first, self.second))
-        return int(self.held.sum()) * per_token
+        return int(self.held.sum()) * sum(x.shape[1] * x.shape[3] * x.element_size() for x in self.parts)
 
     def _grow(self, size: int) -> None:
-        size = size if self.limit is None else min(size, self.limit)
-        have = self.first.shape[2]
-        if size <= have:
+        most = self.limit or size * 2
+        if min(size, most) <= self.size:
             return
-        size = max(size, 2 * have)
-        self.first, self.second = (torch.cat([x, x.new_zeros(*x.shape[:2], size - have, x.shape[3])], dim=2) for x in (self.first, self.second))
-        self.positions = torch.cat([self.positions, self.positions.new_zeros(self.batch, size - have)], dim=1)
+        more = min(max(size, 2 * self.size), most) - self.size
+        self.parts = tuple(torch.cat([x, x.new_zeros(*x.shape[:2], more, x.shape[3])], dim=2) for x in self.parts)
+        self.positions = torch.cat([self.positions, self.positions.new_zeros(self.batch, more)], dim=1)
 
 
 class Cache:

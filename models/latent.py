@@ -37,7 +37,7 @@ class LatentAttention(nn.Module):
         return self._rotate(q, at, self.plan.latent.nope_dim).transpose(1, 2)
 
     def compress(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
-        """Latent [B, T, kv_rank], normed, and the shared key's rope dims [B, T, rope], rotated: what a cache holds."""
+        """Latent [B, T, kv_rank], normed, and the shared key's rope dims [B, T, rope], rotated: a cache holds them side by side."""
         latent, key = self.kv_down(x).split((self.plan.latent.kv_rank, self.plan.latent.rope_dim), dim=-1)
         return self.kv_down_norm(latent), self._rotate(key[:, :, None], at, 0)[:, :, 0]
 
@@ -48,10 +48,10 @@ class LatentAttention(nn.Module):
         k = torch.cat([nope, key[:, :, None].expand(-1, -1, heads.shape[2], -1)], dim=-1)
         return k.transpose(1, 2), v.transpose(1, 2)
 
-    def absorbed(self, q: Tensor, latent: Tensor, key: Tensor, at: Positions, keys_at: Tensor, visible: Tensor) -> Tensor:
-        """Attention in the latent space, so that cached latents [B, S, kv_rank] and keys [B, S, rope] are never expanded.
+    def absorbed(self, q: Tensor, held: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None) -> Tensor:
+        """Decode in the latent space, so that what a cache holds [B, 1, S, kv_rank + rope] is never expanded.
 
-        q: [B, H, T, nope + rope] -> [B, H, T, N_v]. q k = (q W_k) latent, and the values' matrix comes after the sum
+        q: [B, H, 1, nope + rope] -> [B, H, 1, N_v]. q k = (q W_k) latent, and the values' matrix comes after the sum
         (DeepSeek-V2, section 2.1.2 and appendix C).
         """
         lat = self.plan.latent
@@ -59,7 +59,7 @@ class LatentAttention(nn.Module):
         up_k, up_v = up.split((lat.nope_dim, self.plan.v_head_dim), dim=1)
         nope, rope = q.split((lat.nope_dim, lat.rope_dim), dim=-1)
         q = torch.cat([nope @ up_k, rope], dim=-1)
-        mixed = self.core(q, torch.cat([latent, key], dim=-1)[:, None], latent[:, None], at, keys_at, visible)
+        mixed = self.core(q, held, held[..., : lat.kv_rank], at, keys_at, visible)
         return mixed @ up_v.transpose(1, 2)
 
     def output(self, mixed: Tensor) -> Tensor:

@@ -109,13 +109,12 @@ class Pass:
         if any(isinstance(b.ffn, MoePlan) and b.ffn.choice == "expert" for b in model.plan.blocks):
             raise UsageError(f"{model.plan.name}: experts that choose tokens rank a whole sequence, later tokens included; they cannot sample")
         self.model, self.decide, self.cache = model, decide, cache
-        self.rows: Tensor | None = None  # rows of the batch at hand, in `one`
+        self.rows: Tensor | None = None  # rows of the batch at hand, on the host; None: all
 
     def whole(self, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
         """All tokens [B, T] at once -> x [B, T, D] before the head."""
         check_length(self.model.plan, tokens.shape[1], tokens.shape[1])
         at = Positions.of_sequence(tokens.shape[1], tokens.device, sampling=True)
-        self.rows = torch.arange(tokens.shape[0], device=tokens.device)
         return self._blocks(self.model.embedding(tokens, at), at, self._route)
 
     def one(self, token: Tensor) -> tuple[Tensor, list[Routing]]:
@@ -123,7 +122,6 @@ class Pass:
         length = self.cache.length
         check_length(self.model.plan, length + 1, length + 1)
         at = Positions.of_sequence(1, token.device, start=length, sampling=True)
-        self.rows = torch.arange(token.shape[0], device=token.device)
         return self._blocks(self.model.embedding(token[:, None], at), at, self._route_rows)
 
     def _blocks(self, x: Tensor, at: Positions, route: Callable) -> tuple[Tensor, list[Routing]]:
@@ -184,34 +182,44 @@ class Pass:
         return r, (predicted if how == "predictor" else r) > 0, predicted
 
     def _route(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> tuple[Tensor, Routing]:
-        """As Routed.route, of whole sequences: a buffer for all tokens, those that pass first."""
+        """As Routed.route, of whole sequences: as many places as the row has in which most tokens pass."""
         T = x.shape[1]
         r, passes, predicted = self._decide(routed, index, x, at)
-        if at.valid is not None:
-            passes = passes & at.valid
+        go_around = ~passes if at.valid is None else ~passes & at.valid
+        passes = passes if at.valid is None else passes & at.valid
         place = torch.arange(T, device=x.device)
         order = torch.where(passes, place, place + T).sort(dim=1).values
-        kept, valid = order % T, order < T
-        chosen, where = routed.gather(x, kept), at.pick(kept, valid)
-        new = blend(chosen, sub(chosen, where), None if r is None else r.gather(1, kept))
+        counts = passes.sum(1).tolist()
+        C, alike = max(counts), len(set(counts)) == 1
+        kept, valid = order[:, :C] % T, order[:, :C] < T
+        chosen, where = routed.gather(x, kept), at.pick(kept, None if alike else valid)
+        new = blend(chosen, sub(chosen, where), None if r is None else r.gather(1, kept)) if C else chosen
         if then is not None:
             new = then(new, where)
-        x = routed.around(x)
-        new = torch.where(valid[..., None], new, routed.gather(x, kept))
+        if routed.bypass is not None:
+            x = x.index_put(go_around.nonzero(as_tuple=True), routed.around(x[go_around]))
+        if not alike:
+            new = torch.where(valid[..., None], new, routed.gather(x, kept))
         scores = passes.float() if r is None else r
-        return routed.scatter(x, kept, new), Routing(scores, kept.masked_fill(~valid, -1), predicted)
+        return routed.scatter(x, kept, new), Routing(scores, (order % T).masked_fill(order >= T, -1), predicted)
 
     def _route_rows(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> tuple[Tensor, Routing]:
         """One token a row: the rows that pass are computed, the others are not."""
         r, passes, predicted = self._decide(routed, index, x, at)
-        go, stay = passes[:, 0].nonzero()[:, 0], (~passes[:, 0]).nonzero()[:, 0]
+        passed = passes[:, 0].cpu()
+        go, stay = passed.nonzero()[:, 0], (~passed).nonzero()[:, 0]
         out = x
-        if len(stay):
-            out = out.index_copy(0, stay, routed.around(x[stay]))
+        if len(stay) and routed.bypass is not None:
+            out = out.index_put((stay,), routed.around(x[stay]))
         if len(go):
-            outer, self.rows = self.rows, self.rows[go]
-            new = blend(x[go], sub(x[go], at), None if r is None else r[go])
-            out = out.index_copy(0, go, new if then is None else then(new, at))
+            outer = self.rows
+            chosen, weight = x, r
+            if len(stay):
+                self.rows = go if outer is None else outer[go]
+                chosen, weight = x[go], None if r is None else r[go]
+            new = blend(chosen, sub(chosen, at), weight)
+            new = new if then is None else then(new, at)
+            out = out.index_put((go,), new) if len(stay) else new
             self.rows = outer
         scores = passes.float() if r is None else r
         return out, Routing(scores, torch.where(passes, 0, -1), predicted)
@@ -221,19 +229,16 @@ class Pass:
         attn = block.attn
         latent = isinstance(attn, LatentAttention)
         if latent:
-            q, (first, second) = attn.queries(x, at), (t[:, None] for t in attn.compress(x, at))
+            q, new = attn.queries(x, at), attn.compress(x, at)
         else:
-            q, first, second = attn.project(x, at)
+            q, *new = attn.project(x, at)
         if self.cache is not None:
             layer = self.cache.layers[place]
-            layer.add(first, second, at.index, self.rows, at.valid)
+            layer.add([torch.cat(new, dim=-1)[:, None]] if latent else new, at.index, self.rows, at.valid)
             if self.cache.length:
-                first, second, keys_at, visible = layer.read(self.rows)
-                if latent:
-                    return attn.output(attn.absorbed(q, first[:, 0], second[:, 0], at, keys_at, visible))
-                return attn.output(attn.core(q, first, second, at, keys_at, visible))
-        k, v = attn.expand(first[:, 0], second[:, 0]) if latent else (first, second)
-        return attn.output(attn.core(q, k, v, at))
+                held, keys_at, visible = layer.read(self.rows)
+                return attn.output((attn.absorbed if latent else attn.core)(q, *held, at, keys_at, visible))
+        return attn.output(attn.core(q, *(attn.expand(*new) if latent else new), at))
 
 
 def noise(index: Tensor, layer: int) -> Tensor:

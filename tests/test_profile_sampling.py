@@ -105,12 +105,6 @@ def test_where_nothing_is_drawn_it_is_the_models_own_sampling():
     assert torch.equal(timed._one(token), decode(model, token, cache))
 
 
-def test_routed_prefill_is_doubted():
-    done = measure(Job(spec=SPEC, baseline=msgspec.structs.replace(SPEC, mod=None), settings=settings("prefill"), device=CPU))
-    assert [w for w in done.warnings if "computes them all: expect no saving" in w][0].startswith("tiny: ")
-    assert len([w for w in done.warnings if "computes them all" in w]) == 1
-
-
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 def test_time_between_modules_has_an_owner(mode):
     done = measure(Job(spec=SPEC, baseline=None, settings=settings(mode), device=CPU, by="path"))

@@ -181,7 +181,7 @@ def measure(job: Job) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributions(rigs, job),
-        warnings=doubts(rigs, fields, samples, seen[0]),
+        warnings=doubts(fields, samples, seen[0]),
     )
 
 
@@ -213,13 +213,12 @@ def attributions(rigs: Sequence[Rig], job: Job) -> list[Attribution]:
     return found
 
 
-def doubts(rigs: Sequence[Rig], fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str]:
+def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str]:
     """What a sceptical reader would object to."""
     found = [verdict.few_samples(len(samples[0]), len(samples) > 1)]
-    for rig, own, taken in zip(rigs, fields, samples, strict=True):
-        name, plan = own["spec"], rig.report.plan
+    for own, taken in zip(fields, samples, strict=True):
+        name = own["spec"]
         found += [
-            verdict.full_prefill(name, rig.report.work.phase, bool(plan.routed or plan.recursion)),
             verdict.wide_spread(name, taken, device),
             verdict.launch_bound(name, own["launch_s"], own["step_time_s"].median),
             verdict.not_finite(name, own["loss"]),

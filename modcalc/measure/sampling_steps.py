@@ -103,14 +103,13 @@ class DecodeStep:
         self.loss: Tensor | None = None
         self.eager = self.call = self._one
         self.cache = filled(model, tokens, context)
-        self.held = {place: None if layer.count is None else layer.count.clone() for place, layer in self.cache.layers.items()}
+        self.held = {place: layer.count.clone() for place, layer in self.cache.layers.items()}
 
     def prepare(self) -> None:
         self.tokens.fill()
         self.cache.length = self.context
         for place, layer in self.cache.layers.items():
-            if layer.count is not None:
-                layer.count.zero_() if self.held[place] is None else layer.count.copy_(self.held[place])
+            layer.count.copy_(self.held[place])
 
     def run(self) -> None:
         with torch.no_grad():
@@ -131,7 +130,6 @@ def filled(model: "Decoder", tokens: Tokens, context: int) -> Cache:
         return cache
     where = next(model.parameters())
     place = torch.arange(context, device=where.device)
-    rows = torch.arange(batch, device=where.device)
     for (step, i), layer in cache.layers.items():
         a, routing = plan.blocks[i].attention, plan.blocks[i].routing
         if plan.recursion and plan.recursion.first <= i <= plan.recursion.last:
@@ -139,9 +137,9 @@ def filled(model: "Decoder", tokens: Tokens, context: int) -> Cache:
         share = float(routing.share) if routing and routing.granularity != "mlp" else 1.0
         passed = torch.rand(batch, context, device=where.device, generator=tokens.generator) < share
         order = torch.where(passed, place, place + context).sort(dim=1).values
-        heads, widths = (1, (a.latent.kv_rank, a.latent.rope_dim)) if a.latent else (a.n_kv_heads, (a.head_dim, a.v_head_dim))
-        first, second = (torch.randn(batch, heads, context, width, device=where.device, dtype=where.dtype) for width in widths)
-        layer.add(first, second, order % context, rows, order < context)
+        heads, widths = (1, (a.latent.kv_rank + a.latent.rope_dim,)) if a.latent else (a.n_kv_heads, (a.head_dim, a.v_head_dim))
+        parts = [torch.randn(batch, heads, context, width, device=where.device, dtype=where.dtype) for width in widths]
+        layer.add(parts, order % context, valid=order < context)
     cache.length = context
     return cache
 

@@ -51,16 +51,6 @@ def few_samples(n: int, compared: bool) -> str | None:
     return f"{n} samples are too few for an interval of the ratio; at least {MIN_PAIRS} are needed (--iterations)"
 
 
-def full_prefill(name: str, mode: str, routed: bool) -> str | None:
-    """A warning where FLOPs are promised that the reference model computes nevertheless."""
-    if mode != "prefill" or not routed:
-        return None
-    return (
-        f"{name}: the FLOPs of prefill are those of the tokens expected to pass, but the reference model has a place for every "
-        "token in its routed blocks and computes them all: expect no saving here"
-    )
-
-
 def not_finite(name: str, loss: float | None) -> str | None:
     """A warning where the loss blew up: NaNs are cheaper to multiply than numbers."""
     if loss is None or isfinite(loss):
