@@ -72,6 +72,9 @@ def test_every_metric_of_the_schema_is_measured() -> None:
         ("kv_cache_bytes == 0.5625 * dense-small", True),
         ("kv_cache_bytes <= 0.5624 * dense-small", False),
         ("forward_flops <= 0.575 * dense-small", True),
+        ("train_memory_bytes <= 80GiB", True),
+        ("train_memory_bytes == 199215256", True),  # train.batch_size 8; see tests/test_memory.py
+        ("train_memory_bytes >= 16 * dense-small", False),
     ],
 )
 def test_rules(spec, rule: str, holds: bool) -> None:

@@ -197,7 +197,8 @@ def moe_rows(m: MoePlan, D: Dim, at: _At) -> list[Op]:
     rows += [experts(n, "moe.sorted", D, F) for n in (("gate_proj", "up_proj") if m.expert.gated else ("up_proj",))]
     rows.append(at.point("moe.experts", "experts", "activation", F, tokens=assigned, part=m))
     rows.append(experts("down_proj", "moe.experts", F, D))
-    rows.append(at.point("moe", "experts", "scatter", D, tokens=assigned, part=m))
+    moved = assigned if m.choice == "expert" else at.tokens * m.top_k
+    rows.append(at.point("moe", "experts", "scatter", D, tokens=moved, part=m))
     if m.shared:
         rows += mlp_rows(m.shared, D, at, "moe.shared", "shared experts")
     return rows
@@ -221,7 +222,11 @@ def routing_rows(r: RoutingPlan, b: BlockPlan, at: _At, kept: Dim, name: str = "
         # Above a threshold there may be no token at all: in static shapes the way around has room for all.
         around = at.tokens if r.selection == "threshold" and not at.work.sampling else at.tokens - kept
         side = at.with_tokens(around, 0, 1 - r.share)
-        side = side if r.selection == "threshold" else side.of("rest")
+        if r.selection == "threshold":
+            rows.append(at.of("anew").point(f"{dot}gather", "router", "gather", D, tokens=kept))
+        else:
+            side = side.of("rest")
+            rows += [side.point(f"{dot}{what}", "router", what, D) for what in ("gather", "scatter")]
         rows.append(side.norm(f"{dot}bypass_norm", b.norm))
         rows += mlp_rows(r.bypass, D, side.of(f"{dot}bypass_norm"), f"{dot}bypass", "bypass")
     return rows

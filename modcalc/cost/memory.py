@@ -1,19 +1,126 @@
-"""What a model occupies, in bytes: folds over the ledger's rows."""
+"""What a model occupies, in bytes: folds over the ledger's rows. Of one device that holds the whole model."""
 
+from msgspec import Struct
+
+from modcalc.cost.account import count_params
+from modcalc.cost.activations import Activations, activations
 from modcalc.cost.ledger import Workload, ledger
-from modcalc.cost.ops import AttentionCore, whole
+from modcalc.cost.ops import AttentionCore, Op, Pointwise, whole
+from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
+from modcalc.cost.tensors import element_bytes
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan, least
 
-# Bytes of one element.
-DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
+# Numbers that an optimizer holds per parameter, and whether it counts its steps (torch: one fp32 number per tensor).
+OPTIMIZERS = {"adamw": (2, True), "momentum": (1, False), "sgd": (0, False)}
+STEP_BYTES = 4
 
 
-def element_bytes(dtype: str) -> int:
-    """Bytes of one element of `dtype`. Raises UsageError for a name that is not in DTYPES."""
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r}: one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+class TrainMemory(Struct, frozen=True):
+    """Bytes of a train step. master: fp32 weights beside half-precision ones. states: the optimizer's. loss: what it keeps for its
+    backward pass; loss_backward: what that pass holds on top.
+    """
+
+    weights: int
+    gradients: int
+    master: int
+    states: int
+    activations: Activations
+    loss: int
+    loss_backward: int
+
+    @property
+    def fixed(self) -> int:
+        """Whatever the batch: weights, gradients and optimizer."""
+        return self.weights + self.gradients + self.master + self.states
+
+    @property
+    def at_the_loss(self) -> int:
+        """What the loss holds when it runs backward."""
+        return self.loss + self.loss_backward
+
+    @property
+    def peak(self) -> int:
+        """What comes on top of kept activations: the loss, or later one block or core that runs again, whichever is more."""
+        return max(self.at_the_loss, self.activations.again)
+
+    @property
+    def total(self) -> int:
+        return self.fixed + self.activations.total + self.peak
+
+
+class SampleMemory(Struct, frozen=True):
+    """Bytes without gradients. kv_cache: after the new tokens; 0 where whole sequences pass. logits: in the model's type."""
+
+    weights: int
+    kv_cache: Dim
+    logits: int
+
+    @property
+    def total(self) -> Dim:
+        return self.weights + self.kv_cache + self.logits
+
+
+def train_memory(
+    plan: Plan,
+    batch: int = 1,
+    *,
+    dtype: str = "bf16",
+    optimizer: str = "adamw",
+    master: bool = True,
+    recompute: str = "none",
+    attention: str = "fused",
+    device: str = "cuda",
+) -> TrainMemory:
+    """Memory of training on `batch` sequences of the plan's length.
+
+    dtype: of weights, gradients and activations. master: with a half-precision dtype the optimizer updates an fp32 copy of the
+    weights, and its states are fp32 (mixed precision: Micikevicius et al. 2018, arXiv 1710.03740; 16 bytes per parameter with
+    AdamW as in ZeRO, arXiv 1910.02054, section 3.1); False: everything is in `dtype`. recompute, attention, device: see
+    `activations`. Raises UsageError for a name that there is not.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise UsageError(f"optimizer {optimizer!r}: one of {', '.join(OPTIMIZERS)}")
+    work = Workload(batch, plan.seq_len, phase="train")
+    rows = ledger(plan, work)
+    kept = activations(rows, dtype, recompute=recompute, attention=attention, device=device)
+    params, own = count_params(rows).total, element_bytes(dtype)
+    copied = master and own < element_bytes("fp32")
+    per_param, counts = OPTIMIZERS[optimizer]
+    steps = STEP_BYTES * sum(len(op.weights) * op.repeat for op in rows) if counts else 0
+
+    def size(*tensors: object) -> int:
+        return sum(t.entries * element_bytes(dtype, t.type) for t in tensors)
+
+    return TrainMemory(
+        weights=weight_bytes(rows, dtype),
+        gradients=params * own,
+        master=params * element_bytes("fp32") if copied else 0,
+        states=params * per_param * (element_bytes("fp32") if copied else own) + steps,
+        activations=kept,
+        loss=size(*saved_by_loss(plan, work, recompute)),
+        loss_backward=size(in_its_backward_pass(plan, work)),
+    )
+
+
+def train_memory_bytes(plan: Plan, batch: int = 1, **how: object) -> int:
+    """The total of `train_memory`, with its options."""
+    return train_memory(plan, batch, **how).total
+
+
+def sample_memory(plan: Plan, work: Workload, dtype: str = "bf16") -> SampleMemory:
+    """Memory of a workload of phase prefill, decode or forward: weights, cache and logits, nothing of what passes between layers."""
+    rows = ledger(plan, work)
+    tokens = work.tokens if work.phase == "forward" else work.batch
+    cache = kv_cache_bytes(plan, work.context + work.seq_len, dtype, work.batch, work.routing) if work.sampling else 0
+    return SampleMemory(weight_bytes(rows, dtype), cache, tokens * plan.embedding.vocab_size * element_bytes(dtype))
+
+
+def weight_bytes(rows: list[Op], dtype: str) -> int:
+    """Bytes of all parameters, a tied matrix once, and of buffers: the fp32 numbers that balance experts."""
+    routers = (op for op in rows if op.path.endswith("moe.router") and isinstance(op, Pointwise) and op.own)
+    balance = sum(op.repeat * op.size * element_bytes("fp32") for op in routers if op.part.balance_bias)
+    return count_params(rows).total * element_bytes(dtype) + balance
 
 
 def kv_cache_bytes(plan: Plan, context: int, dtype: str = "bf16", batch: int = 1, routing: str = "expected") -> Dim:

@@ -1,0 +1,83 @@
+"""The largest batch and the longest context that a memory holds, by exact search over the functions of `memory`."""
+
+from collections.abc import Callable
+from functools import partial
+
+from msgspec import Struct
+
+from modcalc.cost.ledger import Workload
+from modcalc.cost.memory import sample_memory, train_memory_bytes
+from modcalc.spec.plan import Dim, Plan
+from modcalc.spec.resolve import resolve
+from modcalc.spec.schema import MAX_SIZE, Spec
+
+
+class Fit(Struct, frozen=True):
+    """largest: the largest batch, seq_len or context (`knob`) that fits; 0: not even 1. held: its bytes; next: those of one more.
+
+    limit: why it stops where it does if not for memory: `positions` (learned ones) or `never` (more costs nothing, up to MAX_SIZE).
+    """
+
+    phase: str  # train | decode
+    knob: str  # batch | seq_len | context
+    routing: str  # empty where there is one only
+    largest: int
+    held: Dim | None
+    next: Dim | None
+    limit: str = ""
+
+
+def fits(
+    spec: Spec,
+    room: int,
+    *,
+    seq_len: int,
+    context: int,
+    batch: int = 1,
+    dtype: str = "bf16",
+    routings: tuple[str, ...] = ("expected",),
+    **how: object,
+) -> list[Fit]:
+    """What `room` bytes hold: training at `seq_len` (largest batch) and at `batch` (longest sequence), and the same of decode.
+
+    routings: how routed blocks are taken at decode. how: further options of `train_memory`.
+    """
+    plan = resolve(spec, seq_len)
+    longest = plan.max_len or MAX_SIZE
+    found = [
+        _fit("train", "batch", "", lambda n: train_memory_bytes(plan, n, dtype=dtype, **how), room, MAX_SIZE),
+        _fit("train", "seq_len", "", lambda n: train_memory_bytes(resolve(spec, n), batch, dtype=dtype, **how), room, longest),
+    ]
+    for routing in routings:
+        held = partial(_decode, plan, dtype, routing)
+        label = routing if len(routings) > 1 else ""
+        found += [
+            _fit("decode", "batch", label, lambda n, held=held: held(n, context), room, MAX_SIZE),
+            _fit("decode", "context", label, lambda n, held=held: held(batch, n), room, longest),
+        ]
+    return found
+
+
+def _decode(plan: Plan, dtype: str, routing: str, batch: int, context: int) -> Dim:
+    """context: tokens in the cache, the new one included."""
+    return sample_memory(plan, Workload(batch, 1, context - 1, "decode", routing), dtype).total
+
+
+def _fit(phase: str, knob: str, routing: str, cost: Callable[[int], Dim], room: int, most: int) -> Fit:
+    n = largest(cost, room, most)
+    limit = "" if n < most else "never" if most == MAX_SIZE else "positions"
+    return Fit(phase, knob, routing, n, cost(n) if n else None, cost(n + 1) if n < most else None, limit)
+
+
+def largest(cost: Callable[[int], Dim], room: int, most: int) -> int:
+    """The n of 1 … most with cost(n) <= room < cost(n + 1); most if even that fits; 0 if 1 does not. cost grows with n."""
+    if cost(1) > room:
+        return 0
+    fits, over = 1, 2
+    while over <= most and cost(over) <= room:
+        fits, over = over, 2 * over
+    over = min(over, most + 1)
+    while over - fits > 1:
+        middle = (fits + over) // 2
+        fits, over = (middle, over) if cost(middle) <= room else (fits, middle)
+    return fits

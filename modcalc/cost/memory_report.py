@@ -1,0 +1,117 @@
+"""Everything that `modcalc memory` says about one spec, before anyone decides how it looks."""
+
+from msgspec import Struct
+
+from modcalc.cost.account import count_params, dense_twin
+from modcalc.cost.activations import Activations, activations
+from modcalc.cost.fits import Fit, fits
+from modcalc.cost.ledger import ROUTING, Workload, ledger
+from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
+from modcalc.cost.recompute import ATTENTION, RECOMPUTE
+from modcalc.errors import UsageError
+from modcalc.spec.plan import Dim, Plan
+from modcalc.spec.resolve import resolve
+from modcalc.spec.schema import Spec
+from modcalc.units import binary_bytes
+
+CACHE_DTYPES = ("bf16", "fp32")
+# What no row counts.
+LEFT_OUT = ("allocator fragmentation", "the CUDA context", "workspaces of kernels")
+LEFT_OUT_TRAIN = ("gradients of activations on their way back",)
+LEFT_OUT_SAMPLE = ("activations on their way through a layer",)
+
+
+class Choice(Struct, frozen=True):
+    """Activations under one way to compute and keep them."""
+
+    recompute: str
+    attention: str
+    activations: Activations
+
+
+class Cache(Struct, frozen=True):
+    """KV cache under a routing (None: nothing is routed; `dense twin`), by dtype."""
+
+    routing: str | None
+    bytes: dict[str, Dim]
+
+
+class MemoryReport(Struct, frozen=True):
+    """memory, twin: of the spec and of its dense twin (None for a dense spec). choices: other ways to keep activations, of phase train.
+    cached: tokens of each sequence in `caches`. room, fits: with a GPU's memory.
+    """
+
+    spec: Spec
+    plan: Plan
+    work: Workload
+    dtype: str
+    how: dict
+    memory: TrainMemory | SampleMemory
+    twin: TrainMemory | SampleMemory | None
+    choices: tuple[Choice, ...]
+    cached: int
+    caches: tuple[Cache, ...]
+    room: int | None
+    fits: tuple[Fit, ...]
+
+    @property
+    def params(self) -> int:
+        return count_params(tuple(ledger(self.plan, self.work))).total
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return (LEFT_OUT_TRAIN if isinstance(self.memory, TrainMemory) else LEFT_OUT_SAMPLE) + LEFT_OUT
+
+
+def memory_report(
+    spec: Spec,
+    *,
+    batch: int = 1,
+    seq_len: int | None = None,
+    phase: str = "train",
+    context: int = 0,
+    dtype: str = "bf16",
+    room: int | None = None,
+    **how: object,
+) -> MemoryReport:
+    """Memory of a spec under one workload. how: options of `train_memory`; context: tokens already cached; room: bytes of a device.
+
+    Raises UsageError for numbers that make no workload, names that there are not, and a room that does not hold the weights.
+    """
+    plan = resolve(spec, seq_len if phase != "decode" else None)
+    work = Workload(batch, 1 if phase == "decode" else plan.seq_len, context, phase)
+    memory = _memory(plan, work, dtype, how)
+    dense = dense_twin(spec) if spec.mod else None
+    twin = _memory(resolve(dense, plan.seq_len), work, dtype, how) if dense else None
+    cached = work.context + work.seq_len
+    if room is not None and memory.weights > room:
+        size = f"{memory.weights:,} bytes ({binary_bytes(memory.weights)}) in {dtype}"
+        raise UsageError(f"--gpu-memory {binary_bytes(room)}: the weights of {spec.name} alone take {size}")
+    routings = ("expected", "all") if spec.mod else ("expected",)
+    found = fits(spec, room, seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, **how) if room else ()
+    choices = _choices(plan, work, dtype, how.get("device", "cuda")) if phase == "train" else ()
+    return MemoryReport(spec, plan, work, dtype, how, memory, twin, choices, cached, _caches(spec, plan, dense, cached, batch), room, tuple(found))
+
+
+def _memory(plan: Plan, work: Workload, dtype: str, how: dict) -> TrainMemory | SampleMemory:
+    return train_memory(plan, work.batch, dtype=dtype, **how) if work.phase == "train" else sample_memory(plan, work, dtype)
+
+
+def _choices(plan: Plan, work: Workload, dtype: str, device: str) -> tuple[Choice, ...]:
+    """Every way to keep activations that differs from those before it."""
+    rows, found = ledger(plan, work), []
+    for recompute in RECOMPUTE:
+        for attention in ATTENTION:
+            kept = activations(rows, dtype, recompute=recompute, attention=attention, device=device)
+            if all(kept != other.activations for other in found):
+                found.append(Choice(recompute, attention, kept))
+    return tuple(found)
+
+
+def _caches(spec: Spec, plan: Plan, dense: Spec | None, tokens: int, batch: int) -> tuple[Cache, ...]:
+    def cache(of: Plan, routing: str | None, routed: str = "expected") -> Cache:
+        return Cache(routing, {dtype: kv_cache_bytes(of, tokens, dtype, batch, routed) for dtype in CACHE_DTYPES})
+
+    if dense is None:
+        return (cache(plan, None),)
+    return (*(cache(plan, routing, routing) for routing in ROUTING), cache(resolve(dense, plan.seq_len), "dense twin"))

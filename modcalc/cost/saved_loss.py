@@ -1,0 +1,41 @@
+"""What the training loss keeps for the backward pass, and holds at the most: see modcalc.models.losses."""
+
+from collections.abc import Iterator
+
+from modcalc.cost.ledger import Workload
+from modcalc.cost.tensors import Tensor
+from modcalc.spec.plan import Plan, RoutingPlan
+
+
+def saved_by_loss(plan: Plan, work: Workload, recompute: str = "none") -> Iterator[Tensor]:
+    """Tensors of the cross-entropy over all logits, and of the auxiliary losses of routers and predictors.
+
+    A block that runs again would keep no scores of its router, but its losses do.
+    """
+    yield Tensor("loss:log_softmax", work.tokens * plan.embedding.vocab_size, "wide")
+    yield Tensor("loss:targets", work.tokens, "index")
+    yield Tensor("loss:counted", 1, "wide")
+    for i, (tokens, r) in enumerate(_routings(plan)):
+        entries = work.batch * tokens
+        if (r.router == "learned" and r.aux_loss) or r.predictor_width is not None:
+            yield Tensor(f"loss:membership {i}", entries, "wide")
+        if r.predictor_width is not None:
+            yield Tensor(f"loss:predicted {i}", entries, "wide")
+        if recompute == "full" and not plan.recursion and r.router == "learned" and (r.aux_loss or r.z_loss):
+            yield Tensor(f"loss:scores {i}", entries, "wide")
+
+
+def in_its_backward_pass(plan: Plan, work: Workload) -> Tensor:
+    """What comes on top when the loss runs backward: gradients of log-probabilities and of logits, both at once."""
+    return Tensor("loss:gradients", 2 * work.tokens * plan.embedding.vocab_size, "wide")
+
+
+def _routings(plan: Plan) -> Iterator[tuple[int, RoutingPlan]]:
+    """Each routing with the tokens of a sequence that it sees."""
+    if not plan.recursion:
+        yield from ((plan.seq_len, r) for r in plan.routed.values())
+        return
+    tokens = plan.seq_len
+    for r in plan.recursion.routings:
+        yield tokens, r
+        tokens = r.capacity

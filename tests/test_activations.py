@@ -1,0 +1,174 @@
+"""Activations of the ledger against tensors that torch's autograd keeps on the CPU: the same integers."""
+
+import random
+
+import msgspec
+import pytest
+import torch
+from hub_configs import draw
+from hypothesis import HealthCheck, given, settings
+from modcalc.models import training_loss
+from saved_tensors import again_bytes, kept_bytes
+from strategies import specs
+
+import modcalc
+from modcalc.cost.activations import activations
+from modcalc.cost.ledger import Workload, ledger
+from modcalc.cost.memory import train_memory
+from modcalc.cost.recompute import RECOMPUTE
+from modcalc.errors import UsageError
+from modcalc.spec.hub import from_config
+from modcalc.spec.load import loads, shipped_specs
+from modcalc.spec.resolve import resolve
+from modcalc.spec.schema import Mod, Spec
+
+BASE = "name: x\nvocab_size: 29\nseq_len: 12\nd_model: 16\nn_layers: 4\n"
+PLAIN = "attention: {n_heads: 4, n_kv_heads: 2}\nmlp: {d_ff: 24, kind: gated, activation: silu}\n"
+ROUTING = [
+    "capacity: 0.25",
+    "capacity: 0.5, selection: threshold",
+    "capacity: 0.5, router: random",
+    "capacity: 0.5, predictor_width: 3",
+    "capacity: 0.5, bypass: {d_ff: 5}",
+    "capacity: 0.5, bypass: {d_ff: 5}, selection: threshold",
+    "capacity: 0.5, granularity: attention",
+    "capacity: 0.5, granularity: mlp, z_loss: 0.1",
+    "capacity: 0.5, every: 1, predictor_width: 3, aux_loss: 0.0",
+    "capacity: 0.5, every: 1, aux_loss: 0.0",
+    "capacity: [0.75, 0.5], recursions: 2, layers: [1, 2]",
+    "capacity: [0.75, 0.5], recursions: 2, layers: [0, 1, 2, 3], selection: threshold, predictor_width: 3",
+]
+EXPERTS = [
+    "n_experts: 4, top_k: 2",
+    "n_experts: 4, top_k: 2, bias: true",
+    "n_experts: 4, top_k: 2, capacity: 1.25",
+    "n_experts: 4, top_k: 2, capacity: 0.5, n_noop: 1, score: topk_softmax",
+    "n_experts: 4, choice: expert, capacity: 2.0",
+    "n_experts: 4, choice: expert, capacity: 0.5, renormalize: false, score: sigmoid",
+    "n_experts: 8, top_k: 2, n_shared: 1, score: sigmoid, balance_bias: true, groups: 4, top_groups: 2, every: 2",
+]
+ATTENTION = [
+    "{n_heads: 4, n_kv_heads: 2, qk_norm: {}, window: [5, null]}",
+    "{n_heads: 4, sinks: true, window: 5, bias: true}",
+    "{n_heads: 2, softcap: 30.0}",
+    "{n_heads: 2, latent: {kv_rank: 6, q_rank: 5, nope_dim: 4, rope_dim: 2, v_dim: 4}}",
+    "{n_heads: 2, latent: {kv_rank: 6, nope_dim: 4, rope_dim: 2, v_dim: 6}}",
+]
+TYPES = (
+    "llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "opt", "bloom", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "starcoder2",
+    "stablelm", "falcon", "mixtral", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3",
+)  # fmt: skip
+
+
+def holds(spec: Spec, dtype: str, attention: str, batch: int, recompute: str) -> None:
+    """Activations and loss of a train step, what runs again: as measured."""
+    model = modcalc.build(spec, dtype=dtype, attention=attention)
+    tokens, targets = torch.randint(spec.vocab_size, (2, batch, spec.seq_len)).unbind(0)
+    targets = targets.clone()
+    tokens = tokens.clone()
+    bill = train_memory(
+        resolve(spec), batch, dtype=dtype, recompute=recompute, attention="fused" if attention == "sdpa" else "explicit", device="cpu"
+    )
+    assert kept_bytes(model, recompute, lambda: training_loss(model, tokens, targets)[0]) == bill.activations.total + bill.loss
+    assert again_bytes(model, recompute, lambda: model(tokens)) == bill.activations.again
+
+
+def everywhere(spec: Spec, batch: int = 2) -> None:
+    for recompute in RECOMPUTE:
+        for attention in ("sdpa", "explicit"):
+            for dtype in ("fp32", "bf16"):
+                holds(spec, dtype, attention, batch, recompute)
+
+
+def small(spec: Spec) -> Spec:
+    """The same kind of model at a size that runs in milliseconds."""
+    a, mod = spec.attention, spec.mod
+    heads = msgspec.structs.replace(a, n_heads=4, n_kv_heads=None if a.n_kv_heads in (None, a.n_heads) else 2, head_dim=None)
+    inner = msgspec.structs.replace(spec.mlp, d_ff=20, ratio=None)
+    capacity = 4 if mod and isinstance(mod.capacity, int) else mod and mod.capacity
+    routed = None if mod is None else msgspec.structs.replace(mod, capacity=capacity, predictor_width=mod.predictor_width and 4)
+    positions = msgspec.structs.replace(spec.positions, max_len=None)
+    size = dict(
+        vocab_size=31, seq_len=16, d_model=16, n_layers=4, embedding=msgspec.structs.replace(spec.embedding, dim=None), train=None, budget=None
+    )
+    return msgspec.structs.replace(spec, attention=heads, mlp=inner, mod=routed, positions=positions, **size)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_specs()))
+def test_every_shipped_spec(name: str) -> None:
+    everywhere(small(modcalc.load(name)))
+
+
+@pytest.mark.parametrize("mod", ROUTING)
+def test_every_routing(mod: str) -> None:
+    everywhere(loads(f"{BASE}{PLAIN}mod: {{{mod}}}\n"))
+
+
+@pytest.mark.parametrize("moe", EXPERTS)
+def test_experts(moe: str) -> None:
+    everywhere(loads(f"{BASE}{PLAIN}moe: {{{moe}}}\nmod: {{capacity: 0.5}}\n"))
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_attention(attention: str) -> None:
+    everywhere(loads(f"{BASE}attention: {attention}\nmlp: {{d_ff: 24}}\nmod: {{capacity: 0.5, layers: [1]}}\n"))
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_models_of_the_transformers_library(model_type: str) -> None:
+    spec = msgspec.structs.replace(from_config(draw(model_type, random.Random(model_type))), seq_len=9)
+    for recompute in RECOMPUTE:
+        holds(spec, "bf16", "sdpa", 2, recompute)
+        holds(spec, "fp32", "explicit", 1, recompute)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(specs())
+def test_any_spec(spec: Spec) -> None:
+    for dtype, batch in (("fp32", 1), ("bf16", 3)):
+        for attention in ("sdpa", "explicit"):
+            for recompute in RECOMPUTE:
+                holds(spec, dtype, attention, batch, recompute)
+
+
+def block_bytes(spec: Spec, batch: int, **how: str) -> int:
+    """Bytes that the first of two equal layers keeps: what the second adds."""
+    sums = []
+    for n in (1, 2):
+        plan = resolve(msgspec.structs.replace(spec, n_layers=n))
+        sums.append(activations(ledger(plan, Workload(batch, plan.seq_len, phase="train")), "bf16", **how).total)
+    return sums[1] - sums[0]
+
+
+def test_published_bytes_of_a_layer() -> None:
+    """Korthikanti et al. 2022 (arXiv 2205.05198), equation 1: s b h (34 + 5 a s / h) bytes, of which 2 s b h are dropout masks.
+
+    A fused kernel keeps no scores; what it and the norms keep beside in fp32, the paper neglects. Full recomputation: 2 s b h (section 5).
+    """
+    gpt = modcalc.load("gpt2")
+    s, b, h, a = gpt.seq_len, 3, gpt.d_model, gpt.attention.n_heads
+    norms, logsumexp = 2 * 2 * 4 * s * b, 4 * a * s * b
+    assert block_bytes(gpt, b) == 32 * s * b * h + norms + logsumexp
+    assert block_bytes(gpt, b, recompute="full") == 2 * s * b * h
+
+
+def test_a_routed_block_at_full_recomputation_costs_as_a_dense_one() -> None:
+    """Only what comes in is kept, which is all tokens."""
+    dense = modcalc.load("dense-small")
+    routed = msgspec.structs.replace(dense, mod=Mod(capacity=0.25))
+    kept = [activations(ledger(resolve(s), Workload(1, s.seq_len, phase="train")), "bf16", recompute="full").kept for s in (dense, routed)]
+    assert kept[0]["residual"] == kept[1]["residual"] == dense.n_layers * dense.seq_len * dense.d_model * 2
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (dict(dtype="bf61"), "dtype 'bf61': one of fp64, fp32, bf16, fp16"),
+        (dict(recompute="some"), "recompute 'some': one of none, selective, full"),
+        (dict(attention="flash"), "attention 'flash': one of fused, explicit"),
+        (dict(device="tpu"), "device 'tpu': one of cuda, cpu"),
+    ],
+)
+def test_names_that_there_are_not(how: dict, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        activations([], how.pop("dtype", "bf16"), **how)
