@@ -213,7 +213,7 @@ def test_the_action_runs(spec, tmp_path: Path) -> None:
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     step = next(s for s in action["runs"]["steps"] if s.get("name") == "Check budgets")
     for budget, code in (("params: 4M", 0), ("params: 3M", 1)):
-        values = {"paths": f"{spec(budget)} dense-small", "require": "params <= 4M\n", "counters": "false"}
+        values = {"paths": f"dense-small\n{spec(budget)}\n", "require": "params <= 4M\n", "counters": "false"}
         env = {name: values[expression.split("inputs.")[1].split("}")[0].strip()] for name, expression in step["env"].items()}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
