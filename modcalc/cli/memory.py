@@ -1,0 +1,94 @@
+"""`modcalc memory`: what a model occupies, in bytes, and what fits."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from modcalc.cli.options import AsMod, AttentionKernel, Batch, Context, Format, Plot, Recompute, SeqLen, Specs
+
+Phase = Annotated[Literal["train", "forward", "prefill", "decode"], typer.Option("--phase", help="What memory is asked for.")]
+Dtype = Annotated[Literal["bf16", "fp16", "fp32", "fp64"], typer.Option("--dtype", help="Type of weights, gradients, activations and cache.")]
+Optimizer = Annotated[
+    Literal["adamw", "momentum", "sgd"] | None,
+    typer.Option("--optimizer", help="2, 1 or no numbers per parameter. [default: adamw]", show_default=False),
+]
+Master = Annotated[
+    bool | None,
+    typer.Option(
+        "--master/--no-master",
+        help="With bf16 or fp16: an fp32 copy of the weights and fp32 optimizer states, or all in --dtype. [default: --master]",
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    Literal["cuda", "cpu"] | None, typer.Option("--device", help="Whose kernels keep activations. [default: cuda]", show_default=False)
+]
+GpuMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu-memory", metavar="SIZE", help="Also the largest batch and the longest context that fit, such as into 80GiB.", show_default=False
+    ),
+]
+
+
+def memory(
+    specs: Specs,
+    mod: AsMod = None,
+    seq_len: SeqLen = None,
+    batch: Batch = 1,
+    phase: Phase = "train",
+    context: Context = None,
+    dtype: Dtype = "bf16",
+    optimizer: Optimizer = None,
+    master: Master = None,
+    recompute: Recompute = None,
+    attention: AttentionKernel = None,
+    device: Device = None,
+    gpu_memory: GpuMemory = None,
+    format: Format = None,
+    plot: Plot = None,
+) -> None:
+    """Weights, gradients, optimizer, activations, logits and KV cache of specs in bytes, on one device that holds the whole model."""
+    from modcalc.cost.memory_report import memory_report
+    from modcalc.render.memory import show_memory
+    from modcalc.render.memory_document import memory_document
+    from modcalc.render.output import chosen, emit
+    from modcalc.spec.mod_option import load_as
+    from modcalc.units import parse_bytes
+
+    given = {"optimizer": optimizer, "master": master, "recompute": recompute, "attention": attention, "device": device}
+    how = {name: value for name, value in given.items() if value is not None}
+    _check(phase, context, seq_len, how, gpu_memory)
+    room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
+    if plot:
+        from modcalc.render.plot import plot_target
+
+        target = plot_target(plot)
+    format = chosen(format)
+    reports = [
+        memory_report(load_as(name, mod), batch=batch, seq_len=seq_len, phase=phase, context=context or 0, dtype=dtype, room=room, **how)
+        for name in specs
+    ]
+    if format == "json":
+        documents = [memory_document(report) for report in reports]
+        emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")
+    else:
+        show_memory(reports, format)
+    if plot:
+        from modcalc.render.plot_memory import plot_memory
+
+        plot_memory(target, reports)
+        typer.echo(f"drawn into {target}", err=True)
+
+
+def _check(phase: str, context: int | None, seq_len: int | None, how: dict, gpu_memory: str | None) -> None:
+    """Options that contradict each other; Workload checks the rest."""
+    from modcalc.errors import UsageError
+
+    if phase == "decode" and context is None:
+        raise UsageError("--phase decode: say how many tokens are already cached with --context S")
+    if phase == "decode" and seq_len is not None:
+        raise UsageError("--seq-len with --phase decode: it computes one token per sequence; give the tokens before it by --context")
+    if how and phase != "train" and gpu_memory is None:
+        options = ", ".join("--no-master" if value is False else f"--{name}" for name, value in how.items())
+        raise UsageError(f"{options} with --phase {phase}: only --phase train has them")

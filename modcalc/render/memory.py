@@ -1,0 +1,186 @@
+"""What `modcalc memory` prints: one model by part, ways to keep activations, the KV cache, what fits, several models."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from modcalc.cost.fits import Fit
+from modcalc.cost.memory import SampleMemory, TrainMemory
+from modcalc.cost.memory_report import Choice, MemoryReport
+from modcalc.render.numbers import binary_bytes, count
+from modcalc.render.output import facts, show, write
+from modcalc.render.sampling import CASES
+from modcalc.render.table import Column, Table
+from modcalc.render.wording import LABELS, Facts
+
+AGAIN = "computed again"
+
+
+def show_memory(reports: Sequence[MemoryReport], format: str) -> None:
+    """All tables; of several specs a comparison in place of the parts."""
+    alone = reports[0] if len(reports) == 1 else None
+    show([parts_table(alone)] if alone else [comparison(reports)], format)
+    facts([("", ""), *remarks(reports)], format)
+    more = [choices_table(alone)] if alone and alone.choices else []
+    for report in reports:
+        more += [cache_table(report)] if alone or len(report.caches) > 1 else []
+        more += [fits_table(report)] if report.room else []
+    if more:
+        write("\n")
+        show(more, format)
+
+
+def parts(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
+    """Label -> bytes, in the order of a table; they sum to the total."""
+    if isinstance(memory, SampleMemory):
+        return {"weights": memory.weights, "KV cache": memory.kv_cache, "logits": memory.logits}
+    kept = memory.activations.kept
+    named = {f"activations: {LABELS[c]}": kept[c] for c in LABELS if c in kept}
+    fixed = {"weights": memory.weights, "gradients": memory.gradients, "fp32 weights": memory.master, "optimizer states": memory.states}
+    last = "logits and loss" if memory.at_the_loss >= memory.activations.again else AGAIN
+    return {**fixed, **named, last: memory.peak}
+
+
+def headline(report: MemoryReport) -> list[str]:
+    """What is held, and how it runs."""
+    w, m = report.work, report.memory
+    sequences = f"{w.batch:,} sequence{'s' if w.batch > 1 else ''}"
+    cached = f" after {w.context:,} cached" if w.context else ""
+    if w.phase == "decode":
+        return [f"decode: 1 new token for {sequences}{cached}; weights and cache in {report.dtype}"]
+    what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {w.seq_len:,} tokens{cached}"
+    if not isinstance(m, TrainMemory):
+        return [f"{what}; weights{' and cache' if w.sampling else ''} in {report.dtype}"]
+    how = report.how
+    states = "fp32 weights and states" if m.master else f"states in {report.dtype}"
+    optimizer = f"{how.get('optimizer', 'adamw')}: {states}" if m.states or m.master else how["optimizer"]
+    recompute = {"none": "kept, none computed again", "selective": "attention computed again", "full": "every block computed again"}
+    activations = recompute[how.get("recompute", "none")]
+    return [
+        f"{what}; weights, gradients and activations in {report.dtype}; {optimizer}",
+        f"activations {activations}; {how.get('attention', 'fused')} attention, kernels of {how.get('device', 'cuda')}",
+    ]
+
+
+def parts_table(report: MemoryReport) -> Table:
+    """One model: exact bytes and a unit for every part, its dense twin beside it."""
+    own, twin = parts(report.memory), parts(report.twin) if report.twin else {}
+    total, dense = report.memory.total, report.twin.total if report.twin else 0
+    columns = [Column("part"), Column("bytes", "count"), Column("size", "bytes", "size_bytes"), Column("share", "share")]
+    if twin:
+        columns += [Column("dense twin", "count", "dense_twin_bytes", drop=2), Column("ratio", "ratio", "ratio_to_dense_twin", drop=1)]
+
+    def row(label: str, value: Any, beside: Any) -> list[Any]:
+        ratio = Fraction(value) / Fraction(beside) if beside else None
+        return [label, value, value, Fraction(value) / Fraction(total), *([beside, ratio] if twin else [])]
+
+    rows = [row(label, value, twin.get(label)) for label, value in own.items() if value or twin.get(label)]
+    return Table(title=report.plan.name, headline=headline(report), columns=columns, rows=rows, total=row("total", total, dense))
+
+
+def comparison(reports: Sequence[MemoryReport]) -> Table:
+    """Several models, one a row."""
+    first = reports[0]
+    columns = [Column("spec"), Column("parameters", "count", "params", drop=7)]
+    columns += [Column("T", "count", "seq_len")] if len({r.work.seq_len for r in reports}) > 1 else []
+    if isinstance(first.memory, TrainMemory):
+        names = {
+            "weights": lambda m: m.weights,
+            "gradients": lambda m: m.gradients,
+            "optimizer": lambda m: m.master + m.states,
+            "activations": lambda m: m.activations.total,
+            "at the peak": lambda m: m.peak,
+        }
+    else:
+        names = {"weights": lambda m: m.weights, "KV cache": lambda m: m.kv_cache, "logits": lambda m: m.logits}
+    columns += [Column(name, "bytes", f"{name.replace(' ', '_').lower()}_bytes", drop=6 - i) for i, name in enumerate(names)]
+    columns += [Column("total bytes", "count"), Column("total", "bytes", "total_size_bytes"), Column("ratio", "ratio", "ratio_to_first", drop=1)]
+    rows = []
+    for r in reports:
+        length = [r.work.seq_len] if any(c.name == "seq_len" for c in columns) else []
+        ratio = Fraction(r.memory.total) / Fraction(first.memory.total)
+        rows.append([r.plan.name, r.params, *length, *(value(r.memory) for value in names.values()), r.memory.total, r.memory.total, ratio])
+    head = headline(first)
+    if any(c.name == "seq_len" for c in columns):
+        head[0] = head[0].replace(f"of {first.work.seq_len:,} tokens", "of T tokens")
+    return Table(headline=head, columns=columns, rows=rows, notes=[f"ratio: total over that of {first.plan.name}"])
+
+
+def choices_table(report: MemoryReport) -> Table:
+    """Activations by component, under every way to keep them that makes a difference."""
+    components = [c for c in LABELS if any(c in choice.activations.kept for choice in report.choices)]
+    columns = [Column("activations")]
+    columns += [Column(_chosen(choice), "bytes", f"{choice.recompute}_{choice.attention}_bytes", drop=i) for i, choice in enumerate(report.choices)]
+    rows = [[LABELS[c], *(choice.activations.kept.get(c, 0) for choice in report.choices)] for c in components]
+    rows.append([AGAIN, *(choice.activations.again for choice in report.choices)])
+    total = ["total", *(choice.activations.total + choice.activations.again for choice in report.choices)]
+    return Table(title="Ways to keep activations", columns=columns, rows=rows, total=total)
+
+
+def _chosen(choice: Choice) -> str:
+    return choice.attention if choice.recompute == "none" else f"{choice.recompute}, {choice.attention}"
+
+
+def cache_table(report: MemoryReport) -> Table:
+    """The KV cache in both widths; with routing its expectation, worst and best case, and the dense twin's."""
+    batch = report.work.batch
+    of = f"{count(report.cached)} tokens" + (f" of {batch:,} sequences" if batch > 1 else "")
+    columns = [Column("routing, token by token" if len(report.caches) > 1 else "blocks", key="routing")]
+    for dtype, name, drop in (("bf16", "bf16, fp16", 0), ("fp32", "fp32", 1)):
+        columns += [Column(name, "count", f"{dtype}_bytes", "bytes", drop), Column("size", "bytes", f"{dtype}_size_bytes")]
+    rows = []
+    for cache in report.caches:
+        label = CASES.get(cache.routing, cache.routing) if cache.routing else "all"
+        rows.append([label, *(value for dtype in cache.bytes for value in (cache.bytes[dtype], cache.bytes[dtype]))])
+    name = "" if len(report.caches) == 1 else f"{report.plan.name}: "
+    return Table(title=f"{name}KV cache of {of}", columns=columns, rows=rows)
+
+
+def fits_table(report: MemoryReport) -> Table:
+    """The largest batch and the longest context, what they hold, and what one more would."""
+    routed, limits = any(fit.routing for fit in report.fits), [_limit(fit, report) for fit in report.fits]
+    columns = [Column("phase"), *([Column("routing")] if routed else []), Column("what grows"), Column("largest", "count")]
+    columns += [Column("bytes", "count", "held_bytes"), Column("bytes with one more", "count", "next_bytes", drop=1)]
+    columns += [Column("why", key="limit")] if any(limits) else []
+    rows = []
+    for fit, limit in zip(report.fits, limits, strict=True):
+        tokens = report.plan.seq_len if fit.phase == "train" else report.cached
+        what = f"batch, at {tokens:,} tokens" if fit.knob == "batch" else f"tokens, at batch {report.work.batch:,}"
+        routing = {"": "at capacity", "expected": "expected", "all": "worst: all"}[fit.routing]
+        rows.append([fit.phase, *([routing] if routed else []), what, fit.largest, fit.held, fit.next, *([limit] if any(limits) else [])])
+    title = f"{report.plan.name}: what fits into {binary_bytes(report.room)} ({count(report.room)} bytes)"
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def _limit(fit: Fit, report: MemoryReport) -> str:
+    if fit.limit == "positions":
+        return "its learned positions end there"
+    if fit.limit == "never":
+        return "windows hold no more"
+    if fit.largest:
+        return ""
+    m = report.memory
+    if fit.phase == "train" and isinstance(m, TrainMemory) and m.fixed > report.room:
+        return f"weights, gradients, optimizer: {binary_bytes(m.fixed)}"
+    return "not even 1 fits"
+
+
+def remarks(reports: Sequence[MemoryReport]) -> Facts:
+    """What a reader would ask next, and what no row counts."""
+    found: Facts = []
+    report = reports[0]
+    m = report.memory
+    if len(reports) == 1:
+        found.append(("parameters", count(report.params)))
+        if isinstance(m, TrainMemory):
+            found.append(("per parameter", f"{float(Fraction(m.fixed, report.params)):.4g} bytes of weights, gradients and optimizer"))
+            if m.activations.again:
+                loss, again = binary_bytes(m.at_the_loss), binary_bytes(m.activations.again)
+                found.append(("peak", f"the loss running backward holds {loss}, later one block or core computed again {again}: the larger counts"))
+            else:
+                held = "log-probabilities, their gradients and those of the logits, in full precision"
+                found.append(("peak", f"when the loss runs backward: it holds {held}"))
+        if report.twin:
+            ratio = Fraction(m.total) / Fraction(report.twin.total)
+            found.append(("dense twin", f"{count(report.twin.total)} bytes in all (same shape, no routing); ratio {float(ratio):.4f}"))
+    return [*found, ("left out", ", ".join(report.left_out))]

@@ -1,0 +1,53 @@
+"""A memory report as the JSON document of `modcalc memory`."""
+
+from typing import Any
+
+from modcalc.cost.memory import SampleMemory, TrainMemory
+from modcalc.cost.memory_report import MemoryReport
+
+
+def memory_document(report: MemoryReport) -> dict[str, Any]:
+    """Keys as docs/json.md promises them; bytes throughout."""
+    w, how = report.work, report.how
+    train = w.phase == "train"
+    return {
+        "spec": report.plan.name,
+        "workload": {"batch": w.batch, "seq_len": w.seq_len, "context": w.context, "phase": w.phase, "routing": w.routing},
+        "dtype": report.dtype,
+        "optimizer": how.get("optimizer", "adamw") if train else None,
+        "recompute": how.get("recompute", "none") if train else None,
+        "attention": how.get("attention", "fused") if train else None,
+        "device": how.get("device", "cuda") if train else None,
+        "params": {"total": report.params},
+        "bytes": memory_bytes(report.memory),
+        "activations": [
+            {"recompute": c.recompute, "attention": c.attention, "kept": c.activations.total, "again": c.activations.again, "by": c.activations.kept}
+            for c in report.choices
+        ],
+        "kv_cache": {"tokens": report.cached, "caches": [{"routing": cache.routing, **cache.bytes} for cache in report.caches]},
+        "dense_twin": memory_bytes(report.twin) if report.twin else None,
+        "gpu_memory": report.room,
+        "fits": [
+            {"phase": f.phase, "knob": f.knob, "routing": f.routing or None, "largest": f.largest}
+            | {"held": f.held, "next": f.next, "limit": f.limit or None}
+            for f in report.fits
+        ],
+        "left_out": list(report.left_out),
+    }
+
+
+def memory_bytes(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
+    if isinstance(memory, SampleMemory):
+        return {"weights": memory.weights, "kv_cache": memory.kv_cache, "logits": memory.logits, "total": memory.total}
+    return {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "master_weights": memory.master,
+        "optimizer_states": memory.states,
+        "activations": memory.activations.total,
+        "activations_by": memory.activations.kept,
+        "computed_again": memory.activations.again,
+        "loss": memory.loss,
+        "loss_backward": memory.loss_backward,
+        "total": memory.total,
+    }

@@ -1,0 +1,170 @@
+"""`modcalc memory` as a user runs it: tables, formats, several specs, plots, what cannot be served."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from modcalc import load
+from modcalc.cli import app
+from modcalc.cost.memory import train_memory
+from modcalc.spec.resolve import resolve
+
+CONFIGS = Path(__file__).parent / "data" / "configs"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def call(*words: object, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["modcalc", "memory", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        out, err = capsys.readouterr()
+        assert stop.value.code == code, err
+        return out, err
+
+    return call
+
+
+def exact(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def column(out: str, title: str) -> dict[str, int]:
+    """First cell -> bytes of the plain table that starts with `title`."""
+    lines = iter(out.splitlines())
+    assert any(line.startswith(title) for line in lines), out
+    found = {}
+    for line in lines:
+        if not line:
+            break
+        cells = re.split(r"\s{2,}", line)
+        if len(cells) > 1:
+            found[cells[0]] = exact(cells[1])
+    return found
+
+
+def test_parts_sum_to_the_total(run) -> None:
+    out, _ = run("mod-small", "--batch", 3)
+    found = column(out, "part ")
+    total = found.pop("total")
+    assert sum(found.values()) == total == train_memory(resolve(load("mod-small")), 3).total
+    assert all(one in out for one in ("adamw: fp32 weights and states", "dense twin", "16 bytes of weights", "left out: ", "the CUDA context"))
+
+
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        (["--recompute", "full"], dict(recompute="full")),
+        (["--recompute", "selective", "--attention", "explicit", "--batch", "9"], dict(recompute="selective", attention="explicit")),
+        (["--dtype", "fp32", "--optimizer", "momentum"], dict(dtype="fp32", optimizer="momentum")),
+        (["--no-master", "--optimizer", "sgd", "--device", "cpu"], dict(master=False, optimizer="sgd", device="cpu")),
+    ],
+)
+def test_every_option_is_billed(run, words: list[str], how: dict) -> None:
+    batch = 9 if "9" in words else 1
+    out, _ = run("dense-small", *words)
+    found = column(out, "part ")
+    bill = train_memory(resolve(load("dense-small")), batch, **how)
+    assert found["total"] == bill.total != train_memory(resolve(load("dense-small")), batch).total
+    assert sum(found.values()) == 2 * bill.total
+    again = bill.activations.again > bill.at_the_loss
+    assert ("computed again" in found, "logits and loss" in found) == (again, not again)
+
+
+def test_where_recomputation_outweighs_the_loss(run) -> None:
+    found = column(run("dense-small", "--attention", "explicit", "--recompute", "full", "-T", 4096)[0], "part ")
+    assert "computed again" in found and "logits and loss" not in found
+
+
+def test_decode(run) -> None:
+    out, _ = run("llama-2-7b", "--phase", "decode", "--context", 4095)
+    assert column(out, "part ")["KV cache"] == 2 * 1024**3
+    assert "Ways to keep activations" not in out and "one new token" not in out and "decode: 1 new token for 1 sequence after 4,095 cached" in out
+
+
+def test_json_is_one_document_of_exact_bytes(run) -> None:
+    d = json.loads(run("mod-small", "--gpu-memory", "1GiB", "-f", "json")[0])
+    m = train_memory(resolve(load("mod-small")))
+    assert d["bytes"]["total"] == m.total and d["bytes"]["activations_by"] == m.activations.kept
+    assert (d["schema"], d["gpu_memory"], d["optimizer"], d["dtype"]) == (1, 2**30, "adamw", "bf16")
+    assert [(f["phase"], f["knob"], f["routing"]) for f in d["fits"]] == [
+        ("train", "batch", None),
+        ("train", "seq_len", None),
+        *[("decode", knob, routing) for routing in ("expected", "all") for knob in ("batch", "context")],
+    ]
+    assert all(f["held"] <= 2**30 < f["next"] for f in d["fits"])
+    several = json.loads(run("mod-small", "gpt2", "-f", "json")[0])
+    assert [one["spec"] for one in several["reports"]] == ["mod-small", "gpt2"]
+
+
+def test_several_specs_are_compared(run) -> None:
+    out, _ = run("dense-small", "mod-small", "gpt2")
+    rows = [line.split() for line in out.splitlines() if line.startswith(("dense-small", "mod-small", "gpt2"))]
+    assert [row[0] for row in rows[:3]] == ["dense-small", "mod-small", "gpt2"]
+    assert "of T tokens" in out and "mod-small: KV cache of 512 tokens" in out and "gpt2: KV cache" not in out
+
+
+def test_csv_is_data_alone(run) -> None:
+    out, err = run("dense-small", "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(out.partition("\n\n")[0])))
+    assert sum(int(row["bytes"]) for row in rows) == train_memory(resolve(load("dense-small"))).total
+    assert "left out" in err and "left out" not in out
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "latex"])
+def test_other_formats(run, format: str) -> None:
+    assert "3,660,032" in run("dense-small", "-f", format)[0]
+
+
+@pytest.mark.parametrize("specs", [["mod-small"], ["dense-small", "gpt2"]])
+def test_plot(run, tmp_path: Path, specs: list[str]) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "memory.svg"
+    _, err = run(*specs, "--plot", file)
+    text = file.read_text()
+    shown = ["dense twin", "mod-small", "MiB"] if len(specs) == 1 else [*specs, "GiB"]
+    assert f"drawn into {file}" in err and all(f">{one}<" in text for one in (*shown, "optimizer states", "activations", "logits and loss"))
+
+
+def test_a_config_of_the_transformers_library(run, tmp_path: Path) -> None:
+    shutil.copy(CONFIGS / "llama-2-7b.json", tmp_path / "config.json")
+    d = json.loads(run(tmp_path / "config.json", "--phase", "decode", "--context", 4095, "-f", "json")[0])
+    assert d["kv_cache"]["caches"] == [{"routing": None, "bf16": 2 * 1024**3, "fp32": 4 * 1024**3}]
+    routed = json.loads(run(tmp_path, "--mod", "capacity=0.5,every=1", "-S", 4095, "--phase", "decode", "-f", "json")[0])
+    assert [c["bf16"] for c in routed["kv_cache"]["caches"]] == [1024**3, 2 * 1024**3, 0, 2 * 1024**3]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gpt2", "--batch", "0"], "--batch"),
+        (["gpt2", "--dtype", "bf61"], "'bf61'"),
+        (["gpt2", "--optimizer", "adam"], "'adam'"),
+        (["gpt2", "--gpu-memory", "lots"], "--gpu-memory: found 'lots'; allowed a positive number"),
+        (["gpt2", "--gpu-memory", "0"], "--gpu-memory: found '0'"),
+        (["gpt2", "--gpu-memory", "100MiB"], "--gpu-memory 100.00 MiB: the weights of gpt2 alone take 248,879,616 bytes (237.35 MiB) in bf16"),
+        (["gpt2", "--phase", "decode"], "--phase decode: say how many tokens are already cached with --context S"),
+        (["gpt2", "--phase", "decode", "--context", "1024"], "gpt2: 1025 tokens are more than its 1024 learned positions"),
+        (["gpt2", "--phase", "decode", "--context", "5", "-T", "9"], "--seq-len with --phase decode"),
+        (["gpt2", "--context", "5"], "context 5: only the phases prefill and decode"),
+        (["gpt2", "--phase", "prefill", "--recompute", "full", "--no-master"], "--no-master, --recompute with --phase prefill: only --phase train"),
+        (["gpt2", "-T", "2000"], "2000"),
+        (["gtp2"], "gpt2"),
+        (["gpt2", "--plot", "x.pdf"], ".svg"),
+    ],
+)
+def test_what_cannot_be_served_is_one_message(run, words: list[str], said: str) -> None:
+    out, err = run(*words, code=2)
+    assert out == "" and said in err and "Traceback" not in err
+    assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
+
+
+def test_what_does_not_fit_is_said(run) -> None:
+    out, _ = run("llama-2-7b", "--gpu-memory", "80GiB")
+    assert re.search(r"train +batch, at 4,096 tokens +0 +- +129,607,287,952 +weights, gradients, optimizer: 100.41 GiB", out)
