@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from modcalc.models import Cache, prefill, training_loss
-from saved_tensors import Peak, sizes
+from saved_tensors import Calls, Peak, parts, sizes
+from torch.utils.checkpoint import checkpoint
 
 import modcalc
 from modcalc.cost.activations import Activations
@@ -92,10 +93,14 @@ def test_sixteen_bytes_per_parameter() -> None:
     assert (bill.weights, bill.gradients, bill.master) == tuple(n * 6_738_415_616 for n in (2, 2, 4))
 
 
-@pytest.mark.parametrize("name", ["dense-small", "mod-small"])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("attention", ["sdpa", "explicit"])
-def test_peak_of_a_train_step(name: str, dtype: str, attention: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype", "attention", "recompute"),
+    [
+        *[(name, dtype, how, "none") for name in ("dense-small", "mod-small") for dtype in ("fp32", "bf16") for how in ("sdpa", "explicit")],
+        ("dense-small", "bf16", "sdpa", "full"),
+    ],
+)
+def test_peak_of_a_train_step(name: str, dtype: str, attention: str, recompute: str) -> None:
     """The most bytes alive in forward and backward, gradients held throughout: all that is billed, and the loss itself."""
     spec, batch = modcalc.load(name), 2
     model = modcalc.build(spec, dtype=dtype, attention=attention)
@@ -103,12 +108,13 @@ def test_peak_of_a_train_step(name: str, dtype: str, attention: str) -> None:
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     states = [value for state in optimized(list(model.parameters()), "adamw").state.values() for value in state.values()]
+    Calls(parts(model, recompute), lambda forward, *args: checkpoint(forward, *args, use_reentrant=False))
     with Peak() as peak:
         for tensor in (*model.parameters(), *(p.grad for p in model.parameters()), *states, tokens, targets):
             peak.add(tensor)
         training_loss(model, tokens, targets)[0].backward()
     kind = "fused" if attention == "sdpa" else attention
-    bill = train_memory(resolve(spec), batch, dtype=dtype, master=False, attention=kind, device="cpu")
+    bill = train_memory(resolve(spec), batch, dtype=dtype, master=False, attention=kind, device="cpu", recompute=recompute)
     assert peak.most == bill.total + 4
 
 
