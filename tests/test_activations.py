@@ -152,6 +152,16 @@ def test_published_bytes_of_a_layer() -> None:
     assert block_bytes(gpt, b, recompute="full") == 2 * s * b * h
 
 
+def test_bytes_of_a_llama_layer() -> None:
+    """By hand, as CUDA's kernels keep it: inputs, statistics and outputs of both norms; q, k, v, what comes out and its logsumexp;
+    gate, up, silu(gate) and the product.
+    """
+    llama = modcalc.load("llama-2-7b")
+    s, b, h, a, f = llama.seq_len, 2, llama.d_model, llama.attention.n_heads, llama.mlp.d_ff
+    norms, attention, mlp = 2 * (2 * h + 4 + 2 * h), 4 * 2 * h + 4 * a, 4 * 2 * f
+    assert block_bytes(llama, b) == s * b * (norms + attention + mlp)
+
+
 def test_a_routed_block_at_full_recomputation_costs_as_a_dense_one() -> None:
     """Only what comes in is kept, which is all tokens."""
     dense = modcalc.load("dense-small")
