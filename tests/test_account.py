@@ -8,8 +8,8 @@ import pytest
 
 from modcalc import account
 from modcalc.cost.account import LEVELS, dense_twin
-from modcalc.cost.ledger import Workload
 from modcalc.cost.ops import AttentionCore
+from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
 from modcalc.spec.schema import Spec
 

@@ -13,9 +13,10 @@ from strategies import specs
 
 import modcalc
 from modcalc.cost.activations import activations
-from modcalc.cost.ledger import Workload, ledger
+from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import train_memory
 from modcalc.cost.recompute import RECOMPUTE
+from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
 from modcalc.spec.hub import from_config
 from modcalc.spec.load import loads, shipped_specs

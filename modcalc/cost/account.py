@@ -8,8 +8,9 @@ from msgspec.structs import replace
 
 from modcalc.cost.convention import EMBEDDINGS, Convention
 from modcalc.cost.conventions import convention as find_convention
-from modcalc.cost.ledger import Workload, ledger
+from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import Op, whole
+from modcalc.cost.workload import Workload
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec

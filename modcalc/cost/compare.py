@@ -1,6 +1,5 @@
 """Accounts side by side: a model and its dense twin, sampling at its best and worst, and what a convention leaves free."""
 
-
 from msgspec.structs import replace
 
 from modcalc.cost.account import Report, account, dense_twin

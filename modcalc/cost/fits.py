@@ -5,8 +5,8 @@ from functools import partial
 
 from msgspec import Struct
 
-from modcalc.cost.ledger import Workload
 from modcalc.cost.memory import sample_memory, train_memory_bytes
+from modcalc.cost.workload import Workload
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import MAX_SIZE, Spec

@@ -4,10 +4,11 @@ from msgspec import Struct
 
 from modcalc.cost.account import count_params
 from modcalc.cost.activations import Activations, activations
-from modcalc.cost.ledger import Workload, ledger
+from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import AttentionCore, Op, Pointwise, whole
 from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
 from modcalc.cost.tensors import element_bytes
+from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan, least
 

@@ -5,9 +5,10 @@ from msgspec import Struct
 from modcalc.cost.account import count_params, dense_twin
 from modcalc.cost.activations import Activations, activations
 from modcalc.cost.fits import Fit, fits
-from modcalc.cost.ledger import ROUTING, Workload, ledger
+from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
 from modcalc.cost.recompute import ATTENTION, RECOMPUTE
+from modcalc.cost.workload import ROUTING, Workload
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import resolve

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from modcalc.cost.ledger import Workload
 from modcalc.cost.tensors import Tensor
+from modcalc.cost.workload import Workload
 from modcalc.spec.plan import Plan, RoutingPlan
 
 

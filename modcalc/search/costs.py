@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from modcalc.cost.account import count_flops, count_params
 from modcalc.cost.conventions import Convention
-from modcalc.cost.ledger import Workload, ledger
+from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.cost.ops import Op
+from modcalc.cost.workload import Workload
 from modcalc.spec.plan import Dim, Plan
 
 # name -> what it is, for one sequence of T tokens

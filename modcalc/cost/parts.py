@@ -1,0 +1,108 @@
+"""Rows of a block's parts: attention, MLP, experts. Paths are those of modcalc.models."""
+
+from fractions import Fraction
+
+from modcalc.cost.ops import AttentionCore, Experts, Op, whole
+from modcalc.cost.place import At, equal, nonzero
+from modcalc.spec.plan import AttentionPlan, Dim, MlpPlan, MoePlan, NormPlan, least
+
+
+def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
+    """q, k, v projections (or the latent ones), norms, rotary, scores and values, output projection.
+
+    Latent attention at decode is billed in its absorbed form (DeepSeek-V2, arXiv 2405.04434, section 2.1.2 and
+    appendix C): queries move into the latent space, so cached latents are never expanded.
+    """
+    H, K, N, Nv = a.n_heads, a.n_kv_heads, a.head_dim, a.v_head_dim
+    proj = "attention"
+    rows: list[Op] = []
+    absorbed = a.latent is not None and at.work.phase == "decode"
+    core = dict(d_model=D, softcap=a.softcap is not None, n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv, part=a)
+    if a.latent:
+        lat = a.latent
+        if lat.q_rank is not None:
+            rows += [
+                at.linear("attn.q_down", proj, D, lat.q_rank, a.q_bias),
+                at.of("attn.q_down").norm("attn.q_down_norm", lat.q_norm),
+                at.of("attn.q_down_norm").linear("attn.q_up", proj, lat.q_rank, H * N),
+            ]
+        else:
+            rows.append(at.linear("attn.q_proj", proj, D, H * N, a.q_bias))
+        rows.append(at.linear("attn.kv_down", proj, D, lat.kv_rank + lat.rope_dim, a.k_bias))
+        rows.append(at.of("attn.kv_down").norm("attn.kv_down_norm", lat.kv_norm, beside=lat.rope_dim))
+        # Absorbed or not, a new token multiplies once with the whole of kv_up.
+        rows.append(at.of("attn.kv_down_norm").linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv)))
+        if absorbed:
+            core |= dict(n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank, absorbed=True)
+        rotated = H + 1
+    else:
+        rows += [
+            at.linear("attn.q_proj", proj, D, H * N, a.q_bias),
+            at.linear("attn.k_proj", proj, D, K * N, a.k_bias),
+            at.linear("attn.v_proj", proj, D, K * Nv, a.v_bias),
+        ]
+        rotated = H + K
+    for name, of, norm, n in (("attn.q_norm", "attn.q_proj", a.q_norm, H), ("attn.k_norm", "attn.k_proj", a.k_norm, K)):
+        if norm:
+            rows.append(at.of(of).norm(name, norm, vectors=_vectors(norm, n, N)))
+    if nonzero(a.rotary_dim):
+        rows.append(at.point("attn", proj, "rotary", rotated * a.rotary_dim, part=a, reads=at.positions))
+    decode = at.work.phase == "decode"
+    # A window's cache never holds more keys than a query may see beside itself.
+    cached = at.cached if a.window is None or not at.work.sampling else least(at.cached, a.window - 1)
+    context = cached + (1 if decode else at.tokens)
+    scores = at.common("attn.core", "scores", reads=at.positions)
+    rows.append(AttentionCore(context=context, window=a.window, sinks=a.sinks, decode=decode, **core, **scores))
+    rows.append(at.point("attn.core", "scores", "softmax", H * context))
+    if a.softcap:
+        rows.append(at.point("attn.core", "scores", "softcap", H * context))
+    rows.append(at.of("attn.core").linear("attn.o_proj", proj, H * Nv, D, a.o_bias))
+    return rows
+
+
+def _vectors(norm: NormPlan, heads: Dim, head_dim: Dim) -> Dim:
+    """How often a q or k norm runs per token: once over all heads, or once a head."""
+    return heads if norm.width is head_dim or equal(norm.width, head_dim) else 1
+
+
+def mlp_rows(m: MlpPlan, D: Dim, at: At, name: str, component: str) -> list[Op]:
+    """down(act(up x)), or with a gate."""
+    names = ("gate_proj", "up_proj") if m.gated else ("up_proj",)
+    rows: list[Op] = [at.linear(f"{name}.{n}", component, D, m.d_ff, m.bias) for n in names]
+    rows.append(at.point(name, component, "activation", m.d_ff, part=m))
+    rows.append(at.of(name).linear(f"{name}.down_proj", component, m.d_ff, D, m.bias))
+    return rows
+
+
+def moe_rows(m: MoePlan, D: Dim, at: At) -> list[Op]:
+    """Router over E + noop outputs, the experts' projections, and the shared experts as one MLP.
+
+    Without a buffer every one of the t * top_k assignments is computed; with no-op experts that number is random, and
+    at sampling its expectation under even use is billed.
+    """
+    E, outputs = m.n_experts, m.n_experts + m.n_noop
+    slots = None if at.work.sampling else m.slots(at.tokens) if nonzero(at.tokens) else 0
+    if slots is not None:
+        assigned = E * slots
+    elif m.choice == "expert":
+        assigned = whole(m.capacity * at.tokens * Fraction(E, outputs))
+    else:
+        assigned = whole(at.tokens * m.top_k * (Fraction(E, outputs) if m.n_noop else 1))
+    share = m.capacity / outputs if m.choice == "expert" else Fraction(m.top_k, outputs)
+    over = dict(tokens=assigned, active=at.active * min(share, Fraction(1)), part=m)
+    rows: list[Op] = [at.linear("moe.router", "expert router", D, outputs, m.router_bias, precise=True)]
+    rows.append(at.point("moe.router", "expert router", "select", outputs, part=m))
+
+    def experts(n: str, reads: str, d_in: Dim, d_out: Dim) -> Experts:
+        read = at.common(f"moe.experts.{n}", "experts", reads=at.name(reads), **over)
+        return Experts(n_experts=E, d_in=d_in, d_out=d_out, bias=m.expert.bias, **read)
+
+    F = m.expert.d_ff
+    rows += [experts(n, "moe.sorted", D, F) for n in (("gate_proj", "up_proj") if m.expert.gated else ("up_proj",))]
+    rows.append(at.point("moe.experts", "experts", "activation", F, tokens=assigned, part=m))
+    rows.append(experts("down_proj", "moe.experts", F, D))
+    moved = assigned if m.choice == "expert" else at.tokens * m.top_k
+    rows.append(at.point("moe", "experts", "scatter", D, tokens=moved, part=m))
+    if m.shared:
+        rows += mlp_rows(m.shared, D, at, "moe.shared", "shared experts")
+    return rows
