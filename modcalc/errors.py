@@ -23,12 +23,6 @@ class MissingDependency(ModcalcError):
     """Something that is not installed or not on this machine (torch, a GPU)."""
 
 
-class Disagreement(ModcalcError):
-    """Two counts that must be equal are not, or a check failed."""
-
-    exit_code = 1
-
-
 class CountFailed(ModcalcError):
     """A counter cannot count a model. `unseen`: operator -> calls, where an operator without a formula is the reason."""
 

@@ -15,8 +15,6 @@ from modcalc.search.results import DROP, OK, Candidate, Exact, Found, candidate,
 from modcalc.search.rules import Band, Rules, Tally, broken
 from modcalc.search.select import LARGEST, Best
 
-PREFERENCES = ("closest", "deepest", "widest", "params")
-COUNTS = ("params", "active", "non_embedding")
 TOKENS_PER_PARAM = 20  # Hoffmann et al. 2022 (arXiv 2203.15556, table 3)
 MARKS = (f"{TOKENS_PER_PARAM} tokens per parameter", "sqrt(C/120)")
 MAX_GROUPS = 10_000
@@ -93,7 +91,7 @@ def plan(
 ) -> Found:
     """Shapes, and the whole steps of each that spend `budget` training FLOPs.
 
-    ratio: bounds of tokens per parameter, where `count` (see COUNTS) says which parameters. Steps are rounded down, so no
+    ratio: bounds of tokens per parameter, where `count` (params, active or non_embedding) says which. Steps are rounded down, so no
     plan spends more than the budget. Shown are the `limit` shapes nearest to 20 tokens per parameter, smallest first. Marks:
     `20 tokens per parameter`, the OK row nearest to it in the tokens that the budget pays; `sqrt(C/120)`, the OK row
     nearest to that many parameters: 20 tokens per parameter at 6 FLOPs per parameter and token.

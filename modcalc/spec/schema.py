@@ -183,9 +183,6 @@ class Schedule(Strict, kw_only=True):
     end: _doc(Share, "share at the last routed block")
 
 
-Capacity = Share | Size
-
-
 class Bypass(Strict, kw_only=True):
     """A light MLP for the tokens that go around (CoLT5 2303.09752, FlexiDepth 2503.23798); kind and activation are those of `mlp`."""
 
