@@ -72,7 +72,12 @@ Beside = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    _option("--limit", min=1, max=10_000, help="Rows. [default: the 50 nearest to 20 tokens per parameter; with --match 20]"),
+    _option(
+        "--limit",
+        min=1,
+        max=10_000,
+        help="Rows, besides those that are marked. [default: the 50 nearest to 20 tokens per parameter; with --match 20]",
+    ),
 ]
 Out = Annotated[str | None, _option("--out", metavar="DIR", help="Write every OK row as a spec into this folder.")]
 Force = Annotated[bool, typer.Option("--force", help="With --out: write into a folder that is not empty.")]
