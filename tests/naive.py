@@ -303,3 +303,22 @@ class Naive:
 
     def around(self, owner: nn.Module, t: Token) -> Token:
         return t if owner.bypass is None else replace(t, x=t.x + mlp(owner.bypass, norm(owner.bypass_norm, t.x)))
+
+
+def run_naive(model: torch.nn.Module, tokens: torch.Tensor, routing: tuple) -> torch.Tensor:
+    rows = range(tokens.shape[0])
+    return torch.stack([Naive(model, [(r.scores[b], r.kept[b]) for r in routing]).logits(tokens[b].tolist()) for b in rows])
+
+
+def equals_naive(model: torch.nn.Module, tokens: torch.Tensor) -> None:
+    """Logits and the gradient of every parameter."""
+    torch.manual_seed(1)
+    out = model(tokens)
+    naive = run_naive(model, tokens, out.routing)
+    torch.testing.assert_close(out.logits, naive, rtol=1e-10, atol=1e-10)
+    params = dict(model.named_parameters())
+    direction = torch.randn(out.logits.shape, dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad((y * direction).sum(), params.values(), allow_unused=True) for y in (out.logits, naive))
+    for name, a, b in zip(params, ours, theirs, strict=True):
+        a, b = (torch.zeros_like(params[name]) if g is None else g for g in (a, b))
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.abs().max())), msg=lambda text, name=name: f"{name}: {text}")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from modcalc.models.cache import Cache
-from modcalc.models.sampling import causal_forward, decode, generate, noise, prefill
+from modcalc.models.causal import noise
+from modcalc.models.sampling import causal_forward, decode, generate, prefill
 from strategies import specs
 
 from modcalc import account, build, load

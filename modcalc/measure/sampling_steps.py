@@ -16,9 +16,9 @@ from modcalc.measure.attribution import MODULE
 from modcalc.measure.records import Settings
 from modcalc.measure.steps import Tokens
 from modcalc.models.cache import Cache, Place
+from modcalc.models.causal import Pass
 from modcalc.models.positions import Positions
 from modcalc.models.routing import Routed, Sub
-from modcalc.models.sampling import Pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

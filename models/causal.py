@@ -1,0 +1,183 @@
+"""One pass with causal routing: a token's own router or predictor decides whether it passes, never a later token.
+
+Top-k routing looks ahead (it ranks a whole sequence), so it cannot sample. Here a token passes a routed block if
+sigmoid(r) > 1/2, or if the predictor says so (arXiv 2404.02258, section 3.5); the output is the training one,
+x + r * (sub(x) - x). Each row of a batch decides alone, and only tokens that pass are computed. Experts drop nothing here.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from modcalc.errors import UsageError
+from modcalc.spec.plan import MoePlan, Plan, RoutingPlan
+
+from .block import Block
+from .cache import Cache, Place
+from .decoder import Decoder
+from .latent import LatentAttention
+from .losses import routings
+from .positions import Positions
+from .routing import Routed, Routing, Sub, blend
+
+DECIDE = ("router", "predictor")
+
+
+def check_length(plan: Plan, length: int, prompt: int) -> None:
+    if prompt < 1:
+        raise UsageError("an empty prompt: sampling needs at least one token to start from")
+    if plan.max_len is not None and length > plan.max_len:
+        raise UsageError(f"{plan.name}: {length} tokens are more than its {plan.max_len} learned positions")
+
+
+class Pass:
+    """One pass with causal routing, with or without a cache."""
+
+    def __init__(self, model: Decoder, decide: str | None, cache: Cache | None, batch: int) -> None:
+        if decide not in (None, *DECIDE):
+            raise UsageError(f"decide {decide!r}: one of {', '.join(DECIDE)}")
+        if cache is not None and cache.batch != batch:
+            raise UsageError(f"{batch} sequences, but the cache is for {cache.batch}")
+        if decide == "predictor" and any(r.router == "learned" and r.predictor_width is None for r in routings(model.plan)):
+            raise UsageError(f"{model.plan.name}: it has no predictor (mod.predictor_width); decide by the router")
+        if any(isinstance(b.ffn, MoePlan) and b.ffn.choice == "expert" for b in model.plan.blocks):
+            raise UsageError(f"{model.plan.name}: experts that choose tokens rank a whole sequence, later tokens included; they cannot sample")
+        self.model, self.decide, self.cache = model, decide, cache
+        self.rows: Tensor | None = None  # rows of the batch at hand, on the host; None: all
+
+    def whole(self, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
+        """All tokens [B, T] at once -> x [B, T, D] before the head."""
+        check_length(self.model.plan, tokens.shape[1], tokens.shape[1])
+        at = Positions.of_sequence(tokens.shape[1], tokens.device, sampling=True)
+        return self._blocks(self.model.embedding(tokens, at), at, self._route)
+
+    def one(self, token: Tensor) -> tuple[Tensor, list[Routing]]:
+        """One token [B] of every sequence -> x [B, 1, D]."""
+        length = self.cache.length
+        check_length(self.model.plan, length + 1, length + 1)
+        at = Positions.of_sequence(1, token.device, start=length, sampling=True)
+        return self._blocks(self.model.embedding(token[:, None], at), at, self._route_rows)
+
+    def _blocks(self, x: Tensor, at: Positions, route: Callable) -> tuple[Tensor, list[Routing]]:
+        routing: list[Routing] = []
+        blocks, rec = self.model.blocks, self.model.plan.recursion
+
+        def run(first: int, last: int, step: int, x: Tensor, at: Positions) -> Tensor:
+            for i in range(first, last):
+                x = self._block(blocks[i], (step, i), x, at, route, routing)
+            return x
+
+        def recurse(step: int, x: Tensor, at: Positions) -> Tensor:
+            if step == len(self.model.recursions):
+                return x
+            here = len(routing)
+            x, decided = route(
+                self.model.recursions[step], step, x, at,
+                lambda x, at: run(rec.first, rec.last + 1, step, x, at),
+                lambda x, at: recurse(step + 1, x, at),
+            )  # fmt: skip
+            routing.insert(here, decided)
+            return x
+
+        if rec is None:
+            return run(0, len(blocks), 0, x, at), routing
+        x = run(0, rec.first, 0, x, at)
+        x = recurse(0, x, at)
+        return run(rec.last + 1, len(blocks), 0, x, at), routing
+
+    def _block(self, block: Block, place: Place, x: Tensor, at: Positions, route: Callable, routing: list[Routing]) -> Tensor:
+        def attend(y: Tensor, at: Positions) -> Tensor:
+            return self._attend(block, place, y, at)
+
+        plan: RoutingPlan | None = block.plan.routing
+        if plan is None:
+            return block.whole(x, at, attend)
+        if plan.granularity == "block":
+            x, decided = route(block, place[1], x, at, lambda x, at: block.whole(x, at, attend))
+        elif plan.granularity == "attention":
+            x, decided = route(block, place[1], x, at, lambda x, at: block.attend(x, at, attend))
+            x = block.feed(x, at)
+        else:
+            x, decided = route(block, place[1], block.attend(x, at, attend), at, block.feed)
+        routing.append(decided)
+        return x
+
+    def _decide(self, routed: Routed, index: int, x: Tensor, at: Positions) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """(r [B, T] or None: 1, passes [B, T] bool, predictor's logits)."""
+        plan = routed.routing
+        if routed.router is None:
+            # The control passes a token by chance of its capacity, by position, so that a row does not depend on its batch.
+            return None, (noise(at.index, index) < float(plan.share)).expand(x.shape[:2]), None
+        how = self.decide or plan.decide
+        predicted = None if routed.predictor is None else routed.predictor(x)
+        r = routed.router(x)
+        return r, (predicted if how == "predictor" else r) > 0, predicted
+
+    def _route(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> tuple[Tensor, Routing]:
+        """As Routed.route, of whole sequences: as many places as the row has in which most tokens pass."""
+        T = x.shape[1]
+        r, passes, predicted = self._decide(routed, index, x, at)
+        go_around = ~passes if at.valid is None else ~passes & at.valid
+        passes = passes if at.valid is None else passes & at.valid
+        place = torch.arange(T, device=x.device)
+        order = torch.where(passes, place, place + T).sort(dim=1).values
+        counts = passes.sum(1).tolist()
+        C, alike = max(counts), len(set(counts)) == 1
+        kept, valid = order[:, :C] % T, order[:, :C] < T
+        chosen, where = routed.gather(x, kept), at.pick(kept, None if alike else valid)
+        new = blend(chosen, sub(chosen, where), None if r is None else r.gather(1, kept)) if C else chosen
+        if then is not None:
+            new = then(new, where)
+        if routed.bypass is not None:
+            x = x.index_put(go_around.nonzero(as_tuple=True), routed.around(x[go_around]))
+        if not alike:
+            new = torch.where(valid[..., None], new, routed.gather(x, kept))
+        scores = passes.float() if r is None else r
+        return routed.scatter(x, kept, new), Routing(scores, (order % T).masked_fill(order >= T, -1), predicted)
+
+    def _route_rows(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> tuple[Tensor, Routing]:
+        """One token a row: the rows that pass are computed, the others are not."""
+        r, passes, predicted = self._decide(routed, index, x, at)
+        passed = passes[:, 0].cpu()
+        go, stay = passed.nonzero()[:, 0], (~passed).nonzero()[:, 0]
+        out = x
+        if len(stay) and routed.bypass is not None:
+            out = out.index_put((stay,), routed.around(x[stay]))
+        if len(go):
+            outer = self.rows
+            chosen, weight = x, r
+            if len(stay):
+                self.rows = go if outer is None else outer[go]
+                chosen, weight = x[go], None if r is None else r[go]
+            new = blend(chosen, sub(chosen, at), weight)
+            new = new if then is None else then(new, at)
+            out = out.index_put((go,), new) if len(stay) else new
+            self.rows = outer
+        scores = passes.float() if r is None else r
+        return out, Routing(scores, torch.where(passes, 0, -1), predicted)
+
+    def _attend(self, block: Block, place: Place, x: Tensor, at: Positions) -> Tensor:
+        """The block's attention over the cache and the tokens at hand. x: [B, T, D], normed; at decode [R, 1, D]."""
+        attn = block.attn
+        latent = isinstance(attn, LatentAttention)
+        if latent:
+            q, new = attn.queries(x, at), attn.compress(x, at)
+        else:
+            q, *new = attn.project(x, at)
+        if self.cache is not None:
+            layer = self.cache.layers[place]
+            layer.add([torch.cat(new, dim=-1)[:, None]] if latent else new, at.index, self.rows, at.valid)
+            if self.cache.length:
+                held, keys_at, visible = layer.read(self.rows)
+                return attn.output((attn.absorbed if latent else attn.core)(q, *held, at, keys_at, visible))
+        return attn.output(attn.core(q, *(attn.expand(*new) if latent else new), at))
+
+
+def noise(index: Tensor, layer: int) -> Tensor:
+    """Uniform in [0, 1), a fixed function of position [1 or B, T] and layer: the finalizer of MurmurHash3 on 32 bits."""
+    mask = 0xFFFFFFFF
+    h = (index * 0x9E3779B1 + (layer + 1) * 0x85EBCA77) & mask
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        h = ((h ^ (h >> shift)) * factor) & mask
+    return h.double() / 2.0**32

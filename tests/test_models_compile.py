@@ -1,0 +1,65 @@
+"""torch.compile: the training forward of every variant, losses included, is one graph of static shapes."""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from modcalc.models import Decoder, training_loss
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from variants import MOE, VARIANTS, each_variant, model_of, spec_of
+
+Step = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+def step_of(model: Decoder) -> Step:
+    return lambda tokens: training_loss(model, tokens[:, :-1], tokens[:, 1:])
+
+
+def tokens(name: str, seed: int = 3) -> Tensor:
+    """One more a sequence than the model is for: inputs and targets."""
+    return torch.randint(20, (2, spec_of(name).seq_len + 1), generator=torch.Generator().manual_seed(seed))
+
+
+def compiled(step: Step, backend: str | Callable) -> Step:
+    torch._dynamo.reset()
+    return torch.compile(step, fullgraph=True, dynamic=False, backend=backend)
+
+
+@each_variant
+def test_the_training_forward_is_one_graph(name: str) -> None:
+    step, counter = step_of(model_of(name)), CompileCounter()
+    fast = compiled(step, counter)
+    for seed in (3, 4):  # other tokens, other decisions, the same graph
+        found = []
+        for run in (step, fast):
+            torch.manual_seed(5)
+            loss, parts = run(tokens(name, seed))
+            found.append({"loss": loss} | parts)
+        torch.testing.assert_close(*found)
+    assert counter.frame_count == 1
+
+
+def gradients(model: Decoder, step: Step) -> dict[str, Tensor | None]:
+    model.zero_grad()
+    torch.manual_seed(5)
+    step(tokens("dense"))[0].backward()
+    return {path: p.grad for path, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["mod, predictor", "moe", "mod, latent", "mod, expert choice", "recursions, threshold"])
+def test_their_backward_compiles(name: str) -> None:
+    model = model_of({**VARIANTS[name], "n_layers": 2})
+    step = step_of(model)
+    torch.testing.assert_close(gradients(model, compiled(step, "aot_eager")), gradients(model, step))
+
+
+@pytest.mark.skipif(not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_they_compile_to_machine_code() -> None:
+    """Routing by threshold with a way around and dropless experts inside: most of what a compiler could stumble over."""
+    mod = dict(capacity=0.5, selection="threshold", bypass=dict(d_ff=3), predictor_width=3, every=1)
+    model = model_of(dict(n_layers=1, mod=mod, moe=MOE))
+    step = step_of(model)
+    torch.testing.assert_close(gradients(model, compiled(step, "inductor")), gradients(model, step), rtol=1e-4, atol=1e-5)
