@@ -1,40 +1,47 @@
 #!/usr/bin/env bash
-# Every GPU check of the project in one go, on a fresh machine with an NVIDIA GPU and a Python that has torch with CUDA:
-# what the GPU reaches; 220M, 1B and 3B pairs, bf16, compiled, forward and train at several batches; our dense model against the
-# transformers library's Llama; decode at batch 1 to 256 against the dense model of equal forward FLOPs; repeatability; a model
-# against itself; where the time goes; with several GPUs also DDP and FSDP2.
+# Every GPU check of the project in one go, on a fresh machine with an NVIDIA GPU: tests that need one (kernels of the grouped
+# experts, compiled steps and CUDA graphs against eager ones, attribution); what the GPU reaches; 220M, 1B and 3B pairs, bf16,
+# compiled, forward and train at several batches; our dense model against the transformers library's Llama; decode at batch 1
+# to 256 against the dense model of equal forward FLOPs; repeatability; a model against itself; where the time goes; experts
+# against the dense model; what Mixture-of-Depths learns at equal training FLOPs; with several GPUs also DDP and FSDP2.
 #
 #   benchmarks/gpu.sh [--quick] [STAGE ...]
-#   stages: peaks train-220m train-1b train-3b forward-220m forward-1b forward-3b llama decode repeat self where ranks; default: all
+#   stages: tests peaks train220m train1b train3b forward220m forward1b forward3b llama decode repeat self where experts ranks learn; default: all
 #
-# About an hour on an H200, most of it compilation; stages may be run one by one, and what is there already is not measured
-# again. Results go to benchmarks/results/<device>-<date>/ (or to $RESULTS). PYTHON: the interpreter, default python3; where
-# it lacks modcalc, the checkout itself is used (its dependencies must be there: msgspec numpy pyyaml rich tabulate typer).
+# Planned for a GPU of 80 GB or more: about two hours, most of it compilation, and then `learn`, some hours more. Stages may be
+# run one by one; what is there already is not measured again, and a stage that fails does not stop the others. --quick takes
+# two samples of everything, to see that it runs. Results go to benchmarks/results/<device>-<date>/ (or to $RESULTS).
+# PYTHON: the interpreter; default: python3 if it has modcalc and all that is needed, else a virtual environment that is made here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benchmarks/lib.sh
-begin cuda bf16 "$@"
+begin cuda bf16 8 8 "$@"
+shapes=benchmarks/shapes
 
+if wanted tests; then
+    once "$results/tests.txt" tests "$python" -m pytest tests/test_gpu.py -q -rs -p no:cacheprovider
+fi
 if wanted peaks; then
-    [ -s "$results/peaks.json" ] || "$python" -m modcalc.cli.app profile --peaks --device cuda --dtype bf16 --format json >"$results/peaks.json"
+    once "$results/peaks.json" peaks "$python" -m modcalc.cli.app profile --peaks --device cuda --dtype bf16 --format json
 fi
 for mode in train forward; do
-    # Batches of 2,048 tokens; the largest fills the GPU. What does not fit becomes a row.
-    for size in 220m:8,32 1b:4,16 3b:2,8; do
+    # Sequences of 2,048 tokens; the largest batch fills the GPU. What does not fit becomes a row.
+    for size in 220m:8,16,32 1b:4,8,16 3b:2,4,8; do
         name=${size%%:*}
-        if wanted "$mode-$name"; then
+        if wanted "$mode$name"; then
             point "$mode-$name" "mod-$name" --baseline "dense-$name" --mode $mode --sweep "batch=${size##*:}" "${long[@]}"
         fi
     done
 done
 if wanted llama; then
-    [ -s "$results/llama.json" ] ||
-        "$python" -m benchmarks.against_llama --device cuda --dtype bf16 --batch 32 --seconds "$llama_s" --out "$results/llama.json" >/dev/null
+    once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cuda --dtype bf16 --batch 32 --seconds "$llama_s"
 fi
 if wanted decode; then
     matched=$results/matched
-    [ -d "$matched" ] || "$python" -m modcalc.cli.app isoflop dense-220m --match mod-220m --by forward --per none --limit 1 --out "$matched" >/dev/null
-    point decode mod-220m --baseline "$(ls "$matched"/*.yaml)" --mode decode --context 2048 --sweep batch=1,4,16,64,256 "${short[@]}"
+    once "$results/matched.txt" matched "$python" -m modcalc.cli.app isoflop dense-220m --match mod-220m --by forward --per none --limit 1 --out "$matched"
+    for other in "$matched"/*.yaml; do
+        point decode mod-220m --baseline "$other" --mode decode --context 2048 --sweep batch=1,4,16,64,256 "${short[@]}"
+    done
 fi
 if wanted repeat; then
     for run in 1 2; do
@@ -45,7 +52,12 @@ if wanted self; then
     point self mod-220m --baseline mod-220m --mode forward --batch 8 "${long[@]}"
 fi
 if wanted where; then
-    point where mod-1b --baseline dense --mode train --batch 4 --no-compile --by component -n 6
+    point where mod-1b --baseline dense --mode train --batch 4 --no-compile --by component "${short[@]}"
+fi
+if wanted experts; then
+    for mode in forward train; do
+        point "experts-$mode" $shapes/moe-small.yaml --baseline dense --mode $mode --batch 8 --by component "${short[@]}"
+    done
 fi
 if wanted ranks; then
     gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
@@ -59,4 +71,8 @@ if wanted ranks; then
         echo "ranks: one GPU, nothing to compare" >&2
     fi
 fi
-"$python" -m benchmarks.summary "$results"
+if wanted learn; then
+    preset=${quick:+smoke}
+    once "$results/learn.md" learn "$python" -m benchmarks.train_mod --preset "${preset:-gpu}" --device cuda --work "$results/checkpoints" --out "$results/learn"
+fi
+finish

@@ -1,27 +1,30 @@
-# What cpu.sh and gpu.sh share: options, where results go, one measured point. Sourced by them in the repository's root.
+# What cpu.sh and gpu.sh share: options, an interpreter that has all, where results go, one measured point, and a last word on
+# what failed. Sourced by them in the repository's root.
 
-python=${PYTHON:-python3}
-launcher=("$python")
-long=(--seconds 60)
-short=(--seconds 10)
-llama_s=60
+failed=()
+venv=.venv-benchmarks
 
-# begin DEVICE DTYPE [--quick] [STAGE ...]: read the options, find the device's name, make the folder.
+# begin DEVICE DTYPE LONG SHORT [--quick] [STAGE ...]: read the options, find an interpreter and the device's name, make the folder.
+# LONG, SHORT: seconds of samples for a point.
 begin() {
-    device=$1 dtype=$2
-    shift 2
+    device=$1 dtype=$2 long=(--seconds "$3") short=(--seconds "$4") llama_s=$3 quick=
+    shift 4
     stages=()
+    local known word name
+    known=" $(sed -n 's/^#   stages: \(.*\);.*/\1/p' "$0") "
     for word in "$@"; do
         case $word in
-        --quick) long=(-n 2 --warmup 1) short=(-n 2 --warmup 1) llama_s=0 ;;
+        --quick) quick=yes long=(-n 2 --warmup 1) short=(-n 2 --warmup 1) llama_s=0 ;;
         -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
         -*) echo "$0: unknown option $word; see --help" >&2; exit 2 ;;
-        *) stages+=("$word") ;;
+        *)
+            [[ $known == *" $word "* ]] || { echo "$0: no stage is called $word; see --help" >&2; exit 2; }
+            stages+=("$word")
+            ;;
         esac
     done
-    [ "$device" = cpu ] || long=("${long[@]/60/8}")
-    "$python" -c 'import modcalc.models' 2>/dev/null || checkout
-    local name
+    interpreter
+    launcher=("$python")
     name=$("$python" -c '
 import sys
 from modcalc.errors import ModcalcError
@@ -29,10 +32,29 @@ from modcalc.measure.hardware import describe, pick
 try:
     print(describe(pick(sys.argv[1])).name)
 except ModcalcError as wrong:
-    sys.exit(f"error: {wrong}")' "$device")
+    print(f"error: {wrong}", file=sys.stderr)
+    sys.exit(2)' "$device")
     results=${RESULTS:-benchmarks/results/$(echo "$name" | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-//; s/-$//')-$(date +%F)}
     mkdir -p "$results"
     echo "results: $results" >&2
+}
+
+# Set `python` to an interpreter that has modcalc, torch and all that the stages need: $PYTHON or python3 as it is, else a virtual
+# environment here that is installed once and sees what python3 has (a torch with CUDA, say); where nothing can be
+# downloaded, python3 with this checkout.
+interpreter() {
+    python=${PYTHON:-python3}
+    "$python" -c 'import modcalc.models, fvcore, matplotlib, transformers, pytest' 2>/dev/null && return
+    if [ -z "${PYTHON:-}" ]; then
+        echo "installing into $venv" >&2
+        if { [ -x $venv/bin/python ] || python3 -m venv --system-site-packages $venv; } &&
+            $venv/bin/python -m pip install --quiet --editable '.[test,gpu]' >&2; then
+            python=$venv/bin/python
+            return
+        fi
+        echo "could not install; going on with python3 and this checkout, without what python3 lacks" >&2
+    fi
+    "$python" -c 'import modcalc.models' 2>/dev/null || checkout
 }
 
 # Let the interpreter find this checkout, without installing anything: models/ and specs/ are modcalc.models and modcalc.specs.
@@ -65,11 +87,46 @@ wanted() {
     return 1
 }
 
-# point NAME WORDS...: one `modcalc profile`, its records in NAME.jsonl, its tables in NAME.md, its plot in NAME.svg.
-# A failure (nothing fits, say) is told and does not end the run.
-point() {
-    local name=$1
+# attempt NAME COMMAND...: a failure is told, kept for the end, and does not end the run; an interrupt does.
+attempt() {
+    local name=$1 code=0
     shift
-    "${launcher[@]}" -m modcalc.cli.app profile "$@" --device "$device" --dtype "$dtype" \
-        --out "$results/$name.jsonl" --plot "$results/$name.svg" --format markdown >"$results/$name.md" || echo "$name: exit code $?" >&2
+    echo "== $name" >&2
+    "$@" || code=$?
+    [ $code -ne 130 ] || exit 130
+    [ $code -eq 0 ] || { echo "$name: exit code $code" >&2; failed+=("$name"); }
+}
+
+# once FILE NAME COMMAND...: as `attempt`, with stdout in FILE, or in FILE.failed; not done again if FILE is there.
+once() {
+    local file=$1
+    shift
+    [ -s "$file" ] || attempt "$1" into "$file" "${@:2}"
+}
+
+into() {
+    local file=$1 code=0
+    shift
+    rm -f "$file.failed"
+    "$@" >"$file.part" || code=$?
+    if [ $code -eq 0 ]; then mv "$file.part" "$file"; else mv "$file.part" "$file.failed"; fi
+    return $code
+}
+
+# point NAME WORDS...: one `modcalc profile`, its records in NAME.jsonl, its tables in NAME.md, its plot in NAME.svg.
+point() {
+    local name=$1 plot=()
+    shift
+    "$python" -c 'import matplotlib' 2>/dev/null && plot=(--plot "$results/$name.svg")
+    attempt "$name" into "$results/$name.md" "${launcher[@]}" -m modcalc.cli.app profile "$@" --device "$device" --dtype "$dtype" \
+        --out "$results/$name.jsonl" "${plot[@]}" --format markdown
+}
+
+# finish: write the summary, and say what failed. Exit code 1 if anything did.
+finish() {
+    attempt summary "$python" -m benchmarks.summary "$results"
+    if [ ${#failed[@]} -gt 0 ]; then
+        echo "failed: ${failed[*]}" >&2
+        exit 1
+    fi
 }

@@ -89,6 +89,13 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
             yield from (attributed(r) for r in records)
     if {"repeat-1", "repeat-2"} <= set(found):
         yield repeated(found["repeat-1"][0], found["repeat-2"][0])
+    for r in found.get("decode", []):
+        if r.settings.context and r.baseline:
+            yield decoded(r)
+    for name, met in (("tests.txt", True), ("tests.txt.failed", False)):
+        if (folder / name).is_file():
+            last = (folder / name).read_text(encoding="utf-8").strip().splitlines()[-1:]
+            yield Aim("tests that need a GPU", "none fails", *(last or ["no output"]), met)
     if (folder / "llama.json").is_file():
         document = json.loads((folder / "llama.json").read_text(encoding="utf-8"))
         for mode in ("forward", "train"):
@@ -120,6 +127,12 @@ def gpu_pairs(records: list[Result]) -> Iterator[Aim]:
         )
 
 
+def decoded(r: Result) -> Aim:
+    rates = [r.tokens_per_s / r.settings.batch, r.baseline.tokens_per_s / r.settings.batch]
+    about = f"decode, {r.spec} and {r.baseline.spec}, batch {r.settings.batch}, {r.settings.context:,} tokens cached"
+    return Aim(about, "reported", f"{rates[0]:,.1f} and {rates[1]:,.1f} steps/s; time ratio {ratio(r.baseline.time_ratio)}", None)
+
+
 def itself(r: Result) -> Aim:
     ends = r.baseline.time_ratio_interval
     met = bool(ends and ends[0] <= 1 <= ends[1])
@@ -145,17 +158,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     found = results(folder)
-    if not found:
+    rows = [[a.what, a.aim, a.seen, {True: "yes", False: "no", None: ""}[a.met]] for a in aims(folder, found)]
+    if not found and not rows and not (folder / "peaks.json").is_file():
         parser.error(f"{folder}: no results there; benchmarks/cpu.sh and benchmarks/gpu.sh write them")
-    one = next(iter(found.values()))[0]
-    headline = [f"{device_line(one.device)}; torch {one.torch}; {one.time[:10]}"]
-    headline += [f"driver {one.device.driver}"] if one.device.driver else []
+    headline = []
+    for one in [records[0] for records in found.values()][:1]:
+        headline += [
+            f"{device_line(one.device)}; torch {one.torch}; {one.time[:10]}",
+            *([f"driver {one.device.driver}"] if one.device.driver else []),
+        ]
     reached = [] if not (folder / "peaks.json").is_file() else [json.loads((folder / "peaks.json").read_text(encoding="utf-8"))["reached"]]
     headline += [f"reached: {r['flops_per_s'] / 1e12:.1f} TFLOP/s, {r['bytes_per_s'] / 1e12:.2f} TB/s ({r['source']})" for r in reached]
-    met = {True: "yes", False: "no", None: ""}
-    rows = [[a.what, a.aim, a.seen, met[a.met]] for a in aims(folder, found)]
     checks = Table(columns=(Column("what"), Column("aim"), Column("seen"), Column("met")), rows=rows, title="Aims", headline=headline)
-    tables = [checks] if rows else []
+    tables = [checks] if rows or headline else []
     if records := pairs(found):
         tables.append(compared(records))
     text = "\n".join(markdown(table) for table in tables)
