@@ -1,0 +1,66 @@
+"""`modcalc flops` run in this process, and two small models to run it on."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from modcalc.cli import app
+
+TINY = """
+name: tiny
+vocab_size: 50
+seq_len: 16
+d_model: 32
+n_layers: 3
+attention: {n_heads: 4, bias: true}
+mlp: {d_ff: 64}
+"""
+
+
+class Ran:
+    """Exit code, stdout and stderr of a command."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def document(self) -> dict:
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(self.out)))
+
+
+@pytest.fixture
+def flops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs `modcalc flops` with some arguments, in this process."""
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["modcalc", "flops", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        return Ran(stop.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_mod(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny-mod.yaml"
+    path.write_text(TINY.replace("tiny", "tiny-mod") + "mod: {capacity: 4, predictor_width: 8}\n")
+    return path

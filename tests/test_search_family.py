@@ -1,0 +1,134 @@
+"""The shapes of a family: what follows the width, which knobs there are, and the ranges that a user may write."""
+
+from fractions import Fraction
+
+import pytest
+from msgspec import structs
+
+from modcalc.cost.account import account
+from modcalc.cost.conventions import convention
+from modcalc.errors import UsageError
+from modcalc.search.costs import Basis
+from modcalc.search.family import Family
+from modcalc.search.isoflop import match
+from modcalc.search.knobs import band, parse_free, parse_values
+from modcalc.search.question import at_length
+from modcalc.search.rules import Rules
+from modcalc.spec.load import load
+from modcalc.spec.schema import Attention, Embedding, Latent, Mlp, Mod, Moe, Schedule, Spec
+
+
+def test_another_length_keeps_the_position_table() -> None:
+    short = at_length(load("gpt2"), 512)
+    assert (short.seq_len, short.positions.max_len) == (512, 1024)
+    assert account(short).params == account(load("gpt2")).params
+
+
+FAMILY = Spec(
+    name="f",
+    vocab_size=1000,
+    seq_len=256,
+    d_model=256,
+    n_layers=8,
+    attention=Attention(n_heads=8, n_kv_heads=2),
+    mlp=Mlp(d_ff=704, kind="gated"),
+    mod=Mod(),
+)
+
+
+def test_widths_follow_the_family() -> None:
+    family = Family(FAMILY)
+    assert family.apply(family.own) == structs.replace(FAMILY, budget=None)
+    wide = family.apply(family.own._replace(d_model=512))
+    assert (wide.attention.n_heads, wide.attention.n_kv_heads, wide.attention.head_dim, wide.mlp.d_ff) == (16, 2, None, 1408)
+    assert family.widths(32 * 3) is None  # three heads do not share two key/value heads evenly
+    assert family.widths(100) is None
+    fixed = Family(FAMILY, head_dim=64)
+    assert fixed.apply(fixed.own).attention == Attention(n_heads=4, n_kv_heads=2, head_dim=None)
+    assert Family(structs.replace(FAMILY, mlp=Mlp(ratio=2.7, multiple_of=32))).widths(512).d_ff == 1408  # 1382.4 up
+
+
+def test_what_scales_with_the_width() -> None:
+    gemma = structs.replace(FAMILY, embedding=Embedding(scale=16.0), attention=Attention(n_heads=4, head_dim=128))
+    wide = Family(gemma).apply(Family(gemma).own._replace(d_model=1024))
+    assert wide.embedding.scale == 32.0 and (wide.attention.n_heads, wide.attention.head_dim) == (16, 128)
+    experts = structs.replace(FAMILY, moe=Moe(n_experts=4, top_k=1, d_ff=128, n_shared=1, shared_d_ff=64))
+    wide = Family(experts).apply(Family(experts).own._replace(d_model=512))
+    assert (wide.moe.d_ff, wide.moe.shared_d_ff) == (256, 128)
+    latent = structs.replace(FAMILY, attention=Attention(n_heads=8, latent=Latent(kv_rank=64, nope_dim=32, rope_dim=16, v_dim=32)))
+    wide = Family(latent).apply(Family(latent).own._replace(d_model=512))
+    assert wide.attention.n_heads == 16 and wide.attention.latent == latent.attention.latent and wide.attention.head_dim is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "knobs", "message"),
+    [
+        (dict(mod=None), "capacity", "dense family"),
+        (dict(mod=Mod(layers=[1, 3])), "n_layers", "lists the routed blocks"),
+        (dict(mod=Mod(capacity=[0.5, 0.5, 0.25, 0.25])), "every", "lists a value for each routed block"),
+        (dict(mod=Mod(recursions=2, capacity=[1.0, 0.5])), "every", "nested capacities"),
+        (dict(moe=Moe(n_experts=4, top_k=1, layers=[0, 1])), "n_layers", "lists the layers with experts"),
+        (dict(moe=Moe(n_experts=4, top_k=1, d_ff=64)), "d_ff", "would change nothing"),
+    ],
+)
+def test_knobs_that_a_family_does_not_have(changes: dict, knobs: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_free(knobs, Family(structs.replace(FAMILY, **changes)), lambda knob, before: [1])
+
+
+def test_a_schedule_of_capacities_stays_when_depth_varies() -> None:
+    spec = structs.replace(FAMILY, mod=Mod(capacity=Schedule(kind="linear", start=1.0, end=0.125)))
+    found = match(
+        Family(spec), {"n_layers": [4, 8, 12]}, account(spec).flops.forward, "forward", Basis(256, 1, 255, convention()), Rules(), within=Fraction(0)
+    )
+    assert found.candidates[0].shape.n_layers == 8 and found.candidates[0].error == 0
+    assert {c.cost for c in found.candidates} == {account(structs.replace(spec, n_layers=n)).flops.forward for n in (4, 8, 12)}
+
+
+def test_ranges() -> None:
+    assert parse_values("n_layers", "4:10:3") == [4, 7, 10]
+    assert parse_values("n_layers", "8+4:6+5") == [4, 5, 6, 8]
+    assert parse_values("d_model", "128:300", 64) == [128, 192, 256]
+    assert parse_values("capacity", "0.1:0.5:0.1") == [0.1, 0.2, 0.3, 0.4, 0.5]  # decimals, not sums of floats
+    assert parse_values("capacity", "1+1.0+64") == [1, 1.0, 64]
+    assert [type(v) for v in parse_values("capacity", "1+1.0+64")] == [int, float, int]
+
+
+@pytest.mark.parametrize(
+    ("knob", "text", "message"),
+    [
+        ("n_layers", "10:4", "empty range"),
+        ("n_layers", "4:10:0", "empty range"),
+        ("n_layers", "4:10:-1", "empty range"),
+        ("n_layers", "1:2:3:4", "low:high:step"),
+        ("n_layers", "four", "whole number"),
+        ("n_layers", "", "whole number"),
+        ("n_layers", "2.5", "whole number"),
+        ("n_layers", "0", "1 to 10,000"),
+        ("n_layers", "99999", "1 to 10,000"),
+        ("d_model", "1:1000000000", "larger step"),
+        ("d_model", "1" * 30, "allowed are 1 to"),
+        ("capacity", "1.5", "at most 1"),
+        ("capacity", "0.0", "above 0"),
+        ("capacity", "nan", "a share such as"),
+        ("capacity", "12.5%", "a share such as"),
+        ("capacity", "1e400", "a share such as"),
+        ("capacity", "1e-999999999", "above 0"),
+        ("capacity", "1e10", "at most 1"),
+        ("capacity", "0.1:0.5", "needs a step"),
+        ("capacity", "0", "allowed are 1 to"),
+    ],
+)
+def test_senseless_values(knob: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_values(knob, text)
+
+
+def test_bands() -> None:
+    assert band("--aspect", "0.1:3", None) == (Fraction(1, 10), 3)
+    assert band("--aspect", None, ("1", "2")) == (1, 2) and band("--aspect", "none", ("1", "2")) is None
+    for text in ("5", "a:b", "1:2:3", "nan:1", "1:inf", "1e400:1", "1/2:1", "1:1e999999999", ""):
+        with pytest.raises(UsageError, match="--aspect"):
+            band("--aspect", text, None)
+    with pytest.raises(UsageError, match="contradicts"):
+        band("--aspect", "3:2", None)
