@@ -107,3 +107,8 @@ def test_a_defect_is_one_message_and_with_debug_a_traceback(run, monkeypatch: py
     monkeypatch.setattr(sys, "argv", ["modcalc", "flops", "gpt2", "--count", "analytic", "--debug"])
     with pytest.raises(ZeroDivisionError):
         app.main()
+
+
+def test_python_m_modcalc(run) -> None:
+    done = subprocess.run([sys.executable, "-m", "modcalc", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == run("--version")

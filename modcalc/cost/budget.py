@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from modcalc.cost.account import Report, account
-from modcalc.cost.memory import kv_cache_bytes
+from modcalc.cost.memory import kv_cache_bytes, train_memory_bytes
 from modcalc.cost.ops import whole
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import exact
@@ -55,8 +55,6 @@ class Costs:
 
     @property
     def train_memory_bytes(self) -> int:
-        from modcalc.cost.memory import train_memory_bytes
-
         return train_memory_bytes(self.report.plan, self.batch_size)
 
 
