@@ -1,192 +1,235 @@
-"""Sampling: caches change nothing, no token sees a later one, rows decide alone, and the bill is what was computed."""
+"""Sampling: caches change nothing, no token sees a later one, rows decide alone, and what cannot be done is said."""
 
 import pytest
 import torch
 from hypothesis import given, settings
-from modcalc.models.cache import Cache
+from hypothesis import strategies as st
+from modcalc.models import Cache, Decoder, Output, causal_forward, decode, generate, prefill
 from modcalc.models.causal import noise
-from modcalc.models.sampling import causal_forward, decode, generate, prefill
 from strategies import specs
+from variants import VARIANTS, spec_of
 
-from modcalc import account, build, load
-from modcalc.cost.memory import kv_cache_bytes
+from modcalc import build, load
 from modcalc.errors import UsageError
-from modcalc.spec.load import loads
-from modcalc.spec.resolve import resolve
+from modcalc.spec.plan import MoePlan
 from modcalc.spec.schema import Spec
 
-BASE = "name: s\nvocab_size: 23\nseq_len: 16\nd_model: 16\nn_layers: 4\nattention: {n_heads: 2}\nmlp: {d_ff: 24}\n"
-VARIANTS = {
-    "dense": "",
-    "block": "mod: {capacity: 0.5}",
-    "predictor": "mod: {capacity: 0.5, predictor_width: 5}",
-    "attention": "mod: {capacity: 0.5, granularity: attention}",
-    "mlp": "mod: {capacity: 0.5, granularity: mlp}",
-    "random": "mod: {capacity: 0.5, router: random}",
-    "bypass": "mod: {capacity: 0.5, bypass: {d_ff: 8}}",
-    "threshold": "mod: {capacity: 0.5, selection: threshold}",
-    "recursion": "mod: {recursions: 3, capacity: [1.0, 0.5, 0.25]}",
-    "moe": "mod: {capacity: 0.5}\nmoe: {n_experts: 4, top_k: 2, n_shared: 1}",
-    "integrated": "moe: {n_experts: 2, n_noop: 2, top_k: 1, capacity: 1.0}",
-}
-KINDS = [
-    "attention: {n_heads: 2}",
-    "attention: {n_heads: 4, n_kv_heads: 2}",
-    "attention: {n_heads: 2, window: 3}",
-    "attention: {n_heads: 2, latent: {kv_rank: 6, nope_dim: 4, rope_dim: 2, v_dim: 5}}",
-]
+CAUSAL = [name for name in VARIANTS if name != "mod, expert choice"]
+each_causal = pytest.mark.parametrize("name", CAUSAL)
 
 
-def spec(text: str, **over: str) -> Spec:
-    body = BASE
-    for key, line in over.items():
-        body = "\n".join(line if part.startswith(f"{key}:") else part for part in body.splitlines()) + "\n"
-    return loads(body + text)
-
-
-def model_of(s: Spec, seed: int = 0) -> torch.nn.Module:
-    model = build(s, dtype="fp64", seed=seed)
-    # Routers start small: spread them, so that both decisions occur.
+def model_of(s: Spec | str, seed: int = 0, dtype: str = "fp64", **options: object) -> Decoder:
+    model = build(spec_of(s) if isinstance(s, str) else s, dtype=dtype, seed=seed, **options)
+    # Routers start small: spread their matrices, so that both decisions occur.
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if "router" in name or "predictor" in name:
+            if ("router" in name or "predictor" in name) and p.dim() > 1:
                 p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype))
     return model.eval()
 
 
-def tokens_of(s: Spec, batch: int, length: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(s.vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
+def tokens_of(model: Decoder, batch: int, length: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(model.plan.embedding.vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-def in_steps(model: torch.nn.Module, tokens: torch.Tensor, prompt: int) -> tuple[torch.Tensor, Cache]:
+def in_steps(model: Decoder, tokens: torch.Tensor, prompt: int, decide: str | None = None) -> tuple[torch.Tensor, Cache]:
     """Logits [B, T - prompt + 1, V] of the last prompt token and those after it, by prefill and decode."""
     cache = Cache(model.plan, tokens.shape[0])
-    logits = [prefill(model, tokens[:, :prompt], cache)]
+    logits = [prefill(model, tokens[:, :prompt], cache, decide=decide)]
     for t in range(prompt, tokens.shape[1]):
-        logits.append(decode(model, tokens[:, t], cache))
+        logits.append(decode(model, tokens[:, t], cache, decide=decide))
     return torch.stack(logits, dim=1), cache
 
 
+def passed(out: Output) -> list[list[list[int]]]:
+    """By routing and row: the tokens that passed, in their order."""
+    return [[[i for i in row if i >= 0] for row in r.kept.tolist()] for r in out.routing]
+
+
 @pytest.mark.parametrize("prompt", [1, 5])
-@pytest.mark.parametrize("name", VARIANTS)
+@each_causal
 def test_caches_change_nothing(name: str, prompt: int) -> None:
-    s = spec(VARIANTS[name])
-    model, tokens = model_of(s), tokens_of(s, 3, 14)
+    model = model_of(name)
+    tokens = tokens_of(model, 3, 12)
     stepped, _ = in_steps(model, tokens, prompt)
     torch.testing.assert_close(stepped, causal_forward(model, tokens).logits[:, prompt - 1 :], rtol=0, atol=1e-10)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(specs())
-def test_caches_change_nothing_over_every_knob(s: Spec) -> None:
+@each_causal
+def test_caches_change_nothing_in_fp32(name: str) -> None:
+    model = model_of(name, dtype="fp32")
+    tokens = tokens_of(model, 2, 12)
+    stepped, _ = in_steps(model, tokens, 4)
+    torch.testing.assert_close(stepped, causal_forward(model, tokens).logits[:, 3:], rtol=0, atol=1e-5)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(specs(), st.integers(1, 8), st.sampled_from(("sdpa", "explicit")))
+def test_caches_change_nothing_over_every_knob(s: Spec, prompt: int, attention: str) -> None:
     length = min(s.seq_len, 9)
-    model, tokens = model_of(s), tokens_of(s, 2, length)
-    try:
-        full = causal_forward(model, tokens).logits
-    except UsageError as wrong:
-        assert "experts that choose tokens" in str(wrong)
+    model = model_of(s, attention=attention)
+    tokens, prompt = tokens_of(model, 2, length), min(prompt, length)
+    if any(isinstance(b.ffn, MoePlan) and b.ffn.choice == "expert" for b in model.plan.blocks):
+        with pytest.raises(UsageError, match="experts that choose tokens"):
+            causal_forward(model, tokens)
         return
-    stepped, _ = in_steps(model, tokens, 1)
-    torch.testing.assert_close(stepped, full, rtol=0, atol=1e-8)
+    full = causal_forward(model, tokens).logits
+    stepped, _ = in_steps(model, tokens, prompt)
+    torch.testing.assert_close(stepped, full[:, prompt - 1 :], rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@each_causal
 def test_no_token_sees_a_later_one(name: str) -> None:
-    s = spec(VARIANTS[name])
-    model, tokens = model_of(s), tokens_of(s, 2, 12)
+    model = model_of(name)
+    tokens = tokens_of(model, 2, 12)
     other = tokens.clone()
-    other[:, 7:] = (other[:, 7:] + 1) % s.vocab_size
-    a, b = causal_forward(model, tokens).logits, causal_forward(model, other).logits
-    torch.testing.assert_close(a[:, :7], b[:, :7], rtol=0, atol=1e-12)
-    assert not torch.allclose(a[:, 7:], b[:, 7:])
+    other[:, 7:] = (other[:, 7:] + 1) % 20
+    a, b = causal_forward(model, tokens), causal_forward(model, other)
+    torch.testing.assert_close(a.logits[:, :7], b.logits[:, :7], rtol=0, atol=1e-12)
+    assert not torch.allclose(a.logits[:, 7:], b.logits[:, 7:])
+    for one, two in zip(passed(a), passed(b), strict=True):
+        if not model.plan.recursion:  # whose inner indices count the tokens that came so far
+            assert [[i for i in row if i < 7] for row in one] == [[i for i in row if i < 7] for row in two]
 
 
-def test_topk_does_see_later_tokens() -> None:
-    """Why sampling cannot use it: with other tokens behind them, the first ones come out otherwise."""
-    s = spec("mod: {capacity: 0.25}")
-    model, tokens = model_of(s), tokens_of(s, 8, 16)
+def looks_ahead(name: str) -> bool:
+    """Whether first tokens come out otherwise when other tokens stand behind them, by the routing of training."""
+    model = model_of(name)
+    tokens = tokens_of(model, 16, 12)
     other = tokens.clone()
-    other[:, 8:] = (other[:, 8:] + 1) % s.vocab_size
-    assert not torch.allclose(model(tokens).logits[:, :8], model(other).logits[:, :8])
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_rows_decide_alone(name: str) -> None:
-    s = spec(VARIANTS[name])
-    model, prompts = model_of(s), tokens_of(s, 5, 4)
-    together = generate(model, prompts, 9)
-    alone = torch.cat([generate(model, row[None], 9) for row in prompts])
-    assert torch.equal(together, alone)
-    assert torch.equal(together[:, :4], prompts)
-
-
-def test_routed_blocks_cache_only_routed_tokens() -> None:
-    s = spec("mod: {capacity: 0.5}")
-    model, tokens = model_of(s), tokens_of(s, 3, 12)
-    _, cache = in_steps(model, tokens, 4)
-    passed = [(r.kept >= 0).sum(1) for r in causal_forward(model, tokens).routing]
-    assert [cache.layers[0, i].count.tolist() for i in (1, 3)] == [p.tolist() for p in passed]
-    assert 0 < sum(int(p.sum()) for p in passed) < 2 * 3 * 12
-    assert all(cache.layers[0, i].count.tolist() == [12, 12, 12] for i in (0, 2))
-    held = 2 * 3 * 12 + sum(int(p.sum()) for p in passed)
-    assert cache.used_bytes == held * 2 * 16 * 8
+    other[:, 6:] = (other[:, 6:] + 1) % 20
+    outs = []
+    for each in (tokens, other):
+        torch.manual_seed(0)
+        outs.append(model(each).logits[:, :6])
+    return not torch.allclose(*outs)
 
 
 @pytest.mark.parametrize(
-    "attention", ["{n_heads: 4, n_kv_heads: 2}", "{n_heads: 2, window: 3}", "{n_heads: 2, latent: {kv_rank: 6, nope_dim: 4, rope_dim: 2, v_dim: 5}}"]
+    "name",
+    [
+        "mod",
+        "mod, attention",
+        "mod, mlp",
+        "mod, bypass",
+        "mod, threshold",
+        "mod, window",
+        "mod, latent",
+        "mode, staged",
+        "recursions",
+        "mod, expert choice",
+    ],
 )
-def test_cache_bytes_are_those_billed(attention: str) -> None:
-    """fp64 caches of the model hold twice the bytes that the ledger bills in fp32."""
-    s = spec("", attention=f"attention: {attention}")
-    model, tokens = model_of(s), tokens_of(s, 2, 11)
-    stepped, cache = in_steps(model, tokens, 6)
-    torch.testing.assert_close(stepped, causal_forward(model, tokens).logits[:, 5:], rtol=0, atol=1e-10)
-    assert cache.used_bytes == 2 * kv_cache_bytes(resolve(s), 11, "fp32", batch=2)
+def test_topk_does_see_later_tokens(name: str) -> None:
+    """Why sampling cannot use it."""
+    assert looks_ahead(name)
 
 
-def decoded_flops(model: torch.nn.Module, tokens: torch.Tensor, prompt: int) -> list[int]:
-    """FLOPs that torch counts in each decode step."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    cache = Cache(model.plan, tokens.shape[0])
-    prefill(model, tokens[:, :prompt], cache)
-    counts = []
-    for t in range(prompt, tokens.shape[1]):
-        with FlopCounterMode(display=False) as counter:
-            decode(model, tokens[:, t], cache)
-        counts.append(counter.get_total_flops())
-    return counts
+@pytest.mark.parametrize("name", ["dense", "windows", "moe with drops", "mode, integrated", "mod, all tokens", "mod, random"])
+def test_what_ranks_no_tokens_sees_no_later_ones(name: str) -> None:
+    assert not looks_ahead(name)
 
 
-@pytest.mark.parametrize("attention", KINDS)
-def test_decode_costs_what_is_billed(attention: str) -> None:
-    s = spec("", attention=attention)
-    model = build(s, attention="explicit")
-    counts = decoded_flops(model, tokens_of(s, 2, 10), 4)
-    assert counts == [account(s, phase="decode", context=context, batch=2).flops.forward for context in range(4, 10)]
+@each_causal
+def test_rows_decide_alone(name: str) -> None:
+    """The same tokens at any batch size."""
+    model = model_of(name)
+    prompts = tokens_of(model, 5, 4)
+    together = generate(model, prompts, 8)
+    for size in (1, 2, 3):
+        parts = [generate(model, part, 8) for part in prompts.split(size)]
+        assert torch.equal(together, torch.cat(parts))
+    assert torch.equal(together[:, :4], prompts)
 
 
-@pytest.mark.parametrize(("bias", "routing"), [(50.0, "all"), (-50.0, "none")])
-def test_best_and_worst_case_of_decode(bias: float, routing: str) -> None:
-    """A predictor that always (never) says yes: every (no) token passes."""
-    s = spec("mod: {capacity: 0.5, predictor_width: 5}")
-    model = build(s, attention="explicit")
-    with torch.no_grad():
-        for block in model.blocks:
-            if block.plan.routing:
-                block.predictor.down_proj.bias.fill_(bias)
-    counts = decoded_flops(model, tokens_of(s, 2, 10), 4)
-    assert counts == [account(s, phase="decode", context=c, batch=2, routing=routing).flops.forward for c in range(4, 10)]
+@pytest.mark.parametrize("prompt", [1, 4, 12])
+def test_routed_blocks_cache_only_routed_tokens(prompt: int) -> None:
+    model = model_of("mod")
+    tokens = tokens_of(model, 3, 12)
+    _, cache = in_steps(model, tokens, prompt)
+    full = passed(causal_forward(model, tokens))
+    for i, rows in zip((1, 3), full, strict=True):
+        layer = cache.layers[0, i]
+        assert [at[:n].tolist() for at, n in zip(layer.positions, layer.count, strict=True)] == rows
+    held = sum(len(row) for rows in full for row in rows)
+    assert 0 < held < 2 * 3 * 12
+    for i in (0, 2):
+        assert cache.layers[0, i].positions[:, :12].tolist() == [list(range(12))] * 3
+    assert cache.used_bytes == (2 * 3 * 12 + held) * 2 * 8 * 8  # keys and values of 2 heads of 4, in fp64
 
 
-def test_expected_cost_against_real_decisions() -> None:
-    """The control passes each token with probability C / T, whatever came before: the mean over many models' steps nears the bill."""
-    s = spec("mod: {capacity: 0.25, router: random}", seq_len="seq_len: 64", n_layers="n_layers: 40")
-    model = build(s, attention="explicit")
-    counts = decoded_flops(model, tokens_of(s, 1, 64), 4)
-    billed = [float(account(s, phase="decode", context=c).flops.forward) for c in range(4, 64)]
-    assert abs(sum(counts) / sum(billed) - 1) < 0.03
+@pytest.mark.parametrize(("name", "all_tokens"), [("mod, attention", False), ("mod, mlp", True), ("mod, mlp, experts", True)])
+def test_a_part_that_is_routed_settles_what_is_cached(name: str, all_tokens: bool) -> None:
+    model = model_of(name)
+    tokens = tokens_of(model, 3, 12)
+    _, cache = in_steps(model, tokens, 5)
+    counts = [[12] * 3] * 2 if all_tokens else [[len(row) for row in rows] for rows in passed(causal_forward(model, tokens))]
+    assert [cache.layers[0, i].count.tolist() for i in (1, 3)] == counts
+
+
+def test_each_recursion_has_a_cache_of_its_own() -> None:
+    model = model_of("recursions")
+    tokens = tokens_of(model, 2, 12)
+    _, cache = in_steps(model, tokens, 5)
+    rows = [[list(range(12))] * 2]
+    for step, kept in enumerate(passed(causal_forward(model, tokens))):
+        # Indices into the tokens of the recursion before, as positions.
+        rows.append([[before[i] for i in chosen] for before, chosen in zip(rows[-1], kept, strict=True)])
+        for i in (1, 2):
+            layer = cache.layers[step, i]
+            assert [at[:n].tolist() for at, n in zip(layer.positions, layer.count, strict=True)] == rows[-1]
+    assert all((0, i) in cache.layers and (1, i) not in cache.layers for i in (0, 3))
+
+
+def test_a_window_holds_no_more_than_its_width() -> None:
+    model = model_of("windows")
+    _, cache = in_steps(model, tokens_of(model, 2, 12), 5)
+    assert [layer.held.tolist() for layer in cache.layers.values()] == [[3, 3], [12, 12]] * 2
+    assert [layer.size for layer in cache.layers.values()][0] == 3
+
+
+@pytest.mark.parametrize("how", ["router", "predictor"])
+def test_either_may_decide(how: str) -> None:
+    model = model_of("mod, predictor")
+    tokens = tokens_of(model, 3, 12)
+    out = causal_forward(model, tokens, decide=how)
+    for r, rows in zip(out.routing, passed(out), strict=True):
+        logits = r.scores if how == "router" else r.predicted
+        assert rows == [row.nonzero()[:, 0].tolist() for row in logits > 0]
+    stepped, _ = in_steps(model, tokens, 3, decide=how)
+    torch.testing.assert_close(stepped, out.logits[:, 2:], rtol=0, atol=1e-10)
+    default = causal_forward(model, tokens)
+    assert torch.equal(default.logits, out.logits) == (how == "predictor")
+
+
+@pytest.mark.parametrize("bias", [50.0, -50.0])
+def test_everybody_or_nobody_may_pass(bias: float) -> None:
+    """With all tokens, at r = 1, it is the dense model; with none, a routed block is not there."""
+    model = model_of("mod, predictor")
+    for i in (1, 3):
+        model.blocks[i].predictor.down_proj.bias.data.fill_(bias)
+        model.blocks[i].router.register_forward_hook(lambda module, inputs, scores: torch.ones_like(scores))
+    dense = build(spec_of({} if bias > 0 else dict(n_layers=2)), dtype="fp64")
+    weights = model.state_dict()
+    if bias < 0:
+        weights |= {name.replace("blocks.2.", "blocks.1."): value for name, value in weights.items() if name.startswith("blocks.2.")}
+    dense.load_state_dict({name: weights[name] for name in dense.state_dict()})
+    tokens = tokens_of(model, 2, 12)
+    out = causal_forward(model, tokens)
+    torch.testing.assert_close(out.logits, dense(tokens).logits, rtol=0, atol=1e-12)
+    assert passed(out) == [[list(range(12)) if bias > 0 else []] * 2] * 2
+    torch.testing.assert_close(in_steps(model, tokens, 4)[0], out.logits[:, 3:], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["bf16 weights", "autocast"])
+@each_causal
+def test_half_precision_samples(name: str, mode: str) -> None:
+    model = model_of(name, dtype="bf16" if mode == "bf16 weights" else "fp32")
+    with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+        out = generate(model, tokens_of(model, 3, 5), 6)
+        logits = causal_forward(model, out).logits
+    assert out.shape == (3, 11) and logits.isfinite().all()
 
 
 def test_noise_is_uniform_and_fixed() -> None:
@@ -198,38 +241,75 @@ def test_noise_is_uniform_and_fixed() -> None:
 
 
 def test_temperature_draws_from_the_generator() -> None:
-    s = spec("mod: {capacity: 0.5}")
-    model, prompts = model_of(s), tokens_of(s, 2, 3)
+    model = model_of("mod")
+    prompts = tokens_of(model, 2, 3)
     one, same, other = (generate(model, prompts, 8, temperature=5.0, generator=torch.Generator().manual_seed(k)) for k in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_what_cannot_be_sampled() -> None:
-    s = spec("")
-    model = build(s)
-    with pytest.raises(UsageError, match="empty prompt"):
-        generate(model, torch.zeros(1, 0, dtype=torch.long), 3)
-    with pytest.raises(UsageError, match="negative"):
-        generate(model, torch.zeros(1, 1, dtype=torch.long), -1)
-    with pytest.raises(UsageError, match="no predictor"):
-        causal_forward(build(spec("mod: {capacity: 0.5}")), torch.zeros(1, 3, dtype=torch.long), decide="predictor")
-    with pytest.raises(UsageError, match="one of router"):
-        causal_forward(model, torch.zeros(1, 3, dtype=torch.long), decide="coin")
-    learned = build(spec("positions: {kind: learned}"))
-    assert generate(learned, torch.zeros(1, 10, dtype=torch.long), 7).shape == (1, 17)
-    with pytest.raises(UsageError, match="17 tokens are more than its 16 learned positions"):
-        generate(learned, torch.zeros(1, 10, dtype=torch.long), 8)
-    experts = build(spec("moe: {n_experts: 2, choice: expert, capacity: 1.0}"))
-    with pytest.raises(UsageError, match="experts that choose tokens"):
-        generate(experts, torch.zeros(1, 3, dtype=torch.long), 2)
+def zeros(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.long)
+
+
+@each_causal
+def test_a_prompt_of_one_token(name: str) -> None:
+    model = model_of(name)
+    assert generate(model, zeros(2, 1), 3).shape == (2, 4)
+
+
+@each_causal
+def test_an_empty_prompt_is_refused(name: str) -> None:
+    model = model_of(name)
+    for call in (lambda t: generate(model, t, 3), lambda t: causal_forward(model, t), lambda t: prefill(model, t, Cache(model.plan, 1))):
+        with pytest.raises(UsageError, match="an empty prompt: sampling needs at least one token to start from"):
+            call(zeros(1, 0))
+
+
+def test_decode_may_start_from_nothing() -> None:
+    """A cache without a prompt: the first token is decoded alone, as a prompt of one token would be."""
+    model = model_of("mod")
+    cache = Cache(model.plan, 2)
+    torch.testing.assert_close(decode(model, zeros(2), cache), causal_forward(model, zeros(2, 1)).logits[:, -1], rtol=0, atol=1e-12)
+    assert cache.length == 1
+
+
+def test_learned_positions_end() -> None:
+    model = model_of("mod, learned positions")
+    assert generate(model, zeros(1, 5), 8).shape == (1, 13)  # the last token is never fed
+    text = "tiny: 13 tokens are more than its 12 learned positions"
+    with pytest.raises(UsageError, match=text):
+        generate(model, zeros(1, 5), 9)
+    with pytest.raises(UsageError, match=text):
+        causal_forward(model, zeros(1, 13))
     cache = Cache(model.plan, 1)
-    prefill(model, torch.zeros(1, 3, dtype=torch.long), cache)
+    with pytest.raises(UsageError, match=text):
+        prefill(model, zeros(1, 13), cache)
+    prefill(model, zeros(1, 12), cache)
+    with pytest.raises(UsageError, match=text):
+        decode(model, zeros(1), cache)
+    assert cache.length == 12 and cache.layers[0, 0].count.tolist() == [12]
+
+
+def test_what_cannot_be_sampled() -> None:
+    model = model_of("mod")
+    with pytest.raises(UsageError, match="negative"):
+        generate(model, zeros(1, 1), -1)
+    with pytest.raises(UsageError, match="negative"):
+        generate(model, zeros(1, 1), 1, temperature=-0.1)
+    with pytest.raises(UsageError, match="one of router, predictor"):
+        causal_forward(model, zeros(1, 3), decide="coin")
+    with pytest.raises(UsageError, match="experts that choose tokens"):
+        generate(model_of("mod, expert choice"), zeros(1, 3), 2)
+    cache = Cache(model.plan, 1)
+    with pytest.raises(UsageError, match="no predictor"):
+        prefill(model, zeros(1, 3), cache, decide="predictor")
+    assert cache.used_bytes == 0
+    prefill(model, zeros(1, 3), cache)
     with pytest.raises(UsageError, match="starts with an empty one"):
-        prefill(model, torch.zeros(1, 3, dtype=torch.long), cache)
+        prefill(model, zeros(1, 3), cache)
     with pytest.raises(UsageError, match="the cache is for 1"):
-        decode(model, torch.zeros(2, dtype=torch.long), cache)
+        decode(model, zeros(2), cache)
 
 
 def test_shipped_mod_samples() -> None:
-    s = load("mod-small")
-    assert generate(build(s), torch.zeros(1, 1, dtype=torch.long), 3).shape == (1, 4)
+    assert generate(build(load("mod-small")), zeros(1, 1), 3).shape == (1, 4)

@@ -1,0 +1,158 @@
+"""What sampling is billed: FLOPs and cache bytes against what torch counts and what real decisions make of them."""
+
+import pytest
+import torch
+from modcalc.models import Cache, Decoder, causal_forward, decode, prefill
+from modcalc.models.causal import Pass
+from test_sampling import in_steps, model_of, passed, tokens_of
+from torch.utils.flop_counter import FlopCounterMode
+from variants import LATENT, spec_of
+
+from modcalc import account, build
+from modcalc.cost.memory import kv_cache_bytes
+from modcalc.spec.schema import Spec
+
+ROUTED = [
+    "mod",
+    "mod, attention",
+    "mod, mlp",
+    "mod, bypass",
+    "mod, predictor",
+    "mod, latent",
+    "mod, threshold, bypass",
+    "mode, staged",
+    "mod, random",
+]
+each_routed = pytest.mark.parametrize("name", ROUTED)
+KINDS = {
+    "plain": dict(n_heads=2),
+    "grouped": dict(n_heads=4, n_kv_heads=2),
+    "window": dict(n_heads=2, window=3),
+    "latent": dict(n_heads=4, latent=LATENT),
+    "sinks, softcap": dict(n_heads=4, n_kv_heads=1, sinks=True, softcap=5.0),
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def prefilled(model: Decoder, prompt: torch.Tensor) -> tuple[int, Cache]:
+    """FLOPs that torch counts in a prefill, and the cache."""
+    cache = Cache(model.plan, prompt.shape[0])
+    with FlopCounterMode(display=False) as counter:
+        prefill(model, prompt, cache)
+    return counter.get_total_flops(), cache
+
+
+def decoded(model: Decoder, tokens: torch.Tensor, cache: Cache) -> list[int]:
+    """FLOPs that torch counts in each decode step of the tokens that the cache has not seen."""
+    counts = []
+    for t in range(cache.length, tokens.shape[1]):
+        with FlopCounterMode(display=False) as counter:
+            decode(model, tokens[:, t], cache)
+        counts.append(counter.get_total_flops())
+    return counts
+
+
+def billed(s: Spec, **workload: object) -> object:
+    return account(s, **workload).flops.forward
+
+
+def extra(s: Spec, **workload: object) -> object:
+    """What one routed block costs more if its tokens pass than if they do not; all routed blocks of `s` are equal."""
+    every, parts = billed(s, routing="all", **workload) - billed(s, routing="none", **workload), len(account(s).plan.routed)
+    assert every % parts == 0
+    return every // parts
+
+
+def decode_cost(s: Spec, rows: list[list[list[int]]], t: int) -> object:
+    """The bill of token t given who passed where: nobody's, and for each that passes a block over those that passed before.
+
+    Rows of a batch that pass together are computed over as many keys as the fullest of them has.
+    """
+    cost = billed(s, phase="decode", context=t, batch=len(rows[0]), routing="none")
+    for block in rows:
+        before = [t if s.mod.granularity == "mlp" else row.index(t) for row in block if t in row]
+        cost += len(before) * extra(s, phase="decode", context=max(before)) if before else 0
+    return cost
+
+
+@each_kind
+def test_a_dense_model_costs_what_is_billed(kind: str) -> None:
+    s = spec_of(dict(attention=KINDS[kind]))
+    model = build(s, attention="explicit")
+    tokens = tokens_of(model, 2, 10)
+    first, cache = prefilled(model, tokens[:, :4])
+    assert first == billed(s, phase="prefill", seq_len=4, batch=2)
+    assert decoded(model, tokens, cache) == [billed(s, phase="decode", context=c, batch=2) for c in range(4, 10)]
+
+
+@each_routed
+@pytest.mark.parametrize("batch", [1, 3])
+def test_decode_costs_the_bill_of_its_decisions(name: str, batch: int) -> None:
+    """Step by step the same integers."""
+    s, model = spec_of(name), model_of(name, dtype="fp32", attention="explicit")
+    tokens = tokens_of(model, batch, 12)
+    rows = passed(causal_forward(model, tokens))
+    assert 0 < sum(len(row) for block in rows for row in block) < 2 * batch * 12
+    _, cache = prefilled(model, tokens[:, :4])
+    assert decoded(model, tokens, cache) == [decode_cost(s, rows, t) for t in range(4, 12)]
+
+
+@each_routed
+def test_prefill_costs_the_bill_of_its_decisions(name: str) -> None:
+    """Of one sequence only the tokens that pass are computed."""
+    s, model = spec_of(name), model_of(name, dtype="fp32", attention="explicit")
+    for seed in range(4):
+        tokens = tokens_of(model, 1, 12, seed)
+        rows = passed(causal_forward(model, tokens))
+        cost = billed(s, phase="prefill", seq_len=12, routing="none")
+        for (row,) in rows:
+            cost += extra(s, phase="prefill", seq_len=len(row)) if row else 0
+        assert prefilled(model, tokens)[0] == cost
+
+
+@pytest.mark.parametrize("name", [*ROUTED, "mod, window", "recursions", "recursions, predictor", "recursions, experts"])
+@pytest.mark.parametrize("routing", ["all", "none"])
+def test_best_and_worst_case(name: str, routing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody, or nobody, passes: FLOPs of prefill and decode and bytes of the cache are those billed."""
+    decide = Pass._decide
+
+    def forced(*args: object) -> tuple:
+        r, passes, predicted = decide(*args)
+        return r, torch.full_like(passes, routing == "all"), predicted
+
+    monkeypatch.setattr(Pass, "_decide", forced)
+    s, model = spec_of(name), model_of(name, dtype="fp32", attention="explicit")
+    tokens = tokens_of(model, 2, 10)
+    first, cache = prefilled(model, tokens[:, :4])
+    assert first == billed(s, phase="prefill", seq_len=4, batch=2, routing=routing)
+    assert decoded(model, tokens, cache) == [billed(s, phase="decode", context=c, batch=2, routing=routing) for c in range(4, 10)]
+    assert cache.used_bytes == kv_cache_bytes(account(s).plan, 10, "fp32", batch=2, routing=routing)
+
+
+def test_expected_cost_against_real_decisions() -> None:
+    """The control passes each token with probability C / T whatever came before: the mean over many decisions nears the bill.
+
+    Its steps cost the bill of their decisions, as shown above, so decisions are enough.
+    """
+    share, layers, T = 0.25, 400, 64
+    s = spec_of(dict(seq_len=T, mod=dict(capacity=share, router="random")))
+    many = spec_of(dict(seq_len=T, n_layers=layers, mod=dict(capacity=share, router="random", every=1)))
+    rows = [row for block in passed(causal_forward(model_of(many, dtype="fp32"), torch.zeros(1, T, dtype=torch.long))) for row in block]
+    each = {c: extra(s, phase="decode", context=c) for c in range(T)}
+    for t in range(8, T, 11):
+        found = sum(each[row.index(t)] for row in rows if t in row) / layers
+        expected = (billed(s, phase="decode", context=t) - billed(s, phase="decode", context=t, routing="none")) / 2
+        assert found == pytest.approx(float(expected), rel=0.2)
+    total = sum(each[i] for row in rows for i in range(len(row))) / layers
+    expected = sum(billed(s, phase="decode", context=t) - billed(s, phase="decode", context=t, routing="none") for t in range(T)) / 2
+    assert total == pytest.approx(float(expected), rel=0.02)
+    held = sum(map(len, rows)) / layers * 2 + 2 * T  # two routed blocks and two that hold all
+    assert held * 2 * 8 * 4 == pytest.approx(float(kv_cache_bytes(account(s).plan, T, "fp32")), rel=0.02)
+
+
+@each_kind
+def test_cache_bytes_are_those_billed(kind: str) -> None:
+    """fp64 caches of the model hold twice the bytes that the ledger bills in fp32."""
+    model = model_of(spec_of(dict(attention=KINDS[kind])))
+    _, cache = in_steps(model, tokens_of(model, 2, 11), 6)
+    assert cache.used_bytes == 2 * kv_cache_bytes(model.plan, 11, "fp32", batch=2)
