@@ -10,6 +10,8 @@ from naive import equals_naive
 from variants import LATENT, MOE, each_variant, model_of, scramble, spec_of, tokens_of
 
 import modcalc
+from modcalc.errors import SpecError
+from modcalc.spec.load import loads
 
 
 def with_r_1(model: Decoder) -> Decoder:
@@ -195,6 +197,23 @@ def test_training_loss_is_the_weighted_sum() -> None:
     torch.testing.assert_close(parts["cross_entropy"], cross_entropy(model(tokens), tokens).detach())
 
 
+def test_without_a_word_the_z_loss_is_off() -> None:
+    model, tokens = model_of("mod", dtype="float64"), tokens_of(spec_of("mod"))
+    scramble(model)
+    loss, parts = training_loss(model, tokens, tokens)
+    assert parts["router_z"] > 0.1
+    torch.testing.assert_close(loss.detach(), parts["cross_entropy"] + 0.01 * parts["router_bce"])
+
+
+@pytest.mark.parametrize("granularity", ["block", "attention", "mlp"])
+def test_the_router_learns_from_the_language_model_too(granularity: str) -> None:
+    """It stands on the gradient path: cross-entropy alone moves it, through the tokens that were kept."""
+    model = model_of(dict(mod=dict(capacity=0.25, granularity=granularity, aux_loss=0.0)))
+    tokens = tokens_of(spec_of("mod"))
+    training_loss(model, tokens, tokens.roll(-1, 1))[0].backward()
+    assert all(model.blocks[i].router.weight.grad.abs().max() > 0 for i in (1, 3))
+
+
 def test_the_predictor_learns_without_touching_the_rest() -> None:
     spec = spec_of("mod, predictor")
     model, tokens = modcalc.build(spec), tokens_of(spec)
@@ -207,3 +226,35 @@ def test_the_random_router_has_no_loss_of_its_own() -> None:
     spec = spec_of("mod, random")
     model, tokens = modcalc.build(spec), tokens_of(spec)
     assert auxiliary(model.plan, model(tokens)) == {}
+
+
+@each_variant
+@pytest.mark.parametrize("length", [1, 2])
+def test_short_sequences_keep_at_least_one_token(name: str, length: int) -> None:
+    """A share that rounds to 0 keeps 1 token; more no-op experts than tokens are no matter."""
+    spec = spec_of(name)
+    model = modcalc.build(spec, seq_len=length, dtype="float64")
+    tokens = tokens_of(spec)[:, :length]
+    out = model(tokens)
+    assert out.logits.shape == (2, length, 20)
+    assert all(1 <= r.kept.shape[1] <= length for r in out.routing)
+    equals_naive(model, tokens)
+    training_loss(model, tokens, tokens)[0].backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    "section, text",
+    [
+        ("mod: {layers: [1, 4]}", r":9: mod.layers\[1\]: found 4; allowed layers 0 to 3 \(n_layers 4\)"),
+        ("mod: {capacity: 13}", r":9: mod.capacity: found 13; allowed 1 to T = seq_len 12 tokens"),
+        ("mod: {capacity: 0.0}", r":9: mod.capacity: found 0.0; allowed a number above 0 and at most 1"),
+        ("moe: {n_experts: 2, n_noop: 13, top_k: 1, capacity: 1.0}", r":9: moe.n_noop: found 13; allowed at most seq_len 12"),
+        ("moe: {n_experts: 2, n_noop: 2, top_k: 1}", r":9: moe.capacity: missing; allowed a number above 0 with no-op experts"),
+        ("mod: {recursions: 2, capacity: [0.25, 0.5]}", r":9: mod.capacity\[1\]: found 0.5; allowed at most the 3 tokens"),
+    ],
+)
+def test_routing_that_cannot_be(section: str, text: str) -> None:
+    head = "name: tiny\nvocab_size: 20\nseq_len: 12\nd_model: 16\nn_layers: 4\nattention:\n  n_heads: 4\nmlp: {d_ff: 24}\n"
+    with pytest.raises(SpecError, match=text):
+        loads(head + section)
