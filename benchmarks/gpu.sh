@@ -2,11 +2,11 @@
 # Every GPU check of the project in one go, on a fresh machine with an NVIDIA GPU: tests that need one (kernels of the grouped
 # experts, compiled steps and CUDA graphs against eager ones, attribution); what the GPU reaches; 220M, 1B and 3B pairs, bf16,
 # compiled, forward and train at several batches; our dense model against the transformers library's Llama; decode at batch 1
-# to 256 against the dense model of equal forward FLOPs; repeatability; a model against itself; where the time goes; experts
+# to 256 against the dense model of equal forward FLOPs, and against context; repeatability; a model against itself; where the time goes; experts
 # against the dense model; what Mixture-of-Depths learns at equal training FLOPs; with several GPUs also DDP and FSDP2.
 #
 #   benchmarks/gpu.sh [--quick] [STAGE ...]
-#   stages: tests peaks train220m train1b train3b forward220m forward1b forward3b llama decode repeat self where experts ranks learn; default: all
+#   stages: tests peaks train220m train1b train3b forward220m forward1b forward3b llama decode context repeat self where experts ranks learn; default: all
 #
 # Planned for a GPU of 80 GB or more: about two hours, most of it compilation, and then `learn`, some hours more. Stages may be
 # run one by one; what is there already is not measured again, and a stage that fails does not stop the others. --quick takes
@@ -19,7 +19,7 @@ begin cuda bf16 8 8 "$@"
 shapes=benchmarks/shapes
 
 if wanted tests; then
-    once "$results/tests.txt" tests "$python" -m pytest tests/test_gpu.py -q -rs -p no:cacheprovider
+    once "$results/tests.txt" tests "$python" -m pytest tests/test_gpu.py -v -rs -p no:cacheprovider
 fi
 if wanted peaks; then
     once "$results/peaks.json" peaks "$python" -m modcalc.cli.app profile --peaks --device cuda --dtype bf16 --format json
@@ -42,6 +42,10 @@ if wanted decode; then
     for other in "$matched"/*.yaml; do
         point decode mod-220m --baseline "$other" --mode decode --context 2048 --sweep batch=1,4,16,64,256 "${short[@]}"
     done
+fi
+if wanted context; then
+    once "$results/context.md" context "$python" -m benchmarks.decode_context mod-220m --device cuda --dtype bf16 \
+        --batch 1,8 --contexts 512,2048,8192,16384 "${short[@]}" --out "$results/context.jsonl"
 fi
 if wanted repeat; then
     for run in 1 2; do
