@@ -36,6 +36,7 @@ if wanted where; then
     point where $shapes/cpu-512.yaml --baseline dense --mode train --batch 1 --by component "${short[@]}"
 fi
 if wanted decode; then
-    point decode $shapes/cpu-512.yaml --baseline dense --mode decode --batch 8 --sweep context=128,1024,8192 "${short[@]}"
+    once "$results/decode.md" decode "$python" -m benchmarks.decode_context $shapes/cpu-512.yaml --device cpu --dtype fp32 \
+        --batch 1,8 --contexts 128,1024,4096,8192 "${short[@]}" --out "$results/decode.jsonl"
 fi
 finish

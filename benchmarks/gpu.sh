@@ -2,8 +2,9 @@
 # Every GPU check of the project in one go, on a fresh machine with an NVIDIA GPU: tests that need one (kernels of the grouped
 # experts, compiled steps and CUDA graphs against eager ones, attribution); what the GPU reaches; 220M, 1B and 3B pairs, bf16,
 # compiled, forward and train at several batches; our dense model against the transformers library's Llama; decode at batch 1
-# to 256 against the dense model of equal forward FLOPs, and against context; repeatability; a model against itself; where the time goes; experts
-# against the dense model; what Mixture-of-Depths learns at equal training FLOPs; with several GPUs also DDP and FSDP2.
+# to 256 against the dense model of equal forward FLOPs, and against context; repeatability; a model against itself; where the
+# time goes; experts against the dense model; what Mixture-of-Depths learns at equal training FLOPs; with several GPUs also
+# DDP and FSDP2.
 #
 #   benchmarks/gpu.sh [--quick] [STAGE ...]
 #   stages: tests peaks train220m train1b train3b forward220m forward1b forward3b llama decode context repeat self where experts ranks learn; default: all
