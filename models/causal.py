@@ -103,13 +103,18 @@ class Pass:
         routing.append(decided)
         return x
 
+    def chance(self, routed: Routed, index: int) -> float:
+        """Of a token that comes here to pass, at the plan's share; a recursion sees only what the one before passed."""
+        rec = self.model.plan.recursion
+        before = rec.routings[index - 1].share if rec and index else 1
+        return float(routed.routing.share / before)
+
     def _decide(self, routed: Routed, index: int, x: Tensor, at: Positions) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """(r [B, T] or None: 1, passes [B, T] bool, predictor's logits)."""
-        plan = routed.routing
         if routed.router is None:
-            # The control passes a token by chance of its capacity, by position, so that a row does not depend on its batch.
-            return None, (noise(at.index, index) < float(plan.share)).expand(x.shape[:2]), None
-        how = self.decide or plan.decide
+            # The control passes a token by chance, but always the same one by position, so that a row does not depend on its batch.
+            return None, (noise(at.index, index) < self.chance(routed, index)).expand(x.shape[:2]), None
+        how = self.decide or routed.routing.decide
         predicted = None if routed.predictor is None else routed.predictor(x)
         r = routed.router(x)
         return r, (predicted if how == "predictor" else r) > 0, predicted

@@ -150,6 +150,15 @@ def test_expected_cost_against_real_decisions() -> None:
     assert held * 2 * 8 * 4 == pytest.approx(float(kv_cache_bytes(account(s).plan, T, "fp32")), rel=0.02)
 
 
+def test_the_control_keeps_a_recursions_share_of_all_tokens() -> None:
+    """Each recursion chooses among what the one before kept, so that C of T tokens are left."""
+    T, shares = 2000, (0.75, 0.5, 0.25)
+    mod = dict(recursions=3, capacity=list(shares), router="random")
+    model = model_of(spec_of(dict(n_layers=1, seq_len=T, mod=mod)), dtype="fp32")
+    counts = [len(rows[0]) for rows in passed(causal_forward(model, torch.zeros(1, T, dtype=torch.long)))]
+    assert [n / T for n in counts] == pytest.approx(shares, abs=0.03)
+
+
 @each_kind
 def test_cache_bytes_are_those_billed(kind: str) -> None:
     """fp64 caches of the model hold twice the bytes that the ledger bills in fp32."""

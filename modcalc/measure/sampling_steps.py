@@ -35,12 +35,6 @@ class DrawnPass(Pass):
         super().__init__(model, None, cache, batch)
         self.generator = generator
 
-    def chance(self, routed: Routed, index: int) -> float:
-        """That a token which comes here passes; a recursion sees only what the one before passed."""
-        rec = self.model.plan.recursion
-        before = rec.routings[index - 1].share if rec and index else 1
-        return float(routed.routing.share / before)
-
     def _decide(self, routed: Routed, index: int, x: Tensor, at: Positions) -> tuple[Tensor | None, Tensor, Tensor | None]:
         r, passes, predicted = super()._decide(routed, index, x, at)
         drawn = torch.rand(passes.shape, device=x.device, generator=self.generator)
