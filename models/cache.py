@@ -33,25 +33,28 @@ class LayerCache:
         if not self.parts:
             self.parts = tuple(x.new_zeros(self.batch, x.shape[1], 0, x.shape[3]) for x in parts)
             self.positions = positions.new_zeros(self.batch, 0)
+        least, most = map(int, self.count.aminmax())
+        turn = self.limit or most + T  # a window's places are taken in turn
+        if rows is None and valid is None and least == most and (T == 1 or self.limit is None):
+            # All rows alike: one slice.
+            self._grow(most + T)
+            start = most % turn
+            for held, x in zip(self.parts, parts, strict=True):
+                held[:, :, start : start + T] = x
+            self.positions[:, start : start + T] = positions
+            self.count += T
+            return
         rows = torch.arange(R) if rows is None else rows
         before = self.count[rows]
         new = torch.full_like(before, T) if valid is None else valid.sum(1).cpu()
-        after = before + new
-        self._grow(int(after.max()))
-        self.count[rows] = after
-        turn = self.limit or self.size  # a window's places are taken in turn
-        alike = self.batch == R and valid is None and bool((before == before[0]).all())
-        if alike and (self.limit is None or T == 1):  # one slice
-            start = int(before[0]) % turn
-            for held, x in zip((*self.parts, self.positions[:, None, :, None]), (*parts, positions[:, None, :, None]), strict=True):
-                held[:, :, start : start + T] = x
-            return
+        self.count[rows] = before + new
+        self._grow(int(self.count.max()))
         place = torch.arange(T)
         r, t = ((place < new[:, None]) & (place >= new[:, None] - (self.limit or T))).nonzero(as_tuple=True)
-        slot = (before[r] + t) % turn
+        row, slot = rows[r], (before[r] + t) % turn
         for held, x in zip(self.parts, parts, strict=True):
-            held[rows[r], :, slot] = x[r, :, t]
-        self.positions[rows[r], slot] = positions.expand(R, T)[r, t]
+            held[row, :, slot] = x[r, :, t]
+        self.positions[row, slot] = positions.expand(R, T)[r, t]
 
     def read(self, rows: Tensor | None = None) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
         """Parts [R, K, S, …], positions [R, S] and which of them are there [R, S] bool (None: all), S being the fullest row's tokens.
@@ -59,10 +62,12 @@ class LayerCache:
         All rows are read where they lie; some rows are copied.
         """
         held = self.held if rows is None else self.held[rows]
-        S = int(held.max())
-        here = slice(None) if rows is None else rows
-        visible = None if int(held.min()) == S else (torch.arange(S) < held[:, None]).to(self.positions.device)
-        return tuple(x[:, :, :S][here] for x in self.parts), self.positions[:, :S][here], visible
+        least, S = map(int, held.aminmax())
+        visible = None if least == S else (torch.arange(S) < held[:, None]).to(self.positions.device)
+        parts, positions = tuple(x[:, :, :S] for x in self.parts), self.positions[:, :S]
+        if rows is not None:
+            parts, positions = tuple(x[rows] for x in parts), positions[rows]
+        return parts, positions, visible
 
     @property
     def size(self) -> int:
