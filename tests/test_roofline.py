@@ -34,3 +34,11 @@ def test_decode_reads_the_cache():
     """One more cached token is one more key and value in every layer."""
     a, b = (account(spec(), phase="decode", context=S, batch=5) for S in (10, 11))
     assert step_bytes(b, 2) - step_bytes(a, 2) == 2 * 2 * 5 * 1 * (6 + 6)
+
+
+def test_decode_reads_a_routed_matrix_if_any_token_passes():
+    for batch, read in ((1, 1 / 4), (2, 7 / 16), (3, 37 / 64)):
+        report = account(spec(mod=Mod(capacity=0.25)), phase="decode", context=10, batch=batch)
+        moved = {path: elements_moved(op) for op in report.rows for path in op.paths()}
+        assert moved["blocks.1.mlp.up_proj"] == batch / 4 * (8 + 20) + read * 8 * 20
+        assert moved["blocks.0.mlp.up_proj"] == batch * (8 + 20) + 8 * 20

@@ -2,7 +2,7 @@
 Communications of the ACM 52(4), doi 10.1145/1498765.1498785).
 
 Each operation reads its inputs and weights once and writes its output once; elementwise work is taken as fused into its
-neighbours, and fused attention keeps no scores. A real step moves more.
+neighbours, and fused attention keeps no scores. At decode with routing, expected bytes. A real step moves more.
 """
 
 from modcalc.cost.account import Report
@@ -17,7 +17,7 @@ def elements_moved(op: Op) -> Dim:
     """Elements read and written by one row, forward, all its layers and sequences."""
     tokens = op.repeat * op.batch * op.tokens
     if isinstance(op, Linear):
-        matrices = least(op.n_experts, op.batch * op.tokens) if isinstance(op, Experts) else 1
+        matrices = least(op.n_experts, op.batch * op.tokens) if isinstance(op, Experts) else _loads(op)
         return tokens * (op.d_in + op.d_out) + op.repeat * matrices * op.d_in * op.d_out
     if isinstance(op, AttentionCore):
         keys = op.repeat * op.batch * op.context * op.n_kv_heads
@@ -27,6 +27,11 @@ def elements_moved(op: Op) -> Dim:
     if isinstance(op, NormOp) or (isinstance(op, Pointwise) and op.what in ("gather", "scatter")):
         return 2 * op.elements
     return 0
+
+
+def _loads(op: Linear) -> float | int:
+    """How often a matrix is read: once, or at decode, where a token of each sequence passes by a chance of its own, if any passes."""
+    return 1 if op.tokens >= 1 else 1 - (1 - float(op.tokens)) ** op.batch
 
 
 def step_bytes(report: Report, itemsize: int) -> Dim:
