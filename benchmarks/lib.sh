@@ -43,8 +43,10 @@ except ModcalcError as wrong:
 # environment here that is installed once and sees what python3 has (a torch with CUDA, say); where nothing can be
 # downloaded, python3 with this checkout.
 interpreter() {
-    python=${PYTHON:-python3}
-    "$python" -c 'import modcalc.models, fvcore, matplotlib, transformers, pytest' 2>/dev/null && return
+    for python in $venv/bin/python "${PYTHON:-python3}"; do
+        [ -n "${PYTHON:-}" ] && [ "$python" != "$PYTHON" ] && continue
+        "$python" -c 'import modcalc.models, fvcore, matplotlib, transformers, pytest' 2>/dev/null && return
+    done
     if [ -z "${PYTHON:-}" ]; then
         echo "installing into $venv" >&2
         if { [ -x $venv/bin/python ] || python3 -m venv --system-site-packages $venv; } &&

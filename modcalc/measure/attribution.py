@@ -141,18 +141,19 @@ def _backward(event: "FunctionEvent | None") -> bool:
 def attribute(step: Step, model: nn.Module, report: Report, device: torch.device, by: str = "component", trace: str | None = None) -> Attribution:
     """Attribution of the (eager) step by `component`, `layer` or `path`; `trace`: a file for the Chrome trace."""
     warm_up(step, device, 2)
-    unprofiled = sum(alternate([step], device, ROUNDS)[0]) / ROUNDS
+    plain = alternate([step], device, ROUNDS)[0]
     ranged = Ranged(step)
     with ranges(model), profiled(device) as profiler:
         samples = alternate([ranged], device, ROUNDS)[0]
     if trace:
         profiler.export_chrome_trace(trace)
+    plain += alternate([step], device, ROUNDS)[0]  # before and after, so that a drift of the machine cancels out
     owners = Owners(profiler.events(), report.work.phase == "train")
     times = {path: seconds / ROUNDS for path, seconds in _times(owners, device).items()}
     total = sum(samples) / ROUNDS
     rest = "idle" if device.type == "cuda" else ""
     times[rest] = times.get(rest, 0.0) + total - sum(times.values())
-    return summed(times, total, unprofiled, report, by)
+    return summed(times, total, sum(plain) / len(plain), report, by)
 
 
 def _times(owners: Owners, device: torch.device) -> dict[str, float]:
