@@ -107,7 +107,7 @@ def test_the_plot(profile):
         "time of a step (solid)",
         "FLOPs a step (dashed)",
         "FLOPs per byte that a step must move",
-        "datasheet",
+        "peak given by --peak-tflops",
         "tiny (dense twin)",
     ):
         assert f">{text}</text>" in drawn, text

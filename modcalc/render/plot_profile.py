@@ -76,7 +76,7 @@ def _roofline(axes: "Axes", records: Sequence[Record]) -> None:
     low, high = min(intensities) / 4, max(intensities) * 4
     for peak, style, name in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
         if peak:
-            _roof(axes, peak, low, high, style, name)
+            _roof(axes, peak, low, high, style, f"peak given by {peak.source}" if peak.source.startswith("--") else name)
             rates.append(peak.flops_per_s)
     _logarithmic(axes.xaxis)
     axes.xaxis.set_major_formatter(lambda x, _: real(x))
