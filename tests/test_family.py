@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from modcalc.cost.account import account
 from modcalc.cost.check import check_all
@@ -72,6 +73,19 @@ def test_another_knob_follows_and_a_mod_family_may_vary_its_routing() -> None:
     assert len({m.candidate.spec.n_layers for m in both.members}) > 1
     for m in both.members:
         assert abs(m.candidate.error) < Fraction(1, 10)
+
+
+def test_a_dense_layer_costs_more_than_a_routed_one_and_the_nearest_depth_is_a_member() -> None:
+    """Steps of depth differ: a drift above half of the next layer may still be the least there is."""
+    spec = load("mod-60m")
+    basis = Basis(spec.seq_len, 1, 0, convention())
+    (member,) = constant(Family(spec), {"capacity": [0.25], "every": [2]}, "n_layers", "train", basis).members
+    c = member.candidate
+    costs = {L: account(structs.replace(c.spec, n_layers=L), phase="train").flops.train_step for L in range(2, 20)}
+    goal = account(spec, phase="train").flops.train_step
+    assert c.spec.n_layers == min(costs, key=lambda L: abs(costs[L] - goal)) == 13
+    assert 2 * member.drift > costs[14] - costs[13]
+    assert (c.status, c.reason) == (OK, "")
 
 
 def test_multiples_and_another_constant() -> None:

@@ -92,11 +92,12 @@ def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, ba
 
     if cost(1) == cost(2):
         raise UsageError(f"--solve {solve}: {COSTS[hold]} do not change with it; solve for another knob or hold another cost")
-    n = nearest(cost, goal, (MAX_LAYERS if solve == "n_layers" else MAX_SIZE) // step)
+    most = (MAX_LAYERS if solve == "n_layers" else MAX_SIZE) // step
+    n = nearest(cost, goal, most)
     c = candidate(family, shape._replace(**{solve: n * step}), basis, hold)
     drift = whole(Fraction(c.cost) - goal)
     c = replace(c, error=Fraction(drift) / goal)
-    if c.status == OK and 2 * abs(drift) > cost(n + 1) - cost(n):  # more than rounding leaves
+    if c.status == OK and n == (1 if drift > 0 else most) and 2 * abs(drift) > cost(n + 1) - cost(n):  # more than rounding leaves
         c = c.drop(f"even {solve} {n * step:,} is {'above' if drift > 0 else 'below'} the target")
     kv = whole(bill(resolve(c.spec, basis.seq_len), ("kv",), basis)["kv"])
     return Member(c, drift, kv)
