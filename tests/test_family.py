@@ -20,6 +20,7 @@ from modcalc.search.results import DROP, OK
 from modcalc.search.write import write_specs
 from modcalc.spec.load import load
 from modcalc.spec.resolve import resolve
+from modcalc.spec.schema import Attention
 
 # Layers: d_ff of the 41M family, Petty et al. 2023 (arXiv 2310.19956), table 1.
 PETTY_41M = {1: 4779, 2: 2048, 3: 1138, 4: 682, 5: 409, 6: 227, 7: 97}
@@ -88,6 +89,16 @@ def test_a_dense_layer_costs_more_than_a_routed_one_and_the_nearest_depth_is_a_m
     assert (c.status, c.reason) == (OK, "")
 
 
+@pytest.mark.parametrize(
+    ("n_heads", "n_kv_heads", "d_model", "multiple"), [(8, None, 512, 64), (8, 2, 512, 128), (12, 6, 512, 256), (12, 4, 512, 512)]
+)
+def test_widths_in_the_multiple_of_the_heads_make_models_and_no_others_do(n_heads: int, n_kv_heads: int | None, d_model: int, multiple: int) -> None:
+    attention = Attention(n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=64)
+    family = Family(structs.replace(load("dense-60m"), d_model=d_model, attention=attention))
+    assert family.head_multiple == multiple
+    assert [D for D in range(1, 1100) if family.widths(D)] == list(range(multiple, 1100, multiple))
+
+
 def test_multiples_and_another_constant() -> None:
     found = hold("petty-41m", [2, 3], multiple_of=64, target=50_000_000)
     for m in found.members:
@@ -123,7 +134,7 @@ def test_members_are_written_as_specs_that_hold_their_own_cost(tmp_path: Path) -
         (["n_layers=1,2"], "d_fff", "params", "did you mean d_ff"),
         (["n_layers=1,2"], "d_ff", "kv", "do not change with it"),
         (["capacity=0.5"], "d_ff", "params", "dense family"),
-        (["d_model=100"], "d_ff", "params", "no whole heads"),
+        (["d_model=100"], "d_ff", "params", "d_model 100 does not make whole heads; give a multiple of 64"),
     ],
 )
 def test_bad_questions(vary: list[str], solve: str, cost: str, message: str) -> None:

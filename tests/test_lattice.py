@@ -249,7 +249,23 @@ def test_counts_of_what_a_rule_leaves_out() -> None:
     assert found.tally.broken["aspect"] == (9 - 5) * 3
     assert found.tally.looked == 9 * 3
     assert len(found.candidates) == 5 * 3
-    assert "1 layers of d_model 256" in found.tally.problem
+    assert "n_layers 1, d_model 64" in found.tally.problem
+
+
+@pytest.mark.parametrize("spec", [DENSE, MOD])
+def test_the_own_width_need_not_suit_another_head_dim(spec: Spec) -> None:
+    family, basis = Family(spec, head_dim=48), basis_of(spec)
+    assert spec.d_model % 48 and family.widths(spec.d_model) is None
+    axes = {"n_layers": [2, 3], "d_model": [64, 96, 192]}
+    found = match(family, axes, 10**9, "forward", basis, Rules(), within=Fraction(10**6), limit=9)
+    assert found.tally.broken["heads"] == 2
+    shapes = sorted((c.spec.n_layers, c.spec.d_model, c.spec.attention.n_heads) for c in found.candidates)
+    assert shapes == [(2, 96, 2), (2, 192, 4), (3, 96, 2), (3, 192, 4)]
+    lattice = Lattice(family, axes, basis, ("forward",))
+    costs = {lattice.shape(int(i)): float(f) for c in lattice.chunks() for i, f in zip((c.row + c.column).flat, c.costs["forward"].flat, strict=True)}
+    assert costs == {c.shape: c.forward for c in found.candidates}
+    nothing = match(family, {"n_layers": [2]}, 10**9, "forward", basis, Rules(), within=Fraction(1), limit=9)
+    assert (nothing.candidates, nothing.to_blame) == ((), "heads")
 
 
 def test_a_lattice_too_large_to_count_is_refused() -> None:

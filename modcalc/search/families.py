@@ -63,7 +63,7 @@ def constant(
     if n > MAX_MEMBERS:
         raise UsageError(f"--vary: {n:,} combinations; at most {MAX_MEMBERS:,}")
     goal = whole(bill(resolve(family.spec, basis.seq_len), (hold,), basis)[hold]) if target is None else target
-    step = multiple_of or (_width_step(family) if solve == "d_model" else 1)
+    step = multiple_of or (lcm(family.width_multiple, family.head_multiple) if solve == "d_model" else 1)
     members = []
     for values in product(*vary.values()):
         shape = family.own._replace(**dict(zip(vary, values, strict=True)))
@@ -123,12 +123,3 @@ def nearest(cost: Callable[[int], Exact], goal: Exact, most: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if cost(middle) <= goal else (low, middle)
     return min((low, high), key=lambda n: (abs(cost(n) - goal), n))
-
-
-def _width_step(family: Family) -> int:
-    """Widths whose heads are whole and share their keys evenly."""
-    return (
-        family.width_multiple
-        if family.many_kv_heads
-        else lcm(family.width_multiple, family.heads_per_width.denominator * family.spec.attention.n_kv_heads)
-    )

@@ -64,6 +64,12 @@ class Family:
         return Fraction(1, self.head_dim) if self.head_dim else Fraction(self.spec.attention.n_heads, self.spec.d_model)
 
     @property
+    def head_multiple(self) -> int:
+        """Widths in multiples of this have whole heads that share their keys evenly."""
+        H, K = self.heads_per_width, self.spec.attention.n_kv_heads
+        return H.denominator if self.many_kv_heads else H.denominator * (K // gcd(H.numerator, K))
+
+    @property
     def width_multiple(self) -> int:
         """Widths in multiples of this have whole heads and suit the hardware."""
         return self.multiple or lcm(HARDWARE_MULTIPLE, self.heads_per_width.denominator)
@@ -130,7 +136,8 @@ class Family:
         """The spec of one shape, its budget and source left behind. Raises UsageError where heads do not fit."""
         spec, w = self.spec, self.widths(shape.d_model)
         if w is None:
-            raise UsageError(f"{spec.name}: d_model {shape.d_model} has no whole heads, {self.heads_per_width} of it")
+            wanted = "whole heads" if self.many_kv_heads else f"whole heads that {spec.attention.n_kv_heads} key/value heads divide"
+            raise UsageError(f"{spec.name}: d_model {shape.d_model} does not make {wanted}; give a multiple of {self.head_multiple}")
         changes: dict = dict(n_layers=shape.n_layers, d_model=shape.d_model, budget=None, source=None)
         if shape.d_model != spec.d_model or self.head_dim:
             N = self.head_dim or heads(spec)[2]

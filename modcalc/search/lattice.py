@@ -87,11 +87,16 @@ class Lattice:
                 good.append((i, D, widths))
         return good
 
+    @property
+    def _stand_in(self) -> Shape:
+        """A shape that makes a model, where only other knobs are asked about. The spec's own width may have no whole heads of --head-dim."""
+        return self.family.own._replace(d_model=self._widths[0][1])
+
     @cached_property
     def _kept(self) -> list[tuple[int, float | int | None]]:
         """(position on the axis, capacity) of every capacity that the spec may have (no more tokens than T)."""
         values, each = self.axes["capacity"], self.size // len(self.axes["capacity"])
-        return [(i, c) for i, c in enumerate(values) if c is None or self._sound(self.family.own._replace(capacity=c), each)]
+        return [(i, c) for i, c in enumerate(values) if c is None or self._sound(self._stand_in._replace(capacity=c), each)]
 
     @cached_property
     def _kinds(self) -> tuple[list[tuple[int, int]], list[tuple[BlockPlan | Plan, list[int]]]]:
@@ -100,7 +105,7 @@ class Lattice:
         kinds: dict[tuple, tuple[BlockPlan | Plan, dict[int, int]]] = {}
         own = self._kept[0][1]
         for (i, depth), (j, every) in product(enumerate(self.axes["n_layers"]), enumerate(self.axes["every"])):
-            shape = self.family.own._replace(n_layers=depth, every=every, capacity=own)
+            shape = self._stand_in._replace(n_layers=depth, every=every, capacity=own)
             if not self._sound(shape, self.size // (len(self.axes["n_layers"]) * len(self.axes["every"]))):
                 continue
             plan = resolve(self.family.apply(shape), self.basis.seq_len)
@@ -118,7 +123,7 @@ class Lattice:
         problems = find_problems(self.family.apply(shape))
         if problems:
             self._exclude("valid spec", stands_for)
-            self.problem = self.problem or f"{shape.n_layers} layers of d_model {shape.d_model}: {problems[0]}"
+            self.problem = self.problem or f"n_layers {shape.n_layers}, d_model {shape.d_model}: {problems[0]}"
         return not problems
 
     def _exclude(self, rule: str, n: int) -> None:
@@ -127,9 +132,10 @@ class Lattice:
 
     def chunks(self) -> Iterator[Chunk]:
         """The lattice in chunks, without what `excluded` counts."""
-        spec, widths, inner, kept = self.family.spec, self._widths, self.axes["d_ff"], self._kept
+        spec, widths, inner = self.family.spec, self._widths, self.axes["d_ff"]
+        kept = self._kept if widths else []
         rows, kinds = self._kinds if kept else ([], [])
-        if not rows or not widths:
+        if not rows:
             return
         counts = np.array([[1] * len(rows)] + [count for _, count in kinds], float).T
         depth = np.array([[self.axes["n_layers"][i]] for i, _ in rows], float)
