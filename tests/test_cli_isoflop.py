@@ -172,10 +172,10 @@ def test_bad_questions_get_one_message(run: Runner, args: tuple, message: str) -
     assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
 
 
-@pytest.mark.parametrize(("budget", "rule"), [("1e9", "steps"), ("1e33", "tokens per parameter")])
+@pytest.mark.parametrize(("budget", "rule"), [("1", "steps"), ("1e9", "steps"), ("1e33", "tokens per parameter")])
 def test_a_budget_beyond_the_grid_says_which_rule_excluded_most(run: Runner, budget: str, rule: str) -> None:
     code, out, _ = run("isoflop", "dense-60m", "--budget", budget)
-    assert code == 0 and " OK " not in out and f"no shape is OK; {rule} excluded most" in out
+    assert code == 0 and " OK " not in out and f"no shape is OK; {rule} excluded most: change --budget" in out
     assert run.document("isoflop", "dense-60m", "--budget", budget)["searches"][0]["excluded_most"] == rule
 
 
@@ -200,6 +200,15 @@ def test_specs_are_written_once(run: Runner, tmp_path: Path) -> None:
     assert run("check", folder)[0] == 0
     code, _, err = run("isoflop", "mod-60m", "--match", "dense-60m", "--out", files[0])
     assert code == 2 and "--out" in err
+
+
+@pytest.mark.parametrize("args", [("dense-60m",), ("dense-60m", "--beside", "mod-60m"), ("mod-60m", "--match", "dense-60m")])
+def test_a_plot_of_nothing_says_so(run: Runner, args: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "plot.svg"
+    assert run("isoflop", *args, "--budget", "1", "--limit", 2, "--plot", file)[0] == 0
+    text = file.read_text()
+    assert "~" not in text and "no shape is OK" in text
 
 
 def test_plots(run: Runner, tmp_path: Path) -> None:

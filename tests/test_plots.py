@@ -46,7 +46,7 @@ def test_a_figure_that_fails_leaves_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ends", "labels"),
-    [((2e8, 4e8), {"200 M", "300 M", "400 M"}), ((1e8, 3e9), {"100 M", "1 G"}), ((1e3, 1e12), {"1 M", "1 T"})],
+    [((2e8, 4e8), {"200 M", "300 M", "400 M"}), ((1e8, 3e9), {"100 M", "1 G"}), ((1e3, 1e12), {"1 M", "1 T"}), ((0.05, 20), {"0.1", "10"})],
 )
 def test_a_logarithmic_axis_is_labelled_in_suffixes(ends: tuple[float, float], labels: set[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")

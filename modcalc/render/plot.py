@@ -105,7 +105,7 @@ def legend_beside(axes: "Axes", **more: Any) -> None:
 
 
 def _short(x: float) -> str:
-    if x == 0:
-        return "0"
+    if abs(x) < 1000:
+        return f"{x:g}"
     number, _, suffix = si(x).partition(" ")
     return f"{float(number):g} {suffix}".rstrip() if "e" not in number else number

@@ -58,6 +58,8 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
                 )
                 sizes.append(float(answer.target.params))
             sizes.append(float(chinchilla_size(budget)))
+        if not any(c.status == OK for _, found in answer.founds for c in found.candidates):
+            axes.text(0.5, 0.5, "no shape is OK", transform=axes.transAxes, ha="center")
         ends = (min(sizes), max(sizes))
         axes.plot(
             ends, [TOKENS_PER_PARAM * x for x in ends], color="#666666", linewidth=1, linestyle=":", label=f"{TOKENS_PER_PARAM} tokens per parameter"

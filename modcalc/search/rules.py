@@ -16,12 +16,12 @@ Band = tuple[Fraction, Fraction] | None
 # rule -> the option that changes it
 OPTIONS = {
     "heads": "--head-dim or --free d_model",
-    "valid spec": "--free",
+    "valid spec": "--free or --head-dim",
     "aspect": "--aspect",
     "d_ff ratio": "--ff-ratio",
     "parameters": "--params",
-    "tokens per parameter": "--tokens-per-param",
-    "steps": "--min-steps or --batch",
+    "tokens per parameter": "--budget or --tokens-per-param",
+    "steps": "--budget, --batch or --min-steps",
     "relative error": "--within or --free",
 }
 
