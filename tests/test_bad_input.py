@@ -55,6 +55,17 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         r":7: d_model: found '32_000'; allowed an integer .*; write 32000",
         r":8: head.tied: found 'yes'; allowed true or false; write true",
     )),
+    "keys and rules at once": (
+        GOOD.replace("heads: 4", "heads: 5")
+        + "norm: {knd: 3, unit_offset: 1}\nmod: {layers: [9]}\nbudget: {params: lots}\npositions: {local_theta: 5}\n",
+        (r":7: attention.n_heads: found 5; allowed a divisor", r":10: norm.knd: unknown key; .*did you mean kind", r":10: norm.unit_offset: found 1",
+         r":11: mod.layers\[0\]: found 9", r":12: budget.params: found 'lots'"),
+    ),
+    "no rule is broken for want of what is misspelt": (
+        GOOD.replace("n_heads: 4", "n_heads: 5, headdim: 16").replace("  n", "  {n").replace("16\nmlp", "16}\nmlp")
+        + "positions: {kind: rotray, max_len: 32}\n", (r":7: attention.headdim: unknown", r":10: positions.kind: found 'rotray'")),
+    "the nearest key of the section": (GOOD.replace("n_heads", "heads"), (
+        r":6: attention.n_heads: missing", r":7: attention.heads: unknown key; .*; did you mean n_heads\?")),
     "heads that do not divide": (GOOD.replace("heads: 4", "heads: 5"), (r":7: attention.n_heads: found 5; allowed a divisor of d_model 32",)),
     "capacity 0": (GOOD + "mod:\n  capacity: 0\n", (r":11: mod.capacity: found 0; allowed a number above 0 and at most 1, an integer from 1",)),
     "capacity 0.0": (GOOD + "mod:\n  capacity: 0.0\n", (r":11: mod.capacity: found 0.0; allowed",)),

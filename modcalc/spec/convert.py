@@ -4,34 +4,21 @@ msgspec decides at full speed; only where it refuses is the data walked beside t
 """
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from math import isfinite
 from typing import Any
 
 import msgspec
 
+from modcalc.spec.near import key_hint, nearest
 from modcalc.spec.schema import Spec
 from modcalc.spec.yaml_nodes import Path, Unusable, printable
 
-# What other tools call our keys, where no near match would find it.
-SYNONYMS = {
-    "hidden_size": "d_model",
-    "dim": "d_model",
-    "num_hidden_layers": "n_layers",
-    "depth": "n_layers",
-    "num_attention_heads": "attention.n_heads",
-    "num_key_value_heads": "attention.n_kv_heads",
-    "intermediate_size": "mlp.d_ff",
-    "max_position_embeddings": "seq_len",
-    "context_length": "seq_len",
-    "tie_word_embeddings": "head.tied",
-    "<<": "a copy of the keys; merge keys are not read",
-}
-
-
 # Problems of one file that are told one by one; a file with more is no spec with mistakes, and hints take time.
 TOLD = 50
+
+# Stands for what is unusable.
+LOST = object()
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -69,16 +56,16 @@ def shown(value: Any) -> str:
 
 
 def to_spec(data: Any) -> tuple[Spec | None, list[Problem]]:
-    """(Spec, no problems), or (None, every problem found)."""
+    """(the Spec without what is unknown or unusable, every problem found); None for a Spec that lacks something required."""
     try:
         return msgspec.convert(data, Spec), []
     except msgspec.ValidationError:
         mended, problems = structure(data)
-        return (None, problems) if problems else (msgspec.convert(mended, Spec), [])
+        return (None if mended is LOST else msgspec.convert(mended, Spec)), problems
 
 
 def structure(data: Any) -> tuple[Any, list[Problem]]:
-    """Data walked beside the schema: (the data, with whole floats as ints where only ints are taken; every problem)."""
+    """Data walked beside the schema: (what is usable of it, or LOST, with whole floats as ints where only ints are taken; every problem)."""
     problems: list[Problem] = []
     return _check(data, _types(), (), problems), problems
 
@@ -106,11 +93,13 @@ def _check(value: Any, kind: Any, path: Path, problems: list[Problem]) -> Any:
     if isinstance(value, dict) and "Struct" in options:
         return _struct(value, options["Struct"], path, problems)
     if isinstance(value, list) and "List" in options:
-        return [_check(item, options["List"].item_type, (*path, i), problems) for i, item in enumerate(value)]
+        items = [_check(item, options["List"].item_type, (*path, i), problems) for i, item in enumerate(value)]
+        return LOST if any(item is LOST for item in items) else items
     if isinstance(value, float) and value.is_integer() and "Int" in options and "Float" not in options:
         value = int(value)
     if not any(_takes(option, value, "Int" in options) for option in options.values()):
         problems.append(Problem(path, f"found {shown(value)}", allowed(kind), "" if len(problems) > TOLD else hint(value, options)))
+        return LOST
     return value
 
 
@@ -141,38 +130,24 @@ def _within(kind: Any, value: float) -> bool:
     )
 
 
-def _struct(data: dict, kind: Any, path: Path, problems: list[Problem]) -> dict:
+def _struct(data: dict, kind: Any, path: Path, problems: list[Problem]) -> Any:
     fields = {field.encode_name: field for field in kind.fields}
     mended = {}
     for key, value in data.items():
         if key in fields:
             mended[key] = _check(value, fields[key].type, (*path, key), problems)
         else:
-            near = "" if len(problems) > TOLD else _nearest_key(key, list(fields))
+            near = "" if len(problems) > TOLD else key_hint(key, list(fields), _homes())
             problems.append(Problem((*path, key), "unknown key", ", ".join(fields), near))
     for key, field in fields.items():
         if field.required and key not in data:
             problems.append(Problem((*path, key), "missing", allowed(field.type), _meaning(field.type)))
-    return mended
-
-
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that was probably meant."""
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(word[:60], words, 1, 0.6)), None)
+    usable = {key: value for key, value in mended.items() if value is not LOST}
+    return usable if all(key in usable for key, field in fields.items() if field.required) else LOST
 
 
 def _meaning(kind: Any) -> str:
     return (kind.extra_json_schema or {}).get("description", "") if _name(kind) == "Metadata" else ""
-
-
-def _nearest_key(key: str, here: list[str]) -> str:
-    if key in SYNONYMS:
-        return f"write {SYNONYMS[key]}"
-    homes = _homes()
-    near = key if key in homes else nearest(key, [*here, *homes])
-    return f"did you mean {near if near in here else ' or '.join(homes[near][:3])}?" if near else ""
 
 
 @lru_cache(maxsize=1)

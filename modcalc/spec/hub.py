@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from modcalc.errors import SpecError
-from modcalc.spec.convert import to_spec
 from modcalc.spec.hub_experts import EXPERTS
 from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, same, show, wrong
 from modcalc.spec.hub_layernorm import LAYERNORM
@@ -20,7 +19,7 @@ from modcalc.spec.hub_read import Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rules import Config, Refused
 from modcalc.spec.schema import Spec
-from modcalc.spec.validate import find_problems
+from modcalc.spec.validate import checked
 
 TYPES: dict[str, ModelType] = {**RMSNORM, **LAYERNORM, **EXPERTS}
 
@@ -49,10 +48,8 @@ def from_config(source: str | Path | Mapping[str, Any]) -> Spec:
     values = _evaluate(config, kind, at)
     values["name"] = at.name
     values["description"] = _description(raw)
-    spec, wrongs = to_spec(values)
-    if spec is not None:
-        wrongs = find_problems(spec)
-    if wrongs or spec is None:
+    spec, wrongs = checked(values)
+    if spec is None:
         raise SpecError([f"{at.label}: as a spec, {problem}" for problem in wrongs])
     return spec
 

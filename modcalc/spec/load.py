@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 
 from modcalc.errors import SpecError
-from modcalc.spec.convert import TOLD, nearest, to_spec
+from modcalc.spec.convert import TOLD
+from modcalc.spec.near import nearest
 from modcalc.spec.schema import Mod, Spec
-from modcalc.spec.validate import find_problems
+from modcalc.spec.validate import checked
 from modcalc.spec.yaml_nodes import Lines, read_yaml
 
 # Hundreds of times any shipped spec.
@@ -110,9 +111,7 @@ def _given(value: Any) -> Any:
 def _parse(text: str, file: str) -> tuple[Spec, Lines]:
     root, problems = read_yaml(text, file)
     lines = Lines(root)
-    spec, wrong = to_spec(root.plain())
-    if spec is not None:
-        wrong = find_problems(spec, lines)
+    spec, wrong = checked(root.plain(), lines)
     problems += [(lines[problem.path], str(problem)) for problem in wrong]
     if spec is None or problems:
         raise SpecError(_told(problems, file))

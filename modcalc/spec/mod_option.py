@@ -5,10 +5,9 @@ from typing import Any
 import msgspec
 
 from modcalc.errors import UsageError
-from modcalc.spec.convert import to_spec
 from modcalc.spec.load import load
 from modcalc.spec.schema import Spec
-from modcalc.spec.validate import find_problems
+from modcalc.spec.validate import checked
 from modcalc.spec.yaml_nodes import scalar
 
 EXAMPLE = "capacity=0.125,every=2"
@@ -25,10 +24,8 @@ def apply_mod(spec: Spec, text: str) -> Spec:
     """
     data = msgspec.to_builtins(spec)
     data.update(mod=parse_mod(text), name=f"{spec.name}-mod", budget=None)
-    made, problems = to_spec(data)
-    if made is not None:
-        problems = find_problems(made)
-    if problems or made is None:
+    made, problems = checked(data)
+    if made is None:
         raise UsageError("\n".join(f"--mod {text}: {problem}" for problem in problems))
     return made
 

@@ -13,11 +13,13 @@ class Rules:
     """A Spec under check. Paths are given as dotted text: "mod.capacity".
 
     lines: what the file says, where the Spec was read from one. A key counts as given if it is written there with
-    something else than null or false; for a Spec made in Python, if it is not the default.
+    something else than null or false; for a Spec made in Python, if it is not the default. whole: false where parts of
+    the file could not be used; then nobody knows what has no effect.
     """
 
-    def __init__(self, spec: Spec, lines: Lines | None = None) -> None:
+    def __init__(self, spec: Spec, lines: Lines | None = None, whole: bool = True) -> None:
         self.spec = spec
+        self.whole = whole
         self.problems: list[Problem] = []
         self._lines = lines
 
@@ -48,7 +50,7 @@ class Rules:
     def idle(self, when: str, *paths: str, hint: str = "") -> None:
         """Nothing is accepted and ignored: each of `paths` that is given is a problem, for it does nothing `when`."""
         for path in paths:
-            if self.given(path):
+            if self.whole and self.given(path):
                 self.wrong(path, f"only where it has an effect, not {when}", hint or f"remove {path.rpartition('.')[2]}")
 
     def need(self, holds: bool, path: str, allowed: str, hint: str = "") -> None:

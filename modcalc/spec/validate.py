@@ -3,10 +3,12 @@
 Limits that one value breaks alone stand in `schema`. Rules of `mod` and `moe` stand in `validate_routing`.
 """
 
+from typing import Any
+
 from msgspec import to_builtins
 
 from modcalc.errors import SpecError, UsageError
-from modcalc.spec.convert import Problem, shown, structure
+from modcalc.spec.convert import Problem, shown, structure, to_spec
 from modcalc.spec.resolve import exact, heads
 from modcalc.spec.rules import Rules
 from modcalc.spec.schema import Limits, ProjectionBias, Spec
@@ -18,9 +20,23 @@ from modcalc.units import parse_bound
 MAX_WEIGHT = 10**18
 
 
-def find_problems(spec: Spec, lines: Lines | None = None) -> list[Problem]:
-    """Every rule that `spec` breaks. lines: the file that it was read from, to tell what is written from what is default."""
-    rules = Rules(spec, lines)
+def checked(data: Any, lines: Lines | None = None) -> tuple[Spec | None, list[Problem]]:
+    """Plain data as (Spec, no problems), or (None, every problem found).
+
+    What is left of a file with unknown keys and unusable values is held to the rules too, but for the sections where they
+    stand: there a rule may be broken for want of them.
+    """
+    spec, problems = to_spec(data)
+    if spec is not None:
+        damaged = {problem.path[:1] for problem in problems}
+        problems += [problem for problem in find_problems(spec, lines, not damaged) if problem.path[:1] not in damaged]
+    return (None if problems else spec), problems
+
+
+def find_problems(spec: Spec, lines: Lines | None = None, whole: bool = True) -> list[Problem]:
+    """Every rule that `spec` breaks. lines: the file that it was read from, to tell what is written from what is default;
+    whole: whether all of it could be used."""
+    rules = Rules(spec, lines, whole)
     for check in (text_rules, attention_rules, position_rules, mlp_rules, norm_rules, moe_rules, mod_rules, train_rules, budget_rules, size_rules):
         check(rules)
     return rules.problems

@@ -1,0 +1,37 @@
+"""What a misspelt word probably meant."""
+
+from collections.abc import Iterable, Mapping
+
+# What other tools call our keys, where no near match would find it.
+SYNONYMS = {
+    "hidden_size": "d_model",
+    "dim": "d_model",
+    "num_hidden_layers": "n_layers",
+    "depth": "n_layers",
+    "num_attention_heads": "attention.n_heads",
+    "num_key_value_heads": "attention.n_kv_heads",
+    "intermediate_size": "mlp.d_ff",
+    "max_position_embeddings": "seq_len",
+    "context_length": "seq_len",
+    "tie_word_embeddings": "head.tied",
+    "<<": "a copy of the keys; merge keys are not read",
+}
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that was probably meant."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word[:60], words, 1, 0.6)), None)
+
+
+def key_hint(key: str, here: list[str], homes: Mapping[str, list[str]]) -> str:
+    """What to write for an unknown key. here: keys of its section; homes: key -> the dotted paths where the schema has it."""
+    from difflib import SequenceMatcher
+
+    if key in SYNONYMS:
+        return f"write {SYNONYMS[key]}"
+    # A key of the section goes before one from elsewhere that is as near.
+    near = {word: SequenceMatcher(None, word, key[:60]).ratio() + 0.1 * (word in here) for word in {**dict.fromkeys(here), **homes}}
+    best = max(near, key=near.__getitem__)
+    return f"did you mean {best if best in here else ' or '.join(homes[best][:3])}?" if near[best] >= 0.7 else ""
