@@ -208,7 +208,7 @@ def test_older_and_newer_forms_are_one_spec(four: tuple[str, dict], five: dict) 
     ("model_type", "left"),
     [
         ("gpt2", {"n_special": 0, "predict_special_tokens": True, "output_past": True, "_num_labels": 1, "gradient_checkpointing": False}),
-        ("gpt_neox", {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0}),
+        ("gpt_neox", {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0, "custom_pipelines": {"text-generation": {}}}),
         ("opt", {"learned_embeddings": True, "scale_embeddings": False}),
         ("falcon", {"ff_factor": 4}),
         ("llama", {"is_llama_config": True, "rope_interleaved": False, "neftune_noise_alpha": 0.0}),
@@ -217,7 +217,7 @@ def test_older_and_newer_forms_are_one_spec(four: tuple[str, dict], five: dict) 
     ids=lambda case: case if isinstance(case, str) else "",
 )  # fmt: skip
 def test_what_published_files_carry_and_the_library_does_not_read(model_type: str, left: dict) -> None:
-    """Fields of the files of GPT-2 XL, distilgpt2, GPT-NeoX-20B, Galactica, Falcon2-11B, SmolLM2 and Gemma 2 9B."""
+    """Fields of the files of GPT-2 XL, distilgpt2, GPT-NeoX-20B, Dolly 2, Galactica, Falcon2-11B, SmolLM2 and Gemma 2 9B."""
     assert tiny(model_type, **left) == tiny(model_type)
 
 

@@ -76,7 +76,7 @@ def _model_type(at: Source) -> ModelType:
             raise SpecError([at.problem("model_type", f"{show(name)} is a model of {what} ({key}); only text decoders can be billed{hint}")])
     if name is None:
         raise SpecError([at.problem("model_type", f"missing: is this the config.json of a model? {supported}")])
-    near = get_close_matches(str(name), TYPES, 1, 0.5)
+    near = get_close_matches(str(name).lower(), TYPES, 1, 0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}")])
 
@@ -90,8 +90,9 @@ def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str
             if not any(same(value, a) for a in allowed):
                 yield key, f"{show(value)}; models of this model_type have only {show(allowed[0])} here, anything else could cost more"
         elif key not in known:
-            near = get_close_matches(key, known, 1, 0.75)
-            hint = f"did you mean {near[0]}?" if near else "correct it, or remove it if it does not"
+            # What is said already was not meant; a field that sets a size goes before one that costs nothing.
+            near = get_close_matches(key, {*kind.defaults, *kind.names} - raw.keys(), 1, 0.7) or get_close_matches(key, known - raw.keys(), 1, 0.85)
+            hint = f"did you mean {near[0]}? if it changes nothing, remove it" if near else "correct it, or remove it if it does not"
             yield key, f"unknown for this model_type, so it may change what the model costs; {hint}"
 
 

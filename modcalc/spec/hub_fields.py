@@ -56,6 +56,7 @@ FREE = {
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash", "_experts_implementation",
     "_experts_implementation_internal", "_flash_attn_2_enabled", "_name_or_path", "_num_labels", "architectures", "attn_implementation",
     "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "cls_token_id",
+    "custom_pipelines",
     "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
     "experts_implementation", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
     "gradient_checkpointing", "id2label", "initializer_range", "is_decoder", "label2id", "length_penalty", "max_length", "min_length",
@@ -116,8 +117,8 @@ def _all(value: Any, kind: type) -> bool:
 
 
 _CHECKS = {
-    "size": (lambda v: _whole(v, 1), f"an integer from 1 to {MAX_SIZE}"),
-    "count": (lambda v: _whole(v, 0), f"an integer from 0 to {MAX_SIZE}"),
+    "size": (lambda v: _whole(v, 1), f"an integer from 1 to {MAX_SIZE:,}"),
+    "count": (lambda v: _whole(v, 0), f"an integer from 0 to {MAX_SIZE:,}"),
     "flag": (lambda v: isinstance(v, bool), "true or false"),
     "number": (lambda v: type(v) in (int, float) and 0 < v < 10**300, "a number above 0"),
     "text": (lambda v: isinstance(v, str), "a string"),

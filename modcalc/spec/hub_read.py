@@ -9,6 +9,7 @@ from typing import Any
 
 from modcalc.errors import SpecError
 from modcalc.spec.hub_fields import show
+from modcalc.spec.yaml_nodes import printable
 
 # id2label of a large classifier fits; weights given by mistake do not.
 MAX_BYTES = 16 * 1024 * 1024
@@ -27,7 +28,7 @@ class Source:
         """`file:line: key: text`; the line where the file holds the key exactly once."""
         places = [m.start() for m in re.finditer(rf'"{re.escape(key)}"\s*:', self.text)]
         line = f":{self.text.count(chr(10), 0, places[0]) + 1}" if len(places) == 1 else ""
-        return f"{self.label}{line}: {key}: {text}"
+        return f"{self.label}{line}: {printable(key[:60])}: {text}"
 
 
 class _Duplicate(ValueError):
@@ -55,7 +56,8 @@ def read_config(source: str | Path | Mapping[str, Any]) -> Source:
     except RecursionError:
         raise SpecError([f"{label}: nested too deeply for a config"]) from None
     except ValueError as bad:  # an integer of thousands of digits
-        raise SpecError([f"{label}: not usable: {bad}"]) from None
+        reason = "a number of thousands of digits" if "digits" in str(bad) else str(bad)
+        raise SpecError([f"{label}: not usable: {reason}"]) from None
     if not isinstance(fields, dict):
         raise SpecError([f"{label}:1: found {show(fields)}; a config.json holds one object, {{…}}"])
     stem = path.resolve().parent.name if path.name == "config.json" else path.name.removesuffix(".json")
