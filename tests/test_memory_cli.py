@@ -82,6 +82,19 @@ def test_where_recomputation_outweighs_the_loss(run) -> None:
     assert "computed again" in found and "logits and loss" not in found
 
 
+def test_sinks_and_soft_caps_are_said_to_need_explicit_attention(run, tmp_path: Path) -> None:
+    (tmp_path / "gpt-oss").mkdir()
+    shutil.copy(CONFIGS / "gpt-oss-20b.json", tmp_path / "gpt-oss" / "config.json")
+    capped = tmp_path / "gpt-oss"
+    out, _ = run(capped, "-T", 64)
+    assert "; explicit attention, which sinks and soft caps need, kernels of cuda" in out
+    assert re.search(r"^activations +explicit +selective, explicit +full, explicit$", out, re.M)
+    d = json.loads(run(capped, "-T", 64, "-f", "json")[0])
+    assert d["attention"] == "explicit" and {a["attention"] for a in d["activations"]} == {"explicit"}
+    out, _ = run("dense-small", capped, "-T", 64)
+    assert "fused attention, kernels of cuda" in out and "gpt-oss: explicit attention, which sinks and soft caps need" in out
+
+
 def test_decode(run) -> None:
     out, _ = run("llama-2-7b", "--phase", "decode", "--context", 4095)
     assert column(out, "part ")["KV cache"] == 2 * 1024**3

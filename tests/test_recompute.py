@@ -7,6 +7,8 @@ import pytest
 from modcalc import account, build, load
 from modcalc.cost.recompute import ATTENTION, RECOMPUTE, hardware_flops
 from modcalc.errors import UsageError
+from modcalc.render.hardware import hardware_facts
+from modcalc.render.wording import Unit
 
 torch = pytest.importorskip("torch")
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop  # noqa: E402
@@ -68,7 +70,9 @@ def test_sinks_and_soft_caps_cannot_be_fused() -> None:
     for knob in ({"sinks": True}, {"softcap": 30.0}):
         spec = msgspec.convert({**fields, "attention": {**fields["attention"], **knob}}, type(load("gpt2")))
         report = account(spec, phase="train")
-        assert hardware_flops(report, "none", "fused").recomputed == 0
+        plain = hardware_flops(report, "none", "fused")
+        assert (plain.recomputed, plain.attention) == (0, "explicit")
+        assert "(explicit attention products, which sinks and soft caps need; " in hardware_facts(report, plain, Unit(False))[0][1]
         assert hardware_flops(report, "selective", "fused").recomputed == report.by_path()["blocks.0.attn.core"] * spec.n_layers
 
 

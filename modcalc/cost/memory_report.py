@@ -7,7 +7,7 @@ from modcalc.cost.activations import Activations, activations
 from modcalc.cost.fits import Fit, fits
 from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
-from modcalc.cost.recompute import ATTENTION, RECOMPUTE
+from modcalc.cost.recompute import ATTENTION, RECOMPUTE, fusible
 from modcalc.cost.workload import ROUTING, Workload
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan
@@ -60,6 +60,15 @@ class MemoryReport(Struct, frozen=True):
         return count_params(tuple(ledger(self.plan, self.work))).total
 
     @property
+    def fusible(self) -> bool:
+        return fusible(ledger(self.plan, self.work))
+
+    @property
+    def attention(self) -> str:
+        """How attention runs in training."""
+        return self.how.get("attention", "fused") if self.fusible else "explicit"
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         return (LEFT_OUT_TRAIN if isinstance(self.memory, TrainMemory) else LEFT_OUT_SAMPLE) + LEFT_OUT
 
@@ -102,7 +111,7 @@ def _choices(plan: Plan, work: Workload, dtype: str, device: str) -> tuple[Choic
     """Every way to keep activations that differs from those before it."""
     rows, found = ledger(plan, work), []
     for recompute in RECOMPUTE:
-        for attention in ATTENTION:
+        for attention in ATTENTION if fusible(rows) else ("explicit",):
             kept = activations(rows, dtype, recompute=recompute, attention=attention, device=device)
             if all(kept != other.activations for other in found):
                 found.append(Choice(recompute, attention, kept))

@@ -3,6 +3,7 @@
 MFU divides model FLOPs, HFU hardware FLOPs, by the device's peak (PaLM, arXiv 2204.02311, appendix B).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,7 +19,10 @@ ATTENTION = ("fused", "explicit")
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """FLOPs that a device is asked for in one train step, all sequences. recomputed: forward work done again; backward has it."""
+    """FLOPs that a device is asked for in one train step, all sequences.
+
+    attention: as it runs, explicit where it cannot be fused. recomputed: forward work done again; backward has it.
+    """
 
     recompute: str
     attention: str
@@ -43,9 +47,15 @@ def hardware_flops(report: Report, recompute: str = "none", attention: str = "fu
     rule = report.convention
     if rule.recompute_terms:
         raise UsageError(f"convention {rule.name} counts recomputation itself; hardware FLOPs need one that does not, such as matmul")
+    attention = attention if fusible(report.rows) else "explicit"
     again = whole(sum(_again(op, rule, recompute, attention) for op in report.rows))
     f = report.flops
     return Hardware(recompute, attention, f.forward, f.backward + again, again, f.train_step + again)
+
+
+def fusible(rows: Iterable[Op]) -> bool:
+    """Whether fused kernels can compute a model's attention; all of its layers have sinks and a soft cap, or none."""
+    return all(op.fusible for op in rows if isinstance(op, AttentionCore))
 
 
 def check_choice(recompute: str, attention: str) -> None:
@@ -60,7 +70,7 @@ def _again(op: Op, rule: Convention, recompute: str, attention: str) -> Dim:
     forward = rule.forward(op)
     again = forward if recompute == "full" and in_stack(op) else 0
     if isinstance(op, AttentionCore):
-        if attention == "fused" and op.fusible:
+        if attention == "fused":
             again = again + forward * Fraction(op.head_dim, op.head_dim + op.v_head_dim)
         elif recompute == "selective":
             again = again + forward

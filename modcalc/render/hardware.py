@@ -4,11 +4,12 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.recompute import Hardware
+from modcalc.cost.recompute import Hardware, fusible
 from modcalc.render.numbers import count, share
 from modcalc.render.wording import Facts, Unit
 
 ATTENTION = {"fused": "fused attention, which computes the scores again", "explicit": "explicit attention products"}
+FORCED = ", which sinks and soft caps need"
 RECOMPUTE = {"none": "no other recomputation", "selective": "selective recomputation (attention)", "full": "full recomputation (every block)"}
 
 
@@ -16,7 +17,8 @@ def hardware_facts(report: Report, h: Hardware, unit: Unit) -> Facts:
     """One line: hardware FLOPs of the train step, what they are beyond the model's, and why."""
     more = Fraction(h.recomputed) / Fraction(report.flops.train_step)
     forward = Fraction(h.backward) / Fraction(h.forward)
-    how = f"{ATTENTION[h.attention]}; {RECOMPUTE[h.recompute]}"
+    needed = "" if fusible(report.rows) else FORCED
+    how = f"{ATTENTION[h.attention]}{needed}; {RECOMPUTE[h.recompute]}"
     over = f"{share(more)} more than the model's; backward {float(forward):.2f} times forward"
     return [("hardware", f"{count(unit.of(h.train_step))} {unit.name} per train step, {over} ({how})")]
 

@@ -7,6 +7,7 @@ from typing import Any
 from modcalc.cost.fits import Fit
 from modcalc.cost.memory import SampleMemory, TrainMemory
 from modcalc.cost.memory_report import Choice, MemoryReport
+from modcalc.render.hardware import FORCED
 from modcalc.render.numbers import binary_bytes, count
 from modcalc.render.output import facts, show, write
 from modcalc.render.sampling import CASES
@@ -56,9 +57,10 @@ def headline(report: MemoryReport) -> list[str]:
     optimizer = f"{how.get('optimizer', 'adamw')}: {states}" if m.states or m.master else how["optimizer"]
     recompute = {"none": "kept, none computed again", "selective": "attention computed again", "full": "every block computed again"}
     activations = recompute[how.get("recompute", "none")]
+    attention = f"{report.attention} attention{'' if report.fusible else FORCED}"
     return [
         f"{what}; weights, gradients and activations in {report.dtype}; {optimizer}",
-        f"activations {activations}; {how.get('attention', 'fused')} attention, kernels of {how.get('device', 'cuda')}",
+        f"activations {activations}; {attention}, kernels of {how.get('device', 'cuda')}",
     ]
 
 
@@ -103,7 +105,10 @@ def comparison(reports: Sequence[MemoryReport]) -> Table:
     head = headline(first)
     if any(c.name == "seq_len" for c in columns):
         head[0] = head[0].replace(f"of {first.work.seq_len:,} tokens", "of T tokens")
-    return Table(headline=head, columns=columns, rows=rows, notes=[f"ratio: total over that of {first.plan.name}"])
+    notes = [f"ratio: total over that of {first.plan.name}"]
+    if isinstance(first.memory, TrainMemory):
+        notes += [f"{r.plan.name}: {r.attention} attention{'' if r.fusible else FORCED}" for r in reports if r.fusible != first.fusible]
+    return Table(headline=head, columns=columns, rows=rows, notes=notes)
 
 
 def choices_table(report: MemoryReport) -> Table:

@@ -16,7 +16,7 @@ def memory_document(report: MemoryReport) -> dict[str, Any]:
         "dtype": report.dtype,
         "optimizer": how.get("optimizer", "adamw") if train else None,
         "recompute": how.get("recompute", "none") if train else None,
-        "attention": how.get("attention", "fused") if train else None,
+        "attention": report.attention if train else None,
         "device": how.get("device", "cuda") if train else None,
         "params": {"total": report.params},
         "bytes": memory_bytes(report.memory),
