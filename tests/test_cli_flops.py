@@ -132,6 +132,16 @@ def test_windows_say_that_masking_computes_them(flops, tmp_path: Path) -> None:
     assert "windows:" not in flops(spec, "--count", "analytic", "--seq-len", 4).out  # nothing lies outside
 
 
+def test_windows_of_routed_blocks_are_an_upper_bound(flops, tmp_path: Path) -> None:
+    spec = tmp_path / "windows.yaml"
+    spec.write_text(TINY.replace("bias: true", "window: 4") + "mod: {capacity: 8, layers: [1]}\n")
+    for more in (["--causal", "exact"], ["--causal", "half"], ["--convention", "olmo-core"]):
+        assert "windows: block 1 (from 0), routed: a query is billed for up to" in flops(spec, "--count", "analytic", *more).out
+    assert "routed: a query" not in flops(spec, "--count", "analytic").out
+    spec.write_text(TINY.replace("bias: true", "window: 4") + "mod: {capacity: 8, layers: [1], granularity: mlp}\n")
+    assert "windows:" not in flops(spec, "--count", "analytic", "--causal", "exact").out
+
+
 def test_another_convention_is_named_and_says_what_is_free(flops, tiny: Path) -> None:
     out = flops(tiny, "--count", "analytic", "--convention", "chinchilla").out
     assert "convention chinchilla, causal full" in out and "\ncounts " in out

@@ -79,6 +79,14 @@ def masked_windows(report: Report) -> tuple[list[int], Dim]:
     return sorted({i for op in windows for i in op.layers}), saved
 
 
+def routed_windows(report: Report) -> list[int]:
+    """Layers of routed blocks whose window bounds the pairs that count: by the tokens kept, as positions are the data's."""
+    if report.convention.causal not in ("window", "half", "exact"):
+        return []
+    cores = (op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and not op.decode)
+    return sorted({i for op in cores if op.reads != "positions" and op.context > 1 for i in op.layers})
+
+
 _FREE = {
     "activation": "activations",
     "residual": "residual additions",

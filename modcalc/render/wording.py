@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import KV_DTYPE, free_work, is_expectation, kv_bytes, masked_windows, routed, routing_flops
+from modcalc.cost.compare import KV_DTYPE, free_work, is_expectation, kv_bytes, masked_windows, routed, routed_windows, routing_flops
 from modcalc.cost.ops import whole
 from modcalc.render.numbers import binary_bytes, count, several, share
 
@@ -116,6 +116,9 @@ def _twin(report: Report, unit: Unit, twin: Report, backward: bool) -> str:
 
 
 def _windows(report: Report, unit: Unit) -> Facts:
+    if bounded := routed_windows(report):
+        where = numbered([f"blocks.{i}" for i in bounded])
+        return [("windows", f"{where}, routed: a query is billed for up to `window` kept tokens; fewer stand so near, how many depends on the data")]
     layers, saved = masked_windows(report)
     if not layers:
         return []
