@@ -56,6 +56,8 @@ def printed(capsys: pytest.CaptureFixture[str], format: str | None) -> tuple[str
         (change(-0.0663), "-6.63 %"),
         (ratio(Fraction(1, 3)), "0.3333"),
         (ratio(12345), "12,345.00"),
+        (ratio(0.00004), "< 0.0001"),
+        (ratio(0), "0.0000"),
     ],
 )
 def test_numbers(text: str, expected: str) -> None:

@@ -26,7 +26,9 @@ def change(x: Any) -> str:
 
 
 def ratio(x: Any) -> str:
-    """0.5749, with as many digits as tell neighbours apart."""
+    """0.5749, with as many digits as tell neighbours apart; a positive one that would print as 0 as < 0.0001."""
+    if 0 < x < 0.00005:
+        return "< 0.0001"
     return f"{float(x):.4f}" if abs(x) < 10 else f"{float(x):,.2f}"
 
 
