@@ -186,10 +186,27 @@ def test_unknown_format() -> None:
 
 @pytest.mark.parametrize(("width", "left_out"), [(200, []), (62, ["size"]), (20, ["share", "size"])])
 def test_columns_that_may_go_on_a_narrow_terminal(width: int, left_out: list[str]) -> None:
-    keep, hidden, needed = fitting(TABLE, width)
+    keep, hidden, wide = fitting(TABLE, width)
     assert [c.title for c in hidden] == left_out
     assert len(keep) + len(hidden) == len(TABLE.columns)
-    assert needed <= width or not any(TABLE.columns[i].drop for i in keep)
+    assert sum(wide[i] + 3 for i in keep) + 1 <= width or not any(TABLE.columns[i].drop for i in keep)
+
+
+def test_headers_wrap_before_a_column_goes() -> None:
+    table = Table(columns=[Column("name"), Column("trained, per token", "count", unit="FLOPs", drop=1)], rows=[["a", 854438400]])
+    assert [fitting(table, width)[2] for width in (60, 30)] == [[4, 26], [4, 11]] and not fitting(table, 30)[1]
+
+
+@pytest.mark.parametrize("command", [["conventions", "llama-2-7b"], ["flops", "mod-3b", "--backward", "--count", "analytic"], ["memory", "mod-3b"]])
+def test_a_terminal_of_80_columns_breaks_no_line(command: list[str]) -> None:
+    code = "import sys; sys.stdout.isatty = lambda: True; from modcalc.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--format", "table"],
+        capture_output=True, text=True, encoding="utf-8", env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
+    assert done.returncode == 0 and max(map(len, lines)) <= 80
+    assert any(line.startswith("│ convention " if command[0] == "conventions" else "│ total ") for line in lines)
 
 
 def test_encodings_without_our_characters_lose_them_only() -> None:

@@ -13,8 +13,8 @@ COLUMNS = (
     Column("forward", "count", "forward_flops", "FLOPs"),
     Column("trained, per token", "count", "train_flops_per_token", "FLOPs"),
     Column("to matmul", "change", "train_difference"),
-    Column("counts"),
-    Column("citation", drop=1),
+    Column("counts", drop=1),
+    Column("citation", drop=2),
 )
 
 

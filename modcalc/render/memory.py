@@ -132,7 +132,7 @@ def cache_table(report: MemoryReport) -> Table:
     of = f"{count(report.cached)} tokens" + (f" of {batch:,} sequences" if batch > 1 else "")
     columns = [Column("routing, token by token" if len(report.caches) > 1 else "blocks", key="routing")]
     for dtype, name, drop in (("bf16", "bf16, fp16", 0), ("fp32", "fp32", 1)):
-        columns += [Column(name, "count", f"{dtype}_bytes", "bytes", drop), Column("size", "bytes", f"{dtype}_size_bytes")]
+        columns += [Column(name, "count", f"{dtype}_bytes", "bytes", drop), Column("size", "bytes", f"{dtype}_size_bytes", "", drop)]
     rows = []
     for cache in report.caches:
         label = CASES.get(cache.routing, cache.routing) if cache.routing else "all"

@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from textwrap import wrap
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -19,11 +20,11 @@ STYLES = {"good": "green", "bad": "bold red", "dim": "dim", "": ""}
 def boxed(table: Table) -> str:
     """The table as text with terminal codes."""
     console = _console()
-    keep, hidden, needed = fitting(table, console.width)
+    keep, hidden, wide = fitting(table, console.width)
     parts = [_printed(console, *[Text(table.title, "bold")] * bool(table.title), *(Text(line, "dim") for line in table.headline))]
     if table.columns:
         # A terminal that is too narrow even so breaks the lines itself: no digit may be cut off.
-        parts.append(_printed(_console(max(console.width, needed)), _grid(table, keep)))
+        parts.append(_printed(_console(max(console.width, _needed(wide, keep))), _grid(table, keep, wide)))
     left_out = ", ".join(c.name.replace("_", " ") for c in hidden)
     hint = [Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic")] if hidden else []
     parts.append(_printed(console, *map(Text, table.notes), *hint))
@@ -57,31 +58,37 @@ def _printed(console: Console, *things: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
-def fitting(table: Table, width: int) -> tuple[list[int], list[Column], int]:
-    """(indices of the columns shown, columns left out, width needed): those with the highest `drop` go first, while numbers do not fit.
+def fitting(table: Table, width: int) -> tuple[list[int], list[Column], list[int]]:
+    """(indices of the columns shown, columns left out, width of each column): those with the highest `drop` go first, while numbers do not fit.
 
-    Text may wrap, down to 24 characters.
+    Text may wrap, down to 24 characters. The headers of numbers wrap before a column goes.
     """
-    cells = [[c.header for c in table.columns], *table.cells()]
-    wide = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
-    wide = [w if c.right else min(w, 24) for w, c in zip(wide, table.columns, strict=True)]
-    keep = list(range(len(table.columns)))
+    keep, cells = list(range(len(table.columns))), table.cells()
 
-    def needed() -> int:
-        return sum(wide[i] + 3 for i in keep) + 1  # a border and two blanks each
+    def widths(header: Callable[[str], int]) -> list[int]:
+        wide = [max(header(c.header), *(len(row[i]) for row in cells), 0) for i, c in enumerate(table.columns)]
+        return [w if c.right else min(max(w, len(c.header)), 24) for w, c in zip(wide, table.columns, strict=True)]
 
+    wide = widths(len)
+    if _needed(wide, keep) > width:
+        wide = widths(lambda header: max(map(len, header.split())))
     for drop in sorted({c.drop for c in table.columns} - {0}, reverse=True):
-        if needed() <= width:
+        if _needed(wide, keep) <= width:
             break
         keep = [i for i in keep if table.columns[i].drop != drop]
-    return keep, [c for i, c in enumerate(table.columns) if i not in keep], needed()
+    return keep, [c for i, c in enumerate(table.columns) if i not in keep], wide
 
 
-def _grid(table: Table, keep: list[int]) -> RichTable:
+def _needed(wide: Sequence[int], keep: Sequence[int]) -> int:
+    return sum(wide[i] + 3 for i in keep) + 1  # a border and two blanks each
+
+
+def _grid(table: Table, keep: list[int], wide: list[int]) -> RichTable:
     grid = RichTable(box=box.ROUNDED, header_style="bold", border_style="dim", pad_edge=True)
     for i in keep:
         column = table.columns[i]
-        grid.add_column(Text(column.header), justify="right" if column.right else "left", no_wrap=column.right, overflow="fold")
+        header = column.header if not column.right else "\n".join(wrap(column.header, wide[i]))
+        grid.add_column(Text(header), justify="right" if column.right else "left", no_wrap=column.right, overflow="fold")
     cells, styles = table.cells(), table.styles()
     for at, (row, style) in enumerate(zip(cells, styles, strict=True)):
         last = table.total is not None and at == len(cells) - 1
