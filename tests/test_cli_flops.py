@@ -132,6 +132,14 @@ def test_windows_say_that_masking_computes_them(flops, tmp_path: Path) -> None:
     assert "windows:" not in flops(spec, "--count", "analytic", "--seq-len", 4).out  # nothing lies outside
 
 
+def test_experts_that_choose_are_said_to_be_unable_to_sample(flops, tmp_path: Path) -> None:
+    spec = tmp_path / "experts.yaml"
+    for moe, said in (("choice: expert, capacity: 1.0", True), ("top_k: 1", False)):
+        spec.write_text(TINY + f"moe: {{n_experts: 4, {moe}}}\n")
+        assert ("the model cannot sample" in flops(spec, "--phase", "decode", "--context", 4).out) is said
+        assert "cannot sample" not in flops(spec, "--count", "analytic").out
+
+
 def test_windows_of_routed_blocks_are_an_upper_bound(flops, tmp_path: Path) -> None:
     spec = tmp_path / "windows.yaml"
     spec.write_text(TINY.replace("bias: true", "window: 4") + "mod: {capacity: 8, layers: [1]}\n")

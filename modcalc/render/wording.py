@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import KV_DTYPE, free_work, is_expectation, kv_bytes, masked_windows, routed, routed_windows, routing_flops
+from modcalc.cost.compare import KV_DTYPE, experts_choose, free_work, is_expectation, kv_bytes, masked_windows, routed, routed_windows, routing_flops
 from modcalc.cost.ops import whole
 from modcalc.render.numbers import binary_bytes, count, several, share
 
@@ -71,6 +71,9 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: 
     return lines if rule.name == "matmul" else [*lines, f"counts {rule.counts}"]
 
 
+RANKING = "choose among all tokens of a sequence, later ones included, and so the model cannot sample; billed at the share that they choose"
+
+
 def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward: bool = False) -> Facts:
     """What to say below a breakdown: parameters, routing, dense twin, windows, and what is free by the convention."""
     return [
@@ -78,6 +81,7 @@ def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward:
         *_routing(report, unit),
         *([("dense twin", _twin(report, unit, twin, backward))] if twin else []),
         *_windows(report, unit),
+        *([("experts", RANKING)] if report.work.sampling and experts_choose(report.plan) else []),
         *([("kv cache", _cache(report))] if report.work.sampling else []),
         ("free", f"{', '.join(free_work(report)) or 'nothing'} (by convention)"),
     ]
