@@ -9,7 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from variants import LATENT, spec_of
 
 from modcalc import account, build
+from modcalc.cost.account import dense_twin
+from modcalc.cost.compare import kv_bytes
 from modcalc.cost.memory import kv_cache_bytes
+from modcalc.cost.memory_report import memory_report
+from modcalc.errors import UsageError
+from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
 
 ROUTED = [
@@ -127,6 +132,32 @@ def test_best_and_worst_case(name: str, routing: str, monkeypatch: pytest.Monkey
     assert first == billed(s, phase="prefill", seq_len=4, batch=2, routing=routing)
     assert decoded(model, tokens, cache) == [billed(s, phase="decode", context=c, batch=2, routing=routing) for c in range(4, 10)]
     assert cache.used_bytes == kv_cache_bytes(account(s).plan, 10, "fp32", batch=2, routing=routing)
+
+
+@pytest.mark.parametrize("name", [*ROUTED, "mod, one token", "mod, capacities", "recursions"])
+@pytest.mark.parametrize("context", [0, 5])
+def test_a_prompt_of_one_token_passes_by_the_share_of_whole_sequences(name: str, context: int) -> None:
+    """C of 1 token would be 1: all of them. It is a step of decode, but for attention, where a prefill leaves out a variance."""
+    s = spec_of(name)
+    one, step = (account(s, context=context, **phase) for phase in (dict(phase="prefill", seq_len=1), dict(phase="decode")))
+    costs = [{path: n for path, n in report.by_path().items() if not path.endswith("core")} for report in (one, step)]
+    assert costs[0] == costs[1] and one.params == step.params
+    assert one.flops.forward <= step.flops.forward
+    caches = [kv_bytes(report) for report in (one, step)]
+    memory = [memory_report(s, context=context, **phase).memory.kv_cache for phase in (dict(phase="prefill", seq_len=1), dict(phase="decode"))]
+    assert caches[0] == caches[1] and memory[0] == memory[1]
+    if context:
+        return
+    ten = memory_report(s, phase="prefill", seq_len=10)
+    assert ten.memory.kv_cache == memory_report(s, phase="decode", context=9).memory.kv_cache
+    assert ten.twin.kv_cache == memory_report(dense_twin(s), phase="prefill", seq_len=10).memory.kv_cache
+
+
+def test_a_plan_of_whole_sequences_bills_any_prompt() -> None:
+    s = spec_of("mod")
+    assert account(resolve(s), phase="prefill", seq_len=5).flops == account(s, phase="prefill", seq_len=5).flops
+    with pytest.raises(UsageError, match="the plan is for 12 tokens, the workload for 5"):
+        account(resolve(s), seq_len=5)
 
 
 def test_expected_cost_against_real_decisions() -> None:

@@ -10,7 +10,7 @@ from modcalc.cost.convention import EMBEDDINGS, Convention
 from modcalc.cost.conventions import convention as find_convention
 from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import Op, whole
-from modcalc.cost.workload import Workload
+from modcalc.cost.workload import SAMPLING, Workload
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
@@ -106,13 +106,14 @@ def account(
 
     seq_len: T, tokens of each sequence (default: the spec's; 1 in phase decode). batch: B sequences. phase: forward,
     train, prefill or decode; context: tokens already cached, for prefill and decode. routing: expected, all or none,
-    for routed blocks at sampling. convention: a name (see `conventions.CONVENTIONS`) or a Convention; causal: full, window,
-    half or exact overrides its rule.
+    for routed blocks at sampling; expected is C / T at the spec's own T. convention: a name (see `conventions.CONVENTIONS`)
+    or a Convention; causal: full, window, half or exact overrides its rule.
 
     Returns a Report; its FLOPs are those of all B sequences. Raises UsageError where the numbers make no workload.
     """
-    plan = spec if isinstance(spec, Plan) else resolve(spec, seq_len if phase != "decode" else None)
-    work = Workload(batch, 1 if phase == "decode" else plan.seq_len, context, phase, routing)
+    # A token that decides by itself passes at the share of whole sequences, however short its prompt is.
+    plan = spec if isinstance(spec, Plan) else resolve(spec, None if phase in SAMPLING else seq_len)
+    work = Workload(batch, 1 if phase == "decode" else seq_len or plan.seq_len, context, phase, routing)
     rule = convention if isinstance(convention, Convention) else find_convention(convention, causal)
     rows = tuple(ledger(plan, work))
     return Report(plan, work, rule, rows, count_params(rows), count_flops(rows, work, rule))

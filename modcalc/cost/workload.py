@@ -5,6 +5,7 @@ from msgspec import Struct
 from modcalc.errors import UsageError
 
 PHASES = ("forward", "train", "prefill", "decode")
+SAMPLING = ("prefill", "decode")
 ROUTING = ("expected", "all", "none")
 
 
@@ -24,7 +25,7 @@ class Workload(Struct, frozen=True):
 
     @property
     def sampling(self) -> bool:
-        return self.phase in ("prefill", "decode")
+        return self.phase in SAMPLING
 
     @property
     def tokens(self) -> int:
