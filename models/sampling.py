@@ -54,8 +54,8 @@ def generate(
 
     Raises UsageError for an empty prompt, a negative temperature, or more tokens than learned positions (before any is computed).
     """
-    if max_new_tokens < 0 or temperature < 0:
-        raise UsageError(f"max_new_tokens {max_new_tokens}, temperature {temperature}: neither can be negative")
+    if max_new_tokens < 0 or not temperature >= 0:
+        raise UsageError(f"max_new_tokens {max_new_tokens}, temperature {temperature}: both are numbers from 0 on")
     # The last token is only returned, never fed.
     check_length(model.plan, tokens.shape[1] + max(max_new_tokens - 1, 0), tokens.shape[1])
     if not max_new_tokens:
@@ -75,4 +75,7 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator | None
     """[B, V] -> [B]."""
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    logits = logits.float()
+    # From the highest down, so that a very low temperature gives -inf and no inf.
+    below = (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(torch.float32).tiny)
+    return torch.multinomial(below.softmax(-1), 1, generator=generator)[:, 0]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modcalc.models import Cache, Decoder, Output, causal_forward, decode, generate, prefill
 from modcalc.models.causal import noise
+from modcalc.models.sampling import choose
 from strategies import specs
 from variants import VARIANTS, spec_of
 
@@ -247,6 +248,19 @@ def test_temperature_draws_from_the_generator() -> None:
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30])
+def test_a_very_low_temperature_takes_the_likeliest(temperature: float) -> None:
+    model = model_of("mod")
+    prompts = tokens_of(model, 2, 3)
+    assert torch.equal(generate(model, prompts, 8, temperature=temperature), generate(model, prompts, 8))
+
+
+def test_temperature_divides_the_logits() -> None:
+    logits = torch.tensor([[0.0, 1.0, 3.0]]).expand(60_000, 3)
+    drawn = choose(logits, 2.0, torch.Generator().manual_seed(0)).bincount(minlength=3) / 60_000
+    torch.testing.assert_close(drawn, (logits[0] / 2).softmax(-1), rtol=0, atol=0.01)
+
+
 def zeros(*shape: int) -> torch.Tensor:
     return torch.zeros(*shape, dtype=torch.long)
 
@@ -292,10 +306,11 @@ def test_learned_positions_end() -> None:
 
 def test_what_cannot_be_sampled() -> None:
     model = model_of("mod")
-    with pytest.raises(UsageError, match="negative"):
+    with pytest.raises(UsageError, match="numbers from 0 on"):
         generate(model, zeros(1, 1), -1)
-    with pytest.raises(UsageError, match="negative"):
-        generate(model, zeros(1, 1), 1, temperature=-0.1)
+    for temperature in (-0.1, float("nan")):
+        with pytest.raises(UsageError, match="numbers from 0 on"):
+            generate(model, zeros(1, 1), 1, temperature=temperature)
     with pytest.raises(UsageError, match="one of router, predictor"):
         causal_forward(model, zeros(1, 3), decide="coin")
     with pytest.raises(UsageError, match="experts that choose tokens"):
