@@ -108,8 +108,14 @@ def test_decode_of_gpt2_after_128() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [dict(batch=0), dict(seq_len=0), dict(phase="traning"), dict(routing="most"), dict(context=5), dict(phase="decode", seq_len=2)]
-)
+    "wrong",
+    [
+        dict(batch=0), dict(seq_len=0), dict(phase="traning"), dict(routing="most"), dict(context=5), dict(phase="decode", seq_len=2),
+        dict(batch=2.0), dict(batch="8"), dict(seq_len=True), dict(phase="prefill", context=1.5), dict(phase="prefill", seq_len=0),
+    ],
+)  # fmt: skip
 def test_workloads_that_make_no_sense(wrong: dict) -> None:
     with pytest.raises(UsageError):
         Workload(**{"seq_len": 1, **wrong})
+    with pytest.raises(UsageError):
+        account(spec(), **wrong)

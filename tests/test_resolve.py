@@ -92,6 +92,14 @@ def test_longer_than_learned_positions() -> None:
         resolve(learned, 0)
 
 
+@pytest.mark.parametrize("heads", [dict(n_heads=3), dict(n_heads=4, n_kv_heads=3), dict(n_heads=4, n_kv_heads=3, head_dim=2)])
+def test_heads_that_do_not_divide_make_no_plan(heads: dict) -> None:
+    """A file with such heads does not load; a Spec changed in Python is not billed with rounded dims."""
+    with pytest.raises(UsageError, match="must divide"):
+        resolve(spec(attention=heads))
+    assert resolve(spec(attention=dict(n_heads=3, head_dim=2))).blocks[0].attention.head_dim == 2
+
+
 def test_least_and_most_serve_ints_and_arrays() -> None:
     import numpy as np
 

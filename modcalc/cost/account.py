@@ -113,7 +113,8 @@ def account(
     """
     # A token that decides by itself passes at the share of whole sequences, however short its prompt is.
     plan = spec if isinstance(spec, Plan) else resolve(spec, None if phase in SAMPLING else seq_len)
-    work = Workload(batch, 1 if phase == "decode" else seq_len or plan.seq_len, context, phase, routing)
+    new = seq_len if seq_len is not None else 1 if phase == "decode" else plan.seq_len
+    work = Workload(batch, new, context, phase, routing)
     rule = convention if isinstance(convention, Convention) else find_convention(convention, causal)
     rows = tuple(ledger(plan, work))
     return Report(plan, work, rule, rows, count_params(rows), count_flops(rows, work, rule))

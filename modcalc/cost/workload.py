@@ -37,6 +37,10 @@ class Workload(Struct, frozen=True):
             raise UsageError(f"phase {self.phase!r}: one of {', '.join(PHASES)}")
         if self.routing not in ROUTING:
             raise UsageError(f"routing {self.routing!r}: one of {', '.join(ROUTING)}")
+        for name in ("batch", "seq_len", "context"):
+            n = getattr(self, name)
+            if isinstance(n, bool) or not hasattr(n, "__index__"):
+                raise UsageError(f"{name} {n!r}: a whole number is needed")
         if self.batch < 1 or self.seq_len < 1 or self.context < 0:
             found = f"batch {self.batch}, seq_len {self.seq_len}, context {self.context}"
             raise UsageError(f"{found}: batch and seq_len are at least 1, context at least 0")

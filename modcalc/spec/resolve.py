@@ -211,7 +211,7 @@ def frame(spec: Spec, d_model: Dim, vocab_size: Dim, seq_len: int) -> dict:
 def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
     """The Plan of `spec` for sequences of `seq_len` tokens (default spec.seq_len).
 
-    Raises UsageError if seq_len is not positive or longer than the learned positions.
+    Raises UsageError if seq_len is not positive or longer than the learned positions, and if heads do not divide.
     """
     T = spec.seq_len if seq_len is None else seq_len
     if T < 1:
@@ -223,6 +223,9 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
             f"use --seq-len {parts['max_len']} or less, or raise positions.max_len"
         )
     H, K, N = heads(spec)
+    # What is loaded keeps this rule already; a Spec changed in Python may not.
+    if H % K or not (spec.attention.head_dim or spec.attention.latent or spec.d_model % H == 0):
+        raise UsageError(f"{spec.name}: {K} must divide {H} heads, and these d_model {spec.d_model} unless attention.head_dim is given")
     F = inner_width(spec, spec.d_model)
     recursion = recursion_plan(spec, T)
     routings: dict[int, RoutingPlan] = {}
