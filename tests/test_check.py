@@ -103,6 +103,12 @@ def test_broken_rule_names_file_line_expected_actual(spec) -> None:
     assert f"{path}:12: forward_flops >= 2,620,000,000: expected 2,620,000,000 FLOPs, actual {FORWARD:,}, difference -132,864" in done.stderr
 
 
+def test_a_metric_that_is_asked_for_says_what_it_is_of(spec) -> None:
+    out = run(spec("kv_cache_bytes: 1GiB\ntrain_step_flops: 1e15")).stdout
+    assert "kv_cache_bytes: one sequence in bf16" in out and "train_step_flops: a step of train.batch_size" in out
+    assert "train_memory_bytes" not in out
+
+
 def test_json(spec) -> None:
     path = spec("params: 4M\nactive_params: 2e6")
     document = json.loads(run(path, "--format", "json").stdout)

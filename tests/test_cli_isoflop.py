@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,6 +178,7 @@ def test_bad_questions_get_one_message(run: Runner, args: tuple, message: str) -
 def test_a_budget_beyond_the_grid_says_which_rule_excluded_most(run: Runner, budget: str, rule: str) -> None:
     code, out, _ = run("isoflop", "dense-60m", "--budget", budget)
     assert code == 0 and " OK " not in out and f"no shape is OK; {rule} excluded most: change --budget" in out
+    assert "at least 1 whole step (--min-steps)" in out and (rule != "steps" or "times the budget" in out)
     assert run.document("isoflop", "dense-60m", "--budget", budget)["searches"][0]["excluded_most"] == rule
 
 
@@ -228,6 +231,19 @@ def test_plots(run: Runner, tmp_path: Path) -> None:
     file = tmp_path / "match.svg"
     assert run("isoflop", "mod-220m", "--match", "dense-220m", "--budget", "6e18", "--plot", file)[0] == 0
     assert "same forward cost as dense-220m" in file.read_text()
+
+
+def test_no_advice_from_a_part_of_the_lattice(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interrupted search has not reached may be OK."""
+    question = ("isoflop", "dense-60m", "--match", "mod-60m", "--free", "n_layers=1:3,d_model=64:128")
+    assert "excluded most: change" in run(*question)[1]
+
+    def stop(text: str, size: int) -> Any:
+        return nullcontext(lambda n: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    monkeypatch.setattr("modcalc.cli.isoflop._progress", stop)
+    code, out, err = run(*question)
+    assert code == 130 and "better ones may be left" in out and "excluded most" not in out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child")

@@ -69,6 +69,7 @@ def test_a_grid_of_capacity_and_frequency() -> None:
     pairs = {(c.shape.capacity, c.shape.every) for c in found.candidates}
     assert pairs == {(c, e) for c in (0.125, 0.25, 0.5, 0.75) for e in (1, 2)}
     assert all(c.status == OK for c in found.candidates)
+    assert "most parameters first" in ask_match(mod, dense, free="n_layers", prefer="params").rules[-1]
 
 
 def test_the_reverse_the_dense_model_as_cheap_as_a_mod_model() -> None:

@@ -12,6 +12,13 @@ from modcalc.render.output import emit, write
 from modcalc.render.table import Column, Table, bad, good
 
 RULE = "FLOPs by convention matmul: 2 per multiply-add, attention over all T x T pairs"
+# What else a metric is of, said where a rule asks for it.
+MEANT = {
+    "train_step_flops": "a step of train.batch_size sequences, 1 without `train`",
+    "train_flops": "whole steps of train.batch_size sequences that see at least train.tokens, or train.steps",
+    "kv_cache_bytes": "one sequence in bf16, routed blocks at the capacity's share",
+    "train_memory_bytes": "a step of train.batch_size sequences (1 without `train`), bf16 mixed precision, AdamW",
+}
 
 
 def show(outcome: Outcome, format: str | None) -> None:
@@ -68,7 +75,9 @@ def table(outcome: Outcome) -> Table:
             rows.append((c.source, "", None, None, None, "", bad("UNREAD")))
         elif not c.results:
             rows.append((c.source, "no budget: read only", None, None, None, "", good("ok")))
-    return Table(title="Budgets", headline=[RULE], columns=columns, rows=rows, notes=[verdict(outcome)])
+    asked = {r.rule.metric for c in outcome.checked for r in c.results}
+    meant = [f"{metric}: {text}" for metric, text in MEANT.items() if metric in asked]
+    return Table(title="Budgets", headline=[RULE, *meant], columns=columns, rows=rows, notes=[verdict(outcome)])
 
 
 def document(outcome: Outcome) -> dict:

@@ -149,6 +149,6 @@ def _tally(found: Found) -> list[str]:
         lines.append(f"shapes that break a rule (some break several): {', '.join(gone)}")
     if t.problem:
         lines.append(f"no valid spec, for one: {t.problem}")
-    if found.to_blame:
+    if found.to_blame and not t.interrupted:
         lines.append(f"no shape is OK; {found.to_blame} excluded most: change {OPTIONS[found.to_blame]}")
     return lines

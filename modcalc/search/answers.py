@@ -87,7 +87,7 @@ def matched(asked: Asked, other: Spec, by: str, progress: Progress) -> Answer:
         )  # fmt: skip
     if budget:
         found = replace(found, candidates=tuple(with_steps(c, budget, basis) for c in found.candidates))
-    order = f"{prefer} first" + (f", the best of each {' x '.join(per)}" if per else "")
+    order = f"{'most parameters' if prefer == 'params' else prefer} first" + (f", the best of each {' x '.join(per)}" if per else "")
     words = (*asked.terms.words, f"within {percent(asked.within)} of the target (--within), {order} (--prefer, --per)")
     return Answer(asked, ((budget, found),), words, tuple(differences(family.spec, other, basis.seq_len)), target)
 
@@ -108,7 +108,7 @@ def planned(asked: Asked, light: Spec | None, ratio: str | None, count: str, min
         if found.tally.interrupted:
             break
     words = [*asked.terms.words, f"tokens per parameter {shown(bounds)} (--tokens-per-param; {COUNTED[count]}, --count)"]
-    words += [f"at least {min_steps:,} whole steps (--min-steps)"]
+    words += [f"at least {min_steps:,} whole {'step' if min_steps == 1 else 'steps'} (--min-steps)"]
     notes = () if light is None else tuple(differences(asked.terms.family.spec, light, asked.basis.seq_len))
     return Answer(asked, tuple(founds), tuple(words), notes, count=count, light=light)
 

@@ -157,7 +157,7 @@ def _judged(c: Candidate, within: Fraction, ratio: Band, min_steps: int, count: 
     s = c.schedule
     c = replace(c, error=s.error)
     if s.steps < min_steps:
-        c = c.drop(f"{s.steps:,} whole steps, fewer than {min_steps:,}: one costs {float(s.step_flops / Fraction(s.budget)):.3g} of the budget")
+        c = c.drop(f"{s.steps:,} whole steps, fewer than {min_steps:,}: one costs {float(s.step_flops / Fraction(s.budget)):.3g} times the budget")
     tokens = tokens_per_param(c, count)
     if ratio and not ratio[0] <= tokens <= ratio[1]:
         side = f"fewer than {float(ratio[0]):g}" if tokens < ratio[0] else f"more than {float(ratio[1]):g}"
