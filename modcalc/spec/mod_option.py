@@ -43,7 +43,12 @@ def parse_mod(text: str) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         steps = key.strip().split(".")
         if not equals or not all(steps) or not value.strip():
-            raise UsageError(f"--mod {text}: found {pair.strip()!r}; allowed key=value pairs joined by commas, such as {EXAMPLE}")
+            hint = (
+                "; a list joins its entries by +, as in layers=1+3"
+                if section and not equals and isinstance(scalar(pair.strip()), int | float)
+                else ""
+            )
+            raise UsageError(f"--mod {text}: found {pair.strip()!r}; allowed key=value pairs joined by commas, such as {EXAMPLE}{hint}")
         inner = section
         for step in steps[:-1]:
             inner = inner.setdefault(step, {})
