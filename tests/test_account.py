@@ -119,3 +119,9 @@ def test_workloads_that_make_no_sense(wrong: dict) -> None:
         Workload(**{"seq_len": 1, **wrong})
     with pytest.raises(UsageError):
         account(spec(), **wrong)
+
+
+@pytest.mark.parametrize("spec", ["mod-small", None])
+def test_what_is_no_spec_is_told_how_to_load_one(spec: object) -> None:
+    with pytest.raises(UsageError, match=r"is no Spec: modcalc\.load\("):
+        account(spec)

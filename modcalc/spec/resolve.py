@@ -211,8 +211,10 @@ def frame(spec: Spec, d_model: Dim, vocab_size: Dim, seq_len: int) -> dict:
 def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
     """The Plan of `spec` for sequences of `seq_len` tokens (default spec.seq_len).
 
-    Raises UsageError if seq_len is not positive or longer than the learned positions, and if heads do not divide.
+    Raises UsageError if `spec` is none, seq_len is not positive or longer than the learned positions, and if heads do not divide.
     """
+    if not isinstance(spec, Spec):
+        raise UsageError(f"{spec!r} is no Spec: modcalc.load({str(spec)!r}) makes one from a file, a shipped name or a config.json")
     T = spec.seq_len if seq_len is None else seq_len
     if T < 1:
         raise UsageError(f"sequence length {T}: at least 1 token is needed")
