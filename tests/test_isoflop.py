@@ -22,7 +22,7 @@ from modcalc.search.results import DROP, OK
 from modcalc.search.rules import Rules
 from modcalc.search.write import specs_of, write_specs
 from modcalc.spec.load import load
-from modcalc.spec.schema import Mod, Spec
+from modcalc.spec.schema import Attention, Mod, Spec
 
 WITHIN = Fraction(1, 1000)
 
@@ -60,6 +60,22 @@ def test_the_papers_rule_in_one_question() -> None:
         assert c.params.total > account(dense).params.total  # what routing frees is spent on size
         assert (c.spec.mod.capacity, c.spec.mod.every) == (0.125, 2)
         assert c.spec.attention.n_heads * 64 == c.spec.d_model
+
+
+@pytest.mark.parametrize(("n_layers", "d_model", "words"), [(12, 64, "5 to 256"), (2, 1024, "16 to 512"), (4, 256, "16 to 256")])
+def test_a_model_matches_itself_however_unusual(n_layers: int, d_model: int, words: str) -> None:
+    spec = structs.replace(load("dense-60m"), n_layers=n_layers, d_model=d_model, attention=Attention(n_heads=d_model // 64))
+    answer = ask_match(spec, spec)
+    best = answer.founds[0][1].candidates[0]
+    assert (best.status, best.error, best.shape[:2]) == (OK, 0, (n_layers, d_model))
+    assert f"d_model / n_layers {words} (--aspect)" in answer.rules
+
+
+def test_a_shape_that_is_fixed_is_held_to_no_aspect() -> None:
+    spec = structs.replace(load("dense-60m"), n_layers=12, d_model=64, attention=Attention(n_heads=1))
+    for answer in (ask_plan(spec, 10**16, free="d_ff"), ask_match(spec, spec, free="d_ff")):
+        (_, found) = answer.founds[0]
+        assert found.candidates[0].status == OK and "d_model / n_layers any (--aspect)" in answer.rules
 
 
 def test_a_grid_of_capacity_and_frequency() -> None:

@@ -45,7 +45,14 @@ Per = Annotated[
 Within = Annotated[
     str, typer.Option("--within", metavar="SHARE", help="Relative difference to the target that is OK; a budget's above it is explained.")
 ]
-Aspect = Annotated[str | None, _option("--aspect", metavar="LOW:HIGH", help="d_model / n_layers, or none. [default: 48:128; with --match 16:256]")]
+Aspect = Annotated[
+    str | None,
+    _option(
+        "--aspect",
+        metavar="LOW:HIGH",
+        help="d_model / n_layers, or none. [default: 48:128; with --match 16:256, and what OTHER has; none where neither is free]",
+    ),
+]
 FfRatio = Annotated[
     str | None,
     _option("--ff-ratio", metavar="LOW:HIGH", help="d_ff / d_model where d_ff is free, or none. [default: within 25 % of the spec's]"),

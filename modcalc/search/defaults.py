@@ -10,8 +10,8 @@ CAPACITIES = [0.125, 0.25, 0.5, 0.75]
 FREQUENCIES = [1, 2]
 # d_model / n_layers: 64 to 128 in GPT-3 (arXiv 2005.14165, table 2.1) and 51 to 90 in Chinchilla's table A4 (2203.15556).
 GRID_ASPECT = ("48", "128")
-# Around another model, which may be unusual itself, and for models that depth makes large.
-MATCH_ASPECT = ("16", "256")
+# Around another model, for models that depth makes large.
+MATCH_ASPECT = (16, 256)
 FF_SPREAD = (0.75, 1.25)  # d_ff / d_model, as a multiple of the family's
 DEEPEST, WIDEST = 128, 16384
 
@@ -50,6 +50,12 @@ def around(family: Family, other: Shape) -> Callable[[str, dict[str, Values]], V
         return _common(knob, family, before)
 
     return values
+
+
+def match_aspect(other: Shape) -> tuple[str, str]:
+    """The default bounds of d_model / n_layers around `other`, which may be unusual itself."""
+    low, high = MATCH_ASPECT
+    return str(min(low, other.d_model // other.n_layers)), str(max(high, -(-other.d_model // other.n_layers)))
 
 
 def ff_band(family: Family) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from modcalc.errors import UsageError
-from modcalc.search.defaults import GRID_ASPECT, MATCH_ASPECT, around, ff_band, grid
+from modcalc.search.defaults import GRID_ASPECT, around, ff_band, grid, match_aspect
 from modcalc.search.family import Family, Shape
 from modcalc.search.knobs import Values, band, parse_free
 from modcalc.search.rules import Band, Rules
@@ -46,14 +46,16 @@ def terms(
     The others are as the options of `modcalc isoflop` give them; None: the default. Raises UsageError.
     """
     family = Family(spec, head_dim, multiple_of)
-    values = grid(family) if other is None else around(family, Shape(other.n_layers, other.d_model))
+    centre = None if other is None else Shape(other.n_layers, other.d_model)
+    values = grid(family) if centre is None else around(family, centre)
     axes = parse_free(free if free is not None else _default_free(family, other), family, values)
     if ff_ratio is not None and "d_ff" not in axes:
         raise UsageError("--ff-ratio: d_ff is not free, so it would change nothing; add d_ff to --free")
     if multiple_of is not None and "d_model" not in axes:
         raise UsageError("--multiple-of: d_model is not free, so it would change nothing; add d_model to --free")
+    fixed = not {"n_layers", "d_model"} & axes.keys()
     rules = Rules(
-        band("--aspect", aspect, GRID_ASPECT if other is None else MATCH_ASPECT),
+        band("--aspect", aspect, None if fixed else GRID_ASPECT if centre is None else match_aspect(centre)),
         band("--ff-ratio", ff_ratio, ff_band(family)) if "d_ff" in axes else None,
         None if params is None else _counts("--params", params),
     )
