@@ -10,7 +10,9 @@ import torch
 from benchmarks.train_mod import __main__ as program
 from benchmarks.train_mod.arms import PRESETS, arms
 from benchmarks.train_mod.data import Corpus, standard_library
+from benchmarks.train_mod.routing import ABLATIONS, changed
 from benchmarks.train_mod.run import Run
+from modcalc import build
 from modcalc.errors import UsageError
 
 SMOKE = PRESETS["smoke"]
@@ -70,12 +72,27 @@ def test_results(corpus: Corpus, tmp_path: Path) -> None:
     )
     assert {x["arm"] for x in result["routing"]} == {"mod", "mod_same_steps"}
     first = result["routing"][0]
-    assert set(first["held_out_loss"]) == {"topk", "router", "predictor"}
+    assert set(first["held_out_loss"]) == {"topk", "router", "predictor", *ABLATIONS}
     assert all(0 <= a <= 1 for a in first["accuracy"].values())
     for shares in first["router_histogram"]["share_by_block"]:
         assert len(shares) == first["router_histogram"]["bins"] and sum(shares) == pytest.approx(1)
     assert (tmp_path / "out" / "loss.svg").read_text().count("</svg>") == 1
     assert "Against dense" in [c.title for c in program.table(result["summary"]).columns]
+
+
+def test_what_is_changed_in_a_trained_model() -> None:
+    spec = next(a.spec for a in arms(SMOKE) if a.name == "mod")
+    tokens = torch.randint(256, (2, 32), generator=torch.Generator().manual_seed(0))
+    model = build(spec, dtype="fp64")
+    routers = [block.router.weight for block in model.blocks if block.plan.routing]
+    with torch.no_grad():
+        routers[0].normal_(std=10.0)
+        before = model(tokens).logits
+        around, by_chance = (changed(model, tokens, name).logits for name in ("all_around", "random_choice"))
+        assert not torch.allclose(by_chance, before) and not torch.allclose(by_chance, around)
+        assert torch.equal(model(tokens).logits, before), "a hook was left behind"
+        routers[0].zero_()  # r = 0: x + 0 * f(x)
+        assert torch.equal(model(tokens).logits, around)
 
 
 def test_checkpoints_of_other_settings_are_refused(corpus: Corpus, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from modcalc.render.plot import COLOURS, amounts, figure, plot_target
 from modcalc.render.table import Column, Table
 
 from .arms import Arm, Preset
+from .routing import ABLATIONS
 
 LABELS = {
     "dense": "dense",
@@ -17,6 +18,7 @@ LABELS = {
     "mod_same_steps": "MoD, same steps as dense",
     "random": "random routing, same training FLOPs",
 }
+ABLATED = {"random_choice": "tokens chosen by chance instead of by its routers", "all_around": "its routed blocks left out"}
 UNITS = (
     "losses in nats per byte of held-out text; FLOPs by convention matmul (2 per multiply-add, attention over all T x T pairs), "
     "backward included in training FLOPs"
@@ -52,7 +54,8 @@ def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict])
         for how in ("router", "predictor")
         if learned
     }
-    return {"units": UNITS, "arms": arms, "loss_against_dense": against_dense, "sampling": sampling}
+    ablation = {change: mean(x["ablation_over_topk"][change] for x in learned) for change in ABLATIONS if learned}
+    return {"units": UNITS, "arms": arms, "loss_against_dense": against_dense, "sampling": sampling, "ablation": ablation}
 
 
 def document(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict], machine: dict, corpus: dict) -> dict:
@@ -95,6 +98,7 @@ def table(result: dict) -> Table:
         f"deciding by the {how}: {100 * x['accuracy']:.2f} % of decisions as top-k; causal loss {change(x['causal_over_topk'])} against top-k"
         for how, x in result["sampling"].items()
     ]
+    notes += [f"the trained MoD model, {ABLATED[name]}: loss {change(x)}" for name, x in result["ablation"].items()]
     return Table(title="Mixture-of-Depths against dense", headline=[result["units"]], columns=columns, rows=rows, notes=notes)
 
 

@@ -1,14 +1,20 @@
 """What routing does on held-out text: top-k against causal decisions, accuracy of each, and the routers' outputs."""
 
+from contextlib import ExitStack
+
 import torch
+from modcalc.models.decoder import Output
 from modcalc.models.losses import cross_entropy, membership
+from modcalc.models.routing import Scatter, Select
 from modcalc.models.sampling import causal_forward
-from torch import Tensor
+from torch import Tensor, nn
 
 from .run import Run
 
 BINS = 41
 EDGE = 10.0
+# The trained model with its choice of tokens replaced by chance (each keeps its r), and with every token going around.
+ABLATIONS = ("random_choice", "all_around")
 
 
 @torch.no_grad()
@@ -18,6 +24,7 @@ def evaluate(run: Run) -> dict:
     if mod is None or mod.router != "learned":
         return {}
     run.model.eval()
+    torch.manual_seed(run.seed)
     sums: dict[str, float] = {}
     histograms = torch.zeros(len(run.model.plan.routed), BINS, dtype=torch.float64)
     right = {"router": [], "predictor": []}
@@ -26,8 +33,9 @@ def evaluate(run: Run) -> dict:
         tokens, targets = tokens.to(run.device), targets.to(run.device)
         with run.autocast():
             output = run.model(tokens)
-            causal = {decide: causal_forward(run.model, tokens, decide=decide) for decide in right}
-        losses = {"topk": cross_entropy(output, targets), **{decide: cross_entropy(out, targets) for decide, out in causal.items()}}
+            others = {decide: causal_forward(run.model, tokens, decide=decide) for decide in right}
+            others |= {change: changed(run.model, tokens, change) for change in ABLATIONS}
+        losses = {name: cross_entropy(out, targets) for name, out in {"topk": output, **others}.items()}
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss.item() * len(tokens)
         for decide, logits in (("router", [r.scores for r in output.routing]), ("predictor", [r.predicted for r in output.routing])):
@@ -39,11 +47,26 @@ def evaluate(run: Run) -> dict:
         "arm": run.arm.name,
         "seed": run.seed,
         "held_out_loss": loss,
+        "ablation_over_topk": {change: loss[change] / loss["topk"] - 1 for change in ABLATIONS},
         "causal_over_topk": {decide: loss[decide] / loss["topk"] - 1 for decide in right},
         "accuracy": {decide: mean([sum(column) / n for column in zip(*rows, strict=True)]) for decide, rows in right.items()},
         "accuracy_by_block": {decide: [sum(column) / n for column in zip(*rows, strict=True)] for decide, rows in right.items()},
         "router_histogram": {"edges": [-EDGE, EDGE], "bins": BINS, "share_by_block": (histograms / histograms.sum(1, keepdim=True)).tolist()},
     }
+
+
+def changed(model: nn.Module, tokens: Tensor, change: str) -> Output:
+    """`model` on tokens [B, T], under one of ABLATIONS."""
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if change == "random_choice" and isinstance(module, Select):
+                hook = module.register_forward_pre_hook(lambda _, args: (torch.randn_like(args[0]), *args[1:]))
+            elif change == "all_around" and isinstance(module, Scatter):
+                hook = module.register_forward_hook(lambda _, args, out: args[0])
+            else:
+                continue
+            hooks.callback(hook.remove)
+        return model(tokens)
 
 
 def correct(logits: Tensor, target: Tensor) -> float:
