@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "check_many.json")
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
 
     from modcalc.measure.hardware import cpu_name
 

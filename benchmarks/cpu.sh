@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # What a CPU makes of saved FLOPs: realised saving at two sizes, our dense model against the transformers library's Llama,
-# repeatability, a model against itself, where the time goes, and decode against context.
+# repeatability, a model against itself, where the time goes, decode against context, and how fast modcalc itself counts,
+# searches and checks.
 #
 #   benchmarks/cpu.sh [--quick] [STAGE ...]
-#   stages: saving llama repeat self where decode; default: all
+#   stages: saving llama repeat self where decode speed; default: all
 #
-# Needs a machine that does nothing else, for about 15 minutes on two cores; --quick takes two samples of everything, to see that
+# Needs a machine that does nothing else, for about 20 minutes on two cores; --quick takes two samples of everything, to see that
 # it runs. Results go to benchmarks/results/<processor>-<date>/ (or to $RESULTS), and what is there already is not measured again.
 # PYTHON: the interpreter; default: python3 if it has modcalc and all that is needed, else a virtual environment that is made here.
 set -euo pipefail
@@ -38,5 +39,13 @@ fi
 if wanted decode; then
     once "$results/decode.md" decode "$python" -m benchmarks.decode_context $shapes/cpu-512.yaml --device cpu --dtype fp32 \
         --batch 1,8 --contexts 128,1024,4096,8192 "${short[@]}" --out "$results/decode.jsonl"
+fi
+if wanted speed; then
+    # Each writes its samples and fails where its limit is missed.
+    repeats=10
+    [ -z "$quick" ] || repeats=2
+    [ -s "$results/startup.json" ] || attempt startup "$python" -m benchmarks.startup --repeat "$repeats" --out "$results/startup.json"
+    [ -s "$results/check_many.json" ] || attempt check_many "$python" -m benchmarks.check_many --repeat "$repeats" --out "$results/check_many.json"
+    [ -s "$results/search.json" ] || attempt search "$python" benchmarks/search_speed.py --repeat "$repeats" --out "$results/search.json"
 fi
 finish

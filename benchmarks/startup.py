@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=30, help="processes of each kind; ten times as many calls of account()")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "startup.json")
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
 
     from modcalc.measure.hardware import cpu_name
 

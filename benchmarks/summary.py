@@ -105,6 +105,9 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
             seen = f"{ratio(d['time_ratio'])} ({between(d['interval'])})"
             # Not slower: the interval reaches 1 or lies below.
             yield Aim(about, "no slower: interval not above 1", seen, d["time_ratio"] <= LLAMA or bool(d["interval"] and d["interval"][0] <= LLAMA))
+    for name, read in (("startup", counting), ("check_many", checking), ("search", searching)):
+        if (folder / f"{name}.json").is_file():
+            yield from read(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def savings(records: list[Result]) -> Iterator[Aim]:
@@ -152,6 +155,25 @@ def repeated(a: Result, b: Result) -> Aim:
     change = b.step_time_s.median / a.step_time_s.median - 1
     seen = f"{seconds(a.step_time_s.median)} and {seconds(b.step_time_s.median)}: {100 * change:+.2f} %"
     return Aim(f"two runs of the same command, {a.spec}, {a.mode}", f"medians within {share(REPEAT)}", seen, abs(change) <= REPEAT)
+
+
+def counting(d: dict) -> Iterator[Aim]:
+    start, account, count = d["startup"], d["account"], d["count"]
+    yield Aim("flops --count analytic over import typer, yaml", f"at most {start['limit']} x", f"{start['ratio']:.2f} x", start["ok"])
+    slowest = max(account["median_s"].values())
+    yield Aim("account() of a spec of 126 layers", f"at most {seconds(account['limit_s'])}", seconds(slowest), account["ok"])
+    seen = f"{seconds(count['count_s'])}, {count['peak_memory_bytes'] / 1e9:.2f} GB"
+    yield Aim("fvcore count of 405B parameters", f"under {count['limit_s']:g} s and {count['limit_bytes'] / 1e9:g} GB", seen, count["ok"])
+
+
+def checking(d: dict) -> Iterator[Aim]:
+    yield Aim(f"check of {d['specs']} specs over one", f"at most {d['limit']:g} x", f"{d['ratio']:.2f} x", d["ok"])
+
+
+def searching(d: dict) -> Iterator[Aim]:
+    rate, memory = d["candidates_per_s"], d["peak_memory_bytes"]
+    aim = f"at least {rate['at_least'] / 1e6:g} M/s, under {memory['below'] / 1e9:g} GB"
+    yield Aim(f"search of {d['candidates']:,} shapes on one core", aim, f"{rate['median'] / 1e6:.1f} M/s, {memory['value'] / 1e9:.2f} GB", d["ok"])
 
 
 def main() -> None:

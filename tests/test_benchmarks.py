@@ -61,7 +61,7 @@ def test_every_stage_runs_and_what_it_names_is_there(script, tmp_path, name):
     assert code == 0 and "failed" not in err
     assert commands[-1][:2] == ["-m", "benchmarks.summary"]
     points = [words for words in commands if "profile" in words]
-    assert len(points) >= len(stages(name)) - 4
+    assert len(points) >= len(stages(name)) - 5
     for words in points:
         at = words.index("profile") + 1
         named = [] if words[at].startswith("--") else [words[at]]
@@ -134,6 +134,26 @@ def test_the_summary_of_results(tmp_path, monkeypatch, capsys):
     assert met["realised saving"] == "yes" and met["two runs of the same command"] == "no" and met["tests that need a GPU"] == "no"
     llama = {row[1].split(",")[1].strip(): row[4].strip() for row in (line.split("|") for line in out.splitlines() if "Llama" in line)}
     assert llama == {"forward": "yes", "train": "no"}
+
+
+def test_the_summary_of_how_fast_modcalc_is(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    from benchmarks import check_many, summary
+
+    monkeypatch.setattr(sys, "argv", ["check_many", "--repeat", "1", "--out", str(tmp_path / "new" / "check_many.json")])
+    with pytest.raises(SystemExit):
+        check_many.main()
+    part = {"limit": 2.5, "ratio": 2.6, "ok": False}
+    account = {"median_s": {"dense": 1e-4, "mod": 3e-4}, "limit_s": 1e-3, "ok": True}
+    count = {"count_s": 5.0, "limit_s": 10.0, "peak_memory_bytes": 1.5e9, "limit_bytes": 2e9, "ok": True}
+    (tmp_path / "new" / "startup.json").write_text(json.dumps({"startup": part, "account": account, "count": count}))
+    monkeypatch.setattr(sys, "argv", ["summary", str(tmp_path / "new")])
+    summary.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
+    assert rows[0] == ["flops --count analytic over import typer, yaml", "at most 2.5 x", "2.60 x", "no"]
+    assert rows[1] == ["account() of a spec of 126 layers", "at most 1 ms", "300 us", "yes"]
+    assert rows[2][:2] == ["check of 100 specs over one", "at most 3 x"]
 
 
 def test_a_folder_without_results(tmp_path, monkeypatch, capsys):
