@@ -153,7 +153,8 @@ def test_the_summary_of_how_fast_modcalc_is(tmp_path, monkeypatch, capsys):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
     assert rows[0] == ["flops --count analytic over import typer, yaml", "at most 2.5 x", "2.60 x", "no"]
     assert rows[1] == ["account() of a spec of 126 layers", "at most 1 ms", "300 us", "yes"]
-    assert rows[2][:2] == ["check of 100 specs over one", "at most 3 x"]
+    assert rows[2][1:] == ["under 10 s and 2 GB", "5 s, 1.50 GB", "yes"]
+    assert rows[3][:2] == ["check of 100 specs over one", "at most 3 x"]
 
 
 def test_a_folder_without_results(tmp_path, monkeypatch, capsys):
