@@ -4,7 +4,7 @@
 # searches and checks.
 #
 #   benchmarks/cpu.sh [--quick] [STAGE ...]
-#   stages: saving llama repeat self where decode speed; default: all
+#   stages: saving rows llama repeat self where decode speed; default: all
 #
 # Needs a machine that does nothing else, for about 20 minutes on two cores; --quick takes two samples of everything, to see that
 # it runs. Results go to benchmarks/results/<processor>-<date>/ (or to $RESULTS), and what is there already is not measured again.
@@ -22,11 +22,15 @@ if wanted saving; then
         done
     done
 fi
+if wanted rows; then
+    # How many rows a routed block's products must have: 128 a sequence.
+    point rows $shapes/cpu-768.yaml --baseline dense --mode forward --sweep batch=1,2,4 "${short[@]}"
+fi
 if wanted llama; then
     once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cpu --batch 2 --seconds "$llama_s"
 fi
 if wanted repeat; then
-    for run in 1 2; do
+    for run in 1 2 3; do
         point "repeat-$run" $shapes/cpu-512.yaml --mode forward --batch 4 "${long[@]}"
     done
 fi

@@ -9,6 +9,7 @@ An aim that was missed is a row like any other; what was not measured is left ou
 import argparse
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,8 +88,9 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
             yield from (itself(r) for r in records)
         elif name == "where":
             yield from (attributed(r) for r in records)
-    if {"repeat-1", "repeat-2"} <= set(found):
-        yield repeated(found["repeat-1"][0], found["repeat-2"][0])
+    runs = [found[name][0] for name in sorted(found) if name.startswith("repeat-")]
+    for a, b in pairwise(runs):
+        yield repeated(a, b)
     for r in found.get("decode", []):
         if r.settings.context and r.baseline:
             yield decoded(r)

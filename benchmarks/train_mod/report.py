@@ -121,4 +121,3 @@ def plot(file: Path, result: dict, points: list[dict]) -> None:
             amounts(axes.xaxis, label)
             axes.set_ylabel("held-out loss [nats per byte]")
             axes.legend(frameon=False, fontsize=8)
-        left.set_yscale("log")
