@@ -3,12 +3,17 @@
 import csv
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from modcalc.cli import app
+
+# Workers share the cores: more threads in each would only wait for one another. Read when torch is first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY = """
 name: tiny
