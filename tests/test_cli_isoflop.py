@@ -88,10 +88,13 @@ def test_csv_holds_raw_values(run: Runner) -> None:
     assert all(int(r["forward_flops"]) > 10**11 and int(r["cost_kv"]) > 10**6 for r in rows)
 
 
-def test_every_look_prints(run: Runner) -> None:
+@pytest.mark.parametrize("columns", [60, 80, 300])
+def test_every_look_prints(run: Runner, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     for look in ("table", "plain", "markdown", "latex"):
-        code, out, _ = run("isoflop", "dense-220m", "--budget", "6e18", "--beside", "mod-220m", "--limit", 4, "--format", look)
-        assert code == 0 and "mod-220m-l" in out.replace("\\_", "_")
+        code, out, err = run("isoflop", "dense-220m", "--budget", "6e18", "--beside", "mod-220m", "--limit", 4, "--format", look)
+        assert code == 0, err
+        assert "mod-220m-l" in out.replace("\\_", "_")
 
 
 def test_conventions_and_lengths_change_the_plan_and_are_printed(run: Runner) -> None:

@@ -71,7 +71,7 @@ def fitting(table: Table, width: int) -> tuple[list[int], list[Column], list[int
 
     wide = widths(len)
     if _needed(wide, keep) > width:
-        wide = widths(lambda header: max(map(len, header.split())))
+        wide = widths(lambda header: max(map(len, header.split()), default=0))
     for drop in sorted({c.drop for c in table.columns} - {0}, reverse=True):
         if _needed(wide, keep) <= width:
             break
