@@ -111,13 +111,18 @@ def account(
 
     Returns a Report; its FLOPs are those of all B sequences. Raises UsageError where the numbers make no workload.
     """
-    # A token that decides by itself passes at the share of whole sequences, however short its prompt is.
-    plan = spec if isinstance(spec, Plan) else resolve(spec, None if phase in SAMPLING else seq_len)
-    new = seq_len if seq_len is not None else 1 if phase == "decode" else plan.seq_len
-    work = Workload(batch, new, context, phase, routing)
+    plan, work = plan_and_work(spec, seq_len, batch, context, phase, routing)
     rule = convention if isinstance(convention, Convention) else find_convention(convention, causal)
     rows = tuple(ledger(plan, work))
     return Report(plan, work, rule, rows, count_params(rows), count_flops(rows, work, rule))
+
+
+def plan_and_work(spec: Spec | Plan, seq_len: int | None, batch: int, context: int, phase: str, routing: str = "expected") -> tuple[Plan, Workload]:
+    """The plan that a workload runs, and the workload; arguments as of `account`."""
+    # A token that decides by itself passes at the share of whole sequences, however short its prompt is.
+    plan = spec if isinstance(spec, Plan) else resolve(spec, None if phase in SAMPLING else seq_len)
+    new = seq_len if seq_len is not None else 1 if phase == "decode" else plan.seq_len
+    return plan, Workload(batch, new, context, phase, routing)
 
 
 def count_params(rows: tuple[Op, ...]) -> Params:

@@ -13,8 +13,7 @@ KV_DTYPE = "bf16"  # what caches are kept in, where nothing else is said
 def under(report: Report, spec: Spec, **over: object) -> Report:
     """`spec` billed under the workload and convention of `report`, but for what `over` says."""
     work = report.work
-    seq_len = None if work.phase == "decode" else work.seq_len
-    same = dict(seq_len=seq_len, batch=work.batch, phase=work.phase, context=work.context, routing=work.routing, convention=report.convention)
+    same = dict(seq_len=work.seq_len, batch=work.batch, phase=work.phase, context=work.context, routing=work.routing, convention=report.convention)
     return account(spec, **{**same, **over})
 
 

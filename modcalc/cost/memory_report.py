@@ -2,13 +2,13 @@
 
 from msgspec import Struct
 
-from modcalc.cost.account import count_params, dense_twin
+from modcalc.cost.account import count_params, dense_twin, plan_and_work
 from modcalc.cost.activations import Activations, activations
 from modcalc.cost.fits import Fit, fits
 from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
 from modcalc.cost.recompute import ATTENTION, RECOMPUTE, fusible
-from modcalc.cost.workload import ROUTING, SAMPLING, Workload
+from modcalc.cost.workload import ROUTING, Workload
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import resolve
@@ -88,8 +88,7 @@ def memory_report(
 
     Raises UsageError for numbers that make no workload, names that there are not, and a room that does not hold the weights.
     """
-    plan = resolve(spec, None if phase in SAMPLING else seq_len)
-    work = Workload(batch, 1 if phase == "decode" else seq_len or plan.seq_len, context, phase)
+    plan, work = plan_and_work(spec, seq_len, batch, context, phase)
     memory = _memory(plan, work, dtype, how)
     dense = dense_twin(spec) if spec.mod else None
     twin = _memory(resolve(dense, plan.seq_len), work, dtype, how) if dense else None
