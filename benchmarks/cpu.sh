@@ -48,8 +48,8 @@ if wanted speed; then
     # Each writes its samples and fails where its limit is missed.
     repeats=10
     [ -z "$quick" ] || repeats=2
-    [ -s "$results/startup.json" ] || attempt startup "$python" -m benchmarks.startup --repeat "$repeats" --out "$results/startup.json"
-    [ -s "$results/check_many.json" ] || attempt check_many "$python" -m benchmarks.check_many --repeat "$repeats" --out "$results/check_many.json"
-    [ -s "$results/search.json" ] || attempt search "$python" benchmarks/search_speed.py --repeat "$repeats" --out "$results/search.json"
+    for one in startup check_many search_speed; do
+        [ -s "$results/$one.json" ] || attempt $one "$python" -m benchmarks.$one --repeat "$repeats" --out "$results/$one.json"
+    done
 fi
 finish

@@ -107,7 +107,7 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
             seen = f"{ratio(d['time_ratio'])} ({between(d['interval'])})"
             # Not slower: the interval reaches 1 or lies below.
             yield Aim(about, "no slower: interval not above 1", seen, d["time_ratio"] <= LLAMA or bool(d["interval"] and d["interval"][0] <= LLAMA))
-    for name, read in (("startup", counting), ("check_many", checking), ("search", searching)):
+    for name, read in (("startup", counting), ("check_many", checking), ("search_speed", searching)):
         if (folder / f"{name}.json").is_file():
             yield from read(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
 

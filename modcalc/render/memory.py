@@ -57,10 +57,9 @@ def headline(report: MemoryReport) -> list[str]:
     optimizer = f"{how.get('optimizer', 'adamw')}: {states}" if m.states or m.master else how["optimizer"]
     recompute = {"none": "kept, none computed again", "selective": "attention computed again", "full": "every block computed again"}
     activations = recompute[how.get("recompute", "none")]
-    attention = f"{report.attention} attention{'' if report.fusible else FORCED}"
     return [
         f"{what}; weights, gradients and activations in {report.dtype}; {optimizer}",
-        f"activations {activations}; {attention}, kernels of {how.get('device', 'cuda')}",
+        f"activations {activations}; {_attention(report)}, kernels of {how.get('device', 'cuda')}",
     ]
 
 
@@ -78,6 +77,10 @@ def parts_table(report: MemoryReport) -> Table:
 
     rows = [row(label, value, twin.get(label)) for label, value in own.items() if value or twin.get(label)]
     return Table(title=report.plan.name, headline=headline(report), columns=columns, rows=rows, total=row("total", total, dense))
+
+
+def _attention(report: MemoryReport) -> str:
+    return f"{report.attention} attention{'' if report.fusible else FORCED}"
 
 
 def comparison(reports: Sequence[MemoryReport]) -> Table:
@@ -107,7 +110,7 @@ def comparison(reports: Sequence[MemoryReport]) -> Table:
         head[0] = head[0].replace(f"of {first.work.seq_len:,} tokens", "of T tokens")
     notes = [f"ratio: total over that of {first.plan.name}"]
     if isinstance(first.memory, TrainMemory):
-        notes += [f"{r.plan.name}: {r.attention} attention{'' if r.fusible else FORCED}" for r in reports if r.fusible != first.fusible]
+        notes += [f"{r.plan.name}: {_attention(r)}" for r in reports if r.fusible != first.fusible]
     return Table(headline=head, columns=columns, rows=rows, notes=notes)
 
 
