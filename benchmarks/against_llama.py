@@ -114,16 +114,15 @@ def main() -> None:
     device, dtype, spec = pick(options.device), DTYPES[options.dtype], load(options.spec)
     ours = build(spec, device=device, dtype=dtype)
     theirs = Logits(llama(spec, ours, dtype, device))
-    plain = lambda function: function  # noqa: E731
     found = {}
     for mode in ("forward", "train"):
         length = spec.seq_len + (mode == "train")
         inputs = [Tokens(options.batch, length, spec.vocab_size, device, 0) for _ in range(2)]
         if mode == "forward":
             difference = check(ours, theirs, inputs[0].buffer)
-            steps = [ForwardStep(ours, inputs[0], plain), ForwardStep(theirs, inputs[1], plain)]
+            steps = [ForwardStep(ours, inputs[0]), ForwardStep(theirs, inputs[1])]
         else:
-            steps = [TrainStep(ours, inputs[0], plain), TheirTrainStep(theirs, inputs[1])]
+            steps = [TrainStep(ours, inputs[0]), TheirTrainStep(theirs, inputs[1])]
         warm = [warm_up(step, device) for step in steps]
         samples = alternate(steps, device, rounds_for(warm, options.seconds))
         ratio = paired_ratio(*samples)

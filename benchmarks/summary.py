@@ -82,8 +82,9 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
     for name, records in found.items():
         if name.startswith("saving-"):
             yield from savings(records)
-        elif name.startswith(("train-", "forward-")):
-            yield from gpu_pairs(records)
+        elif name in ("train", "forward"):
+            for spec in dict.fromkeys(r.spec for r in records):
+                yield from gpu_pairs([r for r in records if r.spec == spec])
         elif name == "self":
             yield from (itself(r) for r in records)
         elif name == "where":

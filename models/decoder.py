@@ -84,7 +84,11 @@ class Decoder(nn.Module):
         """tokens: [B, T] int64. A plan with routing is for sequences of exactly plan.seq_len tokens."""
         self._check_length(tokens.shape[1])
         at = Positions.of_sequence(tokens.shape[1], tokens.device)
-        x, routing = self.run(self.embedding(tokens, at), at)
+        x = self.embedding(tokens, at)
+        # Before the blocks, so that the first of them is the same function as the others: a compiler makes one graph of all.
+        for theta, dim in {(b.attention.theta, b.attention.rotary_dim) for b in self.plan.blocks if b.attention.rotary_dim}:
+            at.rotary(theta, dim, torch.promote_types(x.dtype, torch.float32))
+        x, routing = self.run(x, at)
         return Output(self.logits(x), tuple(routing))
 
     def run(self, x: Tensor, at: Positions) -> tuple[Tensor, list[Routing]]:

@@ -51,10 +51,13 @@ def training_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> tuple[Te
     The router's losses are weighted by the spec's aux_loss and z_loss; the predictor's by 1, as its gradient reaches
     nothing else.
     """
-    output = model(tokens)
+    return objective(model.plan, model(tokens), targets)
+
+
+def objective(plan: Plan, output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `training_loss`, of what the model put out."""
     loss = cross_entropy(output, targets)
     parts = {"cross_entropy": loss.detach()}
-    plan: Plan = model.plan
     extra = auxiliary(plan, output)
     if extra:
         r = routings(plan)[0]

@@ -11,6 +11,7 @@ from modcalc.spec.schema import Attention, Mlp, Mod, Spec
 
 torch = pytest.importorskip("torch")
 from modcalc.models.losses import training_loss  # noqa: E402
+from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 from modcalc.measure import point, steps, sweep  # noqa: E402
 from modcalc.measure.build import build  # noqa: E402
@@ -87,7 +88,7 @@ def test_every_step_has_new_tokens_of_the_whole_vocabulary():
     seen = []
     model = build(SPEC)
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
-    step = steps.ForwardStep(model, steps.Tokens(4, 16, 50, CPU, seed=0), lambda f: f)
+    step = steps.ForwardStep(model, steps.Tokens(4, 16, 50, CPU, seed=0))
     for _ in range(3):
         step.prepare()
         step.run()
@@ -99,7 +100,7 @@ def test_every_step_has_new_tokens_of_the_whole_vocabulary():
 def test_a_train_step_is_a_real_one():
     """The same as written out: real loss with the auxiliary ones, backward, AdamW; router and predictor learn."""
     model, other = build(SPEC), build(SPEC)
-    step = steps.TrainStep(model, steps.Tokens(3, 17, 50, CPU, seed=5), lambda f: f)
+    step = steps.TrainStep(model, steps.Tokens(3, 17, 50, CPU, seed=5))
     optimizer = torch.optim.AdamW(other.parameters(), lr=steps.LEARNING_RATE)
     for _ in range(2):
         step.prepare()
@@ -116,36 +117,35 @@ def test_a_train_step_is_a_real_one():
         assert not torch.equal(a, start[name]), name
 
 
-@pytest.mark.parametrize("parallel, whole", [("none", True), ("ddp", False)])
-def test_compilation_is_of_static_shapes(monkeypatch, parallel, whole):
-    asked = {}
+def test_equal_blocks_are_compiled_once(monkeypatch):
+    """Whatever the depth: one graph for the plain blocks, one for the routed ones, one for the losses; eager work needs none."""
+    counter = CompileCounterWithBackend("eager")
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=counter, **options))
+    graphs = []
+    for n_layers in (2, 6):
+        torch.compiler.reset()
+        counter.clear()
+        model = build(msgspec.structs.replace(SPEC, n_layers=n_layers))
+        step = steps.build_step(model, settings(compile=True, mode="train"), CPU)
+        for _ in range(2):
+            step.run()
+        graphs.append(counter.frame_count)
+        loss = step.loss.item()
+        with steps.uncompiled(step) as eager:
+            eager.run()
+        assert counter.frame_count == graphs[-1] and eager.loss.item() < loss
+    assert graphs == [3, 3]
 
-    def note(function, **options):
-        asked.update(options)
-        return function
 
-    monkeypatch.setattr(torch, "compile", note)
-    compiled = steps.compiler(settings(compile=True, parallel=parallel))
-    assert compiled(len) is len and asked == {"fullgraph": whole, "dynamic": False}
-
-
-def test_a_compiled_step_can_be_run_uncompiled(monkeypatch):
-    calls = []
-
-    def counting(function, **_):
-        def call(*args):
-            calls.append(1)
-            return function(*args)
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", counting)
-    step = steps.build_step(build(SPEC), settings(compile=True, mode="train"), CPU)
-    step.run()
-    with steps.uncompiled(step) as eager:
-        eager.run()
-    step.run()
-    assert len(calls) == 2
+def test_blocks_of_many_kinds_are_all_compiled(monkeypatch):
+    """More than the compiler's own limit of graphs, which would end in eager work or an error."""
+    spec = msgspec.structs.replace(SPEC, n_layers=12, mod=Mod(capacity=[(i + 1) / 16 for i in range(12)], layers=list(range(12))))
+    counter = CompileCounterWithBackend("eager")
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=counter, **options))
+    measure(job(spec=spec, settings=settings(compile=True, iterations=1), baseline=None))
+    assert counter.frame_count == 12
 
 
 def test_every_point_begins_with_a_fresh_compiler(monkeypatch):

@@ -95,7 +95,7 @@ def test_where_nothing_is_drawn_it_is_the_models_own_sampling():
     model = build(dense)
     step = sampling_step(model, settings("prefill"), CPU, 0)
     seen = []
-    step.eager = step.call = lambda tokens, fill=step.call: seen.append(fill(tokens))
+    step._fill = lambda tokens, fill=step._fill: seen.append(fill(tokens))
     step.run()
     cache = Cache(model.plan, 4)
     assert torch.equal(seen[0], prefill(model, step.tokens.buffer, cache))

@@ -2,7 +2,7 @@
 
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,18 +21,27 @@ class Corpus:
     held_out: Tensor
     description: dict
 
+    def to(self, device: str) -> "Corpus":
+        """The same on a device, so that a batch need not travel there."""
+        return replace(self, train=self.train.to(device), held_out=self.held_out.to(device))
+
     def batch(self, batch_size: int, seq_len: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """tokens, targets [B, T] int64 of training step `step`; the same for the same (seed, step), so a run can resume anywhere."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         start = torch.randint(len(self.train) - seq_len, (batch_size, 1), generator=generator)
-        window = self.train[start + torch.arange(seq_len + 1)].long()
+        window = windows(self.train, start, seq_len)
         return window[:, :-1], window[:, 1:]
 
     def held_out_batches(self, batch_size: int, seq_len: int, sequences: int) -> list[tuple[Tensor, Tensor]]:
         """Evenly spaced sequences of the held-out files, the same for every model."""
         start = torch.linspace(0, len(self.held_out) - seq_len - 1, sequences).long()[:, None]
-        window = self.held_out[start + torch.arange(seq_len + 1)].long()
+        window = windows(self.held_out, start, seq_len)
         return [(w[:, :-1], w[:, 1:]) for w in window.split(batch_size)]
+
+
+def windows(text: Tensor, start: Tensor, seq_len: int) -> Tensor:
+    """[B, seq_len + 1] int64: the bytes from each start on, [B, 1], and one more for the last target."""
+    return text[start.to(text.device) + torch.arange(seq_len + 1, device=text.device)].long()
 
 
 def standard_library() -> Corpus:

@@ -18,6 +18,7 @@ ABLATIONS = ("random_choice", "all_around")
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")
 def evaluate(run: Run) -> dict:
     """Losses in nats per byte, accuracies as shares of tokens, over the held-out sequences; {} for a model without a learned router."""
     mod = run.arm.spec.mod
@@ -30,7 +31,6 @@ def evaluate(run: Run) -> dict:
     right = {"router": [], "predictor": []}
     batches = run.corpus.held_out_batches(run.p.batch_size, run.p.seq_len, run.p.held_out_sequences)
     for tokens, targets in batches:
-        tokens, targets = tokens.to(run.device), targets.to(run.device)
         with run.autocast():
             output = run.model(tokens)
             others = {decide: causal_forward(run.model, tokens, decide=decide) for decide in right}

@@ -55,25 +55,19 @@ class World:
 
     def wrap(self, settings: Settings) -> "Wrap":
         """What makes a model parallel as the settings say."""
-        return self._ddp if settings.parallel == "ddp" else lambda model: self._fsdp(model, settings.compile)
+        return self._ddp if settings.parallel == "ddp" else self._fsdp
 
     def _ddp(self, model: nn.Module) -> nn.Module:
         """Whole copies whose gradients are averaged (torch.nn.parallel.DistributedDataParallel)."""
-        wrapped = nn.parallel.DistributedDataParallel(model, process_group=self.mesh.get_group())
-        wrapped.plan = model.plan  # the losses read it
-        return wrapped
+        return nn.parallel.DistributedDataParallel(model, process_group=self.mesh.get_group())
 
-    def _fsdp(self, model: nn.Module, compiled: bool) -> nn.Module:
-        """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block; blocks
-        are compiled one by one, as their collectives run between them.
-        """
+    def _fsdp(self, model: nn.Module) -> nn.Module:
+        """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block."""
         from torch.distributed.fsdp import fully_shard
 
         # Blocks return views, which FSDP2 warns of for the sake of in-place work; the models do none.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
         for block in model.blocks:
-            if compiled:
-                block.compile(dynamic=False)
             fully_shard(block, mesh=self.mesh)
         return fully_shard(model, mesh=self.mesh)
 

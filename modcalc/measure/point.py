@@ -1,6 +1,7 @@
 """One point of a profile: build, warm up, time in alternation with the baseline, and turn it all into a record."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from modcalc.cost.roofline import step_bytes
 from modcalc.measure import verdict
 from modcalc.measure.attribution import attribute
 from modcalc.measure.build import build
+from modcalc.measure.compiling import room_for_graphs
 from modcalc.measure.hardware import Device, Peak, describe
 from modcalc.measure.identity import content_hash, point_key
 from modcalc.measure.records import (
@@ -151,7 +153,8 @@ def measure(job: Job) -> Result:
     """Measure one point. Raises what torch raises when memory runs out (see `sweep.out_of_memory`)."""
     torch.compiler.reset()  # graphs of earlier points count against the compiler's limit
     s = job.settings
-    rigs = [Rig.build(spec, job) for spec in job.specs]
+    with room_for_graphs() if s.compile else nullcontext():
+        rigs = [Rig.build(spec, job) for spec in job.specs]
     rounds = rounds_for([rig.warm for rig in rigs], SECONDS if s.seconds is None else s.seconds, s.iterations)
     if job.world:
         rounds = job.world.most(rounds)

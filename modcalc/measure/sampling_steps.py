@@ -72,7 +72,6 @@ class PrefillStep:
     def __init__(self, model: "Decoder", tokens: Tokens) -> None:
         self.model, self.tokens = model.eval(), tokens
         self.loss: Tensor | None = None
-        self.eager = self.call = self._fill
         self.prepare()
 
     def prepare(self) -> None:
@@ -81,7 +80,7 @@ class PrefillStep:
 
     def run(self) -> None:
         with torch.no_grad():
-            self.call(self.tokens.buffer)
+            self._fill(self.tokens.buffer)
 
     def _fill(self, tokens: Tensor) -> Tensor:
         x, _ = DrawnPass(self.model, self.cache, tokens.shape[0], self.tokens.generator).whole(tokens)
@@ -95,7 +94,6 @@ class DecodeStep:
     def __init__(self, model: "Decoder", tokens: Tokens, context: int) -> None:
         self.model, self.tokens, self.context = model.eval(), tokens, context
         self.loss: Tensor | None = None
-        self.eager = self.call = self._one
         self.cache = filled(model, tokens, context)
         self.held = {place: layer.count.clone() for place, layer in self.cache.layers.items()}
 
@@ -107,7 +105,7 @@ class DecodeStep:
 
     def run(self) -> None:
         with torch.no_grad():
-            self.call(self.tokens.buffer[:, 0])
+            self._one(self.tokens.buffer[:, 0])
 
     def _one(self, token: Tensor) -> Tensor:
         x, _ = DrawnPass(self.model, self.cache, token.shape[0], self.tokens.generator).one(token)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from modcalc.measure.compiling import compile_blocks, compiled
 from modcalc.measure.records import Settings
 from modcalc.measure.steptime import Step
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 LEARNING_RATE = 1e-4  # small: the loss stays finite however long a measurement runs
 
 Wrap = Callable[[nn.Module], nn.Module]
-Compile = Callable[[Callable], Callable]
 
 
 class Tokens:
@@ -35,9 +35,8 @@ class Tokens:
 class ForwardStep:
     """Logits of B sequences of T tokens, without gradients."""
 
-    def __init__(self, model: "Decoder", tokens: Tokens, compiled: Compile) -> None:
+    def __init__(self, model: "Decoder", tokens: Tokens) -> None:
         self.model, self.tokens = model.eval(), tokens
-        self.eager, self.call = model, compiled(model)
         self.loss: Tensor | None = None
 
     def prepare(self) -> None:
@@ -45,7 +44,7 @@ class ForwardStep:
 
     def run(self) -> None:
         with torch.no_grad():
-            self.call(self.tokens.buffer)
+            self.model(self.tokens.buffer)
 
 
 class TrainStep:
@@ -54,14 +53,13 @@ class TrainStep:
     Weights, gradients and AdamW's two moments are of the model's dtype. Targets are the tokens one place on.
     """
 
-    def __init__(self, model: "Decoder", tokens: Tokens, compiled: Compile, wrap: Wrap | None = None, capturable: bool = False) -> None:
-        from modcalc.models.losses import training_loss
+    def __init__(self, model: "Decoder", tokens: Tokens, *, wrap: Wrap | None = None, compile: bool = False, capturable: bool = False) -> None:
+        from modcalc.models.losses import objective
 
         self.model, self.tokens = model.train(), tokens
         self.wrapped = wrap(model) if wrap else model
         self.optimizer = torch.optim.AdamW(self.wrapped.parameters(), lr=LEARNING_RATE, fused=True, capturable=capturable)
-        self.eager = lambda inputs, targets: training_loss(self.wrapped, inputs, targets)[0]
-        self.call = compiled(self.eager)
+        self.objective = compiled(objective) if compile else objective
         self.loss: Tensor | None = None
 
     def prepare(self) -> None:
@@ -70,7 +68,7 @@ class TrainStep:
     def run(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         inputs, targets = self.tokens.buffer[:, :-1], self.tokens.buffer[:, 1:]
-        self.loss = self.call(inputs, targets)
+        self.loss, _ = self.objective(self.model.plan, self.wrapped(inputs), targets)
         self.loss.backward()
         self.optimizer.step()
 
@@ -105,30 +103,20 @@ class GraphStep:
 @contextmanager
 def uncompiled(step: Step) -> Iterator[Step]:
     """The step as plain eager work of the same model and optimizer: what a profiler can tell apart by module."""
-    inner = step.step if isinstance(step, GraphStep) else step
-    kept = inner.call
-    inner.call = inner.eager
-    try:
-        yield inner
-    finally:
-        inner.call = kept
-
-
-def compiler(settings: Settings) -> Compile:
-    """torch.compile as the settings ask: one graph of static shapes. DDP breaks it at its collectives; FSDP2 compiles its blocks itself."""
-    if not settings.compile or settings.parallel == "fsdp":
-        return lambda function: function
-    return lambda function: torch.compile(function, fullgraph=settings.parallel == "none", dynamic=False)
+    with torch.compiler.set_stance("force_eager"):
+        yield step.step if isinstance(step, GraphStep) else step
 
 
 def build_step(model: "Decoder", settings: Settings, device: torch.device, *, wrap: Wrap | None = None, seed: int = 0) -> Step:
     """The step of `model` that the settings ask for."""
     vocab = model.plan.embedding.vocab_size
+    if settings.compile:
+        compile_blocks(model)
     if settings.mode == "train":
         tokens = Tokens(settings.batch, settings.seq_len + 1, vocab, device, seed)
-        step = TrainStep(model, tokens, compiler(settings), wrap, settings.cuda_graph)
+        step = TrainStep(model, tokens, wrap=wrap, compile=settings.compile, capturable=settings.cuda_graph)
     elif settings.mode == "forward":
-        step = ForwardStep(model, Tokens(settings.batch, settings.seq_len, vocab, device, seed), compiler(settings))
+        step = ForwardStep(model, Tokens(settings.batch, settings.seq_len, vocab, device, seed))
     else:
         from modcalc.measure.sampling_steps import sampling_step
 

@@ -1,0 +1,36 @@
+"""torch.compile of a model, block by block: equal blocks share one graph, so the time to compile does not grow with depth.
+
+Only what lies between blocks is not fused; training frameworks compile large models in the same way (torchtitan, arXiv 2410.06511,
+section 2.2.1). Collectives of DDP and FSDP2 run between blocks and break no graph.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from modcalc.models.decoder import Decoder
+
+GRAPHS = 1024  # of one function: kinds of block times sequence lengths, in the model and its baseline
+
+
+def compiled(function: Callable) -> Callable:
+    """`function` as one graph of static shapes. Under `torch.compiler.set_stance("force_eager")` it runs as it was."""
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def compile_blocks(model: "Decoder") -> None:
+    """Compile the forward of every block in place; hooks on blocks stay outside of their graphs."""
+    for block in model.blocks:
+        block.forward = compiled(block.forward)
+
+
+@contextmanager
+def room_for_graphs() -> Iterator[None]:
+    """The compiler gives up on a function after a few graphs; blocks of many kinds or lengths need more."""
+    import torch._dynamo
+
+    with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
+        yield
