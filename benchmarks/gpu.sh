@@ -7,7 +7,7 @@
 # DDP and FSDP2.
 #
 #   benchmarks/gpu.sh [--quick] [STAGE ...]
-#   stages: tests peaks train forward llama decode context repeat self where experts ranks learn; default: all
+#   stages: tests peaks train forward repeat self where decode llama context experts ranks learn; default: all
 #
 # Planned for a GPU of 80 GB or more. Stages may be run one by one; what is there already is not measured again, and a stage
 # that fails does not stop the others. --quick takes two samples of everything, to see that it runs. Results go to benchmarks/results/<device>-<date>/ (or to $RESULTS).
@@ -15,11 +15,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benchmarks/lib.sh
-begin cuda bf16 5 3 "$@"
+begin cuda bf16 4 2 "$@"
 shapes=benchmarks/shapes
 
 if wanted tests; then
-    once "$results/tests.txt" tests "$python" -m pytest tests/test_gpu.py -v -rs -p no:cacheprovider
+    once "$results/tests.txt" tests "$python" -m pytest tests/test_gpu.py tests/test_train_mod.py -v -rs -p no:cacheprovider
 fi
 if wanted peaks; then
     once "$results/peaks.json" peaks "$python" -m modcalc.cli.app profile --peaks --device cuda --dtype bf16 --format json
@@ -30,8 +30,16 @@ for mode in train forward; do
         point $mode mod-220m mod-1b mod-3b --baseline dense --mode $mode --sweep batch=4,16 "${long[@]}"
     fi
 done
-if wanted llama; then
-    once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cuda --dtype bf16 --batch 16 --seconds "$llama_s"
+if wanted repeat; then
+    for run in 1 2; do
+        point "repeat-$run" dense-220m --mode forward --batch 16 "${long[@]}"
+    done
+fi
+if wanted self; then
+    point self mod-220m --baseline mod-220m --mode forward --batch 16 "${long[@]}"
+fi
+if wanted where; then
+    point where mod-1b --baseline dense --mode train --batch 4 --no-compile --by component "${short[@]}"
 fi
 if wanted decode; then
     matched=$results/matched
@@ -40,20 +48,12 @@ if wanted decode; then
         point decode mod-220m --baseline "$other" --mode decode --context 2048 --sweep batch=1,4,16,64,256 "${short[@]}"
     done
 fi
+if wanted llama; then
+    once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cuda --dtype bf16 --batch 16 --seconds "$llama_s"
+fi
 if wanted context; then
     once "$results/context.md" context "$python" -m benchmarks.decode_context mod-220m --device cuda --dtype bf16 \
         --batch 1,8 --contexts 512,2048,8192,16384 "${short[@]}" --out "$results/context.jsonl"
-fi
-if wanted repeat; then
-    for run in 1 2; do
-        point "repeat-$run" dense-220m --mode forward --batch 8 "${long[@]}"
-    done
-fi
-if wanted self; then
-    point self mod-220m --baseline mod-220m --mode forward --batch 8 "${long[@]}"
-fi
-if wanted where; then
-    point where mod-1b --baseline dense --mode train --batch 4 --no-compile --by component "${short[@]}"
 fi
 if wanted experts; then
     for mode in forward train; do

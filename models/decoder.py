@@ -86,7 +86,8 @@ class Decoder(nn.Module):
         at = Positions.of_sequence(tokens.shape[1], tokens.device)
         x = self.embedding(tokens, at)
         # Before the blocks, so that the first of them is the same function as the others: a compiler makes one graph of all.
-        for theta, dim in {(b.attention.theta, b.attention.rotary_dim) for b in self.plan.blocks if b.attention.rotary_dim}:
+        here = [b.attention for b in self.plan.blocks if b.routing is None or b.routing.granularity == "mlp"]
+        for theta, dim in {(a.theta, a.rotary_dim) for a in here if a.rotary_dim}:
             at.rotary(theta, dim, torch.promote_types(x.dtype, torch.float32))
         x, routing = self.run(x, at)
         return Output(self.logits(x), tuple(routing))

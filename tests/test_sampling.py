@@ -170,7 +170,7 @@ def test_a_part_that_is_routed_settles_what_is_cached(name: str, all_tokens: boo
 
 
 def test_each_recursion_has_a_cache_of_its_own() -> None:
-    model = model_of("recursions")
+    model = model_of("recursions", seed=1)
     tokens = tokens_of(model, 2, 12)
     _, cache = in_steps(model, tokens, 5)
     rows = [[list(range(12))] * 2]

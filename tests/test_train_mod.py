@@ -100,3 +100,38 @@ def test_checkpoints_of_other_settings_are_refused(corpus: Corpus, tmp_path: Pat
     program.claim(tmp_path, SMOKE, corpus)
     with pytest.raises(UsageError, match="other settings"):
         program.claim(tmp_path, dataclasses.replace(SMOKE, steps=99), corpus)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+class TestOnAGpu:
+    @pytest.mark.parametrize("name", ["dense", "mod"])
+    def test_a_captured_run_is_the_plain_one(self, name: str, corpus: Corpus, tmp_path: Path) -> None:
+        arm = next(a for a in arms(SMOKE) if a.name == name)
+        losses = []
+        for capture in (False, True):
+            run = Run(SMOKE, arm, 0, corpus, tmp_path, "cuda", capture)
+            losses.append([])
+            for _ in range(8):
+                losses[-1].append(run.train_step().item())
+                run.step += 1
+            assert (run.graph is not None) == capture
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+    def test_each_replay_has_the_noise_of_its_step(self, corpus: Corpus, tmp_path: Path) -> None:
+        run = Run(SMOKE, next(a for a in arms(SMOKE) if a.name == "random"), 0, corpus, tmp_path, "cuda")
+        for _ in range(5):
+            run.train_step()
+            run.step += 1
+        run.optimizer.param_groups[0]["lr"].zero_()
+        losses = []
+        for seed in (1, 2, 1):
+            torch.manual_seed(seed)
+            run.graph.replay()
+            losses.append(run.loss.item())
+        assert losses[0] == pytest.approx(losses[2]) and losses[0] != pytest.approx(losses[1], rel=1e-6)
+
+    def test_a_resumed_run_goes_on(self, corpus: Corpus, tmp_path: Path) -> None:
+        arm = next(a for a in arms(SMOKE) if a.name == "mod")
+        first = next(Run(SMOKE, arm, 0, corpus, tmp_path, "cuda").intervals())
+        rest = list(Run(SMOKE, arm, 0, corpus, tmp_path, "cuda").intervals())
+        assert rest[0]["step"] == 2 * first["step"] and rest[-1]["train_loss"] < first["train_loss"]

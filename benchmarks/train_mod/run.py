@@ -17,6 +17,7 @@ from .arms import Arm, Preset
 from .data import Corpus
 
 WEIGHT_DECAY, BETAS, CLIP = 0.1, (0.9, 0.95), 1.0
+WARM = 3  # steps before a capture: compiled code, library handles and optimizer states must be there
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -28,18 +29,27 @@ def learning_rate(p: Preset, step: int, steps: int) -> float:
 
 class Run:
     """One arm and seed. Resumes from its checkpoint; every step draws from generators seeded by (seed, step), so a
-    resumed run is the run that was never interrupted. On a GPU training is compiled."""
+    resumed run is the run that was never interrupted. On a GPU a step is compiled and captured as a CUDA graph: a model this
+    small would wait for its launches.
+    """
 
-    def __init__(self, p: Preset, arm: Arm, seed: int, corpus: Corpus, work: Path, device: str) -> None:
+    def __init__(self, p: Preset, arm: Arm, seed: int, corpus: Corpus, work: Path, device: str, capture: bool = True) -> None:
         self.p, self.arm, self.seed, self.corpus, self.device = p, arm, seed, corpus.to(device), device
+        self.capture = capture and device == "cuda"
         self.checkpoint = work / f"{arm.name}-{seed}.pt"
         self.model = build(arm.spec, device=device, seed=seed)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=p.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
+        rate = torch.tensor(p.learning_rate, device=device) if self.capture else p.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True, capturable=self.capture
+        )
         self.objective = objective
-        if device == "cuda":
+        if self.capture:
             torch.compiler.reset()
             compile_blocks(self.model)
             self.objective = compiled(objective)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.done = 0  # steps since the start or the resumption
+        self.batch = torch.empty(2, p.batch_size, p.seq_len, dtype=torch.int64, device=device)
         self.step = 0
         self.points: list[dict] = []
         if self.checkpoint.exists():
@@ -85,18 +95,43 @@ class Run:
         """One optimizer step; returns the cross-entropy in nats per token, not waited for."""
         p = self.p
         torch.manual_seed(self.seed * 1_000_003 + self.step)  # noise of the random router
-        tokens, targets = self.corpus.batch(p.batch_size, p.seq_len, self.seed, self.step)
+        for buffer, new in zip(self.batch, self.corpus.batch(p.batch_size, p.seq_len, self.seed, self.step), strict=True):
+            buffer.copy_(new)
+        rate = learning_rate(p, self.step, self.arm.steps)
+        for group in self.optimizer.param_groups:
+            if self.capture:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if not self.capture:
+            self.update()
+        elif self.done < WARM:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                self.update()
+            torch.cuda.current_stream().wait_stream(aside)
+        else:
+            if self.graph is None:
+                self.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graph):
+                    self.update()
+            self.graph.replay()
+        self.done += 1
+        return self.loss.clone()
+
+    def update(self) -> None:
+        """Forward, backward and optimizer step on what lies in `batch`; `loss` is its cross-entropy."""
+        tokens, targets = self.batch
         self.model.train()
+        self.optimizer.zero_grad()
         with self.autocast():
             output = self.model(tokens)
         loss, parts = self.objective(self.model.plan, output, targets)
-        self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(p, self.step, self.arm.steps)
         self.optimizer.step()
-        return parts["cross_entropy"]
+        self.loss = parts["cross_entropy"]
 
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")

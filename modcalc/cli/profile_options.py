@@ -24,7 +24,10 @@ Dtype = Annotated[
     typer.Option("--dtype", help="Of weights and work. [default: bf16 on a GPU, fp32 on the CPU]", show_default=False),
 ]
 Compile = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Through torch.compile. [default: yes on a GPU, but for sampling]", show_default=False)
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Through torch.compile, block by block. [default: yes on a GPU, but for sampling]", show_default=False
+    ),
 ]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Capture a step as a CUDA graph and replay it.")]
 BaselineName = Annotated[

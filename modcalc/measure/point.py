@@ -121,7 +121,7 @@ class Rig:
         """The fields of Measured."""
         time, ranks = StepTime.of(samples), job.world.size if job.world else 1
         rate = self.flops.step / time.median
-        loss = None if self.step.loss is None else float(self.step.loss.detach())
+        loss = None if self.step.loss is None else float(self.step.loss)
 
         def share(flops: float, peak: Peak | None) -> float | None:
             return None if peak is None else flops / time.median / peak.flops_per_s

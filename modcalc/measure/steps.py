@@ -68,9 +68,10 @@ class TrainStep:
     def run(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         inputs, targets = self.tokens.buffer[:, :-1], self.tokens.buffer[:, 1:]
-        self.loss, _ = self.objective(self.model.plan, self.wrapped(inputs), targets)
-        self.loss.backward()
+        loss, _ = self.objective(self.model.plan, self.wrapped(inputs), targets)
+        loss.backward()
         self.optimizer.step()
+        self.loss = loss.detach()  # a graph kept alive would tie the next step to this one's stream
 
 
 class GraphStep:

@@ -29,7 +29,7 @@ class PeakMemory:
             synchronize(device)
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-            self.held, self.held_reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+            self.held = torch.cuda.memory_allocated(device)
         else:
             self.held = _reset_resident_peak()
 
@@ -39,7 +39,8 @@ class PeakMemory:
 
             synchronize(self.device)
             allocated = torch.cuda.max_memory_allocated(self.device) - self.held
-            reserved = torch.cuda.max_memory_reserved(self.device) - self.held_reserved
+            # Part of it may lie in segments that others began.
+            reserved = torch.cuda.max_memory_reserved(self.device) - self.held
             return Memory(allocated, reserved, "torch's CUDA allocator")
         peak = None if self.held is None else _status("VmHWM")
         return Memory(None if peak is None else max(0, peak - self.held), None, "growth of the process's resident set")

@@ -47,7 +47,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
 def headline(record: Record) -> list[str]:
     """Device, software, what a step is and by whose rule its FLOPs are counted."""
     d, s = record.device, record.settings
-    how = "torch.compile" if s.compile else "eager"
+    how = "torch.compile block by block" if s.compile else "eager"
     software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
     lines = [f"{device_line(d)}; {', '.join(software)}", f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}"]
     lines.append("new random tokens each step; warm-up and compilation are not in the times")

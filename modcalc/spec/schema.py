@@ -129,8 +129,7 @@ class Moe(Strict, kw_only=True):
     n_noop: _doc(Count, "no-op experts, chosen like the others, that cost nothing (integrated MoDE, arXiv 2404.02258, section 4.3)") = 0
     score: _doc(
         Literal["softmax_topk", "topk_softmax", "sigmoid"],
-        "softmax_topk: softmax over all, then top-k (Mixtral, Qwen3, OLMoE); topk_softmax: top-k, then softmax (gpt-oss); "
-        "sigmoid: DeepSeek-V3",
+        "softmax_topk: softmax over all, then top-k (Mixtral, Qwen3, OLMoE); topk_softmax: top-k, then softmax (gpt-oss); sigmoid: DeepSeek-V3",
     ) = "softmax_topk"
     renormalize: _doc(bool, "kept weights of a token sum to 1; they always do with score: topk_softmax") = True
     scaling: _doc(Annotated[float, Meta(gt=0.0)], "factor on the routed experts' weights (routed_scaling_factor)") = 1.0
@@ -212,9 +211,9 @@ class Mod(Strict, kw_only=True):
     ) = "topk"
     granularity: _doc(Literal["block", "attention", "mlp"], "what the chosen tokens pass; the rest of the block sees all tokens") = "block"
     predictor_width: _doc(Size | None, "inner width of the MLP that predicts the choice from the stopped gradient input; null: none") = None
-    decide: _doc(
-        Literal["router", "predictor"] | None, "what decides at sampling; default: the predictor if there is one, else sigmoid(r) > 0.5"
-    ) = None
+    decide: _doc(Literal["router", "predictor"] | None, "what decides at sampling; default: the predictor if there is one, else sigmoid(r) > 0.5") = (
+        None
+    )
     bypass: _doc(Bypass | None, "what the other tokens pass; null: the identity") = None
     recursions: _doc(
         Layers | None,
