@@ -10,7 +10,8 @@
 #   stages: tests peaks train forward repeat self where decode llama context experts ranks learn; default: all
 #
 # Planned for a GPU of 80 GB or more. Stages may be run one by one; what is there already is not measured again, and a stage
-# that fails does not stop the others. --quick takes two samples of everything, to see that it runs. Results go to benchmarks/results/<device>-<date>/ (or to $RESULTS).
+# that fails does not stop the others. --quick takes two samples of everything, to see that it runs. Results go to
+# benchmarks/results/<device>-<date>/ (or to $RESULTS).
 # PYTHON: the interpreter; default: python3 if it has modcalc and all that is needed, else a virtual environment that is made here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,7 +40,7 @@ if wanted self; then
     point self mod-220m --baseline mod-220m --mode forward --batch 16 "${long[@]}"
 fi
 if wanted where; then
-    point where mod-1b --baseline dense --mode train --batch 4 --no-compile --by component "${short[@]}"
+    point where mod-1b --baseline dense --mode train --batch 16 --no-compile --by component "${short[@]}"
 fi
 if wanted decode; then
     matched=$results/matched

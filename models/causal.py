@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modcalc.errors import UsageError
 from modcalc.spec.plan import MoePlan, Plan, RoutingPlan
@@ -22,6 +23,9 @@ from .positions import Positions
 from .routing import Routed, Routing, Sub, blend
 
 DECIDE = ("router", "predictor")
+# Shapes follow the decisions, and rows that differ bring masks. torch may send masked attention to cuDNN, which plans anew for every
+# shape; on a GPU that took many times as long as the step.
+ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def check_length(plan: Plan, length: int, prompt: int) -> None:
@@ -46,12 +50,14 @@ class Pass:
         self.model, self.decide, self.cache = model, decide, cache
         self.rows: Tensor | None = None  # rows of the batch at hand, on the host; None: all
 
+    @sdpa_kernel(ANY_SHAPE)
     def whole(self, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
         """All tokens [B, T] at once -> x [B, T, D] before the head."""
         check_length(self.model.plan, tokens.shape[1], tokens.shape[1])
         at = Positions.of_sequence(tokens.shape[1], tokens.device, sampling=True)
         return self._blocks(self.model.embedding(tokens, at), at, self._route)
 
+    @sdpa_kernel(ANY_SHAPE)
     def one(self, token: Tensor) -> tuple[Tensor, list[Routing]]:
         """One token [B] of every sequence -> x [B, 1, D]."""
         length = self.cache.length

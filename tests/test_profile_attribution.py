@@ -134,7 +134,7 @@ def event(id, name, parent=None, *, seq=-1, thread=1, kernels=(), start=0, scope
         sequence_nr=seq,
         thread=thread,
         fwd_thread=forward_thread,
-        kernels=[SimpleNamespace(duration=d) for d in kernels],
+        kernels=[SimpleNamespace(name=name if scope else "kernel", duration=d) for d in kernels],
         time_range=SimpleNamespace(start=start, end=start + 1),
         scope=scope,
         is_async=False,
@@ -165,9 +165,10 @@ def test_kernels_of_a_gpu_belong_to_what_launched_them():
         (acc := event(14, "autograd::engine::evaluate_function: torch::autograd::AccumulateGrad", thread=2, start=13)),
         event(15, "aten::add_", acc, thread=2, kernels=[6.0], start=14),
         (opt := event(16, "Optimizer.step#AdamW.step", step, scope=user, kernels=[50.0], start=15)),
-        event(17, "aten::_fused_adamw_", opt, kernels=[50.0], start=16),
+        (adam := event(17, "aten::_fused_adamw_", opt, kernels=[50.0], start=16)),
         event(18, "kernel", None, device="CUDA", start=17),
     ]
+    adam.kernels.append(SimpleNamespace(name=STEP, duration=900.0))  # a range linked to what did not open it
     times = attribution._times(Owners(events, train=True), torch.device("cuda", 0))
     micros = {owner: round(1e6 * seconds, 6) for owner, seconds in times.items() if seconds}
     assert micros == {"blocks.0.mlp.up_proj": 366.0, "blocks.0.attn.core": 500.0, "loss": 15.0, "optimizer": 50.0}

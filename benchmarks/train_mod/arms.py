@@ -36,7 +36,7 @@ PRESETS = {
     # Two cores, half an hour. Small batches: here the number of steps counts.
     "cpu": Preset(128, 6, 64, 256, 4, 1440, 3e-3, 240, 3, 128),
     # One GPU.
-    "gpu": Preset(256, 8, 64, 512, 16, 3000, 2e-3, 500, 3, 256, warmup=100, dtype="bf16"),
+    "gpu": Preset(256, 8, 64, 512, 16, 3000, 2e-3, 600, 3, 256, warmup=100, dtype="bf16"),
 }
 
 

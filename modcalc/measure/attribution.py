@@ -159,15 +159,14 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
 def _times(owners: Owners, device: torch.device) -> dict[str, float]:
     """Seconds by owner over all rounds."""
     times: dict[str, float] = {}
+    # Ranges show on the device too, as long as all that ran in them, and may be linked to any event.
+    ranges = {event.name for event in owners.events if event.scope == USER_SCOPE}
     for event in owners.events:
         owner = owners.of(event)
         if owner is None:
             continue
-        if device.type == "cpu":
-            micros = event.self_cpu_time_total
-        else:
-            # A range on the device spans kernels that other events launched.
-            micros = 0 if event.scope == USER_SCOPE else sum(kernel.duration for kernel in event.kernels)
+        launched = (kernel.duration for kernel in event.kernels if kernel.name not in ranges)
+        micros = event.self_cpu_time_total if device.type == "cpu" else sum(launched)
         times[owner] = times.get(owner, 0.0) + micros / 1e6
     return times
 
