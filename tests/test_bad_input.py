@@ -10,6 +10,7 @@ from modcalc.cli import app
 from modcalc.errors import SpecError
 from modcalc.spec.load import MAX_BYTES, load, loads
 
+HANG_S = 20  # of CPU time: work that grows with the square of a file takes minutes; speed is measured in benchmarks/
 GOOD = """\
 name: a
 vocab_size: 100
@@ -140,7 +141,7 @@ def test_a_bad_file(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     start = time.process_time()
     with pytest.raises(SpecError) as wrong:
         load("bad.yaml")
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < HANG_S
     problems = str(wrong.value).splitlines()
     assert len(problems) == len(said), problems
     for problem, pattern in zip(problems, said, strict=True):
@@ -164,7 +165,7 @@ def test_thousands_of_problems_are_counted_not_listed(text: str) -> None:
     start = time.process_time()
     with pytest.raises(SpecError) as wrong:
         loads(text, "bad.yaml")
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < HANG_S
     *told, last = wrong.value.problems
     assert len(told) == 50 and all(problem.startswith("bad.yaml:") for problem in told)
     assert re.fullmatch(r"bad.yaml:\d+: [0-9,]{5,6} more problems from here on", last)

@@ -17,6 +17,7 @@ from modcalc.errors import SpecError
 from modcalc.spec.load import dump, load, loads, shipped_specs
 from modcalc.spec.resolve import resolve
 
+HANG_S = 20  # of CPU time: work that grows with the square of a file takes minutes; speed is measured in benchmarks/
 LINE = re.compile(r"[^\n]*?fuzz\.yaml:\d+: [^\n]+")
 NASTY = (
     "null|~||0|-1|1|0.0|1.5|1e400|.nan|-.inf|1e-5|9999999999999999999999|true|yes|[]|{}|[1, 2]|{a: 1}|'x'|12.5%|&a|*a|"
@@ -91,7 +92,7 @@ def test_mutated_shipped_specs(name: str, tmp_path: Path) -> None:
         except SpecError as wrong:
             works = False
             assert wrong.problems and all(LINE.fullmatch(p) for p in wrong.problems), (text, wrong.problems)
-        assert time.process_time() - start < 1, text
+        assert time.process_time() - start < HANG_S, text
         outcomes[works] += 1
     assert outcomes[True] >= 5 and outcomes[False] >= 50, f"the fuzz has lost its bite: {outcomes}"
 
