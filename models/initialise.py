@@ -3,7 +3,8 @@
 Matrices and embeddings from N(0, 1 / D): what reads a normed residual stream gives unit variance (LeCun et al. 1998, Efficient
 BackProp, section 4.6), at every width; 0.02, the usual constant, is that of D = 2,500, and slows narrow models. Those that write to
 the residual stream (o_proj, down_proj) with a further 1 / sqrt(2 L), as GPT-2 (Radford et al. 2019, section 2.3). Norms are
-the identity, biases and sinks 0. A Mixture-of-Depths router is one more matrix.
+the identity, biases and sinks 0. A Mixture-of-Depths router from N(0, 1 / D^2), as the readout that it is (Yang et al. 2022,
+arXiv 2203.03466, table 3): a routed block begins close to the identity, and its weight grows where that helps.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from .norms import Norm
+from .routing import Router
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -23,6 +25,7 @@ def initialise(model: "Decoder", generator: torch.Generator | None = None) -> No
     """Draw every parameter of `model` in place, in the order of named_parameters(); costs nothing on meta."""
     std = 1 / math.sqrt(model.plan.d_model)
     residual = std / math.sqrt(2 * model.plan.n_layers)
+    routers = {name for name, module in model.named_modules() if isinstance(module, Router)}
     norms = {name for name, module in model.named_modules() if isinstance(module, Norm)}
     for path, p in model.named_parameters():
         owner, _, name = path.rpartition(".")
@@ -35,4 +38,4 @@ def initialise(model: "Decoder", generator: torch.Generator | None = None) -> No
             nn.init.zeros_(p)
         else:
             writes = owner.endswith(("attn.o_proj", "down_proj")) and "predictor" not in owner
-            nn.init.normal_(p, std=residual if writes else std, generator=generator)
+            nn.init.normal_(p, std=std * std if owner in routers else residual if writes else std, generator=generator)

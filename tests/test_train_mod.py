@@ -70,6 +70,8 @@ def test_results(corpus: Corpus, tmp_path: Path) -> None:
     assert (
         result["summary"]["arms"]["dense"]["held_out_loss"]["samples"] == [x["held_out_loss"] for x in result["points"] if x["arm"] == "dense"][-1:]
     )
+    learned, random = (result["summary"]["arms"][name]["held_out_loss"]["samples"] for name in ("mod", "random"))
+    assert result["summary"]["learned_against_random"] == [learned[0] / random[0] - 1]
     assert {x["arm"] for x in result["routing"]} == {"mod", "mod_same_steps"}
     first = result["routing"][0]
     assert set(first["held_out_loss"]) == {"topk", "router", "predictor", *ABLATIONS}
@@ -77,7 +79,9 @@ def test_results(corpus: Corpus, tmp_path: Path) -> None:
     for shares in first["router_histogram"]["share_by_block"]:
         assert len(shares) == first["router_histogram"]["bins"] and sum(shares) == pytest.approx(1)
     assert (tmp_path / "out" / "loss.svg").read_text().count("</svg>") == 1
-    assert "Against dense" in [c.title for c in program.table(result["summary"]).columns]
+    shown = program.table(result["summary"])
+    assert "Against dense" in [c.title for c in shown.columns]
+    assert any("seed by seed" in note for note in shown.notes)
 
 
 def test_what_is_changed_in_a_trained_model() -> None:

@@ -45,17 +45,28 @@ def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict])
     against_dense = {
         name: arms[name]["held_out_loss"]["mean"] / arms["dense"]["held_out_loss"]["mean"] - 1 for name in arms if name != "dense" and "dense" in arms
     }
-    learned = [x for x in routing if x["arm"] == "mod"]
+    # Seed by seed: both saw the same text in the same order.
+    by_seed = {name: dict(zip(arm["seeds"], arm["held_out_loss"]["samples"], strict=True)) for name, arm in arms.items()}
+    learned, chance = by_seed.get("mod", {}), by_seed.get("random", {})
+    against_random = [learned[seed] / chance[seed] - 1 for seed in learned if seed in chance]
+    routed = [x for x in routing if x["arm"] == "mod"]
     sampling = {
         how: {
-            "accuracy": mean(x["accuracy"][how] for x in learned),
-            "causal_over_topk": mean(x["causal_over_topk"][how] for x in learned),
+            "accuracy": mean(x["accuracy"][how] for x in routed),
+            "causal_over_topk": mean(x["causal_over_topk"][how] for x in routed),
         }
         for how in ("router", "predictor")
-        if learned
+        if routed
     }
-    ablation = {change: mean(x["ablation_over_topk"][change] for x in learned) for change in ABLATIONS if learned}
-    return {"units": UNITS, "arms": arms, "loss_against_dense": against_dense, "sampling": sampling, "ablation": ablation}
+    ablation = {change: mean(x["ablation_over_topk"][change] for x in routed) for change in ABLATIONS if routed}
+    return {
+        "units": UNITS,
+        "arms": arms,
+        "loss_against_dense": against_dense,
+        "learned_against_random": against_random,
+        "sampling": sampling,
+        "ablation": ablation,
+    }
 
 
 def document(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict], machine: dict, corpus: dict) -> dict:
@@ -94,7 +105,9 @@ def table(result: dict) -> Table:
         )
         for name, arm in result["arms"].items()
     ]
-    notes = [
+    by_seed = result["learned_against_random"]
+    notes = [f"the learned router against random routing, seed by seed: loss {', '.join(map(change, by_seed))}"] if by_seed else []
+    notes += [
         f"deciding by the {how}: {100 * x['accuracy']:.2f} % of decisions as top-k; causal loss {change(x['causal_over_topk'])} against top-k"
         for how, x in result["sampling"].items()
     ]
