@@ -25,17 +25,18 @@ def initialise(model: "Decoder", generator: torch.Generator | None = None) -> No
     """Draw every parameter of `model` in place, in the order of named_parameters(); costs nothing on meta."""
     std = 1 / math.sqrt(model.plan.d_model)
     residual = std / math.sqrt(2 * model.plan.n_layers)
-    routers = {name for name, module in model.named_modules() if isinstance(module, Router)}
-    norms = {name for name, module in model.named_modules() if isinstance(module, Norm)}
+    modules = dict(model.named_modules())
     for path, p in model.named_parameters():
         owner, _, name = path.rpartition(".")
+        module = modules[owner]
         if p.is_meta:
             continue
-        if owner in norms:
-            offset = model.get_submodule(owner).plan.unit_offset
-            nn.init.constant_(p, 0.0 if name == "bias" or offset else 1.0)
+        if isinstance(module, Norm):
+            nn.init.constant_(p, 0.0 if name == "bias" or module.plan.unit_offset else 1.0)
         elif name in ("bias", "sinks"):
             nn.init.zeros_(p)
+        elif isinstance(module, Router):
+            nn.init.normal_(p, std=1 / model.plan.d_model, generator=generator)
         else:
             writes = owner.endswith(("attn.o_proj", "down_proj")) and "predictor" not in owner
-            nn.init.normal_(p, std=std * std if owner in routers else residual if writes else std, generator=generator)
+            nn.init.normal_(p, std=residual if writes else std, generator=generator)

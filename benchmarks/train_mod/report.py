@@ -47,18 +47,18 @@ def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict])
     }
     # Seed by seed: both saw the same text in the same order.
     by_seed = {name: dict(zip(arm["seeds"], arm["held_out_loss"]["samples"], strict=True)) for name, arm in arms.items()}
-    learned, chance = by_seed.get("mod", {}), by_seed.get("random", {})
-    against_random = [learned[seed] / chance[seed] - 1 for seed in learned if seed in chance]
-    routed = [x for x in routing if x["arm"] == "mod"]
+    mod, random = by_seed.get("mod", {}), by_seed.get("random", {})
+    against_random = [mod[seed] / random[seed] - 1 for seed in mod if seed in random]
+    learned = [x for x in routing if x["arm"] == "mod"]
     sampling = {
         how: {
-            "accuracy": mean(x["accuracy"][how] for x in routed),
-            "causal_over_topk": mean(x["causal_over_topk"][how] for x in routed),
+            "accuracy": mean(x["accuracy"][how] for x in learned),
+            "causal_over_topk": mean(x["causal_over_topk"][how] for x in learned),
         }
         for how in ("router", "predictor")
-        if routed
+        if learned
     }
-    ablation = {change: mean(x["ablation_over_topk"][change] for x in routed) for change in ABLATIONS if routed}
+    ablation = {change: mean(x["ablation_over_topk"][change] for x in learned) for change in ABLATIONS if learned}
     return {
         "units": UNITS,
         "arms": arms,
