@@ -28,7 +28,7 @@ fi
 for mode in train forward; do
     if wanted $mode; then
         # Sequences of 2,048 tokens; the largest batch fills the GPU. What does not fit becomes a row.
-        point $mode mod-220m mod-1b mod-3b --baseline dense --mode $mode --sweep batch=4,16 "${long[@]}"
+        point $mode mod-220m mod-1b mod-3b --baseline dense --mode $mode --sweep batch=4,8,16,64 "${long[@]}"
     fi
 done
 if wanted repeat; then

@@ -10,6 +10,7 @@ import torch
 from benchmarks.train_mod import __main__ as program
 from benchmarks.train_mod.arms import PRESETS, arms
 from benchmarks.train_mod.data import Corpus, standard_library
+from benchmarks.train_mod.report import against_random, paired
 from benchmarks.train_mod.routing import ABLATIONS, changed
 from benchmarks.train_mod.run import Run
 from modcalc import build
@@ -71,7 +72,9 @@ def test_results(corpus: Corpus, tmp_path: Path) -> None:
         result["summary"]["arms"]["dense"]["held_out_loss"]["samples"] == [x["held_out_loss"] for x in result["points"] if x["arm"] == "dense"][-1:]
     )
     learned, random = (result["summary"]["arms"][name]["held_out_loss"]["samples"] for name in ("mod", "random"))
-    assert result["summary"]["learned_against_random"] == [learned[0] / random[0] - 1]
+    gap = result["summary"]["learned_against_random"]
+    assert gap["seeds"] == [0] and gap["samples"] == [learned[0] / random[0] - 1] == [gap["median"]]
+    assert gap["interval"] is None, "no interval of one seed"
     assert {x["arm"] for x in result["routing"]} == {"mod", "mod_same_steps"}
     first = result["routing"][0]
     assert set(first["held_out_loss"]) == {"topk", "router", "predictor", *ABLATIONS}
@@ -82,6 +85,21 @@ def test_results(corpus: Corpus, tmp_path: Path) -> None:
     shown = program.table(result["summary"])
     assert "Against dense" in [c.title for c in shown.columns]
     assert any("seed by seed" in note for note in shown.notes)
+
+
+def test_learned_against_random_pairs_the_seeds_that_both_have() -> None:
+    def arm(losses: dict[int, float]) -> dict:
+        return {"seeds": list(losses), "held_out_loss": {"samples": list(losses.values())}}
+
+    mod = {seed: 0.9 + seed / 100 for seed in range(7)}
+    arms = {"mod": arm(mod), "random": arm({seed: 1.0 for seed in reversed(range(1, 9))})}
+    gap = paired(arms, "mod", "random")
+    assert gap["seeds"] == [1, 2, 3, 4, 5, 6]
+    assert gap["samples"] == pytest.approx([-0.09, -0.08, -0.07, -0.06, -0.05, -0.04])
+    assert gap["median"] == pytest.approx(-0.065) and gap["interval"] == pytest.approx([-0.09, -0.04])
+    assert gap["confidence"] == 1 - 2 / 2**6
+    assert "-6.50 % (96.9 % interval -9.00 % to -4.00 %)" in against_random(gap)
+    assert paired({"mod": arms["mod"]}, "mod", "random") is None
 
 
 def test_what_is_changed_in_a_trained_model() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from modcalc import account
-from modcalc.render.numbers import change, si
+from modcalc.measure.records import ends
+from modcalc.measure.stats import median_interval
+from modcalc.render.numbers import change, share, si
 from modcalc.render.plot import COLOURS, amounts, figure, plot_target
 from modcalc.render.table import Column, Table
 
@@ -45,10 +47,6 @@ def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict])
     against_dense = {
         name: arms[name]["held_out_loss"]["mean"] / arms["dense"]["held_out_loss"]["mean"] - 1 for name in arms if name != "dense" and "dense" in arms
     }
-    # Seed by seed: both saw the same text in the same order.
-    by_seed = {name: dict(zip(arm["seeds"], arm["held_out_loss"]["samples"], strict=True)) for name, arm in arms.items()}
-    mod, random = by_seed.get("mod", {}), by_seed.get("random", {})
-    against_random = [mod[seed] / random[seed] - 1 for seed in mod if seed in random]
     learned = [x for x in routing if x["arm"] == "mod"]
     sampling = {
         how: {
@@ -63,9 +61,27 @@ def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict])
         "units": UNITS,
         "arms": arms,
         "loss_against_dense": against_dense,
-        "learned_against_random": against_random,
+        "learned_against_random": paired(arms, "mod", "random"),
         "sampling": sampling,
         "ablation": ablation,
+    }
+
+
+def paired(arms: dict, name: str, other: str) -> dict | None:
+    """Change of the loss from `other` to `name`, seed by seed: both saw the same text in the same order."""
+    losses, base = (dict(zip(arms[x]["seeds"], arms[x]["held_out_loss"]["samples"], strict=True)) if x in arms else {} for x in (name, other))
+    both = [seed for seed in losses if seed in base]
+    if not both:
+        return None
+    samples = [losses[seed] / base[seed] - 1 for seed in both]
+    middle = median_interval(samples)
+    interval = ends(middle)
+    return {
+        "seeds": both,
+        "samples": samples,
+        "median": middle.value,
+        "interval": list(interval) if interval else None,
+        "confidence": middle.confidence,
     }
 
 
@@ -105,14 +121,20 @@ def table(result: dict) -> Table:
         )
         for name, arm in result["arms"].items()
     ]
-    by_seed = result["learned_against_random"]
-    notes = [f"the learned router against random routing, seed by seed: loss {', '.join(map(change, by_seed))}"] if by_seed else []
+    gap = result["learned_against_random"]
+    notes = [against_random(gap)] if gap else []
     notes += [
         f"deciding by the {how}: {100 * x['accuracy']:.2f} % of decisions as top-k; causal loss {change(x['causal_over_topk'])} against top-k"
         for how, x in result["sampling"].items()
     ]
     notes += [f"the trained MoD model, {ABLATED[name]}: loss {change(x)}" for name, x in result["ablation"].items()]
     return Table(title="Mixture-of-Depths against dense", headline=[result["units"]], columns=columns, rows=rows, notes=notes)
+
+
+def against_random(gap: dict) -> str:
+    sure = f" ({share(gap['confidence'])} interval {' to '.join(map(change, gap['interval']))})" if gap["interval"] else ""
+    by_seed = ", ".join(map(change, gap["samples"]))
+    return f"the learned router against random routing: loss {change(gap['median'])}{sure}, the median of seeds; seed by seed {by_seed}"
 
 
 def plot(file: Path, result: dict, points: list[dict]) -> None:
