@@ -79,6 +79,7 @@ def test_results(corpus: Corpus, tmp_path: Path) -> None:
     first = result["routing"][0]
     assert set(first["held_out_loss"]) == {"topk", "router", "predictor", *ABLATIONS}
     assert all(0 <= a <= 1 for a in first["accuracy"].values())
+    assert len(first["left_out_by_block"]) == len(first["router_histogram"]["share_by_block"])
     for shares in first["router_histogram"]["share_by_block"]:
         assert len(shares) == first["router_histogram"]["bins"] and sum(shares) == pytest.approx(1)
     assert (tmp_path / "out" / "loss.svg").read_text().count("</svg>") == 1
@@ -113,6 +114,8 @@ def test_what_is_changed_in_a_trained_model() -> None:
         around, by_chance = (changed(model, tokens, name).logits for name in ("all_around", "random_choice"))
         assert not torch.allclose(by_chance, before) and not torch.allclose(by_chance, around)
         assert torch.equal(model(tokens).logits, before), "a hook was left behind"
+        only = [changed(model, tokens, "all_around", block).logits for block in model.blocks]
+        assert torch.equal(only[0], before) and torch.equal(only[1], around), "block 1 is the only routed one"
         routers[0].zero_()  # r = 0: x + 0 * f(x)
         assert torch.equal(model(tokens).logits, around)
 

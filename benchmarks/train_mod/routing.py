@@ -28,13 +28,17 @@ def evaluate(run: Run) -> dict:
     torch.manual_seed(run.seed)
     sums: dict[str, float] = {}
     histograms = torch.zeros(len(run.model.plan.routed), BINS, dtype=torch.float64)
+    left_out = torch.zeros(len(run.model.plan.routed), dtype=torch.float64)
     right = {"router": [], "predictor": []}
+    routed = [block for block in run.model.blocks if block.plan.routing]
     batches = run.corpus.held_out_batches(run.p.batch_size, run.p.seq_len, run.p.held_out_sequences)
     for tokens, targets in batches:
         with run.autocast():
             output = run.model(tokens)
             others = {decide: causal_forward(run.model, tokens, decide=decide) for decide in right}
             others |= {change: changed(run.model, tokens, change) for change in ABLATIONS}
+            without = [changed(run.model, tokens, "all_around", block) for block in routed]
+        left_out += torch.stack([cross_entropy(out, targets) for out in without]).double().cpu() * len(tokens)
         losses = {name: cross_entropy(out, targets) for name, out in {"topk": output, **others}.items()}
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss.item() * len(tokens)
@@ -48,6 +52,7 @@ def evaluate(run: Run) -> dict:
         "seed": run.seed,
         "held_out_loss": loss,
         "ablation_over_topk": {change: loss[change] / loss["topk"] - 1 for change in ABLATIONS},
+        "left_out_by_block": (left_out / n / loss["topk"] - 1).tolist(),
         "causal_over_topk": {decide: loss[decide] / loss["topk"] - 1 for decide in right},
         "accuracy": {decide: mean([sum(column) / n for column in zip(*rows, strict=True)]) for decide, rows in right.items()},
         "accuracy_by_block": {decide: [sum(column) / n for column in zip(*rows, strict=True)] for decide, rows in right.items()},
@@ -55,10 +60,10 @@ def evaluate(run: Run) -> dict:
     }
 
 
-def changed(model: nn.Module, tokens: Tensor, change: str) -> Output:
-    """`model` on tokens [B, T], under one of ABLATIONS."""
+def changed(model: nn.Module, tokens: Tensor, change: str, within: nn.Module | None = None) -> Output:
+    """`model` on tokens [B, T], under one of ABLATIONS, of all routed blocks or `within` one."""
     with ExitStack() as hooks:
-        for module in model.modules():
+        for module in (within or model).modules():
             if change == "random_choice" and isinstance(module, Select):
                 hook = module.register_forward_pre_hook(lambda _, args: (torch.randn_like(args[0]), *args[1:]))
             elif change == "all_around" and isinstance(module, Scatter):
