@@ -8,7 +8,7 @@ from modcalc.spec.plan import AttentionPlan, NormPlan
 
 from .mlp import Linear
 from .norms import Norm
-from .positions import Positions, alibi_slopes, rotate
+from .positions import Positions, rotate
 
 
 class Core(nn.Module):
@@ -35,7 +35,7 @@ class Core(nn.Module):
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         if self.fused and not self.plan.alibi and at.seen(self.plan.window) is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
-        bias = self._alibi(at.index, at.index) if self.plan.alibi else None
+        bias = self._alibi(q, at, at.index) if self.plan.alibi else None
         return self._masked(q, k, v, at.causal(self.plan.window)[:, None], bias, self.fused)
 
     def _decode(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None) -> Tensor:
@@ -50,7 +50,7 @@ class Core(nn.Module):
             near = at.index - keys_at < window
             seen = near if seen is None else seen & near
         seen = None if seen is None else seen[:, None, None]
-        bias = self._alibi(at.index, keys_at).view(-1, K, H // K, S) if self.plan.alibi else None
+        bias = self._alibi(q, at, keys_at).view(-1, K, H // K, S) if self.plan.alibi else None
         # The heads that share a key stand as so many queries of it: a cache is read where it lies, never repeated.
         # Kernels for widths that differ would copy it, to scale the keys.
         y = self._masked(q.reshape(B, K, H // K, N), k, v, seen, bias, self.fused and Nv == N)
@@ -78,10 +78,10 @@ class Core(nn.Module):
             weights = torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
         return weights.to(v.dtype) @ v
 
-    def _alibi(self, queries: Tensor, keys: Tensor) -> Tensor:
+    def _alibi(self, q: Tensor, at: Positions, keys_at: Tensor) -> Tensor:
         """[1 or B, H, T, S]: -slope * distance in original positions."""
-        slopes = torch.tensor(alibi_slopes(self.plan.n_heads), device=queries.device)
-        return slopes[None, :, None, None] * (keys[:, None, None, :] - queries[:, None, :, None])
+        slopes = at.slopes(self.plan.n_heads, torch.promote_types(q.dtype, torch.float32))
+        return slopes[:, None, None] * (keys_at[:, None, None, :] - at.index[:, None, :, None])
 
 
 class Attention(nn.Module):

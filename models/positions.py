@@ -40,6 +40,16 @@ class Positions:
             self._made[key] = (angles.cos(), angles.sin())
         return self._made[key]
 
+    def slopes(self, n_heads: int, dtype: torch.dtype) -> Tensor:
+        """[H]: ALiBi's slope of each head (Press et al. 2022, arXiv 2108.12409, section 3): 2 ** (-8 i / H) for H a power of 2.
+
+        Other H take the slopes of the power below, and then every other slope of the power above, as the authors' code does.
+        """
+        power = 2 ** math.floor(math.log2(n_heads))
+        # Made on the device: a copy from the host cannot be captured in a CUDA graph.
+        whole, half = (torch.arange(n, device=self.index.device, dtype=dtype) for n in (power, n_heads - power))
+        return 2 ** (-8 / power * torch.cat((whole + 1, half + 0.5)))
+
     def seen(self, window: int | None) -> Tensor | None:
         """[1 or B, T, T] bool, query by key, in this order of tokens; None where plain causal order says it all.
 
@@ -76,13 +86,3 @@ def rotate(x: Tensor, tables: tuple[Tensor, Tensor], start: int = 0) -> Tensor:
     before, a, b, after = x.split((start, half, half, x.shape[-1] - start - 2 * half), dim=-1)
     turned = [(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)]
     return torch.cat([part for part in (before, *turned, after) if part.shape[-1]], dim=-1)
-
-
-def alibi_slopes(n_heads: int) -> list[float]:
-    """ALiBi's slope of each head (Press et al. 2022, arXiv 2108.12409, section 3): 2 ** (-8 i / H) for H a power of 2.
-
-    Other H take the slopes of the power below, and then every other slope of the power above, as the authors' code does.
-    """
-    power = 2 ** math.floor(math.log2(n_heads))
-    slopes = [2 ** (-8 * i / power) for i in range(1, power + 1)]
-    return slopes + [2 ** (-4 * i / power) for i in range(1, 2 * (n_heads - power) + 1, 2)]
