@@ -1,7 +1,7 @@
 """Rank statistics of step times."""
 
 import random
-from math import comb
+from math import comb, sqrt
 
 import pytest
 
@@ -33,6 +33,15 @@ def test_interval_takes_the_tabulated_order_statistics(n, k):
     assert (found.low, found.high) == (k, n + 1 - k)
     assert found.confidence == pytest.approx(1 - 2 * sum(comb(n, i) for i in range(k)) / 2**n)
     assert found.confidence >= 0.95
+
+
+@pytest.mark.parametrize("n, k", [(1023, 480), (1024, 481), (10_000, 4902)])
+def test_interval_of_very_many_samples(n, k):
+    """2^1024 is no float. k is within one of the normal approximation (n - 1.96 sqrt(n)) / 2."""
+    found = median_interval([float(i) for i in range(1, n + 1)])
+    assert abs(k - (n - 1.96 * sqrt(n)) / 2) < 1.1
+    assert (found.low, found.high) == (k, n + 1 - k)
+    assert 0.95 <= found.confidence < 0.96
 
 
 def test_five_samples_give_no_interval():

@@ -6,7 +6,7 @@ quartiles, and an order-statistic interval whose coverage needs no assumption ab
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from fractions import Fraction
 from statistics import median, quantiles
 
 WIDE = 0.10  # a spread (IQR / median) above this is called wide, as in torch.utils.benchmark
@@ -71,9 +71,11 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
     """
     n = len(samples)
     value = median(samples)
-    k, below = 0, 0
-    while 2 * (below + comb(n, k)) <= (1 - confidence) * 2**n:
-        below += comb(n, k)
+    outside = (1 - Fraction(str(confidence))) * 2**n  # a fraction: from n = 1024 on, 2^n is no float
+    k, below, ways = 0, 0, 1  # ways: n over k
+    while 2 * (below + ways) <= outside:
+        below += ways
+        ways = ways * (n - k) // (k + 1)
         k += 1
     if k == 0:
         return Interval(value, None, None, None)
