@@ -127,7 +127,7 @@ def main() -> None:
         else:
             steps = [TrainStep(ours, inputs[0]), TheirTrainStep(theirs, inputs[1])]
         warm = [warm_up(step, device) for step in steps]
-        samples = alternate(steps, device, rounds_for(warm, options.seconds))
+        samples = alternate(steps, device, rounds_for(warm, device, options.seconds))
         ratio = paired_ratio(*samples)
         times = [{name: getattr(t, name) for name in ("median", "p25", "p75", "min", "n", "samples")} for t in map(StepTime.of, samples)]
         found[mode] = {"time_ratio": ratio.value, "interval": ends(ratio), "ours_s": times[0], "theirs_s": times[1]}

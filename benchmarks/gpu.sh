@@ -7,7 +7,7 @@
 # DDP and FSDP2.
 #
 #   benchmarks/gpu.sh [--quick] [STAGE ...]
-#   stages: tests peaks train forward repeat self where decode llama context experts ranks learn; default: all
+#   stages: tests peaks train forward graph repeat self where decode llama context experts ranks learn; default: all
 #
 # Planned for a GPU of 80 GB or more. Stages may be run one by one; what is there already is not measured again, and a stage
 # that fails does not stop the others. --quick takes two samples of everything, to see that it runs. Results go to
@@ -31,6 +31,10 @@ for mode in train forward; do
         point $mode mod-220m mod-1b mod-3b --baseline dense --mode $mode --sweep batch=4,8,16,64 "${long[@]}"
     fi
 done
+if wanted graph; then
+    # What is left of the small models' time once the host's launches are gone.
+    point graph mod-220m --baseline dense --mode train --cuda-graph --sweep batch=4,16 "${long[@]}"
+fi
 if wanted repeat; then
     for run in 1 2; do
         point "repeat-$run" dense-220m --mode forward --batch 16 "${long[@]}"

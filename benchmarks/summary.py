@@ -13,7 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from modcalc.measure.records import Result
+import msgspec
+
+from modcalc.measure.hardware import Device
+from modcalc.measure.records import Result, Settings
 from modcalc.measure.sweep import ResultsFile
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import ratio, seconds, share
@@ -59,7 +62,7 @@ def compared(records: list[Result]) -> Table:
             [
                 r.spec,
                 b.spec,
-                s.mode,
+                how(s),
                 s.batch,
                 s.seq_len,
                 s.context,
@@ -73,6 +76,10 @@ def compared(records: list[Result]) -> Table:
     return Table(columns=columns, rows=rows, title="Compared in turn")
 
 
+def how(s: Settings) -> str:
+    return f"{s.mode}, captured" if s.cuda_graph else s.mode
+
+
 def between(ends: tuple[float, float] | None) -> str:
     return "no interval" if ends is None else f"{ratio(ends[0])} to {ratio(ends[1])}"
 
@@ -82,7 +89,7 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
     for name, records in found.items():
         if name.startswith("saving-"):
             yield from savings(records)
-        elif name in ("train", "forward"):
+        elif name in ("train", "forward", "graph"):
             for spec in dict.fromkeys(r.spec for r in records):
                 yield from gpu_pairs([r for r in records if r.spec == spec])
         elif name == "self":
@@ -124,13 +131,16 @@ def savings(records: list[Result]) -> Iterator[Aim]:
 def gpu_pairs(records: list[Result]) -> Iterator[Aim]:
     largest = max(records, key=lambda r: r.settings.batch)
     b = largest.baseline
-    about = f"{largest.spec}, {largest.mode}, batch {largest.settings.batch}"
+    about = f"{largest.spec}, {how(largest.settings)}, batch {largest.settings.batch}"
     limit = b.flop_ratio + SLACK
     yield Aim(f"time ratio, {about}", f"at most FLOP ratio + {SLACK} = {ratio(limit)}", ratio(b.time_ratio), b.time_ratio <= limit)
     if b.mfu is not None:
         big = b.params >= 9e8
         yield Aim(
-            f"dense MFU, {b.spec}, {largest.mode}", f"at least {share(MFU)}" if big else "reported", share(b.mfu), b.mfu >= MFU if big else None
+            f"dense MFU, {b.spec}, {how(largest.settings)}",
+            f"at least {share(MFU)}" if big else "reported",
+            share(b.mfu),
+            b.mfu >= MFU if big else None,
         )
 
 
@@ -179,6 +189,15 @@ def searching(d: dict) -> Iterator[Aim]:
     yield Aim(f"search of {d['candidates']:,} shapes on one core", aim, f"{rate['median'] / 1e6:.1f} M/s, {memory['value'] / 1e9:.2f} GB", d["ok"])
 
 
+def clocks(devices: list[Device]) -> list[str]:
+    """The range of the clocks while measuring: a GPU lowers its own under heavy work."""
+    seen = [d.clocks for d in devices if d.clocks and d.clocks.sm_mhz]
+    if not seen:
+        return []
+    slowest, fastest = min(c.sm_mhz for c in seen), max(c.sm_mhz for c in seen)
+    return [f"SM clock {slowest:,} to {fastest:,} of {seen[0].sm_max_mhz:,} MHz, by the work"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -190,7 +209,8 @@ def main() -> None:
     headline = []
     for one in [records[0] for records in found.values()][:1]:
         headline += [
-            f"{device_line(one.device)}; torch {one.torch}; {one.time[:10]}",
+            f"{device_line(msgspec.structs.replace(one.device, clocks=None))}; torch {one.torch}; {one.time[:10]}",
+            *clocks([r.device for records in found.values() for r in records]),
             *([f"driver {one.device.driver}"] if one.device.driver else []),
         ]
     reached = [] if not (folder / "peaks.json").is_file() else [json.loads((folder / "peaks.json").read_text(encoding="utf-8"))["reached"]]

@@ -11,7 +11,7 @@ from modcalc.measure.hardware import Device
 from modcalc.measure.stats import paired_ratio
 
 torch = pytest.importorskip("torch")
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 class Noted:
@@ -69,14 +69,16 @@ def test_the_first_step_stands_apart():
 
 def test_rounds():
     warm = [steptime.WarmUp(3, 1.0, 0.5, step_s, None) for step_s in (0.1, 0.3)]
-    assert steptime.rounds_for(warm, 10.0) == 25
-    assert steptime.rounds_for(warm, 0.0) == 6
-    assert steptime.rounds_for(warm[:1], 1e9) == steptime.MAX_ROUNDS
-    assert steptime.rounds_for(warm, 10.0, iterations=2) == 2
+    assert steptime.rounds_for(warm, CPU, 10.0) == 25
+    assert steptime.rounds_for(warm, GPU, 10.0) == 12, "each with one before it that is not timed"
+    assert steptime.rounds_for(warm[1:], GPU, 10.0) == 33
+    assert steptime.rounds_for(warm, CPU, 0.0) == 6
+    assert steptime.rounds_for(warm[:1], CPU, 1e9) == steptime.MAX_ROUNDS
+    assert steptime.rounds_for(warm, GPU, 10.0, iterations=2) == 2
 
 
-def test_on_a_gpu_events_stand_around_each_step_and_nobody_waits(monkeypatch):
-    """With CUDA's calls played: events before and after the work, one synchronisation before and one after all steps."""
+def test_on_a_gpu_each_step_is_timed_behind_one_of_its_kind(monkeypatch):
+    """With CUDA's calls played: events before and after the work; the device is idle before a step of the other kind, never before a timed one."""
     log: list[str] = []
 
     class Event:
@@ -95,9 +97,14 @@ def test_on_a_gpu_events_stand_around_each_step_and_nobody_waits(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("wait"))
-    taken = steptime.alternate([Noted("A", log), Noted("B", log)], torch.device("cuda", 0), 2, lambda: log.append("busy"))
-    assert log == ["wait"] + ["new A", "event", "A", "event", "new B", "event", "B", "event"] * 2 + ["busy", "wait"]
+    taken = steptime.alternate([Noted("A", log), Noted("B", log)], GPU, 2, lambda: log.append("busy"))
+    a, b = (["wait", f"new {x}", x, f"new {x}", "event", x, "event"] for x in "AB")
+    assert log == ["wait", *a, *b, *a, *b, "busy", "wait"]
     assert taken == [[1.0, 1.0], [1.0, 1.0]]
+
+    log.clear()
+    assert steptime.alternate([Noted("A", log)], GPU, 2) == [[1.0, 1.0]]
+    assert log == ["wait", *["new A", "event", "A", "event"] * 2, "wait"], "a row of one kind needs no other"
 
 
 def test_a_step_against_itself_and_against_a_slower_one(monkeypatch):
@@ -154,6 +161,7 @@ def test_one_thread_cannot_become_fewer(monkeypatch):
 def test_other_doubts():
     assert verdict.launch_bound("m", None, 0.01) is None
     assert verdict.launch_bound("m", 0.002, 0.01) is None
+    assert verdict.memory_was_freed(0) is None and "ran out of room 2 times" in verdict.memory_was_freed(2)
     assert "use --cuda-graph" in verdict.launch_bound("m", 0.0099, 0.01)
     assert verdict.few_samples(5, compared=False) is None and verdict.few_samples(6, compared=True) is None
     assert "at least 6" in verdict.few_samples(5, compared=True)

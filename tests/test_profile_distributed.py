@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -17,7 +18,7 @@ from modcalc.measure.distributed import length, overlap, union  # noqa: E402
 YAML = "{name: tiny, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}, mod: {capacity: 0.25}}"
 
 
-def torchrun(folder, *words: str) -> subprocess.CompletedProcess:
+def torchrun(folder, *words: str, program: Sequence[str] = ("-m", "modcalc.cli.app", "profile")) -> subprocess.CompletedProcess:
     (folder / "tiny.yaml").write_text(YAML)
     command = [
         sys.executable,
@@ -26,9 +27,7 @@ def torchrun(folder, *words: str) -> subprocess.CompletedProcess:
         "--standalone",
         "--nproc-per-node",
         "2",
-        "-m",
-        "modcalc.cli.app",
-        "profile",
+        *program,
         "tiny.yaml",
     ]
     return subprocess.run([*command, "--device", "cpu", *words], cwd=folder, capture_output=True, text=True, timeout=120)
@@ -50,6 +49,35 @@ def test_two_processes(tmp_path, parallel):
     assert d["flops_per_s"] == pytest.approx(2 * account(loads(YAML), phase="train").flops.train_step / t)
     assert d["baseline"]["time_ratio"] > 0 and d["settings"]["parallel"] == parallel
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
+
+
+FULL = """
+import os
+import torch
+from modcalc.cli import app
+from modcalc.measure import point
+
+own = point.build
+built = []
+
+def build(plan, **how):
+    built.append(plan)
+    if os.environ["RANK"] == "1" and len(built) == 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+    return own(plan, **how)
+
+point.build = build
+app.main()
+"""
+
+
+def test_memory_runs_out_in_one_process(tmp_path):
+    """It ends all of them, who wait in collectives that will not come; what is finished stays."""
+    (tmp_path / "full.py").write_text(FULL)
+    done = torchrun(tmp_path, "--mode", "train", "--sweep", "batch=1,2", "-n", "6", "--out", "r.jsonl", program=["full.py", "profile"])
+    assert done.returncode and "rank 1: CUDA out of memory. Tried to allocate 1 GiB" in done.stderr
+    assert "internal error" not in done.stderr
+    assert [json.loads(line)["workload"]["batch"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == [1]
 
 
 def test_covered_time():

@@ -7,7 +7,7 @@ from modcalc.cost.account import account, dense_twin
 from modcalc.cost.recompute import hardware_flops
 from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Record, Result, Settings
-from modcalc.spec.schema import Attention, Mlp, Mod, Spec
+from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Spec
 
 torch = pytest.importorskip("torch")
 from modcalc.models.losses import training_loss  # noqa: E402
@@ -173,6 +173,46 @@ def test_what_out_of_memory_looks_like():
         torch.empty(2**60, 65)
     assert sweep.out_of_memory(large.value) and sweep.out_of_memory(larger.value) and sweep.out_of_memory(MemoryError())
     assert not sweep.out_of_memory(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"])
+def test_out_of_memory_as_libraries_say_it(said):
+    assert sweep.out_of_memory(RuntimeError(said))
+    try:
+        try:
+            raise RuntimeError(said)
+        finally:
+            raise RuntimeError("the capture was not finished")
+    except RuntimeError as masked:
+        assert sweep.out_of_memory(masked)
+
+
+def test_a_time_is_kept_where_memory_lacks_for_its_attribution(monkeypatch):
+    def too_large(*_args, **_kw):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(point, "attribute", too_large)
+    done = measure(job(by="component"))
+    assert done.step_time_s.n == 7 and done.attribution == []
+    assert any("its time by component is missing" in doubt for doubt in done.warnings)
+
+
+def test_a_model_at_rest_holds_no_gradients():
+    model = build(SPEC)
+    step = steps.build_step(model, settings(mode="train"), CPU)
+    step.prepare()
+    before = [p.detach().clone() for p in model.parameters()]
+    step.run()
+    assert all(p.grad is None for p in model.parameters())
+    assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)), "the optimizer had none to use"
+
+
+def test_who_waits_for_the_device():
+    experts = msgspec.structs.replace(SPEC, moe=Moe(n_experts=4, top_k=2, d_ff=8))
+    buffered = msgspec.structs.replace(SPEC, moe=Moe(n_experts=4, top_k=2, d_ff=8, capacity=1.0))
+    plans = [account(s).plan for s in (SPEC, experts, buffered)]
+    assert [steps.waits(plan, "train") for plan in plans] == [False, True, False]
+    assert all(steps.waits(plan, mode) for plan in plans for mode in ("prefill", "decode"))
 
 
 def test_other_errors_are_not_swallowed(monkeypatch):

@@ -17,7 +17,7 @@ from modcalc.cost.account import dense_twin
 from modcalc.errors import UsageError
 from modcalc.measure.records import Failed, Result, Settings
 from modcalc.spec.load import loads
-from modcalc.spec.schema import Attention, Mlp, Mod, Positions, Spec
+from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
 
 torch = pytest.importorskip("torch")
 from modcalc.measure import sweep  # noqa: E402
@@ -103,6 +103,16 @@ def with_settings(**over) -> Job:
 def test_settings_that_do_not_go_together(job, axes, says):
     with pytest.raises(UsageError, match=says):
         jobs(job, [SPEC], axes)
+
+
+def test_a_graph_cannot_be_captured_where_the_host_waits():
+    experts = msgspec.structs.replace(SPEC, name="experts", moe=Moe(n_experts=4, top_k=2, d_ff=8))
+    captured = replace(with_settings(cuda_graph=True), device=torch.device("cuda", 0))
+    with pytest.raises(UsageError, match="--cuda-graph: experts has experts without a buffer"):
+        jobs(captured, [experts], [])
+    with pytest.raises(UsageError, match="--cuda-graph: experts"):
+        jobs(replace(captured, baseline=experts), [SPEC], [])
+    assert len(jobs(captured, [msgspec.structs.replace(experts, moe=Moe(n_experts=4, top_k=2, d_ff=8, capacity=1.0))], [])) == 1
 
 
 def test_what_is_too_long_is_said_before_anything_is_measured():

@@ -80,12 +80,12 @@ def profile(
     check(given(ctx), specs, mode, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
     where = hardware.pick(device)
     dtype = dtype or ("bf16" if where.type == "cuda" else "fp32")
-    hardware.pick_dtype(dtype, where)
     loaded = [load(name) for name in specs or ()]
     other = load(baseline) if baseline not in (None, "dense") else None
     target = _targets(plot, trace)
     with _world(where) as world:
         where = world.device if world else where
+        hardware.pick_dtype(dtype, where)  # not before: each process must touch its own GPU alone
         promise = hardware.peak(hardware.describe(where).name, dtype, peak_tflops)
         if not loaded:
             return _peaks(where, dtype, promise, format, world)

@@ -32,5 +32,6 @@ def room_for_graphs() -> Iterator[None]:
     """The compiler gives up on a function after a few graphs; blocks of many kinds or lengths need more."""
     import torch._dynamo
 
-    with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
+    # The names of torch 2.6, which later releases keep as aliases of (accumulated_)recompile_limit.
+    with torch._dynamo.config.patch(cache_size_limit=GRAPHS, accumulated_cache_size_limit=GRAPHS):
         yield

@@ -85,6 +85,11 @@ class World:
         dist.broadcast_object_list(told, src=0)
         return told[0]
 
+    @staticmethod
+    def lost(error: BaseException) -> bool:
+        """Whether a collective failed because a process of the group is gone."""
+        return isinstance(error, dist.DistError) or "closed by peer" in str(error) or "reset by peer" in str(error)
+
     def _gather(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)

@@ -13,6 +13,7 @@ from modcalc.cost.account import dense_twin
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure.point import Job, promised
 from modcalc.measure.records import Settings
+from modcalc.measure.steps import waits
 from modcalc.spec.schema import Spec
 
 MOST_TOKENS = 2**62  # torch counts elements in signed 64 bits
@@ -77,7 +78,12 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
         if s.batch * (s.seq_len + 1) > MOST_TOKENS:
             raise UsageError(f"batch {s.batch} of {s.seq_len} tokens: more than torch can count; try a smaller --batch or --seq-len")
         for spec in job.specs:
-            promised(spec, s)
+            plan = promised(spec, s).plan
+            if s.cuda_graph and waits(plan, s.mode):
+                raise UsageError(
+                    f"--cuda-graph: {spec.name} has experts without a buffer, whose work depends on how many tokens come to each; "
+                    "give moe.capacity, or leave out --cuda-graph"
+                )
     return found
 
 

@@ -34,9 +34,9 @@ from modcalc.measure.records import (
     number,
 )
 from modcalc.measure.stats import paired_ratio, realised_saving
-from modcalc.measure.steps import build_step, uncompiled
+from modcalc.measure.steps import build_step, uncompiled, waits
 from modcalc.measure.steptime import Step, WarmUp, alternate, rounds_for, warm_up
-from modcalc.measure.usage import PeakMemory, energy
+from modcalc.measure.usage import PeakMemory, energy, out_of_memory, retries
 from modcalc.spec.schema import Spec
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from modcalc.models.decoder import Decoder
 
 SECONDS = 5.0
+PROTOCOL = 2  # grows when a step or its timing changes: what was measured before is then measured again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class Job:
     def key(self) -> str:
         """Identity of the point: equal keys mean that measuring again would measure the same."""
         machine = describe(self.device)
-        where = [machine.type, machine.name, machine.threads, str(torch.__version__), self.world.size if self.world else 1]
+        where = [PROTOCOL, machine.type, machine.name, machine.threads, str(torch.__version__), self.world.size if self.world else 1]
         return point_key(self.spec, self.baseline, self.settings, where)
 
     def answered_by(self, record: Record) -> bool:
@@ -114,6 +115,8 @@ class Rig:
         model = build(report.plan, device=job.device, dtype=s.dtype)
         wrap = world.wrap(s) if world else None
         step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else 0)
+        if s.parallel == "fsdp":
+            peak.restart()  # the whole weights are gone, each process has its share
         warm = warm_up(step, job.device, s.warmup, world.any if world else bool)
         return cls(report, model, step, warm, peak.read(), step_flops(report))
 
@@ -134,7 +137,7 @@ class Rig:
             step_bytes=number(step_bytes(self.report, next(self.model.parameters()).element_size())),
             warmup=WarmUpTime(self.warm.steps, self.warm.seconds, self.warm.first_step_s),
             step_time_s=time,
-            launch_s=self.warm.launch_s,
+            launch_s=None if waits(self.report.plan, job.settings.mode) else self.warm.launch_s,
             tokens_per_s=ranks * self.report.work.tokens / time.median,
             flops_per_s=ranks * rate,
             mfu=share(self.flops.step, job.peak),
@@ -150,16 +153,18 @@ class Rig:
 
 
 def measure(job: Job) -> Result:
-    """Measure one point. Raises what torch raises when memory runs out (see `sweep.out_of_memory`)."""
+    """Measure one point. Raises what torch raises when memory runs out (see `usage.out_of_memory`)."""
     torch.compiler.reset()  # graphs of earlier points count against the compiler's limit
     s = job.settings
     with room_for_graphs() if s.compile else nullcontext():
         rigs = [Rig.build(spec, job) for spec in job.specs]
-    rounds = rounds_for([rig.warm for rig in rigs], SECONDS if s.seconds is None else s.seconds, s.iterations)
+    rounds = rounds_for([rig.warm for rig in rigs], job.device, SECONDS if s.seconds is None else s.seconds, s.iterations)
     if job.world:
         rounds = job.world.most(rounds)
     seen: list[Device] = []
+    before = retries(job.device)
     samples = alternate([rig.step for rig in rigs], job.device, rounds, lambda: seen.append(describe(job.device)))
+    again = retries(job.device) - before
     ranks = None
     if job.world:
         ranks, samples = job.world.compare(samples, rigs[0].step, s)
@@ -167,6 +172,7 @@ def measure(job: Job) -> Result:
     burnt = [None if job.world else energy(rig.step, job.device, rig.warm.step_s, rig.report.work.tokens) for rig in rigs]
     fields = [rig.measured(spec, taken, e, job) for rig, spec, taken, e in zip(rigs, job.specs, samples, burnt, strict=True)]
     baseline = against(fields, samples) if job.baseline else None
+    attributed, too_much = attributions(rigs, job)
     own = rigs[0].report
     return Result(
         **fields[0],
@@ -183,8 +189,8 @@ def measure(job: Job) -> Result:
         reached=job.reached,
         baseline=baseline,
         ranks=ranks,
-        attribution=attributions(rigs, job),
-        warnings=doubts(fields, samples, seen[0]),
+        attribution=attributed,
+        warnings=[*doubts(fields, samples, seen[0]), *filter(None, [verdict.memory_was_freed(again), too_much])],
     )
 
 
@@ -205,15 +211,20 @@ def against(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]]
     )
 
 
-def attributions(rigs: Sequence[Rig], job: Job) -> list[Attribution]:
-    """Where each model's time goes, if asked."""
+def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], str | None]:
+    """(where each model's time goes, if asked; a warning where memory ran out on the way: an eager step may need more than a compiled one)."""
+    found: list[Attribution] = []
     if job.by is None:
-        return []
-    found = []
-    for i, rig in enumerate(rigs):
-        with uncompiled(rig.step) as step:
-            found.append(attribute(step, rig.model, rig.report, job.device, job.by, job.trace if i == 0 else None))
-    return found
+        return found, None
+    try:
+        for i, rig in enumerate(rigs):
+            with uncompiled(rig.step) as step:
+                found.append(attribute(step, rig.model, rig.report, job.device, job.by, job.trace if i == 0 else None))
+    except (RuntimeError, MemoryError) as error:
+        if job.world or not out_of_memory(error):
+            raise
+        return found, verdict.not_attributed(rig.report.plan.name, job.by)
+    return found, None
 
 
 def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str]:

@@ -46,4 +46,4 @@ def _median(step: Repeated, device: torch.device) -> float:
     from modcalc.measure.stats import summarize
 
     warm = warm_up(step, device)
-    return summarize(alternate([step], device, rounds_for([warm], SECONDS))[0]).median
+    return summarize(alternate([step], device, rounds_for([warm], device, SECONDS))[0]).median

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from modcalc.measure.compiling import compile_blocks, compiled
-from modcalc.measure.records import Settings
+from modcalc.measure.records import Mode, Settings
 from modcalc.measure.steptime import Step
+from modcalc.spec.plan import Plan
 
 if TYPE_CHECKING:
     from modcalc.models.decoder import Decoder
@@ -66,11 +67,11 @@ class TrainStep:
         self.tokens.fill()
 
     def run(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
         inputs, targets = self.tokens.buffer[:, :-1], self.tokens.buffer[:, 1:]
         loss, _ = self.objective(self.model.plan, self.wrapped(inputs), targets)
         loss.backward()
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # at the end: between steps a model holds no gradients while the other runs
         self.loss = loss.detach()  # a graph kept alive would tie the next step to this one's stream
 
 
@@ -106,6 +107,11 @@ def uncompiled(step: Step) -> Iterator[Step]:
     """The step as plain eager work of the same model and optimizer: what a profiler can tell apart by module."""
     with torch.compiler.set_stance("force_eager"):
         yield step.step if isinstance(step, GraphStep) else step
+
+
+def waits(plan: Plan, mode: Mode) -> bool:
+    """Whether the host needs to know within a step what the device found: how many tokens pass, or come to each expert."""
+    return mode in ("prefill", "decode") or plan.dropless
 
 
 def build_step(model: "Decoder", settings: Settings, device: torch.device, *, wrap: Wrap | None = None, seed: int = 0) -> Step:

@@ -1,8 +1,9 @@
 """The clock: times steps one by one, several kinds of step in alternation, after a warm-up of its own.
 
-On a GPU each step stands between two CUDA events in its stream; the host never waits between steps, so launches overlap
-with work as in real training. On the CPU a monotonic clock (perf_counter_ns) stands around each step. New inputs are made
-before each step, outside what is timed.
+On a GPU each step stands between two CUDA events in its stream, and is timed as it runs in a row of its own kind: the host issues
+it while the device still works on one like it. Where kinds alternate, the device therefore first becomes idle and takes one
+step untimed; else the work left by one kind would hide how long the host needs for the other. On the CPU a monotonic clock
+(perf_counter_ns) stands around each step. New inputs are made before each step, outside what is timed.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,24 +71,34 @@ def warm_up(step: Step, device: "torch.device", steps: int | None = None, agree:
     return WarmUp(len(whole), _since(begin), whole[0], median(whole[late]), median(launch[late]) if device.type == "cuda" else None)
 
 
-def rounds_for(warm: Sequence[WarmUp], seconds: float, iterations: int | None = None) -> int:
+def led(kinds: int, device: "torch.device") -> bool:
+    """Whether an untimed step goes before each timed one."""
+    return device.type == "cuda" and kinds > 1
+
+
+def rounds_for(warm: Sequence[WarmUp], device: "torch.device", seconds: float, iterations: int | None = None) -> int:
     """How often each step is timed: `iterations`, or as often as all of them fit into `seconds`, at least as often as an interval needs."""
     if iterations is not None:
         return iterations
-    return max(MIN_PAIRS, min(MAX_ROUNDS, int(seconds / max(sum(w.step_s for w in warm), 1e-9))))
+    a_round = sum(w.step_s for w in warm) * (2 if led(len(warm), device) else 1)
+    return max(MIN_PAIRS, min(MAX_ROUNDS, int(seconds / max(a_round, 1e-9))))
 
 
 def alternate(steps: Sequence[Step], device: "torch.device", rounds: int, between: Callable[[], None] | None = None) -> list[list[float]]:
     """Seconds of each step, `rounds` of each, taken in turn: A B A B …
 
-    In turn, each step follows the other one always, and what disturbs the machine disturbs both alike. `between` is called once
-    at the end of the measurement while the device is still at work (to read its clock).
+    What disturbs the machine disturbs both alike. `between` is called once at the end of the measurement while the device
+    is still at work (to read its clock).
     """
     mark = _events if device.type == "cuda" else _host
     marks: list[list[Callable[[], float]]] = [[] for _ in steps]
     synchronize(device)
     for _ in range(rounds):
         for step, taken in zip(steps, marks, strict=True):
+            if led(len(steps), device):
+                synchronize(device)
+                step.prepare()
+                step.run()
             step.prepare()
             taken.append(mark(step.run))
     if between:

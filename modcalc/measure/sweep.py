@@ -14,8 +14,8 @@ from modcalc.errors import UsageError
 from modcalc.measure.hardware import describe
 from modcalc.measure.point import Job, measure
 from modcalc.measure.records import Failed, Record
+from modcalc.measure.usage import out_of_memory
 
-EXHAUSTED = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 OPENING = b'{"status":"'  # how every record begins
 
 
@@ -102,13 +102,20 @@ def run(
 
 
 def measured_or_failed(job: Job) -> Record:
-    """A Result, or a Failed where memory ran out; what was held is let go."""
+    """A Result, or a Failed where memory ran out; what was held is let go.
+
+    Raises UsageError in one process of many, and in those that then lose it: they wait in collectives that will not come.
+    """
     try:
         return measure(job)
     except (RuntimeError, MemoryError) as error:
+        if job.world and job.world.lost(error):
+            raise UsageError(f"rank {job.world.rank}: another process of this run has ended; what it printed says why") from error
         if not out_of_memory(error):
             raise
         reason = (str(error).splitlines() or ["out of memory"])[0]
+        if job.world:
+            raise UsageError(f"rank {job.world.rank}: {reason}; finished points are kept; try a smaller --batch or --seq-len") from error
     finally:
         gc.collect()
         if job.device.type == "cuda":
@@ -122,9 +129,3 @@ def measured_or_failed(job: Job) -> Record:
         torch=str(torch.__version__),
         error=reason,
     )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch says that memory ran out: its own class on a GPU, a sentence on the CPU."""
-    said = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said for words in EXHAUSTED)

@@ -4,16 +4,18 @@ import ctypes
 import gc
 import sys
 from time import perf_counter
-from typing import TYPE_CHECKING
+
+import torch
 
 from modcalc.measure.nvml import Gpu
 from modcalc.measure.records import Energy, Memory
 from modcalc.measure.steptime import Step, synchronize
 
-if TYPE_CHECKING:
-    import torch
-
 ENERGY_S = 2.0  # NVML's counter moves every 20 to 100 ms: two seconds keep its step under 5 %
+EXHAUSTED = (
+    "out of memory", "can't allocate memory", "not enough memory", "Storage size calculation overflowed",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 class PeakMemory:
@@ -21,26 +23,29 @@ class PeakMemory:
     resident set (its high-water mark is reset first), elsewhere unknown.
     """
 
-    def __init__(self, device: "torch.device") -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
-            import torch
-
-            synchronize(device)
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-            self.held = torch.cuda.memory_allocated(device)
+            self.restart()
+            self.held, self.reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
         else:
             self.held = _reset_resident_peak()
 
+    def restart(self) -> None:
+        """Forget the peak so far; what was held before counts as it did."""
+        if self.device.type == "cuda":
+            synchronize(self.device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            _reset_resident_peak()
+
     def read(self) -> Memory:
         if self.device.type == "cuda":
-            import torch
-
             synchronize(self.device)
             allocated = torch.cuda.max_memory_allocated(self.device) - self.held
-            # Part of it may lie in segments that others began.
-            reserved = torch.cuda.max_memory_reserved(self.device) - self.held
+            # Part of it may lie in segments that others began; those of a captured graph are never let go.
+            reserved = max(allocated, torch.cuda.max_memory_reserved(self.device) - self.reserved)
             return Memory(allocated, reserved, "torch's CUDA allocator")
         peak = None if self.held is None else _status("VmHWM")
         return Memory(None if peak is None else max(0, peak - self.held), None, "growth of the process's resident set")
@@ -67,7 +72,7 @@ def _status(key: str) -> int | None:
         return None
 
 
-def energy(step: Step, device: "torch.device", step_s: float, tokens: int) -> Energy | None:
+def energy(step: Step, device: torch.device, step_s: float, tokens: int) -> Energy | None:
     """Energy of a step from a run of its own of at least 2 seconds; None where NVML counts none."""
     if device.type != "cuda":
         return None
@@ -83,3 +88,17 @@ def energy(step: Step, device: "torch.device", step_s: float, tokens: int) -> En
         synchronize(device)
         joules, seconds = gpu.energy_j() - before, perf_counter() - start
     return Energy(joules / n, joules / (n * tokens), joules / seconds)
+
+
+def retries(device: torch.device) -> int:
+    """How often torch's allocator has given cached memory back to the device, and waited for it, to make room."""
+    return torch.cuda.memory_stats(device).get("num_alloc_retries", 0) if device.type == "cuda" else 0
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether torch says that memory ran out, here or in what led to the error: its own class, or a sentence of a library's."""
+    if error is None:
+        return False
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in EXHAUSTED):
+        return True
+    return out_of_memory(error.__cause__ or error.__context__)

@@ -51,6 +51,18 @@ def few_samples(n: int, compared: bool) -> str | None:
     return f"{n} samples are too few for an interval of the ratio; at least {MIN_PAIRS} are needed (--iterations)"
 
 
+def memory_was_freed(times: int) -> str | None:
+    """A warning where the allocator had to make room within what was timed."""
+    if not times:
+        return None
+    return f"the allocator ran out of room {times} times while the steps were timed, and waited for the device: use a smaller --batch"
+
+
+def not_attributed(name: str, by: str) -> str:
+    """A warning where the time is known and where it goes is not."""
+    return f"{name}: memory ran out while the eager step was profiled; its time by {by} is missing: use a smaller --batch"
+
+
 def not_finite(name: str, loss: float | None) -> str | None:
     """A warning where the loss blew up: NaNs are cheaper to multiply than numbers."""
     if loss is None or isfinite(loss):

@@ -208,6 +208,11 @@ class Plan(Struct, frozen=True):
         return tuple(at[i] for i in range(self.n_layers))
 
     @property
+    def dropless(self) -> bool:
+        """Whether some block has experts without a buffer."""
+        return any(isinstance(group.block.ffn, MoePlan) and group.block.ffn.dropless for group in self.groups)
+
+    @property
     def routed(self) -> dict[int, RoutingPlan]:
         """Layer index -> routing, for the routed blocks in order."""
         return {i: b.routing for i, b in enumerate(self.blocks) if b.routing}
