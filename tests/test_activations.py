@@ -8,7 +8,7 @@ import torch
 from hub_configs import draw
 from hypothesis import HealthCheck, given, settings
 from modcalc.models import training_loss
-from saved_tensors import again_bytes, kept_bytes
+from saved_tensors import BILLED, again_bytes, kept_bytes
 from strategies import specs
 
 import modcalc
@@ -77,7 +77,7 @@ def holds(spec: Spec, dtype: str, attention: str, batch: int, recompute: str) ->
 def everywhere(spec: Spec, batch: int = 2) -> None:
     for recompute in RECOMPUTE:
         for attention in ("sdpa", "explicit"):
-            for dtype in ("fp32", "bf16"):
+            for dtype in BILLED:
                 holds(spec, dtype, attention, batch, recompute)
 
 
@@ -119,14 +119,14 @@ def test_attention(attention: str) -> None:
 def test_models_of_the_transformers_library(model_type: str) -> None:
     spec = msgspec.structs.replace(from_config(draw(model_type, random.Random(model_type))), seq_len=9)
     for recompute in RECOMPUTE:
-        holds(spec, "bf16", "sdpa", 2, recompute)
+        holds(spec, BILLED[-1], "sdpa", 2, recompute)
         holds(spec, "fp32", "explicit", 1, recompute)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_any_spec(spec: Spec) -> None:
-    for dtype, batch in (("fp32", 1), ("bf16", 3)):
+    for dtype, batch in zip(BILLED, (1, 3), strict=False):
         for attention in ("sdpa", "explicit"):
             for recompute in RECOMPUTE:
                 holds(spec, dtype, attention, batch, recompute)

@@ -57,6 +57,7 @@ def test_their_backward_compiles(name: str) -> None:
 
 
 @pytest.mark.skipif(not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 adds only some of the equal rows in a compiled scatter on the CPU")
 def test_they_compile_to_machine_code() -> None:
     """Routing by threshold with a way around and dropless experts inside: most of what a compiler could stumble over."""
     mod = dict(capacity=0.5, selection="threshold", bypass=dict(d_ff=3), predictor_width=3, every=1)

@@ -125,7 +125,7 @@ def test_equal_blocks_are_compiled_once(monkeypatch):
     graphs = []
     for n_layers in (2, 6):
         torch.compiler.reset()
-        counter.clear()
+        counter.frame_count = 0
         model = build(msgspec.structs.replace(SPEC, n_layers=n_layers))
         step = steps.build_step(model, settings(compile=True, mode="train"), CPU)
         for _ in range(2):

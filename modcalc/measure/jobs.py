@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from itertools import product
 
 import msgspec
+import torch
 
 from modcalc.cost.account import dense_twin
 from modcalc.errors import MissingDependency, UsageError
@@ -102,6 +103,8 @@ def check(job: Job, axes: Sequence[Axis]) -> None:
         )
     if s.parallel != "none" and (s.mode != "train" or s.cuda_graph or job.by):
         raise UsageError("under torchrun: only --mode train, without --cuda-graph and --by; the ranks' spread and communication are reported instead")
+    if s.parallel == "fsdp" and device == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise MissingDependency(f"--parallel fsdp on the CPU: it needs torch 2.7, found {torch.__version__}; use --parallel ddp")
     if s.compile and device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++", "cl"))):
         raise MissingDependency("--compile on the CPU: torch.compile needs a C++ compiler and finds none; install g++, or use --no-compile")
     if s.compile and device == "cuda" and find_spec("triton") is None:

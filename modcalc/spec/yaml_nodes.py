@@ -17,6 +17,7 @@ from modcalc.errors import SpecError
 Path = tuple[str | int, ...]
 
 MAX_DEPTH = 16
+_TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting; a spec needs 4"
 MAX_VALUES = 50_000  # a list of 10,000 layers fits; an alias counts with all that it stands for
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -134,6 +135,8 @@ def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
     here = lines[mark.line][: mark.column + 1] if mark and mark.line < len(lines) else ""
     if "\t" in here:
         return f"{file}:{line}: found a tab; allowed only spaces for indentation; replace it by spaces"
+    if "nesting depth" in (wrong.problem or ""):  # the parser's own limit, which PyYAML 6.0.4 meets before we see the levels
+        return f"{file}:{line}: {_TOO_DEEP}"
     about = f" {wrong.context}" if wrong.context else ""
     hint = "; put text that holds ': ' in quotes" if "mapping values" in (wrong.problem or "") else ""
     return f"{file}:{line}: not readable as YAML: {wrong.problem}{about}{hint}"
@@ -178,7 +181,7 @@ class _Reader:
             return node
         self._count(1, line)
         if depth > MAX_DEPTH:
-            raise self._stop(line, f"found more than {MAX_DEPTH} levels of nesting; a spec needs 4")
+            raise self._stop(line, _TOO_DEEP)
         if event.anchor:
             self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
