@@ -34,7 +34,7 @@ PRESETS = {
     # Seconds; for tests.
     "smoke": Preset(32, 2, 16, 32, 4, 12, 3e-3, 4, 1, 8, predictor_width=8, warmup=2),
     # Two cores, half an hour. Small batches: here the number of steps counts.
-    "cpu": Preset(128, 6, 64, 256, 4, 1440, 3e-3, 240, 3, 128),
+    "cpu": Preset(128, 6, 64, 256, 4, 1440, 3e-3, 240, 2, 128),
     # One GPU.
     "gpu": Preset(256, 8, 64, 512, 16, 3000, 2e-3, 600, 3, 256, warmup=100, dtype="bf16"),
 }
@@ -67,10 +67,14 @@ def base_spec(p: Preset, name: str, mod: dict | None) -> Spec:
 
 
 def arms(p: Preset) -> list[Arm]:
-    """Dense; MoD (12.5 % every other block, as in the paper) at the same training FLOPs and at the same steps; random routing at the same FLOPs."""
+    """Dense; MoD (12.5 % every other block, as in the paper) at the same training FLOPs and at the same steps; and two that differ
+    in nothing but who chooses, the router or chance, at the same FLOPs: no predictor, which only sampling needs and whose steps it costs.
+    """
     dense = base_spec(p, "dense", None)
-    mod = base_spec(p, "mod", {"capacity": 0.125, "every": 2, "predictor_width": p.predictor_width, "aux_loss": p.aux_loss})
-    random = base_spec(p, "random", {"capacity": 0.125, "every": 2, "router": "random"})
+    routed = {"capacity": 0.125, "every": 2}
+    mod = base_spec(p, "mod", {**routed, "predictor_width": p.predictor_width, "aux_loss": p.aux_loss})
+    no_predictor = base_spec(p, "mod_no_predictor", {**routed, "aux_loss": p.aux_loss})
+    random = base_spec(p, "random", {**routed, "router": "random"})
     budget = p.steps * account(dense, phase="train").flops.train_step
 
     def same_flops(spec: Spec) -> int:
@@ -80,5 +84,6 @@ def arms(p: Preset) -> list[Arm]:
         Arm("dense", dense, p.steps),
         Arm("mod", mod, same_flops(mod)),
         Arm("mod_same_steps", mod, p.steps),
+        Arm("mod_no_predictor", no_predictor, same_flops(no_predictor)),
         Arm("random", random, same_flops(random)),
     ]

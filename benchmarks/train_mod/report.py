@@ -18,8 +18,10 @@ LABELS = {
     "dense": "dense",
     "mod": "MoD, same training FLOPs as dense",
     "mod_same_steps": "MoD, same steps as dense",
+    "mod_no_predictor": "MoD without predictor, same training FLOPs",
     "random": "random routing, same training FLOPs",
 }
+AGAINST_RANDOM = {"mod_no_predictor": "the learned router", "mod": "the learned router and its predictor"}
 ABLATED = {"random_choice": "tokens chosen by chance instead of by its routers", "all_around": "its routed blocks left out"}
 UNITS = (
     "losses in nats per byte of held-out text; FLOPs by convention matmul (2 per multiply-add, attention over all T x T pairs), "
@@ -61,7 +63,7 @@ def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict])
         "units": UNITS,
         "arms": arms,
         "loss_against_dense": against_dense,
-        "learned_against_random": paired(arms, "mod", "random"),
+        "learned_against_random": {name: gap for name in AGAINST_RANDOM if (gap := paired(arms, name, "random"))},
         "sampling": sampling,
         "ablation": ablation,
     }
@@ -121,8 +123,7 @@ def table(result: dict) -> Table:
         )
         for name, arm in result["arms"].items()
     ]
-    gap = result["learned_against_random"]
-    notes = [against_random(gap)] if gap else []
+    notes = [against_random(name, gap) for name, gap in result["learned_against_random"].items()]
     notes += [
         f"deciding by the {how}: {100 * x['accuracy']:.2f} % of decisions as top-k; causal loss {change(x['causal_over_topk'])} against top-k"
         for how, x in result["sampling"].items()
@@ -131,10 +132,11 @@ def table(result: dict) -> Table:
     return Table(title="Mixture-of-Depths against dense", headline=[result["units"]], columns=columns, rows=rows, notes=notes)
 
 
-def against_random(gap: dict) -> str:
+def against_random(name: str, gap: dict) -> str:
     sure = f" ({share(gap['confidence'])} interval {' to '.join(map(change, gap['interval']))})" if gap["interval"] else ""
     by_seed = ", ".join(map(change, gap["samples"]))
-    return f"the learned router against random routing: loss {change(gap['median'])}{sure}, the median of seeds; seed by seed {by_seed}"
+    change_of_loss = f"loss {change(gap['median'])}{sure}, the median of seeds; seed by seed {by_seed}"
+    return f"{AGAINST_RANDOM[name]} against random routing at the same training FLOPs: {change_of_loss}"
 
 
 def plot(file: Path, result: dict, points: list[dict]) -> None:

@@ -29,7 +29,7 @@ def evaluate(run: Run) -> dict:
     sums: dict[str, float] = {}
     histograms = torch.zeros(len(run.model.plan.routed), BINS, dtype=torch.float64)
     left_out = torch.zeros(len(run.model.plan.routed), dtype=torch.float64)
-    right = {"router": [], "predictor": []}
+    right: dict[str, list[list[float]]] = {"router": [], **({"predictor": []} if mod.predictor_width else {})}
     routed = [block for block in run.model.blocks if block.plan.routing]
     batches = run.corpus.held_out_batches(run.p.batch_size, run.p.seq_len, run.p.held_out_sequences)
     for tokens, targets in batches:
@@ -42,8 +42,9 @@ def evaluate(run: Run) -> dict:
         losses = {name: cross_entropy(out, targets) for name, out in {"topk": output, **others}.items()}
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss.item() * len(tokens)
-        for decide, logits in (("router", [r.scores for r in output.routing]), ("predictor", [r.predicted for r in output.routing])):
-            right[decide].append([correct(x, membership(r)) * len(tokens) for x, r in zip(logits, output.routing, strict=True)])
+        for decide, rows in right.items():
+            logits = [r.scores if decide == "router" else r.predicted for r in output.routing]
+            rows.append([correct(x, membership(r)) * len(tokens) for x, r in zip(logits, output.routing, strict=True)])
         histograms += torch.stack([histogram(r.scores) for r in output.routing])
     n = run.p.held_out_sequences
     loss = {name: total / n for name, total in sums.items()}
