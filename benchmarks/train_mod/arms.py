@@ -67,8 +67,8 @@ def base_spec(p: Preset, name: str, mod: dict | None) -> Spec:
 
 
 def arms(p: Preset) -> list[Arm]:
-    """Dense; MoD (12.5 % every other block, as in the paper) at the same training FLOPs and at the same steps; and two that differ
-    in nothing but who chooses, the router or chance, at the same FLOPs: no predictor, which only sampling needs and whose steps it costs.
+    """Dense; MoD (12.5 % every other block, as in the paper) at the same training FLOPs and at the same steps; and at the same FLOPs two
+    that differ in the router alone, learned or random: without a predictor, which only sampling needs and which would cost steps.
     """
     dense = base_spec(p, "dense", None)
     routed = {"capacity": 0.125, "every": 2}
