@@ -62,7 +62,9 @@ TYPES = (
 
 
 def holds(spec: Spec, dtype: str, attention: str, batch: int, recompute: str) -> None:
-    """Activations and loss of a train step, what runs again: as measured."""
+    """Activations and loss of a train step, what runs again: as measured, in the dtypes that this torch keeps as billed."""
+    if dtype not in BILLED:
+        return
     model = modcalc.build(spec, dtype=dtype, attention=attention)
     tokens, targets = torch.randint(spec.vocab_size, (2, batch, spec.seq_len)).unbind(0)
     targets = targets.clone()
@@ -77,7 +79,7 @@ def holds(spec: Spec, dtype: str, attention: str, batch: int, recompute: str) ->
 def everywhere(spec: Spec, batch: int = 2) -> None:
     for recompute in RECOMPUTE:
         for attention in ("sdpa", "explicit"):
-            for dtype in BILLED:
+            for dtype in ("fp32", "bf16"):
                 holds(spec, dtype, attention, batch, recompute)
 
 
@@ -119,14 +121,14 @@ def test_attention(attention: str) -> None:
 def test_models_of_the_transformers_library(model_type: str) -> None:
     spec = msgspec.structs.replace(from_config(draw(model_type, random.Random(model_type))), seq_len=9)
     for recompute in RECOMPUTE:
-        holds(spec, BILLED[-1], "sdpa", 2, recompute)
+        holds(spec, "bf16", "sdpa", 2, recompute)
         holds(spec, "fp32", "explicit", 1, recompute)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_any_spec(spec: Spec) -> None:
-    for dtype, batch in zip(BILLED, (1, 3), strict=False):
+    for dtype, batch in (("fp32", 1), ("bf16", 3)):
         for attention in ("sdpa", "explicit"):
             for recompute in RECOMPUTE:
                 holds(spec, dtype, attention, batch, recompute)

@@ -96,12 +96,14 @@ def test_sixteen_bytes_per_parameter() -> None:
 @pytest.mark.parametrize(
     ("name", "dtype", "attention", "recompute"),
     [
-        *[(name, dtype, how, "none") for name in ("dense-small", "mod-small") for dtype in BILLED for how in ("sdpa", "explicit")],
-        *[("dense-small", dtype, "sdpa", "full") for dtype in BILLED if dtype == "bf16"],
+        *[(name, dtype, how, "none") for name in ("dense-small", "mod-small") for dtype in ("fp32", "bf16") for how in ("sdpa", "explicit")],
+        ("dense-small", "bf16", "sdpa", "full"),
     ],
 )
 def test_peak_of_a_train_step(name: str, dtype: str, attention: str, recompute: str) -> None:
     """The most bytes alive in forward and backward, gradients held throughout: all that is billed, and the loss itself."""
+    if dtype not in BILLED:
+        pytest.skip(f"this torch keeps {dtype} otherwise than billed")
     spec, batch = modcalc.load(name), 2
     model = modcalc.build(spec, dtype=dtype, attention=attention)
     tokens, targets = (torch.randint(spec.vocab_size, (batch, spec.seq_len)) for _ in range(2))
