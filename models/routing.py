@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from modcalc.spec.plan import NormPlan, RoutingPlan
 
+from . import fusible
 from .mlp import Linear, Mlp
 from .norms import Norm
 from .positions import Positions
@@ -43,7 +44,8 @@ class Router(Linear):
     def forward(self, x: Tensor) -> Tensor:
         with full_precision(x.device):
             dtype = torch.promote_types(x.dtype, torch.float32)
-            return F.linear(x.to(dtype), self.weight.to(dtype)).squeeze(-1)
+            x, weight = x.to(dtype), self.weight.to(dtype)
+            return fusible.dot(x, weight) if torch.compiler.is_compiling() else F.linear(x, weight).squeeze(-1)
 
 
 class Predictor(nn.Module):
@@ -86,14 +88,18 @@ class Gather(nn.Module):
     """[B, T, D], [B, C] -> [B, C, D]: whole rows at once."""
 
     def forward(self, x: Tensor, kept: Tensor) -> Tensor:
-        return x.flatten(0, 1).index_select(0, rows(kept, x.shape[1])).view(*kept.shape, x.shape[2])
+        flat, at = x.flatten(0, 1), rows(kept, x.shape[1])
+        chosen = fusible.gather(flat, at) if torch.compiler.is_compiling() else flat.index_select(0, at)
+        return chosen.view(*kept.shape, x.shape[2])
 
 
 class Scatter(nn.Module):
     """x with the rows `kept` replaced by `new`. Indices are unique: a copy, no atomic addition."""
 
     def forward(self, x: Tensor, kept: Tensor, new: Tensor) -> Tensor:
-        return x.flatten(0, 1).index_copy(0, rows(kept, x.shape[1]), new.flatten(0, 1).to(x.dtype)).view(x.shape)
+        flat, at, new = x.flatten(0, 1), rows(kept, x.shape[1]), new.flatten(0, 1).to(x.dtype)
+        y = fusible.scatter(flat, at, new) if torch.compiler.is_compiling() else flat.index_copy(0, at, new)
+        return y.view(x.shape)
 
 
 def rows(kept: Tensor, length: int) -> Tensor:
