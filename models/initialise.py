@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def initialise(model: "Decoder", generator: torch.Generator | None = None) -> None:
-    """Draw every parameter of `model` in place, in the order of named_parameters(); costs nothing on meta."""
+    """Draw every parameter of `model` in place, in the order of named_parameters(), and set buffers to 0; costs nothing on meta."""
     std = 1 / math.sqrt(model.plan.d_model)
     residual = std / math.sqrt(2 * model.plan.n_layers)
     modules = dict(model.named_modules())
+    for buffer in model.buffers():
+        buffer.zero_()
     for path, p in model.named_parameters():
         owner, _, name = path.rpartition(".")
         module = modules[owner]

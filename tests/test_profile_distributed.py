@@ -18,8 +18,8 @@ from modcalc.measure.distributed import length, overlap, union  # noqa: E402
 YAML = "{name: tiny, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}, mod: {capacity: 0.25}}"
 
 
-def torchrun(folder, *words: str, program: Sequence[str] = ("-m", "modcalc.cli.app", "profile")) -> subprocess.CompletedProcess:
-    (folder / "tiny.yaml").write_text(YAML)
+def torchrun(folder, *words: str, program: Sequence[str] = ("-m", "modcalc.cli.app", "profile"), yaml: str = YAML) -> subprocess.CompletedProcess:
+    (folder / "tiny.yaml").write_text(yaml)
     command = [
         sys.executable,
         "-m",
@@ -88,6 +88,44 @@ def test_memory_runs_out_in_one_process(tmp_path):
     assert done.returncode and "rank 1: CUDA out of memory. Tried to allocate 1 GiB" in done.stderr
     assert "internal error" not in done.stderr
     assert [json.loads(line)["workload"]["batch"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == [1]
+
+
+SHARDED = """
+import torch
+from modcalc.cli import app
+from modcalc.measure import distributed, point
+from torch.distributed.tensor import DTensor
+
+own, fsdp = point.build, distributed.World._fsdp
+
+def build(plan, **how):
+    assert how["device"] == "meta", how
+    return own(plan, **how)
+
+def sharded(world, model):
+    model = fsdp(world, model)
+    weights = list(model.parameters())
+    assert all(isinstance(p, DTensor) for p in weights)
+    # One row of a router goes to the first process.
+    assert abs(sum(p.to_local().numel() for p in weights) / sum(p.numel() for p in weights) - 0.5) < 0.05
+    assert (model.final_norm.weight.to_local() == 1).all()
+    assert abs(model.head.weight.to_local().std().item() - 1 / 4) < 0.05
+    assert model.head.weight is model.embedding.tokens.weight
+    assert [int(b.count_nonzero()) for b in model.buffers()] == [0, 0]
+    return model
+
+point.build, distributed.World._fsdp = build, sharded
+app.main()
+"""
+
+
+@pytest.mark.skipif(not FSDP_ON_CPU, reason="needs torch 2.7")
+def test_sharded_weights_are_drawn_where_they_stay(tmp_path):
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    yaml = YAML.replace("mod:", "head: {tied: true}, moe: {n_experts: 4, top_k: 2, capacity: 1.0, score: sigmoid, balance_bias: true}, mod:")
+    done = torchrun(tmp_path, "--mode", "train", "--parallel", "fsdp", "-n", "6", "-f", "json", program=["sharded.py", "profile"], yaml=yaml)
+    assert done.returncode == 0, done.stderr
+    assert 3 < json.loads(done.stdout)["loss"] < 8
 
 
 def test_covered_time():

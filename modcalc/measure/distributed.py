@@ -62,14 +62,25 @@ class World:
         return nn.parallel.DistributedDataParallel(model, process_group=self.mesh.get_group())
 
     def _fsdp(self, model: nn.Module) -> nn.Module:
-        """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block."""
+        """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block.
+
+        The model comes on the meta device; weights are drawn where they stay, so no process ever holds all of them.
+        """
         from torch.distributed.fsdp import fully_shard
+
+        from modcalc.models.initialise import initialise
 
         # Blocks return views, which FSDP2 warns of for the sake of in-place work; the models do none.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+        # There each process draws its share from its own generator, which is as good.
+        warnings.filterwarnings("ignore", message="DTensor random operators may not have complete support on cpu")
         for block in model.blocks:
             fully_shard(block, mesh=self.mesh)
-        return fully_shard(model, mesh=self.mesh)
+        fully_shard(model, mesh=self.mesh)
+        model.to_empty(device=self.device)
+        torch.manual_seed(0)
+        initialise(model)
+        return model
 
     def most(self, n: int) -> int:
         """The largest n of all processes: all must take as many steps."""

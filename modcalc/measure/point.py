@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from modcalc.models.decoder import Decoder
 
 SECONDS = 5.0
-PROTOCOL = 2  # grows when a step or its timing changes: what was measured before is then measured again
+PROTOCOL = 3  # grows when a step or its timing changes: what was measured before is then measured again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +112,10 @@ class Rig:
         s, world = job.settings, job.world
         report = promised(spec, s)
         peak = PeakMemory(job.device)
-        model = build(report.plan, device=job.device, dtype=s.dtype)
+        # FSDP gives each process its share of weights that were nowhere whole.
+        model = build(report.plan, device="meta" if s.parallel == "fsdp" else job.device, dtype=s.dtype)
         wrap = world.wrap(s) if world else None
         step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else 0)
-        if s.parallel == "fsdp":
-            peak.restart()  # the whole weights are gone, each process has its share
         warm = warm_up(step, job.device, s.warmup, world.any if world else bool)
         return cls(report, model, step, warm, peak.read(), step_flops(report))
 

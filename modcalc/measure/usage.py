@@ -26,19 +26,12 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
-            self.restart()
+            synchronize(device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
             self.held, self.reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
         else:
             self.held = _reset_resident_peak()
-
-    def restart(self) -> None:
-        """Forget the peak so far; what was held before counts as it did."""
-        if self.device.type == "cuda":
-            synchronize(self.device)
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            _reset_resident_peak()
 
     def read(self) -> Memory:
         if self.device.type == "cuda":
