@@ -207,9 +207,13 @@ def test_nothing_fits(profile, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(sweep, "measure", full)
-    code, out, err = profile("tiny.yaml", "--sweep", "batch=1,2", "-f", "plain", *QUICK)
+    words = ("tiny.yaml", "--sweep", "batch=1,2", "-f", "plain", "--out", "r.jsonl", *QUICK)
+    code, out, err = profile(*words)
     assert code == 2 and out.count("out of memory") == 2
     assert "error: no point fitted into memory: CUDA out of memory; try a smaller --batch or --seq-len" in err
+    code, out, err = profile(*words)
+    assert code == 2 and out.count("out of memory") == 2
+    assert "batch 2, 16 tokens: already in r.jsonl; memory ran out then, delete its line to try again" in err
 
 
 def test_peaks_alone_and_beside(profile, monkeypatch):

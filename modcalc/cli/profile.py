@@ -186,7 +186,8 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
             for record, fresh in run(todo, results, lambda job: during(f"measuring {point_name(job.spec.name, job.settings)}")):
                 records.append(record)
                 if first and not fresh:
-                    print(f"{point_name(record.spec, record.settings)}: already in {out}", file=sys.stderr)
+                    again = "; memory ran out then, delete its line to try again" if isinstance(record, Failed) else ""
+                    print(f"{point_name(record.spec, record.settings)}: already in {out}{again}", file=sys.stderr)
                 if first and not isinstance(record, Failed):
                     for doubt in record.warnings:
                         print(f"warning: {doubt}", file=sys.stderr)
