@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from modcalc.cost.account import Report, layer
 from modcalc.measure.records import Attribution, Line, number
@@ -72,12 +72,18 @@ def ranges(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def profiled(device: torch.device) -> profile:
-    """The torch profiler of host and device."""
+@contextmanager
+def profiled(device: torch.device, step: Step) -> Iterator[profile]:
+    """The torch profiler of host and device, after a `step` that it does not record: its own start would be timed with that."""
+    activities = [ProfilerActivity.CPU]
     if device.type == "cpu":
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else some builds note on stderr that it starts and stops
-        return profile(activities=[ProfilerActivity.CPU])
-    return profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+    else:
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities, schedule=schedule(wait=0, warmup=1, active=1)) as profiler:
+        alternate([step], device, 1)
+        profiler.step()
+        yield profiler
 
 
 class Owners:
@@ -143,7 +149,7 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
     warm_up(step, device, 2)
     plain = alternate([step], device, ROUNDS)[0]
     ranged = Ranged(step)
-    with ranges(model), profiled(device) as profiler:
+    with ranges(model), profiled(device, ranged) as profiler:
         samples = alternate([ranged], device, ROUNDS)[0]
     if trace:
         profiler.export_chrome_trace(trace)

@@ -127,8 +127,9 @@ class World:
     def _communication(self, step: Step) -> tuple[float, float | None, float]:
         """(seconds of a step in which a collective ran, those in which nothing else did, the step) under the profiler."""
         cuda = self.device.type == "cuda"
-        with profiled(self.device) as profiler:
-            seconds = sum(alternate([Ranged(step)], self.device, ROUNDS)[0]) / ROUNDS
+        ranged = Ranged(step)
+        with profiled(self.device, ranged) as profiler:
+            seconds = sum(alternate([ranged], self.device, ROUNDS)[0]) / ROUNDS
         events = profiler.events()
         if not cuda:
             # gloo works on threads of its own; what overlaps with it is not told apart.
