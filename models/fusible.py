@@ -1,18 +1,33 @@
-"""Gather, scatter and the router's product as a compiler can fuse them with what stands beside.
+"""Gather, scatter and the router's product as a compiler can fuse them with what stands beside: for steps compiled block by block.
 
 As operators of their own they are passes over all T tokens: a scatter copies and then writes into the copy, a gather's gradient is added into
 zeros, a product with one column needs x in fp32. Here rows are only read by index, forward and backward, which is pointwise work.
 Gathered and scattered values are the same; the product's sum may have another order.
+
+Routing takes these forms where `allow` was called and a compiler traces. They are not for torch.export (which may drop an autograd.Function's
+gradient), nor for sampling, where no token may pass; a gradient of the gradient is not theirs to give.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def allow(module: nn.Module) -> None:
+    """Let the routing within `module` take these forms when it is compiled."""
+    for part in module.modules():
+        if hasattr(part, "fusible"):
+            part.fusible = True
+
+
+def fusing(module: nn.Module) -> bool:
+    """Whether `module` is to take these forms now."""
+    return module.fusible and torch.compiler.is_compiling()
 
 
 class Take(torch.autograd.Function):
     """y[i] = x[index[i]], or 0 where index[i] < 0; the gradient is taken back by `inverse`. Indices from 0 on are unique.
 
-    x: [N, D], index: [M] int64, inverse: [N] int64, -1 for rows of x that are not taken -> [M, D]. N, M >= 1.
+    x: [N, D], index: [M] int64, inverse: [N] int64, -1 for rows of x that are not taken -> [M, D]; N, M >= 1.
     """
 
     @staticmethod

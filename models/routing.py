@@ -38,6 +38,8 @@ class Routing(NamedTuple):
 class Router(Linear):
     """r = w x in full precision whatever the model's: in bf16 the ranking would have 8 bits. [B, T, D] -> [B, T]."""
 
+    fusible = False
+
     def __init__(self, d_model: int) -> None:
         super().__init__(d_model, 1, bias=False)
 
@@ -45,7 +47,7 @@ class Router(Linear):
         with full_precision(x.device):
             dtype = torch.promote_types(x.dtype, torch.float32)
             x, weight = x.to(dtype), self.weight.to(dtype)
-            return fusible.dot(x, weight) if torch.compiler.is_compiling() else F.linear(x, weight).squeeze(-1)
+            return fusible.dot(x, weight) if fusible.fusing(self) else F.linear(x, weight).squeeze(-1)
 
 
 class Predictor(nn.Module):
@@ -87,18 +89,22 @@ class Select(nn.Module):
 class Gather(nn.Module):
     """[B, T, D], [B, C] -> [B, C, D]: whole rows at once."""
 
+    fusible = False
+
     def forward(self, x: Tensor, kept: Tensor) -> Tensor:
         flat, at = x.flatten(0, 1), rows(kept, x.shape[1])
-        chosen = fusible.gather(flat, at) if torch.compiler.is_compiling() else flat.index_select(0, at)
+        chosen = fusible.gather(flat, at) if fusible.fusing(self) else flat.index_select(0, at)
         return chosen.view(*kept.shape, x.shape[2])
 
 
 class Scatter(nn.Module):
     """x with the rows `kept` replaced by `new`. Indices are unique: a copy, no atomic addition."""
 
+    fusible = False
+
     def forward(self, x: Tensor, kept: Tensor, new: Tensor) -> Tensor:
         flat, at, new = x.flatten(0, 1), rows(kept, x.shape[1]), new.flatten(0, 1).to(x.dtype)
-        y = fusible.scatter(flat, at, new) if torch.compiler.is_compiling() else flat.index_copy(0, at, new)
+        y = fusible.scatter(flat, at, new) if fusible.fusing(self) else flat.index_copy(0, at, new)
         return y.view(x.shape)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from modcalc.models import Decoder, training_loss
+from modcalc.models import Decoder, fusible, training_loss
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from variants import MOE, VARIANTS, each_variant, model_of, spec_of
@@ -49,9 +49,12 @@ def gradients(model: Decoder, step: Step) -> dict[str, Tensor | None]:
     return {path: p.grad for path, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["mod, predictor", "moe", "mod, latent", "mod, expert choice", "recursions, threshold"])
-def test_their_backward_compiles(name: str) -> None:
+@pytest.mark.parametrize("name", ["mod, predictor", "mod, bypass", "moe", "mod, latent", "mod, expert choice", "recursions, threshold"])
+@pytest.mark.parametrize("fusing", [False, True])
+def test_their_backward_compiles(name: str, fusing: bool) -> None:
     model = model_of({**VARIANTS[name], "n_layers": 2})
+    if fusing:
+        fusible.allow(model)
     step = step_of(model)
     torch.testing.assert_close(gradients(model, compiled(step, "aot_eager")), gradients(model, step))
 
@@ -62,5 +65,6 @@ def test_they_compile_to_machine_code() -> None:
     """Routing by threshold with a way around and dropless experts inside: most of what a compiler could stumble over."""
     mod = dict(capacity=0.5, selection="threshold", bypass=dict(d_ff=3), predictor_width=3, every=1)
     model = model_of(dict(n_layers=1, mod=mod, moe=MOE))
+    fusible.allow(model)
     step = step_of(model)
     torch.testing.assert_close(gradients(model, compiled(step, "inductor")), gradients(model, step), rtol=1e-4, atol=1e-5)

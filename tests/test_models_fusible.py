@@ -41,11 +41,6 @@ def test_rows_and_their_gradients_are_the_same(case: tuple[int, list[int]], seed
     assert torch.equal(g, other_g)
 
 
-def test_a_gradient_of_the_gradient_is_right() -> None:
-    x, at = torch.randn(5, 2, dtype=torch.float64, requires_grad=True), torch.tensor([3, 0])
-    assert torch.autograd.gradgradcheck(lambda x: fused(x, at), x)
-
-
 def test_a_compiled_block_makes_no_pass_over_all_tokens_for_gather_scatter_or_router() -> None:
     """Forward and backward: nothing as large as x is written or added into, and no product runs in fp32."""
     made: list[tuple[str, Tensor]] = []
@@ -58,6 +53,7 @@ def test_a_compiled_block_makes_no_pass_over_all_tokens_for_gather_scatter_or_ro
 
     plan = resolve(spec_of(dict(n_layers=2, mod=dict(capacity=0.5))))
     model = build(plan, dtype="bf16")
+    fusible.allow(model)
     x = torch.randn(2, plan.seq_len, plan.d_model, dtype=torch.bfloat16, requires_grad=True)
     block = torch.compile(model.blocks[1], fullgraph=True, dynamic=False, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
     y, routing = block(x, Positions.of_sequence(plan.seq_len, x.device))

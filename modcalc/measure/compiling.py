@@ -22,7 +22,10 @@ def compiled(function: Callable) -> Callable:
 
 
 def compile_blocks(model: "Decoder") -> None:
-    """Compile the forward of every block in place; hooks on blocks stay outside of their graphs."""
+    """Compile the forward of every block in place, routing in its fusible forms; hooks on blocks stay outside of their graphs."""
+    from modcalc.models import fusible
+
+    fusible.allow(model)
     for block in model.blocks:
         block.forward = compiled(block.forward)
 
