@@ -62,7 +62,7 @@ if wanted context; then
 fi
 if wanted experts; then
     for mode in forward train; do
-        point "experts-$mode" $shapes/moe-small.yaml --baseline dense --mode $mode --batch 8 --by component "${short[@]}"
+        point "experts-$mode" $shapes/moe-small.yaml --baseline $shapes/moe-small-dense.yaml --mode $mode --batch 8 --by component "${short[@]}"
     done
 fi
 if wanted ranks; then

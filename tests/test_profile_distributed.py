@@ -72,7 +72,7 @@ built = []
 
 def build(plan, **how):
     built.append(plan)
-    if os.environ["RANK"] == "1" and len(built) == 2:
+    if os.environ["RANK"] in os.environ["FULL"] and len(built) == 2:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
     return own(plan, **how)
 
@@ -81,13 +81,20 @@ app.main()
 """
 
 
-def test_memory_runs_out_in_one_process(tmp_path):
-    """It ends all of them, who wait in collectives that will not come; what is finished stays."""
+@pytest.mark.parametrize("ranks, points", [("1", ["ok"]), ("0 1", ["ok", "out_of_memory", "ok"])])
+def test_memory_runs_out(tmp_path, monkeypatch, ranks, points):
+    """In one process it ends all of them, who wait in collectives that will not come; where the first knows, the sweep goes on behind it."""
+    monkeypatch.setenv("FULL", ranks)
     (tmp_path / "full.py").write_text(FULL)
-    done = torchrun(tmp_path, "--mode", "train", "--sweep", "batch=1,2", "-n", "6", "--out", "r.jsonl", program=["full.py", "profile"])
-    assert done.returncode and "rank 1: CUDA out of memory. Tried to allocate 1 GiB" in done.stderr
+    words = ["--mode", "train", "--sweep", "batch=1,2,3", "-n", "6", "--out", "r.jsonl"]
+    done = torchrun(tmp_path, *words, program=["full.py", "profile"])
+    assert done.returncode and "rank 1: CUDA out of memory. Tried to allocate 1 GiB; try a smaller --batch" in done.stderr
     assert "internal error" not in done.stderr
-    assert [json.loads(line)["workload"]["batch"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == [1]
+    if len(points) > 1:
+        assert "it is in --out, so the same command goes on behind it" in done.stderr
+        again = torchrun(tmp_path, *words)
+        assert again.returncode == 0 and "out of memory" in again.stdout, again.stderr
+    assert [json.loads(line)["status"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == points
 
 
 SHARDED = """
@@ -110,6 +117,8 @@ def sharded(world, model):
     assert abs(sum(p.to_local().numel() for p in weights) / sum(p.numel() for p in weights) - 0.5) < 0.05
     assert (model.final_norm.weight.to_local() == 1).all()
     assert abs(model.head.weight.to_local().std().item() - 1 / 4) < 0.05
+    one, two = model.blocks[0].attn.q_proj.weight.full_tensor().chunk(2)
+    assert not torch.equal(one, two)
     assert model.head.weight is model.embedding.tokens.weight
     assert [int(b.count_nonzero()) for b in model.buffers()] == [0, 0]
     return model

@@ -82,6 +82,8 @@ def test_jobs_take_each_specs_own_length_and_twin():
         ("longer", 32, 2),
     ]
     assert [j.baseline for j in found[::2]] == [dense_twin(SPEC), dense_twin(longer)]
+    with pytest.raises(UsageError, match="routes no tokens"):
+        jobs(TEMPLATE, [SPEC, msgspec.structs.replace(SPEC, mod=None)], [], dense=True)
     assert jobs(TEMPLATE, [SPEC], [])[0].baseline is None
 
 

@@ -72,14 +72,17 @@ class World:
 
         # Blocks return views, which FSDP2 warns of for the sake of in-place work; the models do none.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
-        # There each process draws its share from its own generator, which is as good.
+        # There each process draws its share from its own generator, seeded by its rank.
         warnings.filterwarnings("ignore", message="DTensor random operators may not have complete support on cpu")
         for block in model.blocks:
             fully_shard(block, mesh=self.mesh)
         fully_shard(model, mesh=self.mesh)
         model.to_empty(device=self.device)
-        torch.manual_seed(0)
-        initialise(model)
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
+            # On GPUs shards are drawn as parts of one whole, which needs equal seeds.
+            torch.manual_seed(0 if on_gpu else self.rank)
+            initialise(model)
         return model
 
     def most(self, n: int) -> int:

@@ -15,6 +15,7 @@ from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure.point import Job, promised
 from modcalc.measure.records import Settings
 from modcalc.measure.steps import waits
+from modcalc.spec.near import nearest
 from modcalc.spec.schema import Spec
 
 MOST_TOKENS = 2**62  # torch counts elements in signed 64 bits
@@ -34,7 +35,9 @@ def axis(text: str) -> Axis:
     name = name.strip().replace("-", "_")
     allowed = {"batch": 1, "seq_len": 1, "context": 0}
     if name not in allowed:
-        raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of batch, seq-len, context")
+        meant = nearest(name, allowed)
+        hint = f"; did you mean {meant.replace('_', '-')}?" if meant else ""
+        raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of batch, seq-len, context{hint}")
     values = []
     for word in rest.split(","):
         try:
@@ -62,12 +65,16 @@ def points(settings: Settings, axes: Sequence[Axis]) -> list[Settings]:
 def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: bool = False) -> list[Job]:
     """One job for each spec and point. The template holds all that they share; its settings' seq_len 0 means each spec's own.
 
-    dense: each spec's own dense twin is its baseline. Raises UsageError, before anything is measured, where a spec, a baseline
-    and a point make no workload (a sequence longer than learned positions, …).
+    dense: each spec's own dense twin is its baseline. Raises UsageError, before anything is measured, where a spec has no other
+    dense twin than itself, or a spec, a baseline and a point make no workload (a sequence longer than learned positions, …).
     """
     check(template, axes)
     found = []
     for spec in specs:
+        if dense and spec.mod is None:
+            raise UsageError(
+                f"--baseline dense: {spec.name} routes no tokens, so it is its own dense twin; name another SPEC, or itself to see the noise"
+            )
         own = replace(template, spec=spec, baseline=dense_twin(spec) if dense else template.baseline)
         for s in points(template.settings, axes):
             length = 1 if s.mode == "decode" else s.seq_len or spec.seq_len
@@ -94,7 +101,7 @@ def check(job: Job, axes: Sequence[Axis]) -> None:
     if s.cuda_graph and device != "cuda":
         raise UsageError("--cuda-graph: only a GPU has them; leave it out, or use --device cuda")
     if s.mode not in ("prefill", "decode") and (s.context or any(a.name == "context" for a in axes)):
-        raise UsageError(f"--context with --mode {s.mode}: only prefill and decode attend to cached tokens")
+        raise UsageError(f"--context with --mode {s.mode}: only decode attends to cached tokens")
     if s.mode == "prefill" and (s.context or any(a.name == "context" for a in axes)):
         raise UsageError("--context with --mode prefill: the reference model fills an empty cache only; leave it out")
     if s.mode in ("prefill", "decode") and (s.compile or s.cuda_graph):

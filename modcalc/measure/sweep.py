@@ -23,13 +23,15 @@ class ResultsFile:
     """A JSON Lines file of records, only ever appended to; each line is on disk before the next point begins.
 
     Raises UsageError for a file that holds anything else; it is not touched. A last line that was cut off (by a full disk
-    or a kill) stays where it is, is ended, and counts as not measured.
+    or a kill) stays where it is, is ended, and counts as not measured. cut: whether there is one that nothing follows.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.records: dict[str, Record] = {}
         self.cut = False
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+            raise UsageError(f"{path}: cannot be read again, so nothing could be resumed; choose another --out")
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -40,6 +42,7 @@ class ResultsFile:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            self.cut = False
             try:
                 record = msgspec.json.decode(line, type=Record)
             except (msgspec.DecodeError, msgspec.ValidationError) as wrong:
@@ -98,14 +101,15 @@ def run(
             record = measured_or_failed(job)
         if results:
             results.append(record)
+        if job.world and isinstance(record, Failed):
+            # The others may wait in collectives that will not come.
+            kept = "; it is in --out, so the same command goes on behind it" if results else ""
+            raise UsageError(f"rank {job.world.rank}: {record.error}; try a smaller --batch or --seq-len{kept}")
         yield record, True
 
 
 def measured_or_failed(job: Job) -> Record:
-    """A Result, or a Failed where memory ran out; what was held is let go.
-
-    Raises UsageError in one process of many, and in those that then lose it: they wait in collectives that will not come.
-    """
+    """A Result, or a Failed where memory ran out; what was held is let go. Raises UsageError where another process of many has ended."""
     try:
         return measure(job)
     except (RuntimeError, MemoryError) as error:
@@ -114,8 +118,6 @@ def measured_or_failed(job: Job) -> Record:
         if not out_of_memory(error):
             raise
         reason = (str(error).splitlines() or ["out of memory"])[0]
-        if job.world:
-            raise UsageError(f"rank {job.world.rank}: {reason}; finished points are kept; try a smaller --batch or --seq-len") from error
     finally:
         gc.collect()
         if job.device.type == "cuda":
