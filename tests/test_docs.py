@@ -22,6 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SKIPPED = {
     "python3 -m venv .venv": "makes a virtual environment; .ci/run runs what the README shows",
     "pip install": "fetches packages",
+    "torchrun": "needs eight GPUs; tests/test_profile_distributed.py runs two processes",
 }
 CUT = " ..."
 

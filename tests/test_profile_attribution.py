@@ -53,6 +53,8 @@ def test_lines_add_up_to_the_step_and_flops_to_the_account(mode, by):
     if by == "component":
         overhead = sum(line.time_s for line in found.lines if line.label in ("router", "predictor"))
         assert found.routing_s == pytest.approx(overhead) and 0 < found.routing_share < 1
+        worked = {line.label: line.flops for line in found.lines}
+        assert {line.label: line.flops for line in found.routing if line.flops} == {part: worked[part] for part in ("router", "predictor")}
 
 
 def test_nothing_stays_behind():

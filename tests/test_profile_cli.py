@@ -68,7 +68,9 @@ def test_the_tables(profile):
     assert "new random tokens each step; warm-up and compilation are not in the times" in lines
     assert any(line.startswith("convention matmul: 1 multiply-add = 2 FLOPs; ") for line in lines)
     assert "peak: 500.00 GFLOP/s, dense fp32 (--peak-tflops)" in lines
-    assert "Against the baseline, run in turn" in lines and "Where the time goes: tiny" in lines and "Where the time goes: tiny (dense twin)" in lines
+    assert "Against the baseline, run in turn" in lines and all(
+        f"Where the time goes: {name}, forward, batch 1, 16 tokens" in lines for name in ("tiny", "tiny (dense twin)")
+    )
     assert out.count("routing overhead (in the lines above):") == 1
     header = next(line for line in lines if line.startswith("model  ") and "step" in line)
     assert header.split()[:4] == ["model", "batch", "tokens", "step"] and "cached" not in header and "energy/token" not in header
@@ -113,6 +115,15 @@ def test_the_plot(profile):
         assert f">{text}</text>" in drawn, text
 
 
+def test_a_plot_of_two_settings_has_a_line_for_each_value_of_the_second(profile):
+    pytest.importorskip("matplotlib")
+    words = ("tiny.yaml", "dense-60m", "--baseline", "dense-60m", "--sweep", "batch=1,2,3", "--sweep", "seq-len=8,16", "--plot", "p.svg", *QUICK)
+    assert profile(*words)[0] == 0
+    drawn = Path("p.svg").read_text()
+    for text in ("tiny, T = 8", "tiny, T = 16", "dense-60m, T = 8", "dense-60m (beside tiny), T = 8", "dense-60m (beside dense-60m), T = 16"):
+        assert f">{text}</text>" in drawn, text
+
+
 def test_results_are_found_again(profile):
     words = ("tiny.yaml", "--sweep", "batch=1,2", "--out", "r.jsonl", "-f", "json", *QUICK)
     first, again = profile(*words), profile(*words)
@@ -152,6 +163,8 @@ def test_a_cut_off_line_is_mentioned(profile):
     Path("r.jsonl").write_bytes(whole[:50])
     code, out, err = profile(*words)
     assert code == 0 and "warning: r.jsonl: a line was cut off; its point is measured again" in err
+    code, out, err = profile(*words)
+    assert code == 0 and "cut off" not in err and "already in r.jsonl" in err
 
 
 def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
@@ -169,6 +182,11 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
         (("tiny.yaml", "--batch", "0"), "--batch"),
         (("tiny.yaml", "--dtype", "fp8"), "--dtype"),
         (("tiny.yaml", "--sweep", "layers=2"), "sweep 'layers=2': NAME=VALUE"),
+        (("tiny.yaml", "--sweep", "bacth=2"), "did you mean batch?"),
+        (("dense-60m", "--baseline", "dense"), "--baseline dense: dense-60m routes no tokens, so it is its own dense twin"),
+        (("tiny.yaml", "--out", "/dev/zero"), "/dev/zero: cannot be read again"),
+        (("tiny.yaml", "--trace", "/proc/trace.json"), "--trace /proc/trace.json: cannot be written"),
+        (("tiny.yaml", "--context", "4"), "--context with --mode forward: only decode attends to cached tokens"),
         (("tiny.yaml", "--mode", "decode"), "--mode decode: say how many tokens are already cached"),
         (("tiny.yaml", "--mode", "decode", "-S", "4", "-T", "4"), "--seq-len with --mode decode"),
         (("tiny.yaml", "--mode", "decode", "-S", "4", "--compile"), "runs eagerly"),
@@ -236,5 +254,9 @@ def test_peaks_alone_and_beside(profile, monkeypatch):
 
 def test_a_trace(profile):
     code, out, err = profile("tiny.yaml", "--trace", "t.json", "-f", "json", *QUICK)
-    assert code == 0 and json.loads(Path("t.json").read_text())["traceEvents"]
+    assert code == 0
+    # Three steps as all others, not the profiler's first.
+    names = [event.get("name") for event in json.loads(Path("t.json").read_text())["traceEvents"]]
+    assert names.count("modcalc:step") == 3
+    assert all(line["time_s"] >= 0 for line in json.loads(out)["attribution"][0]["lines"] if line["label"] != "other")
     assert json.loads(out)["attribution"][0]["by"] == "component"

@@ -152,6 +152,15 @@ def test_a_wide_spread_says_why_and_what_to_do(monkeypatch, samples, load, cause
     assert re.search(cause, with_cause)
 
 
+def test_samples_that_agree_on_a_busy_machine(monkeypatch):
+    monkeypatch.setattr(verdict, "_load", lambda: 4.6)
+    assert "too long: 4.6 threads want the 4 cores, of which this process uses 2: run on an idle machine" in verdict.busy(MACHINE)
+    assert verdict.busy(Device("cuda", "a GPU", 2**34, 4, 2)) is None
+    for idle in (4.5, None):
+        monkeypatch.setattr(verdict, "_load", lambda idle=idle: idle)
+        assert verdict.busy(MACHINE) is None
+
+
 def test_one_thread_cannot_become_fewer(monkeypatch):
     monkeypatch.setattr(verdict, "_load", lambda: 7.5)
     said = [verdict.wide_spread("m", [1.0, 1.3] * 15, Device("cpu", "a processor", 2**34, 4, threads)) for threads in (1, 2)]
@@ -164,5 +173,7 @@ def test_other_doubts():
     assert verdict.memory_was_freed(0) is None and "ran out of room 2 times" in verdict.memory_was_freed(2)
     assert "use --cuda-graph" in verdict.launch_bound("m", 0.0099, 0.01)
     assert verdict.few_samples(5, compared=False) is None and verdict.few_samples(6, compared=True) is None
+    assert verdict.beyond_peak("m", None, "") is None and verdict.beyond_peak("m", 1.0, "") is None
+    assert "m: MFU 250.0%, more than all: the peak (--peak-tflops) is not" in verdict.beyond_peak("m", 2.5, "--peak-tflops")
     assert "at least 6" in verdict.few_samples(5, compared=True)
     assert verdict.not_finite("m", 2.0) is None and "became nan" in verdict.not_finite("m", float("nan"))

@@ -81,9 +81,10 @@ def test_realised_saving():
     assert saving.value == pytest.approx(0.8)
     assert saving.low == pytest.approx((1 - ratio.high) / 0.5) and saving.high == pytest.approx((1 - ratio.low) / 0.5)
     assert saving.low < saving.value < saving.high
-    dearer = realised_saving(ratio, 1.5)  # more FLOPs than the baseline, yet faster
-    assert dearer.value == pytest.approx(-0.8) and dearer.low < dearer.high
-    assert realised_saving(ratio, 1) is None and realised_saving(ratio, 0.995) is None
+    slower = realised_saving(paired_ratio([1.2] * 11, [1.0] * 11), 0.5)
+    assert slower.value == pytest.approx(-0.4)
+    # Nothing is saved by more FLOPs than the baseline's.
+    assert [realised_saving(ratio, flops) for flops in (0.995, 1, 1.5)] == [None] * 3
 
 
 def test_drift():

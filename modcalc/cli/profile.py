@@ -116,11 +116,10 @@ def profile(
 
 def _targets(plot: str | None, trace: str | None) -> Path | None:
     """Where the plot goes; both files are checked before anything is measured."""
-    from modcalc.errors import UsageError
-    from modcalc.render.plot import plot_target
+    from modcalc.render.plot import plot_target, writable
 
-    if trace and (Path(trace).is_dir() or not Path(trace).absolute().parent.is_dir()):
-        raise UsageError(f"--trace {trace}: a folder, or in a folder that is not there")
+    if trace:
+        writable(Path(trace), "--trace")
     return plot_target(plot) if plot else None
 
 
@@ -141,6 +140,7 @@ def _world(device: "torch.device") -> Iterator["World | None"]:
 
 def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: str, world: "World | None") -> None:
     """What the device reaches (under torchrun the first one), and nothing else."""
+    from modcalc.measure import verdict
     from modcalc.measure.hardware import describe
     from modcalc.measure.reach import reached
     from modcalc.render.output import emit
@@ -152,6 +152,8 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
     with working("measuring what the device reaches"):
         found = reached(device, dtype)
     machine = describe(device)
+    if doubt := verdict.busy(machine):
+        print(f"warning: {doubt}", file=sys.stderr)
     emit(peaks_document(machine, dtype, promise, found), [peaks_table(machine, dtype, promise, found)], format)
 
 

@@ -74,7 +74,7 @@ def ranges(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def profiled(device: torch.device, step: Step) -> Iterator[profile]:
-    """The torch profiler of host and device, after a `step` that it does not record: its own start would be timed with that."""
+    """The torch profiler of host and device. Its first step is slow: it is taken here, by `step`, and not recorded."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cpu":
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else some builds note on stderr that it starts and stops
@@ -184,6 +184,10 @@ def summed(times: dict[str, float], total: float, unprofiled: float, report: Rep
     flops = {line.label: number(line.forward + (line.backward if train else 0)) for line in report.lines(by)}
     sums = dict.fromkeys([*flops, "loss", "optimizer", "idle", "other"], 0.0)
     parts = dict.fromkeys(PARTS, 0.0)
+    worked: dict[str, int | float] = dict.fromkeys(PARTS, 0)
+    for own in report.lines("path"):
+        if components[own.label] in OVERHEAD:
+            worked[_part(own.label)] += number(own.forward + (own.backward if train else 0))
     for path, seconds in times.items():
         row = _nearest(path, components)
         if row is None:
@@ -192,13 +196,13 @@ def summed(times: dict[str, float], total: float, unprofiled: float, report: Rep
             label = {"component": components[row], "layer": layer(row), "path": row}[by]
         sums[label] = sums.get(label, 0.0) + seconds
         if row is not None and components[row] in OVERHEAD:
-            parts[next(p for p in PARTS if p in path.split("."))] += seconds
+            parts[_part(path)] += seconds
 
     def line(label: str, seconds: float, flops: Any = 0) -> Line:
         return Line(label, seconds, seconds / total, flops, float(flops) / seconds if flops and seconds > 0 else None)
 
     lines = [line(label, seconds, flops.get(label, 0)) for label, seconds in sums.items() if seconds or flops.get(label)]
-    routing = [line(part, seconds) for part, seconds in parts.items() if seconds]
+    routing = [line(part, seconds, worked[part]) for part, seconds in parts.items() if seconds]
     overhead = sum(parts.values())
     return Attribution(
         spec=report.plan.name,
@@ -210,6 +214,11 @@ def summed(times: dict[str, float], total: float, unprofiled: float, report: Rep
         routing_s=overhead,
         routing_share=overhead / total,
     )
+
+
+def _part(path: str) -> str:
+    """Which of PARTS a module of routing belongs to."""
+    return next(part for part in PARTS if part in path.split("."))
 
 
 def _nearest(path: str, known: dict[str, str]) -> str | None:

@@ -33,6 +33,7 @@ from modcalc.measure.records import (
     ends,
     number,
 )
+from modcalc.measure.settle import settle
 from modcalc.measure.stats import paired_ratio, realised_saving
 from modcalc.measure.steps import build_step, uncompiled, waits
 from modcalc.measure.steptime import Step, WarmUp, alternate, rounds_for, warm_up
@@ -111,6 +112,8 @@ class Rig:
     def build(cls, spec: Spec, job: Job) -> "Rig":
         s, world = job.settings, job.world
         report = promised(spec, s)
+        if job.device.type == "cpu":
+            settle(s.mode, s.compile)
         peak = PeakMemory(job.device)
         # FSDP gives each process its share of weights that were nowhere whole.
         model = build(report.plan, device="meta" if s.parallel == "fsdp" else job.device, dtype=s.dtype)
@@ -189,7 +192,7 @@ def measure(job: Job) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[*doubts(fields, samples, seen[0]), *filter(None, [verdict.memory_was_freed(again), too_much])],
+        warnings=[*doubts(fields, samples, seen[0], job.peak), *filter(None, [verdict.memory_was_freed(again), too_much])],
     )
 
 
@@ -226,14 +229,15 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], str 
     return found, None
 
 
-def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str]:
+def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, peak: Peak | None) -> list[str]:
     """What a sceptical reader would object to."""
     found = [verdict.few_samples(len(samples[0]), len(samples) > 1)]
-    for own, taken in zip(fields, samples, strict=True):
-        name = own["spec"]
+    spreads = [verdict.wide_spread(own["spec"], taken, device) for own, taken in zip(fields, samples, strict=True)]
+    found += spreads if any(spreads) else [verdict.busy(device)]
+    for own in fields:
         found += [
-            verdict.wide_spread(name, taken, device),
-            verdict.launch_bound(name, own["launch_s"], own["step_time_s"].median),
-            verdict.not_finite(name, own["loss"]),
+            verdict.launch_bound(own["spec"], own["launch_s"], own["step_time_s"].median),
+            verdict.beyond_peak(own["spec"], own["mfu"], peak.source if peak else ""),
+            verdict.not_finite(own["spec"], own["loss"]),
         ]
     return [doubt for doubt in found if doubt]

@@ -92,11 +92,11 @@ def paired_ratio(times: Sequence[float], base: Sequence[float], confidence: floa
 
 
 def realised_saving(time_ratio: Interval, flop_ratio: float) -> Interval | None:
-    """(1 - time ratio) / (1 - FLOP ratio): 1 where all saved FLOPs became saved time; None where the FLOPs differ by less than 1 %,
-    which is less than the clock can tell.
+    """(1 - time ratio) / (1 - FLOP ratio): 1 where all saved FLOPs became saved time; None where less than 1 % of the FLOPs is
+    saved, which is less than the clock can tell.
     """
     gap = 1 - flop_ratio
-    if abs(gap) < LEAST_GAP:
+    if gap < LEAST_GAP:
         return None
     return time_ratio.map(1 / gap, -1 / gap)
 

@@ -17,21 +17,28 @@ def wide_spread(name: str, samples: Sequence[float], device: Device) -> str | No
     s = summarize(samples)
     if not s.wide:
         return None
-    said = f"{name}: the step times spread {s.spread:.0%} (IQR / median, over {WIDE:.0%})"
+    said = f"{name}: the step times spread {s.spread:.1%} (IQR / median, over {WIDE:.0%})"
     change = drift(samples)
     load = _load()
     if abs(change - 1) > DRIFT:
         moved = f"{'rose' if change > 1 else 'fell'} by {abs(change - 1):.0%}"
         cause = f"they {moved} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
     elif device.type == "cpu" and load is not None and load > device.threads + 0.5:
-        wanted = f"{load:.1f} threads want the {device.cores} cores, of which this process uses {device.threads}"
-        cause = f"{wanted}: run on an idle machine{', or with fewer threads (OMP_NUM_THREADS)' if device.threads > 1 else ''}"
+        cause = _wanted(load, device)
     elif max(samples) > OUTLIER * s.median:
         slow = f"single steps take up to {max(samples) / s.median:.1f} times the median"
         cause = f"{slow}: something else runs now and then; stop it, or take more samples (--seconds)"
     else:
         cause = "no single cause shows: take more samples (--seconds), on a machine that does nothing else"
     return f"{said}. {cause}"
+
+
+def busy(device: Device) -> str | None:
+    """A warning where other work takes this processor's time: samples that agree may all be too long."""
+    load = _load()
+    if device.type != "cpu" or load is None or load <= device.cores + 0.5:
+        return None
+    return f"other work ran while this was measured, so times may be too long: {_wanted(load, device)}"
 
 
 def launch_bound(name: str, launch_s: float | None, step_s: float) -> str | None:
@@ -63,11 +70,23 @@ def not_attributed(name: str, by: str) -> str:
     return f"{name}: memory ran out while the eager step was profiled; its time by {by} is missing: use a smaller --batch"
 
 
+def beyond_peak(name: str, mfu: float | None, source: str) -> str | None:
+    """A warning where a model would be faster than its device can be."""
+    if mfu is None or mfu <= 1:
+        return None
+    return f"{name}: MFU {mfu:.1%}, more than all: the peak ({source}) is not this device's, or not of this dtype"
+
+
 def not_finite(name: str, loss: float | None) -> str | None:
     """A warning where the loss blew up: NaNs are cheaper to multiply than numbers."""
     if loss is None or isfinite(loss):
         return None
     return f"{name}: the loss became {loss}; such a step may run faster than a real one; try --dtype bf16 or fp32"
+
+
+def _wanted(load: float, device: Device) -> str:
+    fewer = ", or with fewer threads (OMP_NUM_THREADS)" if device.threads > 1 else ""
+    return f"{load:.1f} threads want the {device.cores} cores, of which this process uses {device.threads}: run on an idle machine{fewer}"
 
 
 def _load() -> float | None:

@@ -44,11 +44,23 @@ def plot_target(file: str | Path) -> Path:
     path = Path(file)
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--plot {file}: the suffix says the kind of picture; one of {', '.join(SUFFIXES)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--plot {file}: {'a folder, not a file' if path.is_dir() else f'no folder {path.parent}'}")
+    writable(path, "--plot")
     if find_spec("matplotlib") is None:
         raise MissingDependency(f"--plot {file}: matplotlib is not installed; run: pip install 'modcalc[plot]'")
     return path
+
+
+def writable(path: Path, option: str) -> None:
+    """Raises UsageError, in the name of `option`, where no file can be written."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: {'a folder, not a file' if path.is_dir() else f'no folder {path.parent}'}")
+    there = path.exists()
+    try:
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as wrong:
+        raise UsageError(f"{option} {path}: cannot be written: {wrong.strerror or wrong}") from None
 
 
 @contextmanager

@@ -1,20 +1,22 @@
 """Measured steps drawn: time against the setting that was swept, with the FLOPs, and the roofline."""
 
 from collections.abc import Sequence
+from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modcalc.measure.hardware import Peak
-from modcalc.measure.records import Failed, Measured, Record, Settings
+from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import real, seconds
 from modcalc.render.plot import COLOURS, amounts, figure
-from modcalc.render.profile import headline, models
+from modcalc.render.profile import headline, point_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-AXES = {"batch": "batch, sequences", "seq_len": "tokens of a sequence", "context": "tokens cached"}
+AXES = {"batch": "batch {:,}", "seq_len": "T = {:,}", "context": "{:,} cached"}
+TITLES = {"batch": "batch, sequences", "seq_len": "tokens of a sequence", "context": "tokens cached"}
 
 
 def swept(records: Sequence[Record]) -> str:
@@ -27,23 +29,32 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
     done = [r for r in records if not isinstance(r, Failed)]
     if not done:
         return
-    subtitle = "\n".join(headline(done[0]))
+    lost = ", ".join(point_name(r.spec, r.settings) for r in records if isinstance(r, Failed))
+    subtitle = "\n".join([*headline(done[0]), *([f"out of memory: {lost}"] if lost else [])])
     with figure(target, "Step time and FLOPs", subtitle, width=13.0, height=5.0, grid=(1, 2)) as axes:
         _times(axes[0], done)
         _roofline(axes[1], done)
 
 
-def _lines(records: Sequence[Record]) -> dict[str, list[tuple[Settings, Measured]]]:
+def _lines(records: Sequence[Result], along: str) -> dict[str, list[tuple[Settings, Measured]]]:
+    """Label -> points of one line: of one model, alone, or as the baseline of one other, that differ in the setting `along` alone."""
+    others = [name for name in AXES if name != along and len({getattr(r.settings, name) for r in records}) > 1]
+    baselines = {(r.baseline.spec, r.spec) for r in records if r.baseline}
+    shared = {name for name in (b for b, _ in baselines) if name in {r.spec for r in records} or [b for b, _ in baselines].count(name) > 1}
     found: dict[str, list[tuple[Settings, Measured]]] = {}
-    for name, settings, measured in models(records):
-        found.setdefault(name, []).append((settings, measured))
+    for r in records:
+        point = "".join(f", {AXES[name].format(getattr(r.settings, name))}" for name in others)
+        found.setdefault(f"{r.spec}{point}", []).append((r.settings, r))
+        if r.baseline:
+            beside = f" (beside {r.spec})" if r.baseline.spec in shared else ""
+            found.setdefault(f"{r.baseline.spec}{beside}{point}", []).append((r.settings, r.baseline))
     return found
 
 
-def _times(axes: "Axes", records: Sequence[Record]) -> None:
+def _times(axes: "Axes", records: Sequence[Result]) -> None:
     name = swept(records)
     beside = axes.twinx()
-    for i, (model, points) in enumerate(_lines(records).items()):
+    for i, (model, points) in enumerate(_lines(records, name).items()):
         colour = COLOURS[i % len(COLOURS)]
         points = sorted(points, key=lambda p: getattr(p[0], name))
         x = [getattr(s, name) for s, _ in points]
@@ -55,19 +66,20 @@ def _times(axes: "Axes", records: Sequence[Record]) -> None:
     values = sorted({getattr(r.settings, name) for r in records})
     axes.set_xticks(values, [f"{v:,}" for v in values])
     axes.minorticks_off()
-    axes.set_xlabel(AXES[name])
+    axes.set_xlabel(TITLES[name])
     _logarithmic(axes.yaxis)
     axes.yaxis.set_major_formatter(lambda x, _: seconds(x))
     axes.set_ylabel("time of a step (solid)")
     _logarithmic(beside.yaxis)
     amounts(beside.yaxis, "FLOPs a step (dashed)")
     beside.spines["right"].set_visible(True)
-    axes.legend(frameon=False)
+    _same_decades(axes, beside)
+    _legend_below(axes)
 
 
-def _roofline(axes: "Axes", records: Sequence[Record]) -> None:
+def _roofline(axes: "Axes", records: Sequence[Result]) -> None:
     intensities, rates = [], []
-    for i, (model, points) in enumerate(_lines(records).items()):
+    for i, (model, points) in enumerate(_lines(records, swept(records)).items()):
         x = [m.flops.step / m.step_bytes for _, m in points]
         y = [m.flops.step / m.step_time_s.median for _, m in points]
         intensities, rates = intensities + x, rates + y
@@ -84,7 +96,20 @@ def _roofline(axes: "Axes", records: Sequence[Record]) -> None:
     _logarithmic(axes.yaxis)
     axes.set_ylim(min(rates) / 3, max(rates) * 3)
     amounts(axes.yaxis, "FLOP/s of one device")
-    axes.legend(frameon=False)
+    _legend_below(axes)
+
+
+def _same_decades(axes: "Axes", beside: "Axes") -> None:
+    """Both scales over as many decades: equal slopes are equal factors."""
+    ends = [ax.get_ylim() for ax in (axes, beside)]
+    wide = max(sqrt(high / low) for low, high in ends)
+    for ax, (low, high) in zip((axes, beside), ends, strict=True):
+        middle = sqrt(low * high)
+        ax.set_ylim(middle / wide, middle * wide)
+
+
+def _legend_below(axes: "Axes") -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2, fontsize=8)
 
 
 def _logarithmic(axis: "Axis") -> None:

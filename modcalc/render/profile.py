@@ -7,6 +7,7 @@ import msgspec
 
 from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
+from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import ratio, seconds, share, si
 from modcalc.render.table import Column, Table, bad
 from modcalc.render.wording import LABELS, PAIRS
@@ -41,7 +42,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
         found.append(comparison(done))
     if any(r.ranks for r in done):
         found.append(ranks([r for r in done if r.ranks]))
-    return found + [attribution(a) for r in done for a in r.attribution]
+    return found + [attribution(a, r.settings) for r in done for a in r.attribution]
 
 
 def headline(record: Record) -> list[str]:
@@ -147,8 +148,10 @@ def comparison(done: Sequence[Result]) -> Table:
         if b := r.baseline:
             ends = [_interval(b.time_ratio_interval), b.realised_saving, _interval(b.realised_saving_interval)]
             rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, b.time_ratio, *ends])
+    saved = any(r.baseline and r.baseline.realised_saving is not None for r in done)
     sure = next((b.confidence for r in done if (b := r.baseline) and b.confidence), None)
-    notes = ["time ratio: median over pairs of steps that ran next to each other; realised saving = (1 - time ratio) / (1 - FLOP ratio)"]
+    saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
+    notes = [f"time ratio: median over pairs of steps that ran next to each other; {saving}"]
     notes += [f"intervals cover the true median with {share(sure)}, whatever the distribution (order statistics of the pairs)"] if sure else []
     return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
 
@@ -182,7 +185,7 @@ def ranks(done: Sequence[Result]) -> Table:
     return _used(Table(columns=columns, rows=rows, title="Ranks", notes=notes))
 
 
-def attribution(a: Attribution) -> Table:
+def attribution(a: Attribution, s: Settings) -> Table:
     """Where a step's time goes, routing overhead on a line of its own."""
     columns = (
         Column(a.by),
@@ -191,12 +194,13 @@ def attribution(a: Attribution) -> Table:
         Column("FLOPs", "si", "flops"),
         Column("FLOP/s", "si", "flops_per_s"),
     )
-    rows = [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in a.lines]
+    lines = a.lines if a.by == "component" else in_order(a.lines, lambda line: line.label)
+    rows = [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in lines]
     parts = ", ".join(f"{line.label} {seconds(line.time_s)}" for line in a.routing)
     notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
     notes.append(f"eager step under the profiler; without it {seconds(a.unprofiled_s)}")
     total = ["total", a.step_time_s, 1.0, sum(line.flops for line in a.lines), None]
-    return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {a.spec}", notes=notes)
+    return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(a.spec, s)}", notes=notes)
 
 
 def _used(table: Table) -> Table:
