@@ -51,13 +51,21 @@ def test_parameters_are_those_of_the_ledger(spec: Spec) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_explicit_products_equal_the_fused_kernel(spec: Spec) -> None:
-    logits = []
+    found = []
     for attention in ("sdpa", "explicit"):
         model = modcalc.build(spec, dtype="float64", attention=attention)
         scramble(model)
         torch.manual_seed(1)
-        logits.append(model(tokens_of(spec) % spec.vocab_size).logits)
-    torch.testing.assert_close(*logits, rtol=1e-10, atol=1e-10)
+        found.append(model(tokens_of(spec) % spec.vocab_size))
+    fused, explicit = found
+    for one, other in zip(fused.routing, explicit.routing, strict=True):
+        if not torch.equal(one.kept, other.kept):
+            # Equal tokens that attention tells nothing apart have equal scores up to rounding: either may be kept.
+            ranked = one.scores.sort(dim=1, descending=True).values
+            C = one.kept.shape[1]
+            assert (ranked[:, C - 1] - ranked[:, C]).min() < 1e-10
+            return
+    torch.testing.assert_close(fused.logits, explicit.logits, rtol=1e-10, atol=1e-10)
 
 
 @each_variant
