@@ -117,10 +117,11 @@ def test_the_plot(profile):
 
 def test_a_plot_of_two_settings_has_a_line_for_each_value_of_the_second(profile):
     pytest.importorskip("matplotlib")
-    words = ("tiny.yaml", "dense-60m", "--baseline", "dense-60m", "--sweep", "batch=1,2,3", "--sweep", "seq-len=8,16", "--plot", "p.svg", *QUICK)
+    Path("plain.yaml").write_text(YAML.replace("mod: {capacity: 0.25}", "").replace("name: tiny", "name: plain"))
+    words = ("tiny.yaml", "plain.yaml", "--baseline", "plain.yaml", "--sweep", "batch=1,2", "--sweep", "seq-len=8,16", "--plot", "p.svg", *QUICK)
     assert profile(*words)[0] == 0
     drawn = Path("p.svg").read_text()
-    for text in ("tiny, T = 8", "tiny, T = 16", "dense-60m, T = 8", "dense-60m (beside tiny), T = 8", "dense-60m (beside dense-60m), T = 16"):
+    for text in ("tiny, T = 8", "tiny, T = 16", "plain, T = 8", "plain (beside tiny), T = 8", "plain (beside plain), T = 16"):
         assert f">{text}</text>" in drawn, text
 
 
