@@ -49,8 +49,18 @@ def gradients(model: Decoder, step: Step) -> dict[str, Tensor | None]:
     return {path: p.grad for path, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["mod, predictor", "mod, bypass", "moe", "mod, latent", "mod, expert choice", "recursions, threshold"])
-@pytest.mark.parametrize("fusing", [False, True])
+@pytest.mark.parametrize(
+    ("name", "fusing"),
+    [
+        ("mod, predictor", False),
+        ("moe", False),
+        ("mod, expert choice", False),
+        ("mod, predictor", True),
+        ("mod, bypass", True),
+        ("mod, latent", True),
+        ("recursions, threshold", True),
+    ],
+)
 def test_their_backward_compiles(name: str, fusing: bool) -> None:
     model = model_of({**VARIANTS[name], "n_layers": 2})
     if fusing:
