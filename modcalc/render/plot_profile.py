@@ -1,5 +1,6 @@
 """Measured steps drawn: time against the setting that was swept, with the FLOPs, and the roofline."""
 
+from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
@@ -39,14 +40,14 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
 def _lines(records: Sequence[Result], along: str) -> dict[str, list[tuple[Settings, Measured]]]:
     """Label -> points of one line: of one model, alone, or as the baseline of one other, that differ in the setting `along` alone."""
     others = [name for name in AXES if name != along and len({getattr(r.settings, name) for r in records}) > 1]
-    baselines = {(r.baseline.spec, r.spec) for r in records if r.baseline}
-    shared = {name for name in (b for b, _ in baselines) if name in {r.spec for r in records} or [b for b, _ in baselines].count(name) > 1}
+    compared = {(r.spec, r.baseline.spec) for r in records if r.baseline}
+    roles = Counter([baseline for _, baseline in compared] + list({r.spec for r in records}))
     found: dict[str, list[tuple[Settings, Measured]]] = {}
     for r in records:
         point = "".join(f", {AXES[name].format(getattr(r.settings, name))}" for name in others)
         found.setdefault(f"{r.spec}{point}", []).append((r.settings, r))
         if r.baseline:
-            beside = f" (beside {r.spec})" if r.baseline.spec in shared else ""
+            beside = f" (beside {r.spec})" if roles[r.baseline.spec] > 1 else ""
             found.setdefault(f"{r.baseline.spec}{beside}{point}", []).append((r.settings, r.baseline))
     return found
 
