@@ -226,9 +226,9 @@ def test_nothing_fits(profile, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(sweep, "measure", full)
-    words = ("tiny.yaml", "--sweep", "batch=1,2", "-f", "plain", "--out", "r.jsonl", *QUICK)
+    words = ("tiny.yaml", "--baseline", "dense", "--sweep", "batch=1,2", "-f", "plain", "--out", "r.jsonl", *QUICK)
     code, out, err = profile(*words)
-    assert code == 2 and out.count("out of memory") == 2
+    assert code == 2 and out.count("out of memory") == 2 and out.count("tiny with tiny (dense twin)") == 2
     assert "error: no point fitted into memory: CUDA out of memory; try a smaller --batch or --seq-len" in err
     code, out, err = profile(*words)
     assert code == 2 and out.count("out of memory") == 2

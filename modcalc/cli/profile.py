@@ -179,7 +179,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
             found = reached(todo[0].device, todo[0].settings.dtype)
         todo = [replace(job, reached=found) for job in todo]
     records: list[Record] = []
-    interrupted: KeyboardInterrupt | None = None
+    interrupted = False
     file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
     with file if file and first else nullcontext() as results:
         if results and results.cut:
@@ -193,8 +193,8 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
                 if first and not isinstance(record, Failed):
                     for doubt in record.warnings:
                         print(f"warning: {doubt}", file=sys.stderr)
-        except KeyboardInterrupt as stop:
-            interrupted = stop
+        except KeyboardInterrupt:
+            interrupted = True
             if results:  # a point may be on disk and not yet here
                 records = [results.records[key] for job in todo if (key := job.key()) in results.records]
     if first and records:
@@ -205,6 +205,6 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
             plot_profile(target, records)
     if interrupted:
         print(f"interrupted: {len(records)} of {len(todo)} points were measured", file=sys.stderr)
-        raise interrupted
+        raise typer.Exit(130)
     if all(isinstance(record, Failed) for record in records):
         raise UsageError(f"no point fitted into memory: {records[0].error}; try a smaller --batch or --seq-len")

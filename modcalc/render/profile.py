@@ -116,7 +116,8 @@ def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured 
     """(name, settings, measurement or None) of every model, a baseline after its spec."""
     for record in records:
         if isinstance(record, Failed):
-            yield record.spec, record.settings, None
+            # A comparison holds both, and either may have been too large.
+            yield f"{record.spec} with {record.baseline}" if record.baseline else record.spec, record.settings, None
             continue
         yield record.spec, record.settings, record
         if record.baseline:
