@@ -58,7 +58,7 @@ def writable(path: Path, option: str) -> None:
     try:
         path.open("ab").close()
         if not there:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process of a torchrun may try the same
     except OSError as wrong:
         raise UsageError(f"{option} {path}: cannot be written: {wrong.strerror or wrong}") from None
 
