@@ -62,7 +62,7 @@ class Moe(nn.Module):
     """x: [B, T, D] -> [B, T, D].
 
     Experts 0 … E - 1 do work, E … E + noop - 1 are no-ops that return 0. `balance_bias` shifts the selection only; it
-    is a buffer that training may move (DeepSeek-V3, arXiv 2412.19437, section 2.1.2) and starts at 0.
+    is a buffer that training may move (DeepSeek-V3, arXiv 2412.19437, section 2.1.2); `initialise` sets it to 0.
     """
 
     def __init__(self, plan: MoePlan, d_model: int) -> None:
@@ -70,7 +70,7 @@ class Moe(nn.Module):
         self.plan = plan
         outputs = plan.n_experts + plan.n_noop
         self.router = ExpertRouter(d_model, outputs, bias=plan.router_bias)
-        self.register_buffer("balance_bias", torch.zeros(outputs, dtype=torch.float32) if plan.balance_bias else None)
+        self.register_buffer("balance_bias", torch.empty(outputs, dtype=torch.float32) if plan.balance_bias else None)
         self.experts = Experts(plan, d_model)
         self.shared = Mlp(plan.shared, d_model) if plan.shared else None
 

@@ -181,13 +181,17 @@ def summed(times: dict[str, float], total: float, unprofiled: float, report: Rep
     """Lines in the order of the model, then loss, optimizer, idle and other."""
     components = {path: op.component for op in reversed(report.rows) for path in op.paths()}
     train = report.work.phase == "train"
-    flops = {line.label: number(line.forward + (line.backward if train else 0)) for line in report.lines(by)}
+
+    def flops_by(level: str) -> dict[str, int | float]:
+        return {line.label: number(line.forward + (line.backward if train else 0)) for line in report.lines(level)}
+
+    flops = flops_by(by)
     sums = dict.fromkeys([*flops, "loss", "optimizer", "idle", "other"], 0.0)
     parts = dict.fromkeys(PARTS, 0.0)
     worked: dict[str, int | float] = dict.fromkeys(PARTS, 0)
-    for own in report.lines("path"):
-        if components[own.label] in OVERHEAD:
-            worked[_part(own.label)] += number(own.forward + (own.backward if train else 0))
+    for path, work in flops_by("path").items():
+        if components[path] in OVERHEAD:
+            worked[_part(path)] += work
     for path, seconds in times.items():
         row = _nearest(path, components)
         if row is None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-AXES = {"batch": "batch {:,}", "seq_len": "T = {:,}", "context": "{:,} cached"}
-TITLES = {"batch": "batch, sequences", "seq_len": "tokens of a sequence", "context": "tokens cached"}
+# What an axis is called, and how one value of it is.
+AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
+Lines = dict[str, list[tuple[Settings, Measured]]]
 
 
 def swept(records: Sequence[Record]) -> str:
@@ -33,18 +34,20 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
     lost = ", ".join(point_name(r.spec, r.settings) for r in records if isinstance(r, Failed))
     subtitle = "\n".join([*headline(done[0]), *([f"out of memory: {lost}"] if lost else [])])
     with figure(target, "Step time and FLOPs", subtitle, width=13.0, height=5.0, grid=(1, 2)) as axes:
-        _times(axes[0], done)
-        _roofline(axes[1], done)
+        along = swept(done)
+        lines = _lines(done, along)
+        _times(axes[0], lines, along)
+        _roofline(axes[1], lines, done[-1])
 
 
-def _lines(records: Sequence[Result], along: str) -> dict[str, list[tuple[Settings, Measured]]]:
+def _lines(records: Sequence[Result], along: str) -> Lines:
     """Label -> points of one line: of one model, alone, or as the baseline of one other, that differ in the setting `along` alone."""
     others = [name for name in AXES if name != along and len({getattr(r.settings, name) for r in records}) > 1]
     compared = {(r.spec, r.baseline.spec) for r in records if r.baseline}
     roles = Counter([baseline for _, baseline in compared] + list({r.spec for r in records}))
-    found: dict[str, list[tuple[Settings, Measured]]] = {}
+    found: Lines = {}
     for r in records:
-        point = "".join(f", {AXES[name].format(getattr(r.settings, name))}" for name in others)
+        point = "".join(f", {AXES[name][1].format(getattr(r.settings, name))}" for name in others)
         found.setdefault(f"{r.spec}{point}", []).append((r.settings, r))
         if r.baseline:
             beside = f" (beside {r.spec})" if roles[r.baseline.spec] > 1 else ""
@@ -52,10 +55,9 @@ def _lines(records: Sequence[Result], along: str) -> dict[str, list[tuple[Settin
     return found
 
 
-def _times(axes: "Axes", records: Sequence[Result]) -> None:
-    name = swept(records)
+def _times(axes: "Axes", lines: Lines, name: str) -> None:
     beside = axes.twinx()
-    for i, (model, points) in enumerate(_lines(records, name).items()):
+    for i, (model, points) in enumerate(lines.items()):
         colour = COLOURS[i % len(COLOURS)]
         points = sorted(points, key=lambda p: getattr(p[0], name))
         x = [getattr(s, name) for s, _ in points]
@@ -64,10 +66,10 @@ def _times(axes: "Axes", records: Sequence[Result]) -> None:
         axes.errorbar(x, [t.median for t in times], yerr=spread, color=colour, marker="o", capsize=3, label=model)
         beside.plot(x, [m.flops.step for _, m in points], color=colour, linestyle="--", marker=".", alpha=0.6)
     axes.set_xscale("log", base=2)
-    values = sorted({getattr(r.settings, name) for r in records})
+    values = sorted({getattr(s, name) for points in lines.values() for s, _ in points})
     axes.set_xticks(values, [f"{v:,}" for v in values])
     axes.minorticks_off()
-    axes.set_xlabel(TITLES[name])
+    axes.set_xlabel(AXES[name][0])
     _logarithmic(axes.yaxis)
     axes.yaxis.set_major_formatter(lambda x, _: seconds(x))
     axes.set_ylabel("time of a step (solid)")
@@ -78,14 +80,13 @@ def _times(axes: "Axes", records: Sequence[Result]) -> None:
     _legend_below(axes)
 
 
-def _roofline(axes: "Axes", records: Sequence[Result]) -> None:
+def _roofline(axes: "Axes", lines: Lines, last: Result) -> None:
     intensities, rates = [], []
-    for i, (model, points) in enumerate(_lines(records, swept(records)).items()):
+    for i, (model, points) in enumerate(lines.items()):
         x = [m.flops.step / m.step_bytes for _, m in points]
         y = [m.flops.step / m.step_time_s.median for _, m in points]
         intensities, rates = intensities + x, rates + y
         axes.plot(x, y, "o", color=COLOURS[i % len(COLOURS)], label=model)
-    last = records[-1]
     low, high = min(intensities) / 4, max(intensities) * 4
     for peak, style, name in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
         if peak:

@@ -195,7 +195,7 @@ def attribution(a: Attribution, s: Settings) -> Table:
         Column("FLOPs", "si", "flops"),
         Column("FLOP/s", "si", "flops_per_s"),
     )
-    lines = a.lines if a.by == "component" else in_order(a.lines, lambda line: line.label)
+    lines = in_order(a.lines, lambda line: line.label)
     rows = [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in lines]
     parts = ", ".join(f"{line.label} {seconds(line.time_s)}" for line in a.routing)
     notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
