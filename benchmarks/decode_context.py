@@ -23,7 +23,7 @@ from modcalc.measure.point import Job
 from modcalc.measure.records import Failed, Record, Result, Settings
 from modcalc.measure.sweep import ResultsFile, run
 from modcalc.render.markup import markdown
-from modcalc.render.numbers import ratio, seconds
+from modcalc.render.numbers import interval, seconds
 from modcalc.render.plot import COLOURS, figure, plot_target
 from modcalc.render.profile import headline
 from modcalc.render.table import Column, Table
@@ -98,7 +98,7 @@ def table(records: Sequence[Record]) -> Table:
         for time in (b.step_time_s, r.step_time_s):
             row += [time.median, f"{seconds(time.p25)} to {seconds(time.p75)}"]
         ends = b.time_ratio_interval
-        rows.append([*row, b.time_ratio, f"{ratio(ends[0])} to {ratio(ends[1])}" if ends else "too few", b.flop_ratio])
+        rows.append([*row, b.time_ratio, interval(ends) if ends else "too few", b.flop_ratio])
     notes = [
         "time of one step: one token of each sequence, so the time that each of them waits for its next token",
         "ratios are MoD / dense; each token passes a routed block by chance of its share, and a routed cache holds that share",

@@ -19,7 +19,7 @@ from modcalc.measure.hardware import Device
 from modcalc.measure.records import Result, Settings
 from modcalc.measure.sweep import ResultsFile
 from modcalc.render.markup import markdown
-from modcalc.render.numbers import ratio, seconds, share
+from modcalc.render.numbers import interval, ratio, seconds, share
 from modcalc.render.profile import device_line
 from modcalc.render.table import Column, Table
 
@@ -81,7 +81,7 @@ def how(s: Settings) -> str:
 
 
 def between(ends: tuple[float, float] | None) -> str:
-    return "no interval" if ends is None else f"{ratio(ends[0])} to {ratio(ends[1])}"
+    return "no interval" if ends is None else interval(ends)
 
 
 def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:

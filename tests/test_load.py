@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import specs
 
 from modcalc.errors import SpecError
-from modcalc.spec.load import dump, json_schema, load, load_with_lines, loads, locate, shipped_specs
+from modcalc.spec.load import dump, json_schema, load, load_with_lines, loads, locate, shipped_specs, told_apart
 from modcalc.spec.schema import Mod, Spec
 from modcalc.spec.yaml_nodes import Lines, read_yaml, scalar
 
@@ -34,6 +34,14 @@ mlp:
 
 def mod(text: str) -> Mod | None:
     return loads(TEXT + text).mod
+
+
+def test_a_name_that_several_models_share_gets_its_source() -> None:
+    one, more, same = loads(TEXT), loads(TEXT.replace("n_layers: 4", "n_layers: 8")), loads(TEXT + "# again")
+    assert [s.name for s in told_apart([one, same], ["x.yaml", "y.yaml"])] == ["a", "a"]
+    told = told_apart([one, more, load("gpt2"), same], ["x.yaml", "y.yaml", "gpt2", "x.yaml"])
+    assert [s.name for s in told] == ["a (x.yaml)", "a (y.yaml)", "gpt2", "a (x.yaml)"]
+    assert told[1] == msgspec.structs.replace(more, name="a (y.yaml)")
 
 
 NUMBERS = {"12": 12, "+12": 12, "-3": -3, "010": 10, "0o17": 15, "0xff": 255, "1.5": 1.5, "1.": 1.0, ".5": 0.5, "1e-5": 1e-5, "1.0e-5": 1e-5}

@@ -144,10 +144,44 @@ def test_results_that_do_not_tell_what_is_asked_are_measured_again(profile):
     assert measured() and not measured()
     assert measured("--by", "component") and not measured("--by", "component") and not measured()
     assert measured("--by", "layer")
-    assert measured("--peak-tflops", "1") and not measured("--peak-tflops", "1")
-    assert measured("--peak-tflops", "2")
-    assert measured("--peak-tflops", "2", "--trace", "t.json") and measured("--peak-tflops", "2", "--trace", "t.json")
-    assert json.loads(profile(*words, "--peak-tflops", "2")[1])["peak"]["flops_per_s"] == 2e12
+    assert measured("--trace", "t.json") and measured("--trace", "t.json")
+
+
+def test_a_peak_given_later_rates_what_was_measured(profile):
+    words = ("tiny.yaml", "--baseline", "dense", "--out", "r.jsonl", "-f", "json", *QUICK)
+
+    def found(*more: str) -> dict:
+        code, out, err = profile(*words, *more)
+        assert code == 0
+        return json.loads(out)
+
+    first, rated = found(), found("--peak-tflops", "1")
+    assert first["mfu"] is None and rated["peak"]["flops_per_s"] == 1e12
+    for model in (rated, rated["baseline"]):
+        assert model["mfu"] == model["flops"]["step"] / model["step_time_s"]["median"] / 1e12
+    assert rated["step_time_s"] == first["step_time_s"] and rated["time"] == first["time"]
+    assert found() == rated  # a peak that was given is kept
+    doubted = found("--peak-tflops", "0.00001")
+    assert doubted["mfu"] == pytest.approx(rated["mfu"] * 1e5)
+    assert [w for w in doubted["warnings"] if w not in rated["warnings"]][0].startswith("tiny: MFU")
+    assert found("--peak-tflops", "1") == rated  # no doubt about the other peak is left
+    assert len(Path("r.jsonl").read_text().splitlines()) == 4  # none for what changed nothing
+    reached = found("--peaks")
+    assert reached["step_time_s"] == first["step_time_s"] and reached["mfu_reached"] and reached["mfu"] == rated["mfu"]
+
+
+def test_intervals_are_two_columns_of_csv(profile):
+    code, out, err = profile("tiny.yaml", "--baseline", "dense", "-f", "csv", *QUICK)
+    header, row = out.split("\n\n")[1].splitlines()
+    got = dict(zip(header.split(","), row.split(","), strict=True))
+    assert float(got["interval_low"]) <= float(got["time_ratio"]) <= float(got["interval_high"])
+    assert float(got["saving_interval_low"]) <= float(got["saving_interval_high"])
+
+
+def test_models_of_one_name_are_told_apart(profile):
+    Path("other.yaml").write_text(YAML.replace("n_layers: 2", "n_layers: 3"))
+    code, out, err = profile("tiny.yaml", "--baseline", "other.yaml", "-f", "json", *QUICK)
+    assert (json.loads(out)["spec"], json.loads(out)["baseline"]["spec"]) == ("tiny (tiny.yaml)", "tiny (other.yaml)")
 
 
 def test_warm_up_is_reported_apart(profile):

@@ -49,6 +49,7 @@ def flops(
     from modcalc.cost.compare import sampling_range, twin
     from modcalc.render.output import chosen
     from modcalc.render.wording import Unit
+    from modcalc.spec.load import told_apart
     from modcalc.spec.mod_option import load_as
 
     again = {"--recompute": recompute, "--attention": attention}
@@ -62,8 +63,7 @@ def flops(
     backward = backward or phase == "train"
     format = chosen(format)
     accounts = []
-    for name in specs:
-        spec = load_as(name, mod)
+    for spec in told_apart([load_as(name, mod) for name in specs], specs):
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
 

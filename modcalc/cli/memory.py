@@ -53,6 +53,7 @@ def memory(
     from modcalc.render.memory import show_memory
     from modcalc.render.memory_document import memory_document
     from modcalc.render.output import chosen, emit
+    from modcalc.spec.load import told_apart
     from modcalc.spec.mod_option import load_as
     from modcalc.units import parse_bytes
 
@@ -66,8 +67,8 @@ def memory(
         target = plot_target(plot)
     format = chosen(format)
     reports = [
-        memory_report(load_as(name, mod), batch=batch, seq_len=seq_len, phase=phase, context=context or 0, dtype=dtype, room=room, **how)
-        for name in specs
+        memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context or 0, dtype=dtype, room=room, **how)
+        for spec in told_apart([load_as(name, mod) for name in specs], specs)
     ]
     if format == "json":
         documents = [memory_document(report) for report in reports]

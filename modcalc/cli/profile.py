@@ -74,14 +74,15 @@ def profile(
     """
     from modcalc.measure import hardware
     from modcalc.render.output import chosen
-    from modcalc.spec.load import load
+    from modcalc.spec.load import load, told_apart
 
     format = chosen(format)
     check(given(ctx), specs, mode, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
     where = hardware.pick(device)
     dtype = dtype or ("bf16" if where.type == "cuda" else "fp32")
-    loaded = [load(name) for name in specs or ()]
-    other = load(baseline) if baseline not in (None, "dense") else None
+    named = [*(specs or ()), *([] if baseline in (None, "dense") else [baseline])]
+    loaded = told_apart([load(name) for name in named], named)
+    other = loaded.pop() if len(named) > len(specs or ()) else None
     target = _targets(plot, trace)
     with _world(where) as world:
         where = world.device if world else where

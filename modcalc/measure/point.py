@@ -17,6 +17,7 @@ from modcalc.measure.build import build
 from modcalc.measure.compiling import room_for_graphs
 from modcalc.measure.hardware import Device, Peak, describe
 from modcalc.measure.identity import content_hash, point_key
+from modcalc.measure.rating import rated
 from modcalc.measure.records import (
     Attribution,
     Baseline,
@@ -80,8 +81,7 @@ class Job:
         """Whether a record of an equal key tells all that is asked beside the time."""
         if isinstance(record, Failed):
             return True
-        whole = self.by is None or any(a.by == self.by for a in record.attribution)
-        return whole and self.trace is None and record.peak == self.peak and (self.reached is None or record.reached is not None)
+        return self.trace is None and (self.by is None or any(a.by == self.by for a in record.attribution))
 
 
 def promised(spec: Spec, settings: Settings) -> Report:
@@ -127,10 +127,6 @@ class Rig:
         time, ranks = StepTime.of(samples), job.world.size if job.world else 1
         rate = self.flops.step / time.median
         loss = None if self.step.loss is None else float(self.step.loss)
-
-        def share(flops: float, peak: Peak | None) -> float | None:
-            return None if peak is None else flops / time.median / peak.flops_per_s
-
         fields = dict(
             spec=spec.name,
             spec_sha256=content_hash(spec),
@@ -142,9 +138,9 @@ class Rig:
             launch_s=None if waits(self.report.plan, job.settings.mode) else self.warm.launch_s,
             tokens_per_s=ranks * self.report.work.tokens / time.median,
             flops_per_s=ranks * rate,
-            mfu=share(self.flops.step, job.peak),
-            hfu=share(self.flops.hardware, job.peak),
-            mfu_reached=share(self.flops.step, job.reached),
+            mfu=None,  # shares of peaks: see `rated`
+            hfu=None,
+            mfu_reached=None,
             peak_memory_bytes=self.memory.allocated,
             memory=self.memory,
             energy=burnt,
@@ -176,7 +172,7 @@ def measure(job: Job) -> Result:
     baseline = against(fields, samples) if job.baseline else None
     attributed, too_much = attributions(rigs, job)
     own = rigs[0].report
-    return Result(
+    result = Result(
         **fields[0],
         key=job.key(),
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -187,13 +183,14 @@ def measure(job: Job) -> Result:
         settings=s,
         workload=dict(batch=s.batch, seq_len=s.seq_len, context=s.context),
         convention=dict(name=own.convention.name, causal=own.convention.causal, counts=own.convention.counts),
-        peak=job.peak,
-        reached=job.reached,
+        peak=None,
+        reached=None,
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[*doubts(fields, samples, seen[0], job.peak), *filter(None, [verdict.memory_was_freed(again), too_much])],
+        warnings=[*doubts(fields, samples, seen[0]), *filter(None, [verdict.memory_was_freed(again), too_much])],
     )
+    return rated(result, job.peak, job.reached)
 
 
 def against(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]]) -> Baseline:
@@ -229,7 +226,7 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], str 
     return found, None
 
 
-def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, peak: Peak | None) -> list[str]:
+def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str]:
     """What a sceptical reader would object to."""
     found = [verdict.few_samples(len(samples[0]), len(samples) > 1)]
     spreads = [verdict.wide_spread(own["spec"], taken, device) for own, taken in zip(fields, samples, strict=True)]
@@ -237,7 +234,6 @@ def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]],
     for own in fields:
         found += [
             verdict.launch_bound(own["spec"], own["launch_s"], own["step_time_s"].median),
-            verdict.beyond_peak(own["spec"], own["mfu"], peak.source if peak else ""),
             verdict.not_finite(own["spec"], own["loss"]),
         ]
     return [doubt for doubt in found if doubt]

@@ -13,7 +13,8 @@ import torch
 from modcalc.errors import UsageError
 from modcalc.measure.hardware import describe
 from modcalc.measure.point import Job, measure
-from modcalc.measure.records import Failed, Record
+from modcalc.measure.rating import rated
+from modcalc.measure.records import Failed, Record, Result
 from modcalc.measure.usage import out_of_memory
 
 OPENING = b'{"status":"'  # how every record begins
@@ -84,7 +85,8 @@ def _cut_off(line: bytes) -> bool:
 def run(
     jobs: Sequence[Job], results: ResultsFile | None = None, during: Callable[[Job], AbstractContextManager] | None = None
 ) -> Iterator[tuple[Record, bool]]:
-    """Measure every job that `results` does not answer yet, in order; yields (record, whether it was measured now).
+    """Measure every job that `results` does not answer yet, in order; yields (record, whether it was measured now). A known
+    result under a new peak is written once more with its shares of that, and the last line counts.
 
     In a torchrun the first process alone has `results`, and tells the others. during: a context to measure in.
     """
@@ -95,6 +97,10 @@ def run(
         if job.world:
             known = job.world.from_first(known)
         if known:
+            if isinstance(known, Result) and known != (again := rated(known, job.peak, job.reached)):
+                known = again
+                if results:
+                    results.append(known)
             yield known, False
             continue
         with during(job) if during else nullcontext():

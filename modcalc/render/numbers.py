@@ -32,13 +32,19 @@ def ratio(x: Any) -> str:
     return f"{float(x):.4f}" if abs(x) < 10 else f"{float(x):,.2f}"
 
 
+def interval(ends: tuple[Any, Any]) -> str:
+    """Two ratios as 0.5922 to 0.6017."""
+    return f"{ratio(ends[0])} to {ratio(ends[1])}"
+
+
 def real(x: Any) -> str:
     """Four significant digits."""
     return f"{float(x):,.4g}"
 
 
 KINDS = {
-    "text": str, "count": count, "share": share, "change": change, "ratio": ratio, "real": real, "bytes": binary_bytes, "si": si, "seconds": seconds,
+    "text": str, "count": count, "share": share, "change": change, "ratio": ratio, "interval": interval, "real": real,
+    "bytes": binary_bytes, "si": si, "seconds": seconds,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import msgspec
 from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
 from modcalc.render.breakdown import in_order
-from modcalc.render.numbers import ratio, seconds, share, si
+from modcalc.render.numbers import seconds, share, si
 from modcalc.render.table import Column, Table, bad
 from modcalc.render.wording import LABELS, PAIRS
 
@@ -140,25 +140,21 @@ def comparison(done: Sequence[Result]) -> Table:
         *POINT,
         Column("FLOP ratio", "ratio"),
         Column("time ratio", "ratio"),
-        Column("interval", drop=2),
+        Column("interval", "interval", drop=2),
         Column("realised saving", "ratio"),
-        Column("saving interval", drop=3),
+        Column("saving interval", "interval", drop=3),
     )
     rows = []
     for r in done:
         if b := r.baseline:
-            ends = [_interval(b.time_ratio_interval), b.realised_saving, _interval(b.realised_saving_interval)]
-            rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, b.time_ratio, *ends])
+            saving = [b.realised_saving, b.realised_saving_interval]
+            rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, b.time_ratio, b.time_ratio_interval, *saving])
     saved = any(r.baseline and r.baseline.realised_saving is not None for r in done)
     sure = next((b.confidence for r in done if (b := r.baseline) and b.confidence), None)
     saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
     notes = [f"time ratio: median over pairs of steps that ran next to each other; {saving}"]
     notes += [f"intervals cover the true median with {share(sure)}, whatever the distribution (order statistics of the pairs)"] if sure else []
     return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
-
-
-def _interval(ends: tuple[float, float] | None) -> str | None:
-    return None if ends is None else f"{ratio(ends[0])} to {ratio(ends[1])}"
 
 
 def ranks(done: Sequence[Result]) -> Table:

@@ -1,5 +1,6 @@
 """Files, names and text -> Spec, and back. Every problem of a file is reported at once, as `file:line: key: found …; allowed …`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def load_with_lines(source: str | Path) -> tuple[Spec, Lines]:
 
         return from_config(path), Lines()
     return _parse(_text(path, str(source)), _label(path, source))
+
+
+def told_apart(specs: Sequence[Spec], sources: Sequence[str | Path]) -> list[Spec]:
+    """The specs; where several that differ share a name, each is called `name (source)`, as results show nothing else of them."""
+    found = []
+    for spec, source in zip(specs, sources, strict=True):
+        namesake = any(other.name == spec.name and other != spec for other in specs)
+        found.append(msgspec.structs.replace(spec, name=f"{spec.name} ({source})") if namesake else spec)
+    return found
 
 
 def loads(text: str, file: str = "<string>") -> Spec:
