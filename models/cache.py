@@ -1,6 +1,7 @@
 """Key/value caches for sampling: each block keeps what it has seen, a routed block only the tokens that it routed."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,23 @@ from torch import Tensor
 from modcalc.spec.plan import Plan
 
 Place = tuple[int, int]  # (recursion or 0, block)
+
+
+class Rows(NamedTuple):
+    """Some rows of a batch, ascending: [R] int64 on the host, for sizes, and the same on the device, for work. A host tensor as an
+    index of a device's would be copied at each use, and the host would wait for it.
+    """
+
+    host: Tensor
+    there: Tensor
+
+    @classmethod
+    def of(cls, host: Tensor, device: torch.device) -> "Rows":
+        return cls(host, host.to(device, non_blocking=True))
+
+    def pick(self, some: "Rows") -> "Rows":
+        """Those of these rows that `some` counts."""
+        return Rows(self.host[some.host], self.there[some.there])
 
 
 class LayerCache:
@@ -24,8 +42,8 @@ class LayerCache:
         self.parts: tuple[Tensor, ...] = ()
         self.positions: Tensor | None = None
 
-    def add(self, parts: Sequence[Tensor], positions: Tensor, rows: Tensor | None = None, valid: Tensor | None = None) -> None:
-        """Keep new tokens of the batch rows `rows` [R], ascending, on the host (None: all).
+    def add(self, parts: Sequence[Tensor], positions: Tensor, rows: Rows | None = None, valid: Tensor | None = None) -> None:
+        """Keep new tokens of the batch rows `rows` [R] (None: all).
 
         parts: [R, K, T, …] each; positions: [1 or R, T]; valid: [R, T] bool, valid tokens first (None: all are).
         """
@@ -44,29 +62,31 @@ class LayerCache:
             self.positions[:, start : start + T] = positions
             self.count += T
             return
-        rows = torch.arange(R) if rows is None else rows
+        rows = torch.arange(R) if rows is None else rows.host
         before = self.count[rows]
         new = torch.full_like(before, T) if valid is None else valid.sum(1).cpu()
         self.count[rows] = before + new
         self._grow(int(self.count.max()))
         place = torch.arange(T)
         r, t = ((place < new[:, None]) & (place >= new[:, None] - (self.limit or T))).nonzero(as_tuple=True)
-        row, slot = rows[r], (before[r] + t) % turn
+        at = torch.stack([rows[r], (before[r] + t) % turn, r, t])
+        row, slot, r, t = at.to(self.positions.device, non_blocking=True)
         for held, x in zip(self.parts, parts, strict=True):
             held[row, :, slot] = x[r, :, t]
         self.positions[row, slot] = positions.expand(R, T)[r, t]
 
-    def read(self, rows: Tensor | None = None) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
+    def read(self, rows: Rows | None = None) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
         """Parts [R, K, S, …], positions [R, S] and which of them are there [R, S] bool (None: all), S being the fullest row's tokens.
 
         All rows are read where they lie; some rows are copied.
         """
-        held = self.held if rows is None else self.held[rows]
+        held = self.held if rows is None else self.held[rows.host]
         least, S = map(int, held.aminmax())
-        visible = None if least == S else (torch.arange(S) < held[:, None]).to(self.positions.device)
+        device = self.positions.device
+        visible = None if least == S else torch.arange(S, device=device) < held[:, None].to(device, non_blocking=True)
         parts, positions = tuple(x[:, :, :S] for x in self.parts), self.positions[:, :S]
         if rows is not None:
-            parts, positions = tuple(x[rows] for x in parts), positions[rows]
+            parts, positions = tuple(x[rows.there] for x in parts), positions[rows.there]
         return parts, positions, visible
 
     @property

@@ -15,7 +15,7 @@ from modcalc.errors import UsageError
 from modcalc.spec.plan import MoePlan, Plan, RoutingPlan
 
 from .block import Block
-from .cache import Cache, Place
+from .cache import Cache, Place, Rows
 from .decoder import Decoder
 from .latent import LatentAttention
 from .losses import routings
@@ -48,7 +48,7 @@ class Pass:
         if any(isinstance(b.ffn, MoePlan) and b.ffn.choice == "expert" for b in model.plan.blocks):
             raise UsageError(f"{model.plan.name}: experts that choose tokens rank a whole sequence, later tokens included; they cannot sample")
         self.model, self.decide, self.cache = model, decide, cache
-        self.rows: Tensor | None = None  # rows of the batch at hand, on the host; None: all
+        self.rows: Rows | None = None  # rows of the batch at hand; None: all
 
     @sdpa_kernel(ANY_SHAPE)
     def whole(self, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
@@ -151,19 +151,21 @@ class Pass:
         """One token a row: the rows that pass are computed, the others are not."""
         r, passes, predicted = self._decide(routed, index, x, at)
         passed = passes[:, 0].cpu()
-        go, stay = passed.nonzero()[:, 0], (~passed).nonzero()[:, 0]
+        some, all_go = bool(passed.any()), bool(passed.all())
         out = x
-        if len(stay) and routed.bypass is not None:
+        if not all_go and routed.bypass is not None:
+            stay = Rows.of((~passed).nonzero()[:, 0], x.device).there
             out = out.index_put((stay,), routed.around(x[stay]))
-        if len(go):
+        if some:
             outer = self.rows
             chosen, weight = x, r
-            if len(stay):
-                self.rows = go if outer is None else outer[go]
-                chosen, weight = x[go], None if r is None else r[go]
+            if not all_go:
+                go = Rows.of(passed.nonzero()[:, 0], x.device)
+                self.rows = go if outer is None else outer.pick(go)
+                chosen, weight = x[go.there], None if r is None else r[go.there]
             new = blend(chosen, sub(chosen, at), weight)
             new = new if then is None else then(new, at)
-            out = out.index_put((go,), new) if len(stay) else new
+            out = new if all_go else out.index_put((go.there,), new)
             self.rows = outer
         scores = passes.float() if r is None else r
         return out, Routing(scores, torch.where(passes, 0, -1), predicted)

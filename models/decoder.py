@@ -86,7 +86,9 @@ class Decoder(nn.Module):
         at = Positions.of_sequence(tokens.shape[1], tokens.device)
         x = self.embedding(tokens, at)
         # Before the blocks, so that the first of them is the same function as the others: a compiler makes one graph of all.
-        here = [b.attention for b in self.plan.blocks if b.routing is None or b.routing.granularity == "mlp"]
+        rec = self.plan.recursion
+        outside = [b for i, b in enumerate(self.plan.blocks) if rec is None or not rec.first <= i <= rec.last]
+        here = [b.attention for b in outside if b.routing is None or b.routing.granularity == "mlp"]
         for theta, dim in {(a.theta, a.rotary_dim) for a in here if a.rotary_dim}:
             at.rotary(theta, dim, torch.promote_types(x.dtype, torch.float32))
         x, routing = self.run(x, at)

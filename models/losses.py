@@ -17,8 +17,8 @@ def cross_entropy(output: Output, targets: Tensor) -> Tensor:
 
 
 def membership(routing: Routing) -> Tensor:
-    """[B, T'] 1.0 where a token is among the top-k of its own sequence: the target of router and predictor."""
-    return torch.zeros_like(routing.scores).scatter(1, routing.kept, 1.0)
+    """[..., B, T'] 1.0 where a token is among the top-k of its own sequence: the target of router and predictor."""
+    return torch.zeros_like(routing.scores).scatter(-1, routing.kept, 1.0)
 
 
 def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
@@ -28,16 +28,24 @@ def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
     predictor_bce: the same of the predictor's; its gradient reaches the predictor only.
     router_z: mean squared router output (z-loss, ST-MoE, arXiv 2202.08906, section 3.2, for a single logit).
     """
-    routers, predictors, squares = [], [], []
+    # All routings of a shape at once: launches of a few small kernels for each block would be time in which nothing computes.
+    alike: dict[tuple, list[Routing]] = {}
     for r, routing in zip(routings(plan), output.routing, strict=True):
-        target = membership(routing)
-        if r.router == "learned":
-            routers.append(F.binary_cross_entropy_with_logits(routing.scores, target))
-            squares.append(routing.scores.square().mean())
-        if routing.predicted is not None:
-            predictors.append(F.binary_cross_entropy_with_logits(routing.predicted, target))
-    parts = {"router_bce": routers, "predictor_bce": predictors, "router_z": squares}
-    return {name: torch.stack(values).mean() for name, values in parts.items() if values}
+        alike.setdefault((r.router, routing.scores.shape, routing.kept.shape), []).append(routing)
+    sums: dict[str, list[Tensor]] = {"router_bce": [], "predictor_bce": [], "router_z": []}
+    for (router, *_), group in alike.items():
+        scores, kept, predicted = map(_stacked, zip(*group, strict=True))
+        target = membership(Routing(scores, kept, predicted))
+        if router == "learned":
+            sums["router_bce"].append(len(group) * F.binary_cross_entropy_with_logits(scores, target))
+            sums["router_z"].append(len(group) * scores.square().mean())
+        if predicted is not None:
+            sums["predictor_bce"].append(len(group) * F.binary_cross_entropy_with_logits(predicted, target))
+    return {name: torch.stack(values).sum() / len(output.routing) for name, values in sums.items() if values}
+
+
+def _stacked(tensors: tuple[Tensor | None, ...]) -> Tensor | None:
+    return None if tensors[0] is None else torch.stack(tensors)
 
 
 def routings(plan: Plan) -> tuple[RoutingPlan, ...]:

@@ -117,6 +117,11 @@ def test_attention(attention: str) -> None:
     everywhere(loads(f"{BASE}attention: {attention}\nmlp: {{d_ff: 24}}\nmod: {{capacity: 0.5, layers: [1]}}\n"))
 
 
+def test_whole_sequences_need_no_angles_of_blocks_that_recursions_hold() -> None:
+    text = f"{BASE.replace('n_layers: 4', 'n_layers: 3')}{PLAIN.replace('n_kv_heads: 2', 'window: [null, 5]')}"
+    everywhere(loads(f"{text}positions: {{kind: rotary, local_theta: 1000.0}}\nmod: {{capacity: [0.75, 0.5], recursions: 2, layers: [0, 1]}}\n"))
+
+
 @pytest.mark.parametrize("model_type", TYPES)
 def test_models_of_the_transformers_library(model_type: str) -> None:
     spec = msgspec.structs.replace(from_config(draw(model_type, random.Random(model_type))), seq_len=9)

@@ -158,6 +158,7 @@ def test_kernels_of_a_gpu_belong_to_what_launched_them():
         event(5, "aten::attention", core, seq=8, kernels=[200.0], start=4),
         event(6, "aten::cross_entropy", step, seq=9, kernels=[10.0], start=5),
         event(7, "aten::random_", None, kernels=[1000.0], start=6),  # inputs, not part of a step
+        event(13, "cudaLaunchKernel", None, start=6),  # numbered apart from operations
         (b9 := event(8, "autograd::engine::evaluate_function: LossBackward0", seq=9, thread=2, forward_thread=1, start=7)),
         event(9, "aten::loss_backward", b9, thread=2, kernels=[5.0], start=8),
         (b8 := event(10, "autograd::engine::evaluate_function: AttentionBackward0", seq=8, thread=2, forward_thread=1, start=9)),

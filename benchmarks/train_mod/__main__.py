@@ -64,7 +64,9 @@ def main(
 
 
 def experiment(p: Preset, seeds: int, corpus: Corpus, work: Path, device: str, out: Path, machine: dict) -> dict:
-    """Every arm with every seed, seed by seed, so that an early end leaves whole comparisons; results are written after each interval."""
+    """Every arm with every seed, seed by seed, so that an early end leaves whole comparisons. Losses are written after each interval,
+    their plot after each run.
+    """
     plan = arms(p)
     points: list[dict] = []
     routing: list[dict] = []
@@ -83,18 +85,18 @@ def experiment(p: Preset, seeds: int, corpus: Corpus, work: Path, device: str, o
                     write(out, p, plan, points, routing, machine, corpus)
                 found = evaluate(run)
                 routing += [found] if found else []
-                write(out, p, plan, points, routing, machine, corpus)
-    return write(out, p, plan, points, routing, machine, corpus)
+                result = write(out, p, plan, points, routing, machine, corpus)
+                if result["summary"]["arms"]:
+                    plot(out / "loss.svg", result["summary"], points)
+    return result
 
 
 def write(out: Path, p: Preset, plan: list[Arm], points: list[dict], routing: list[dict], machine: dict, corpus: Corpus) -> dict:
-    """Replace results.json and loss.svg as wholes."""
+    """Replace results.json as a whole."""
     result = document(p, plan, points, routing, machine, corpus.description)
     part = out / "results.part"
     part.write_text(json.dumps(result, indent=1) + "\n")
     os.replace(part, out / "results.json")
-    if result["summary"]["arms"]:
-        plot(out / "loss.svg", result["summary"], points)
     return result
 
 

@@ -8,26 +8,31 @@ from modcalc.spec.plan import Plan, RoutingPlan
 
 
 def saved_by_loss(plan: Plan, work: Workload, recompute: str = "none") -> Iterator[Tensor]:
-    """Tensors of the cross-entropy over all logits, and of the auxiliary losses of routers and predictors.
-
-    A block that runs again would keep no scores of its router, but its losses do.
-    """
+    """Tensors of the cross-entropy over all logits, and of the auxiliary losses of routers and predictors, which see copies of all scores."""
     yield Tensor("loss:log_softmax", work.tokens * plan.embedding.vocab_size, "wide")
     yield Tensor("loss:targets", work.tokens, "index")
     yield Tensor("loss:counted", 1, "wide")
     for i, (tokens, r) in enumerate(_routings(plan)):
         entries = work.batch * tokens
-        if (r.router == "learned" and r.aux_loss) or r.predictor_width is not None:
+        if _labelled(r):
             yield Tensor(f"loss:membership {i}", entries, "wide")
         if r.predictor_width is not None:
             yield Tensor(f"loss:predicted {i}", entries, "wide")
-        if recompute == "full" and not plan.recursion and r.router == "learned" and (r.aux_loss or r.z_loss):
+        if r.router == "learned" and (r.aux_loss or r.z_loss):
             yield Tensor(f"loss:scores {i}", entries, "wide")
 
 
 def in_its_backward_pass(plan: Plan, work: Workload) -> Tensor:
-    """What comes on top when the loss runs backward: gradients of log-probabilities and of logits, both at once."""
-    return Tensor("loss:gradients", 2 * work.tokens * plan.embedding.vocab_size, "wide")
+    """What comes on top when the loss runs backward: gradients of log-probabilities and of logits, both at once. By then gradients have
+    taken the place of what the auxiliary losses keep, but for their labels.
+    """
+    labels = work.batch * sum(tokens for tokens, r in _routings(plan) if _labelled(r))
+    return Tensor("loss:gradients", 2 * work.tokens * plan.embedding.vocab_size - labels, "wide")
+
+
+def _labelled(r: RoutingPlan) -> bool:
+    """Whether router or predictor learn which tokens are among the top k."""
+    return (r.router == "learned" and bool(r.aux_loss)) or r.predictor_width is not None
 
 
 def _routings(plan: Plan) -> Iterator[tuple[int, RoutingPlan]]:

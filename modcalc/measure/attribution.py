@@ -91,7 +91,7 @@ class Owners:
 
     def __init__(self, events: "list[FunctionEvent]", train: bool) -> None:
         self.outside = "loss" if train else ""
-        self.known: dict[int, str | None] = {}
+        self.known: dict[int, str | None] = {}  # by id(event): event.id is not unique, as CUDA's calls have a count of their own
         self.nodes: dict[int, list[tuple[int, str]]] = {}
         host = [e for e in events if e.device_type == torch.autograd.DeviceType.CPU and not e.is_async]
         forward = [e for e in host if not _backward(e) and e.sequence_nr >= 0]
@@ -106,15 +106,15 @@ class Owners:
         for event in sorted((e for e in host if _evaluates(e)), key=lambda e: e.time_range.start):
             # Accumulating a gradient has no number of its own; the engine does it right after the node that made the gradient.
             owner = self._node(event) if event.sequence_nr >= 0 else last.get(event.thread, self.outside)
-            last[event.thread] = self.known[event.id] = owner
+            last[event.thread] = self.known[id(event)] = owner
         self.events = host
 
     def of(self, event: "FunctionEvent | None") -> str | None:
         if event is None:
             return None
-        if event.id not in self.known:
-            self.known[event.id] = self._find(event)
-        return self.known[event.id]
+        if id(event) not in self.known:
+            self.known[id(event)] = self._find(event)
+        return self.known[id(event)]
 
     def _find(self, event: "FunctionEvent") -> str | None:
         if event.name == STEP:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from modcalc.models.decoder import Decoder
 
 SECONDS = 5.0
-PROTOCOL = 3  # grows when a step or its timing changes: what was measured before is then measured again
+PROTOCOL = 4  # grows when a step or its timing changes: what was measured before is then measured again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

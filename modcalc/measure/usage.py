@@ -25,6 +25,7 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        gc.collect()  # a model that is no longer used, collected later, would make this one look smaller
         if device.type == "cuda":
             synchronize(device)
             torch.cuda.empty_cache()
@@ -46,7 +47,6 @@ class PeakMemory:
 
 def _reset_resident_peak() -> int | None:
     """Resident bytes now, the high-water mark set to them (Linux, proc(5): clear_refs); None where that is not possible."""
-    gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)  # glibc: what an earlier model freed is no longer held
     try:
