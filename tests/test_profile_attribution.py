@@ -1,5 +1,6 @@
 """Where the time goes: sums, joins with the ledger, and time that is known to be somewhere."""
 
+import gzip
 import json
 from time import sleep
 from types import SimpleNamespace
@@ -183,12 +184,22 @@ def test_what_the_profiler_does_not_see_is_other(monkeypatch):
     monkeypatch.setattr(attribution, "_times", lambda owners, device: {"head": 3e-9})
     found = attribute(step, model, report, CPU)
     times = {line.label: line.time_s for line in found.lines if line.time_s}
-    assert times == {"head": pytest.approx(1e-9), "other": pytest.approx(found.step_time_s)}
+    assert times == {"head": pytest.approx(3e-9 / found.rounds), "other": pytest.approx(found.step_time_s)}
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.json.gz"])
+def test_a_trace_without_its_end_is_no_trace(tmp_path, name):
+    file, opened = tmp_path / name, gzip.open if name.endswith("gz") else open
+    assert not attribution.whole(str(file))
+    for text, whole in (('{"traceEvents": [\n{"a": 1}\n]}\n', True), ('{"traceEvents": [\n{"a": 1', False), ("", False)):
+        with opened(file, "wt") as out:
+            out.write(text)
+        assert attribution.whole(str(file)) == whole
 
 
 def test_what_is_left_of_a_gpus_step_is_idle():
     report = account(SPEC, phase="train")
-    found = summed({"blocks.0.mlp.up_proj": 0.6, "optimizer": 0.1, "": 0.05, "idle": 0.25}, 1.0, 0.9, report, "component")
+    found = summed({"blocks.0.mlp.up_proj": 0.6, "optimizer": 0.1, "": 0.05, "idle": 0.25}, 1.0, 0.9, report, "component", 3)
     lines = {line.label: line.time_s for line in found.lines if line.time_s}
     assert lines == {"mlp": 0.6, "optimizer": 0.1, "idle": 0.25, "other": 0.05}
     assert (found.step_time_s, found.unprofiled_s, found.routing_s) == (1.0, 0.9, 0.0)

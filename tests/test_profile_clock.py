@@ -75,6 +75,11 @@ def test_rounds():
     assert steptime.rounds_for(warm, CPU, 0.0) == 6
     assert steptime.rounds_for(warm[:1], CPU, 1e9) == steptime.MAX_ROUNDS
     assert steptime.rounds_for(warm, GPU, 10.0, iterations=2) == 2
+    assert steptime.rounds_for(warm, CPU, 100.0, steps=16) == 15 and steptime.rounds_for(warm, CPU, 100.0, iterations=2, steps=16) == 2
+
+
+def test_means_of_steps_in_a_row():
+    assert steptime.means([1.0, 2.0, 6.0, 2.0], 2) == [1.5, 4.0] and steptime.means([1.0, 2.0], 1) == [1.0, 2.0]
 
 
 def test_on_a_gpu_each_step_is_timed_behind_one_of_its_kind(monkeypatch):
@@ -140,6 +145,7 @@ def test_a_narrow_spread_is_no_news():
     [
         ([1.0 + 0.05 * i for i in range(30)], 0.0, "rose by .* warm up longer"),
         ([1.0, 1.3] * 15, 7.5, r"7\.5 threads want the 4 cores, of which this process uses 2: run on an idle machine"),
+        ([1.0, 2.0] * 10 + [1.1, 2.2] * 5, 0.0, "no single cause shows"),  # a rise of 10 % explains no spread of 67 %
         ([1.0, 1.3] * 7 + [9.0] * 2 + [1.0, 1.3] * 7, 0.0, r"up to 6\.9 times the median: something else runs now and then"),
         ([1.0, 1.3] * 15, 0.0, "no single cause shows: take more samples"),
         ([1.0, 1.3] * 15, None, "no single cause shows"),
@@ -175,5 +181,7 @@ def test_other_doubts():
     assert verdict.few_samples(5, compared=False) is None and verdict.few_samples(6, compared=True) is None
     assert verdict.beyond_peak("m", None, "") is None and verdict.beyond_peak("m", 1.0, "") is None
     assert "m: MFU 250.0%, more than all: the peak (--peak-tflops) is not" in verdict.beyond_peak("m", 2.5, "--peak-tflops")
-    assert "at least 6" in verdict.few_samples(5, compared=True)
+    assert "at least 6" in verdict.few_samples(5, compared=True) and verdict.few_samples(1, compared=True).startswith("1 sample is too few")
+    assert verdict.profiler_slows("m", "layer", 1.4, 1.0) is None
+    assert "m: the step takes 2.0 times as long under the profiler" in verdict.profiler_slows("m", "layer", 2.0, 1.0)
     assert verdict.not_finite("m", 2.0) is None and "became nan" in verdict.not_finite("m", float("nan"))

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from modcalc.cost.account import dense_twin
 from modcalc.measure.records import Settings
 from modcalc.spec.schema import Attention, Latent, Mlp, Mod, Spec
 
@@ -112,3 +113,13 @@ def test_time_between_modules_has_an_owner(mode):
     assert {"blocks.0.attn", "blocks.1.attn.core", "blocks.1.select", "blocks.1.router", "head"} <= lines
     routing = {line.label for line in done.attribution[0].routing}
     assert routing == ({"router", "select", "gather", "scatter"} if mode == "prefill" else {"router", "select"})
+
+
+@pytest.mark.parametrize("routed, steps", [(True, 16), (False, 1)])
+def test_a_sample_of_steps_that_chance_decides_is_a_mean(routed, steps):
+    """A median of single steps would not be what they cost on average, which their FLOPs are."""
+    dense = dense_twin(SPEC)
+    found = measure(Job(spec=SPEC if routed else dense, baseline=dense, settings=settings("decode"), device=CPU))
+    for model in (found, found.baseline):
+        assert (model.step_time_s.steps, model.step_time_s.n, len(model.step_time_s.samples)) == (steps, 6, 6)
+    assert (found.drawn, found.baseline.drawn) == (routed, False)

@@ -46,7 +46,7 @@ def test_axes(text, found):
     [
         ("", "NAME one of batch, seq-len, context"),
         ("layers=1,2", "NAME one of batch, seq-len, context"),
-        ("batch", "'' is no whole number"),
+        ("batch", "without values; write batch=1,2,4"),
         ("batch=", "'' is no whole number"),
         ("batch=1,,2", "'' is no whole number"),
         ("batch=1,two", "'two' is no whole number; write batch=1,2,4"),

@@ -1,7 +1,7 @@
 """`modcalc profile`: measured step times, against the FLOPs that were promised."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from modcalc.measure.distributed import World
     from modcalc.measure.hardware import Peak
     from modcalc.measure.point import Job
+    from modcalc.measure.sweep import ResultsFile
 
 
 def profile(
@@ -83,7 +84,7 @@ def profile(
     named = [*(specs or ()), *([] if baseline in (None, "dense") else [baseline])]
     loaded = told_apart([load(name) for name in named], named)
     other = loaded.pop() if len(named) > len(specs or ()) else None
-    target = _targets(plot, trace)
+    target = _targets(plot, trace, out, named)
     with _world(where) as world:
         where = world.device if world else where
         hardware.pick_dtype(dtype, where)  # not before: each process must touch its own GPU alone
@@ -115,10 +116,15 @@ def profile(
         _measure(todo, peaks, out, target, format)
 
 
-def _targets(plot: str | None, trace: str | None) -> Path | None:
-    """Where the plot goes; both files are checked before anything is measured."""
+def _targets(plot: str | None, trace: str | None, out: str | None, specs: list[str]) -> Path | None:
+    """Where the plot goes. What is written is checked before anything is measured: each to a file of its own, and where it can be."""
+    from modcalc.errors import UsageError
     from modcalc.render.plot import plot_target, writable
 
+    taken = {Path(spec).resolve(): "the spec" for spec in specs}
+    for option, file in (("--out", out), ("--plot", plot), ("--trace", trace)):
+        if file and (other := taken.setdefault(Path(file).resolve(), option)) != option:
+            raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")
     if trace:
         writable(Path(trace), "--trace")
     return plot_target(plot) if plot else None
@@ -173,15 +179,10 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
     def during(text: str) -> AbstractContextManager[None]:
         return working(text) if first else nullcontext()
 
-    if peaks:
-        from modcalc.measure.reach import reached
-
-        with during("measuring what the device reaches"):
-            found = reached(todo[0].device, todo[0].settings.dtype)
-        todo = [replace(job, reached=found) for job in todo]
-    records: list[Record] = []
-    interrupted = False
     file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
+    todo = _with_peaks(todo, file, peaks, during)
+    records: list[Record] = []
+    stopped: BaseException | None = None
     with file if file and first else nullcontext() as results:
         if results and results.cut:
             print(f"warning: {out}: a line was cut off; its point is measured again", file=sys.stderr)
@@ -191,21 +192,40 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
                 if first and not fresh:
                     again = "; memory ran out then, delete its line to try again" if isinstance(record, Failed) else ""
                     print(f"{point_name(record.spec, record.settings)}: already in {out}{again}", file=sys.stderr)
-                if first and not isinstance(record, Failed):
-                    for doubt in record.warnings:
+                if first:
+                    for doubt in [f"out of memory: {record.error}"] if isinstance(record, Failed) else record.warnings:
                         print(f"warning: {doubt}", file=sys.stderr)
-        except KeyboardInterrupt:
-            interrupted = True
-            if results:  # a point may be on disk and not yet here
-                records = [results.records[key] for job in todo if (key := job.key()) in results.records]
-    if first and records:
-        emit(document(records), tables(records), format)
-        if target:
-            from modcalc.render.plot_profile import plot_profile
+        except (KeyboardInterrupt, UsageError) as why:
+            stopped = why
+            if results:  # a point may be there that has not come here
+                shown = results.records | {record.key: record for record in records}
+                records = [shown[key] for job in todo if (key := job.key()) in shown]
+        if first and records:
+            emit(document(records), tables(records), format)
+            if target:
+                from modcalc.render.plot_profile import plot_profile
 
-            plot_profile(target, records)
-    if interrupted:
+                plot_profile(target, records)
+        if isinstance(stopped, UsageError):
+            raise stopped
+    if stopped:
         print(f"interrupted: {len(records)} of {len(todo)} points were measured", file=sys.stderr)
         raise typer.Exit(130)
     if all(isinstance(record, Failed) for record in records):
         raise UsageError(f"no point fitted into memory: {records[0].error}; try a smaller --batch or --seq-len")
+
+
+def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, during: "Callable[[str], AbstractContextManager]") -> "list[Job]":
+    """The jobs, all with one peak and one of what the device reaches: as given or in its datasheet, else as the results file knows them.
+
+    measure: find out what is reached where the file does not say.
+    """
+    from modcalc.measure.hardware import describe
+    from modcalc.measure.reach import reached
+
+    device, dtype = todo[0].device, todo[0].settings.dtype
+    peak, found = file.peaks(describe(device).name, dtype) if file else (None, None)
+    if measure and found is None:
+        with during("measuring what the device reaches"):
+            found = reached(device, dtype)
+    return [replace(job, peak=job.peak or peak, reached=found) for job in todo]

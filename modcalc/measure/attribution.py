@@ -6,10 +6,13 @@ event's own time counts; on a GPU the times of the kernels that each event launc
 is `other` on the CPU and `idle` on a GPU.
 """
 
+import gzip
 import os
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 PREFIX = "modcalc:"
 STEP = f"{PREFIX}step"
 MODULE = f"{PREFIX}module:"
-ROUNDS = 3
+ROUNDS = (3, 10)  # at least and at most, in between what a second holds
 OVERHEAD = ("router", "predictor")  # the components that a dense model does not have
 PARTS = ("router", "select", "gather", "scatter", "predictor")
 USER_SCOPE = 7
@@ -146,20 +149,34 @@ def _backward(event: "FunctionEvent | None") -> bool:
 
 def attribute(step: Step, model: nn.Module, report: Report, device: torch.device, by: str = "component", trace: str | None = None) -> Attribution:
     """Attribution of the (eager) step by `component`, `layer` or `path`; `trace`: a file for the Chrome trace."""
-    warm_up(step, device, 2)
-    plain = alternate([step], device, ROUNDS)[0]
+    rounds = max(ROUNDS[0], min(ROUNDS[1], int(1 / warm_up(step, device, 2).step_s)))
+    plain = alternate([step], device, rounds)[0]
     ranged = Ranged(step)
     with ranges(model), profiled(device, ranged) as profiler:
-        samples = alternate([ranged], device, ROUNDS)[0]
+        samples = alternate([ranged], device, rounds)[0]
     if trace:
-        profiler.export_chrome_trace(trace)
-    plain += alternate([step], device, ROUNDS)[0]  # before and after, so that a drift of the machine cancels out
+        with suppress(OSError):  # see `whole`
+            Path(trace).unlink(missing_ok=True)
+            profiler.export_chrome_trace(trace)
+            Path(f"{trace}.tmp").unlink(missing_ok=True)
+    plain += alternate([step], device, rounds)[0]  # before and after, so that a drift of the machine cancels out
     owners = Owners(profiler.events(), report.work.phase == "train")
-    times = {path: seconds / ROUNDS for path, seconds in _times(owners, device).items()}
-    total = sum(samples) / ROUNDS
+    times = {path: seconds / rounds for path, seconds in _times(owners, device).items()}
+    total = sum(samples) / rounds
     rest = "idle" if device.type == "cuda" else ""
     times[rest] = times.get(rest, 0.0) + total - sum(times.values())
-    return summed(times, total, sum(plain) / len(plain), report, by)
+    return summed(times, total, sum(plain) / len(plain), report, by, rounds)
+
+
+def whole(trace: str) -> bool:
+    """Whether the trace is there to its end: torch writes it without a word where the disk is full."""
+    opened = gzip.open if trace.endswith(".gz") else open
+    try:
+        with opened(trace, "rb") as file:
+            last = deque(file, maxlen=1)
+    except (OSError, EOFError):
+        return False
+    return bool(last) and last[0].rstrip().endswith(b"}")
 
 
 def _times(owners: Owners, device: torch.device) -> dict[str, float]:
@@ -177,7 +194,7 @@ def _times(owners: Owners, device: torch.device) -> dict[str, float]:
     return times
 
 
-def summed(times: dict[str, float], total: float, unprofiled: float, report: Report, by: str) -> Attribution:
+def summed(times: dict[str, float], total: float, unprofiled: float, report: Report, by: str, rounds: int) -> Attribution:
     """Lines in the order of the model, then loss, optimizer, idle and other."""
     components = {path: op.component for op in reversed(report.rows) for path in op.paths()}
     train = report.work.phase == "train"
@@ -211,6 +228,7 @@ def summed(times: dict[str, float], total: float, unprofiled: float, report: Rep
     return Attribution(
         spec=report.plan.name,
         by=by,
+        rounds=rounds,
         step_time_s=total,
         unprofiled_s=unprofiled,
         lines=lines,

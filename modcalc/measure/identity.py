@@ -9,11 +9,11 @@ from modcalc.measure.records import Settings
 from modcalc.spec.schema import Spec
 
 # What a spec says about itself or its budget changes no step.
-IDLE = ("description", "source", "budget", "train")
+IDLE = ("name", "description", "source", "budget", "train")
 
 
 def content_hash(spec: Spec) -> str:
-    """SHA-256 of everything in a spec that could change a step, its name included; comments and order of keys do not count."""
+    """SHA-256 of everything in a spec that could change a step; its name, comments and the order of keys do not count."""
     fields = {name: value for name, value in msgspec.to_builtins(spec).items() if name not in IDLE}
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 

@@ -31,13 +31,15 @@ class Axis:
 
 def axis(text: str) -> Axis:
     """`batch=1,2,4` as an Axis. Raises UsageError for another setting, no values, or values that are no numbers in range."""
-    name, _, rest = text.partition("=")
+    name, equals, rest = text.partition("=")
     name = name.strip().replace("-", "_")
     allowed = {"batch": 1, "seq_len": 1, "context": 0}
     if name not in allowed:
         meant = nearest(name, allowed)
         hint = f"; did you mean {meant.replace('_', '-')}?" if meant else ""
         raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of batch, seq-len, context{hint}")
+    if not equals:
+        raise UsageError(f"sweep {text!r}: without values; write {name}=1,2,4")
     values = []
     for word in rest.split(","):
         try:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from modcalc.cost.account import Report, account
 from modcalc.cost.recompute import hardware_flops
 from modcalc.cost.roofline import step_bytes
 from modcalc.measure import verdict
-from modcalc.measure.attribution import attribute
+from modcalc.measure.attribution import attribute, whole
 from modcalc.measure.build import build
 from modcalc.measure.compiling import room_for_graphs
 from modcalc.measure.hardware import Device, Peak, describe
@@ -37,7 +38,7 @@ from modcalc.measure.records import (
 from modcalc.measure.settle import settle
 from modcalc.measure.stats import paired_ratio, realised_saving
 from modcalc.measure.steps import build_step, uncompiled, waits
-from modcalc.measure.steptime import Step, WarmUp, alternate, rounds_for, warm_up
+from modcalc.measure.steptime import Step, WarmUp, alternate, means, rounds_for, warm_up
 from modcalc.measure.usage import PeakMemory, energy, out_of_memory, retries
 from modcalc.spec.schema import Spec
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from modcalc.models.decoder import Decoder
 
 SECONDS = 5.0
+DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
 PROTOCOL = 4  # grows when a step or its timing changes: what was measured before is then measured again
 
 
@@ -75,7 +77,14 @@ class Job:
         """Identity of the point: equal keys mean that measuring again would measure the same."""
         machine = describe(self.device)
         where = [PROTOCOL, machine.type, machine.name, machine.threads, str(torch.__version__), self.world.size if self.world else 1]
-        return point_key(self.spec, self.baseline, self.settings, where)
+        settings = msgspec.structs.replace(self.settings, seconds=self.seconds)
+        return point_key(self.spec, self.baseline, settings, where)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long to measure; None where the number of samples is given."""
+        s = self.settings
+        return SECONDS if s.seconds is None and s.iterations is None else s.seconds
 
     def answered_by(self, record: Record) -> bool:
         """Whether a record of an equal key tells all that is asked beside the time."""
@@ -108,6 +117,12 @@ class Rig:
     memory: Memory
     flops: Flops
 
+    @property
+    def drawn(self) -> bool:
+        """Whether chance decides which tokens pass routed blocks."""
+        plan = self.report.plan
+        return self.report.work.sampling and bool(plan.routed or plan.recursion)
+
     @classmethod
     def build(cls, spec: Spec, job: Job) -> "Rig":
         s, world = job.settings, job.world
@@ -122,9 +137,9 @@ class Rig:
         warm = warm_up(step, job.device, s.warmup, world.any if world else bool)
         return cls(report, model, step, warm, peak.read(), step_flops(report))
 
-    def measured(self, spec: Spec, samples: list[float], burnt: Energy | None, job: Job) -> dict[str, Any]:
+    def measured(self, spec: Spec, time: StepTime, burnt: Energy | None, job: Job) -> dict[str, Any]:
         """The fields of Measured."""
-        time, ranks = StepTime.of(samples), job.world.size if job.world else 1
+        ranks = job.world.size if job.world else 1
         rate = self.flops.step / time.median
         loss = None if self.step.loss is None else float(self.step.loss)
         fields = dict(
@@ -145,6 +160,7 @@ class Rig:
             memory=self.memory,
             energy=burnt,
             loss=loss,
+            drawn=self.drawn,
         )
         assert fields.keys() == set(Measured.__struct_fields__)
         return fields
@@ -156,21 +172,24 @@ def measure(job: Job) -> Result:
     s = job.settings
     with room_for_graphs() if s.compile else nullcontext():
         rigs = [Rig.build(spec, job) for spec in job.specs]
-    rounds = rounds_for([rig.warm for rig in rigs], job.device, SECONDS if s.seconds is None else s.seconds, s.iterations)
+    steps = DRAWN_STEPS if s.mode == "decode" and any(rig.drawn for rig in rigs) else 1
+    rounds = rounds_for([rig.warm for rig in rigs], job.device, job.seconds, s.iterations, steps)
     if job.world:
         rounds = job.world.most(rounds)
     seen: list[Device] = []
     before = retries(job.device)
-    samples = alternate([rig.step for rig in rigs], job.device, rounds, lambda: seen.append(describe(job.device)))
+    taken = alternate([rig.step for rig in rigs], job.device, rounds * steps, lambda: seen.append(describe(job.device)))
+    samples = [means(times, steps) for times in taken]
     again = retries(job.device) - before
     ranks = None
     if job.world:
         ranks, samples = job.world.compare(samples, rigs[0].step, s)
     # A run of as many steps as two seconds hold would differ between processes, which wait for each other.
     burnt = [None if job.world else energy(rig.step, job.device, rig.warm.step_s, rig.report.work.tokens) for rig in rigs]
-    fields = [rig.measured(spec, taken, e, job) for rig, spec, taken, e in zip(rigs, job.specs, samples, burnt, strict=True)]
+    times = [StepTime.of(own, steps) for own in samples]
+    fields = [rig.measured(spec, time, e, job) for rig, spec, time, e in zip(rigs, job.specs, times, burnt, strict=True)]
     baseline = against(fields, samples) if job.baseline else None
-    attributed, too_much = attributions(rigs, job)
+    attributed, doubtful = attributions(rigs, job)
     own = rigs[0].report
     result = Result(
         **fields[0],
@@ -188,7 +207,7 @@ def measure(job: Job) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[*doubts(fields, samples, seen[0]), *filter(None, [verdict.memory_was_freed(again), too_much])],
+        warnings=[*doubts(fields, samples, seen[0]), *filter(None, [verdict.memory_was_freed(again)]), *doubtful],
     )
     return rated(result, job.peak, job.reached)
 
@@ -210,11 +229,11 @@ def against(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]]
     )
 
 
-def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], str | None]:
-    """(where each model's time goes, if asked; a warning where memory ran out on the way: an eager step may need more than a compiled one)."""
+def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list[str]]:
+    """(where each model's time goes, if asked; warnings: memory may run out on the way, as an eager step may need more than a compiled one)."""
     found: list[Attribution] = []
     if job.by is None:
-        return found, None
+        return found, []
     try:
         for i, rig in enumerate(rigs):
             with uncompiled(rig.step) as step:
@@ -222,8 +241,11 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], str 
     except (RuntimeError, MemoryError) as error:
         if job.world or not out_of_memory(error):
             raise
-        return found, verdict.not_attributed(rig.report.plan.name, job.by)
-    return found, None
+        return found, [verdict.not_attributed(rig.report.plan.name, job.by)]
+    doubts = [verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in found]
+    if job.trace and not whole(job.trace):
+        doubts.append(verdict.no_trace(job.trace))
+    return found, [doubt for doubt in doubts if doubt]
 
 
 def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str]:

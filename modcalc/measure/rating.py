@@ -1,17 +1,15 @@
-"""What a measurement is as a share of a peak, which may become known after it."""
+"""What a later command makes of a record: shares of a peak that became known after it was measured, and what its models are called."""
 
 import msgspec
 
 from modcalc.measure import verdict
 from modcalc.measure.hardware import Peak
-from modcalc.measure.records import Measured, Result
+from modcalc.measure.records import Failed, Measured, Record, Result
 
 
 def rated(result: Result, peak: Peak | None, reached: Peak | None) -> Result:
-    """The result with MFU and HFU as shares of `peak` and MFU as one of `reached`. Where none is given now, its own stays; what was
-    reached while it was measured stays too.
-    """
-    peak, reached = peak or result.peak, result.reached or reached
+    """The result with MFU and HFU as shares of `peak` and MFU as one of `reached`; None: its own stay."""
+    peak, reached = peak or result.peak, reached or result.reached
     old = _doubts(result)
     new = msgspec.structs.replace(
         result,
@@ -23,6 +21,20 @@ def rated(result: Result, peak: Peak | None, reached: Peak | None) -> Result:
     )
     new.warnings.extend(_doubts(new))
     return new
+
+
+def named(record: Record, spec: str, baseline: str | None) -> Record:
+    """The record with its models called as now; they are the same whatever their names."""
+    replace = msgspec.structs.replace
+    if isinstance(record, Failed):
+        return replace(record, spec=spec, baseline=baseline)
+    names = {record.spec: spec} | ({record.baseline.spec: baseline} if record.baseline else {})
+    return replace(
+        record,
+        spec=spec,
+        baseline=record.baseline and replace(record.baseline, spec=baseline),
+        attribution=[replace(a, spec=names.get(a.spec, a.spec)) for a in record.attribution],
+    )
 
 
 def _shares(m: Measured, peak: Peak | None, reached: Peak | None) -> dict[str, float | None]:

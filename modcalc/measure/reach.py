@@ -39,7 +39,7 @@ def reached(device: torch.device, dtype: str, size: int | None = None, copy_byte
     source = torch.randn((copy_bytes or COPY_BYTES[device.type]) // 4, device=device)
     target = torch.empty_like(source)
     copy_s = _median(Repeated(lambda: target.copy_(source)), device)
-    return Peak(2 * n**3 / product_s, 2 * source.nbytes / copy_s, f"measured: {n} x {n} x {n} {dtype} product, copy of {source.nbytes} bytes")
+    return Peak(2 * n**3 / product_s, 2 * source.nbytes / copy_s, f"measured: {n:,} x {n:,} x {n:,} {dtype} product, copy of {source.nbytes:,} bytes")
 
 
 def _median(step: Repeated, device: torch.device) -> float:

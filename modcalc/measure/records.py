@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepTime(msgspec.Struct, frozen=True):
-    """Seconds of one step. spread: interquartile range over median."""
+    """Seconds of one step. spread: interquartile range over median. A sample is the mean of `steps` steps in a row."""
 
     median: float
     p25: float
@@ -43,11 +43,12 @@ class StepTime(msgspec.Struct, frozen=True):
     n: int
     spread: float
     samples: list[float]
+    steps: int = 1
 
     @classmethod
-    def of(cls, samples: list[float]) -> "StepTime":
+    def of(cls, samples: list[float], steps: int = 1) -> "StepTime":
         s = summarize(samples)
-        return cls(s.median, s.p25, s.p75, s.min, s.n, s.spread, samples)
+        return cls(s.median, s.p25, s.p75, s.min, s.n, s.spread, samples, steps)
 
 
 class Flops(msgspec.Struct, frozen=True):
@@ -83,7 +84,8 @@ class Energy(msgspec.Struct, frozen=True):
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """One model at one point. step_bytes: the fewest that a step moves through memory. tokens_per_s counts new tokens. mfu and
-    hfu are shares of `peak`, mfu_reached of what the device reached.
+    hfu are shares of `peak`, mfu_reached of what the device reached. drawn: tokens pass routed blocks by chance of their share, so
+    FLOPs are expectations.
     """
 
     spec: str
@@ -103,6 +105,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory
     energy: Energy | None
     loss: float | None
+    drawn: bool = False
 
 
 class Baseline(Measured, frozen=True, kw_only=True):
@@ -145,11 +148,12 @@ class Line(msgspec.Struct, frozen=True):
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     """Where an eager step's time goes. The lines, `other` last, add up to step_time_s, the step under the profiler;
-    unprofiled_s: the same step without it. routing: the overhead of Mixture-of-Depths, by part and in all.
+    unprofiled_s: the same step without it. Means of `rounds` steps. routing: the overhead of Mixture-of-Depths, by part and in all.
     """
 
     spec: str
     by: str
+    rounds: int = 3
     step_time_s: float
     unprofiled_s: float
     lines: list[Line]

@@ -8,7 +8,7 @@ step untimed; else the work left by one kind would hide how long the host needs 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
@@ -76,11 +76,11 @@ def led(kinds: int, device: "torch.device") -> bool:
     return device.type == "cuda" and kinds > 1
 
 
-def rounds_for(warm: Sequence[WarmUp], device: "torch.device", seconds: float, iterations: int | None = None) -> int:
-    """How often each step is timed: `iterations`, or as often as all of them fit into `seconds`, at least as often as an interval needs."""
+def rounds_for(warm: Sequence[WarmUp], device: "torch.device", seconds: float | None, iterations: int | None = None, steps: int = 1) -> int:
+    """Samples of each kind of step, of `steps` steps each: `iterations`, or as many as fit into `seconds`, at least as many as an interval needs."""
     if iterations is not None:
         return iterations
-    a_round = sum(w.step_s for w in warm) * (2 if led(len(warm), device) else 1)
+    a_round = steps * sum(w.step_s for w in warm) * (2 if led(len(warm), device) else 1)
     return max(MIN_PAIRS, min(MAX_ROUNDS, int(seconds / max(a_round, 1e-9))))
 
 
@@ -105,6 +105,11 @@ def alternate(steps: Sequence[Step], device: "torch.device", rounds: int, betwee
         between()
     synchronize(device)
     return [[read() for read in taken] for taken in marks]
+
+
+def means(times: Sequence[float], of: int) -> list[float]:
+    """The mean of each `of` times in a row: where steps differ by chance, a median of single ones is not what they cost on average."""
+    return [fmean(times[i : i + of]) for i in range(0, len(times), of)]
 
 
 def _host(run: Callable[[], None]) -> Callable[[], float]:

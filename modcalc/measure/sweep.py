@@ -11,10 +11,11 @@ import msgspec
 import torch
 
 from modcalc.errors import UsageError
-from modcalc.measure.hardware import describe
-from modcalc.measure.point import Job, measure
-from modcalc.measure.rating import rated
+from modcalc.measure.hardware import Peak, describe
+from modcalc.measure.point import Job, measure, promised
+from modcalc.measure.rating import named, rated
 from modcalc.measure.records import Failed, Record, Result
+from modcalc.measure.room import lacking
 from modcalc.measure.usage import out_of_memory
 
 OPENING = b'{"status":"'  # how every record begins
@@ -62,15 +63,29 @@ class ResultsFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError:  # what `append` said is tried once more
+            if error is None:
+                raise
 
     def append(self, record: Record) -> None:
-        """Write one record and wait until the disk has it."""
-        self.file.write((b"\n" if self.unended else b"") + msgspec.json.encode(record) + b"\n")
-        self.records[record.key] = record  # an interrupt while the disk is slow: closing the file still writes it
-        self.unended = False
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        """Write one record and wait until the disk has it. Raises UsageError where the disk takes no more; `records` has it all the same."""
+        self.records[record.key] = record
+        try:
+            # An interrupt while the disk is slow: closing the file still writes it.
+            self.file.write((b"\n" if self.unended else b"") + msgspec.json.encode(record) + b"\n")
+            self.unended = False
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as wrong:
+            raise UsageError(f"{self.path}: cannot be written: {wrong.strerror}") from wrong
+
+    def peaks(self, device: str, dtype: str) -> tuple[Peak | None, Peak | None]:
+        """(peak, what was reached) of a device and a type, as the last records know them."""
+        of_it = [r for r in self.records.values() if isinstance(r, Result) and (r.device.name, r.dtype) == (device, dtype)]
+        peaks, reached = [r.peak for r in of_it if r.peak], [r.reached for r in of_it if r.reached]
+        return peaks[-1] if peaks else None, reached[-1] if reached else None
 
 
 def _cut_off(line: bytes) -> bool:
@@ -97,6 +112,7 @@ def run(
         if job.world:
             known = job.world.from_first(known)
         if known:
+            known = named(known, job.spec.name, job.baseline and job.baseline.name)
             if isinstance(known, Result) and known != (again := rated(known, job.peak, job.reached)):
                 known = again
                 if results:
@@ -117,7 +133,11 @@ def run(
 def measured_or_failed(job: Job) -> Record:
     """A Result, or a Failed where memory ran out; what was held is let go. Raises UsageError where another process of many has ended."""
     try:
-        return measure(job)
+        reports = [promised(spec, job.settings) for spec in job.specs]
+        lack = lacking(reports, job.settings) if job.device.type == "cpu" and not job.world else None
+        if lack is None:
+            return measure(job)
+        reason = lack
     except (RuntimeError, MemoryError) as error:
         if job.world and job.world.lost(error):
             raise UsageError(f"rank {job.world.rank}: another process of this run has ended; what it printed says why") from error

@@ -10,6 +10,7 @@ from modcalc.measure.stats import MIN_PAIRS, WIDE, drift, summarize
 DRIFT = 0.05
 LAUNCH = 0.9
 OUTLIER = 2.0
+SLOWED = 1.5
 
 
 def wide_spread(name: str, samples: Sequence[float], device: Device) -> str | None:
@@ -20,7 +21,7 @@ def wide_spread(name: str, samples: Sequence[float], device: Device) -> str | No
     said = f"{name}: the step times spread {s.spread:.1%} (IQR / median, over {WIDE:.0%})"
     change = drift(samples)
     load = _load()
-    if abs(change - 1) > DRIFT:
+    if abs(change - 1) > max(DRIFT, s.spread / 2):  # less does not explain it
         moved = f"{'rose' if change > 1 else 'fell'} by {abs(change - 1):.0%}"
         cause = f"they {moved} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
     elif device.type == "cpu" and load is not None and load > device.threads + 0.5:
@@ -55,7 +56,7 @@ def few_samples(n: int, compared: bool) -> str | None:
     """A warning where no interval can be given."""
     if not compared or n >= MIN_PAIRS:
         return None
-    return f"{n} samples are too few for an interval of the ratio; at least {MIN_PAIRS} are needed (--iterations)"
+    return f"{n} sample{'s are' if n != 1 else ' is'} too few for an interval of the ratio; at least {MIN_PAIRS} are needed (--iterations)"
 
 
 def memory_was_freed(times: int) -> str | None:
@@ -68,6 +69,21 @@ def memory_was_freed(times: int) -> str | None:
 def not_attributed(name: str, by: str) -> str:
     """A warning where the time is known and where it goes is not."""
     return f"{name}: memory ran out while the eager step was profiled; its time by {by} is missing: use a smaller --batch"
+
+
+def profiler_slows(name: str, by: str, profiled_s: float, plain_s: float) -> str | None:
+    """A warning where what the profiler itself takes distorts the shares."""
+    if profiled_s < SLOWED * plain_s:
+        return None
+    return (
+        f"{name}: the step takes {profiled_s / plain_s:.1f} times as long under the profiler, so parts of many small operations look "
+        f"larger in the time by {by} than they are: use a larger --batch or --seq-len"
+    )
+
+
+def no_trace(file: str) -> str:
+    """A warning where the trace is missing and all else is known."""
+    return f"--trace {file}: it was not written whole; is the disk full?"
 
 
 def beyond_peak(name: str, mfu: float | None, source: str) -> str | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # What an axis is called, and how one value of it is.
 AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
+MARKERS = ("o", "s", "^", "D")
 Lines = dict[str, list[tuple[Settings, Measured]]]
 
 
@@ -58,15 +59,18 @@ def _lines(records: Sequence[Result], along: str) -> Lines:
 def _times(axes: "Axes", lines: Lines, name: str) -> None:
     beside = axes.twinx()
     for i, (model, points) in enumerate(lines.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, marker = _look(i)
         points = sorted(points, key=lambda p: getattr(p[0], name))
         x = [getattr(s, name) for s, _ in points]
         times = [m.step_time_s for _, m in points]
         spread = [[t.median - t.p25 for t in times], [t.p75 - t.median for t in times]]
-        axes.errorbar(x, [t.median for t in times], yerr=spread, color=colour, marker="o", capsize=3, label=model)
+        axes.errorbar(x, [t.median for t in times], yerr=spread, color=colour, marker=marker, capsize=3, label=model)
         beside.plot(x, [m.flops.step for _, m in points], color=colour, linestyle="--", marker=".", alpha=0.6)
-    axes.set_xscale("log", base=2)
     values = sorted({getattr(s, name) for points in lines.values() for s, _ in points})
+    if values[0] > 0:
+        axes.set_xscale("log", base=2)
+    else:  # no tokens cached: logarithmic from the next value on
+        axes.set_xscale("symlog", base=2, linthresh=next(iter(values[1:]), 1))
     axes.set_xticks(values, [f"{v:,}" for v in values])
     axes.minorticks_off()
     axes.set_xlabel(AXES[name][0])
@@ -86,7 +90,8 @@ def _roofline(axes: "Axes", lines: Lines, last: Result) -> None:
         x = [m.flops.step / m.step_bytes for _, m in points]
         y = [m.flops.step / m.step_time_s.median for _, m in points]
         intensities, rates = intensities + x, rates + y
-        axes.plot(x, y, "o", color=COLOURS[i % len(COLOURS)], label=model)
+        colour, marker = _look(i)
+        axes.plot(x, y, marker, color=colour, label=model)
     low, high = min(intensities) / 4, max(intensities) * 4
     for peak, style, name in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
         if peak:
@@ -97,8 +102,15 @@ def _roofline(axes: "Axes", lines: Lines, last: Result) -> None:
     axes.set_xlabel("FLOPs per byte that a step must move")
     _logarithmic(axes.yaxis)
     axes.set_ylim(min(rates) / 3, max(rates) * 3)
+    if not (last.peak or last.reached):
+        axes.set_xlim(low, high)
     amounts(axes.yaxis, "FLOP/s of one device")
     _legend_below(axes)
+
+
+def _look(i: int) -> tuple[str, str]:
+    """Colour and marker of line i: when the colours are used up, the next marker."""
+    return COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
 
 
 def _same_decades(axes: "Axes", beside: "Axes") -> None:
@@ -108,10 +120,13 @@ def _same_decades(axes: "Axes", beside: "Axes") -> None:
     for ax, (low, high) in zip((axes, beside), ends, strict=True):
         middle = sqrt(low * high)
         ax.set_ylim(middle / wide, middle * wide)
+        _ticked(ax.yaxis)
 
 
 def _legend_below(axes: "Axes") -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=2, fontsize=8)
+    longest = max(len(name) for name in axes.get_legend_handles_labels()[1])
+    columns = 1 if longest > 44 else 2  # what half the width of one panel holds
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=columns, fontsize=8)
 
 
 def _logarithmic(axis: "Axis") -> None:
@@ -121,6 +136,15 @@ def _logarithmic(axis: "Axis") -> None:
     (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
+
+
+def _ticked(axis: "Axis") -> None:
+    """Evenly spaced ticks where the range is too short for two of a logarithmic axis."""
+    from matplotlib.ticker import AutoLocator
+
+    low, high = axis.get_view_interval()
+    if sum(low <= tick <= high for tick in axis.get_majorticklocs()) < 2:
+        axis.set_major_locator(AutoLocator())
 
 
 def _roof(axes: "Axes", peak: Peak, low: float, high: float, style: str, name: str) -> None:

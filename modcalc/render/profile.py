@@ -52,10 +52,18 @@ def headline(record: Record) -> list[str]:
     software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
     lines = [f"{device_line(d)}; {', '.join(software)}", f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}"]
     lines.append("new random tokens each step; warm-up and compilation are not in the times")
+    if isinstance(record, Result) and record.drawn:
+        lines.append(f"tokens pass routed blocks by chance of their share, drawn anew each step, so FLOPs are expectations{_meaned(record)}")
     if isinstance(record, Result):
-        lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs; {PAIRS[record.convention['causal']]}")
+        pairs = f"; {PAIRS[record.convention['causal']]}" if s.mode != "decode" else ""  # its one token attends to all cached ones
+        lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs{pairs}")
         lines += [peak_line(record.peak, s.dtype), *([f"reached: {_rates(record.reached)} ({record.reached.source})"] if record.reached else [])]
     return lines
+
+
+def _meaned(record: Result) -> str:
+    steps = record.step_time_s.steps
+    return f"; a sample is the mean of {steps} steps" if steps > 1 else ""
 
 
 def device_line(d: Device) -> str:
@@ -108,7 +116,9 @@ def times(records: Sequence[Record]) -> Table:
     rows = [[name, *_points(s), *_measured(m)] for name, s, m in models(records)]
     memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
     notes = ["step: median; p25, p75: quartiles; warm-up: all steps before the clock counted; first: the first of them, compilation included"]
-    notes += [f"memory: {memory}, at its peak, less what was held before"] if memory else []
+    if memory:
+        about = "; it is known to some MiB only, and a first compiled model's holds what the compiler took" if records[0].device.type == "cpu" else ""
+        notes.append(f"memory: {memory}, at its peak, less what was held before{about}")
     return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records[0]), notes=notes))
 
 
@@ -121,7 +131,8 @@ def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured 
             continue
         yield record.spec, record.settings, record
         if record.baseline:
-            yield record.baseline.spec, record.settings, record.baseline
+            itself = " (as baseline)" if record.baseline.spec == record.spec else ""
+            yield f"{record.baseline.spec}{itself}", record.settings, record.baseline
 
 
 def _measured(m: Measured | None) -> list[Any]:
@@ -136,13 +147,13 @@ def comparison(done: Sequence[Result]) -> Table:
     """Each spec against its baseline: what the FLOPs promise and what the clock says."""
     columns = (
         Column("model"),
-        Column("baseline", drop=1),
+        Column("baseline", drop=3),
         *POINT,
         Column("FLOP ratio", "ratio"),
         Column("time ratio", "ratio"),
-        Column("interval", "interval", drop=2),
+        Column("interval", "interval", drop=1),
         Column("realised saving", "ratio"),
-        Column("saving interval", "interval", drop=3),
+        Column("saving interval", "interval", drop=2),
     )
     rows = []
     for r in done:
@@ -177,6 +188,7 @@ def ranks(done: Sequence[Result]) -> Table:
     k = done[0].ranks
     notes = [
         f"{k.parallel} over {k.backend}; batch: of each rank; tokens/s and FLOP/s: of all ranks together",
+        "fastest, slowest: medians of one rank; a step above is over when the rank that is slowest in it is done, so it may be longer",
         "communication: share of a step in which a collective is under way on rank 0, waiting for slower ranks included",
     ]
     return _used(Table(columns=columns, rows=rows, title="Ranks", notes=notes))
@@ -195,7 +207,9 @@ def attribution(a: Attribution, s: Settings) -> Table:
     rows = [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in lines]
     parts = ", ".join(f"{line.label} {seconds(line.time_s)}" for line in a.routing)
     notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
-    notes.append(f"eager step under the profiler; without it {seconds(a.unprofiled_s)}")
+    notes.append(f"mean of {a.rounds} eager steps under the profiler; without it {seconds(a.unprofiled_s)}")
+    if any(line.label == "other" for line in a.lines):
+        notes.append("other: between the operations that the profiler sees: Python, and the profiler itself")
     total = ["total", a.step_time_s, 1.0, sum(line.flops for line in a.lines), None]
     return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(a.spec, s)}", notes=notes)
 

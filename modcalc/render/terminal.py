@@ -25,7 +25,7 @@ def boxed(table: Table) -> str:
     if table.columns:
         # A terminal that is too narrow even so breaks the lines itself: no digit may be cut off.
         parts.append(_printed(_console(max(console.width, _needed(wide, keep))), _grid(table, keep, wide)))
-    left_out = ", ".join(c.name.replace("_", " ") for c in hidden)
+    left_out = ", ".join(c.title for c in hidden)
     hint = [Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic")] if hidden else []
     parts.append(_printed(console, *map(Text, table.notes), *hint))
     return "".join(parts)
