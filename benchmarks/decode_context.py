@@ -76,9 +76,9 @@ def measured(args: argparse.Namespace) -> list[Record]:
     return found
 
 
-def about(record: Record) -> list[str]:
+def about(records: Sequence[Record]) -> list[str]:
     """Device, software and what was counted, without the peak, of which nothing is made here."""
-    return headline(record)[:4]
+    return headline(records)[:5]
 
 
 def table(records: Sequence[Record]) -> Table:
@@ -103,7 +103,7 @@ def table(records: Sequence[Record]) -> Table:
         "time of one step: one token of each sequence, so the time that each of them waits for its next token",
         "ratios are MoD / dense; each token passes a routed block by chance of its share, and a routed cache holds that share",
     ]
-    return Table(columns=columns, rows=rows, title="Time per token against context", headline=about(records[0]), notes=notes)
+    return Table(columns=columns, rows=rows, title="Time per token against context", headline=about(records), notes=notes)
 
 
 def plot(target: Path, records: Sequence[Record]) -> None:
@@ -111,7 +111,7 @@ def plot(target: Path, records: Sequence[Record]) -> None:
     done = [r for r in records if isinstance(r, Result)]
     if not done:
         return
-    with figure(target, "Time per token against context", "\n".join(about(done[0])), width=13.0, height=5.0, grid=(1, 2)) as axes:
+    with figure(target, "Time per token against context", "\n".join(about(done)), width=13.0, height=5.0, grid=(1, 2)) as axes:
         for marker, batch in zip(MARKERS, sorted({r.settings.batch for r in done}), strict=False):
             points = sorted((r for r in done if r.settings.batch == batch), key=lambda r: r.settings.context)
             _times(axes[0], points, marker, f"batch {batch}")

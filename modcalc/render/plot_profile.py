@@ -33,7 +33,7 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
     if not done:
         return
     lost = ", ".join(point_name(r.spec, r.settings) for r in records if isinstance(r, Failed))
-    subtitle = "\n".join([*headline(done[0]), *([f"out of memory: {lost}"] if lost else [])])
+    subtitle = "\n".join([*headline(done), *([f"out of memory: {lost}"] if lost else [])])
     with figure(target, "Step time and FLOPs", subtitle, width=13.0, height=5.0, grid=(1, 2)) as axes:
         along = swept(done)
         lines = _lines(done, along)

@@ -45,25 +45,22 @@ def tables(records: Sequence[Record]) -> list[Table]:
     return found + [attribution(a, r.settings) for r in done for a in r.attribution]
 
 
-def headline(record: Record) -> list[str]:
-    """Device, software, what a step is and by whose rule its FLOPs are counted."""
+def headline(records: Sequence[Record]) -> list[str]:
+    """Device, software, what a step is and by whose rule its FLOPs are counted: the same of all records."""
+    record = next((r for r in records if isinstance(r, Result)), records[0])
     d, s = record.device, record.settings
     how = "torch.compile block by block" if s.compile else "eager"
     software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
     lines = [f"{device_line(d)}; {', '.join(software)}", f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}"]
     lines.append("new random tokens each step; warm-up and compilation are not in the times")
-    if isinstance(record, Result) and record.drawn:
-        lines.append(f"tokens pass routed blocks by chance of their share, drawn anew each step, so FLOPs are expectations{_meaned(record)}")
+    if drawn := [m for _, _, m in models(records) if m and m.drawn]:
+        of = f"; a sample is the mean of {steps} steps" if (steps := drawn[0].step_time_s.steps) > 1 else ""
+        lines.append(f"tokens pass routed blocks by chance of their share, drawn anew each step, so FLOPs are expectations{of}")
     if isinstance(record, Result):
         pairs = f"; {PAIRS[record.convention['causal']]}" if s.mode != "decode" else ""  # its one token attends to all cached ones
         lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs{pairs}")
         lines += [peak_line(record.peak, s.dtype), *([f"reached: {_rates(record.reached)} ({record.reached.source})"] if record.reached else [])]
     return lines
-
-
-def _meaned(record: Result) -> str:
-    steps = record.step_time_s.steps
-    return f"; a sample is the mean of {steps} steps" if steps > 1 else ""
 
 
 def device_line(d: Device) -> str:
@@ -119,7 +116,7 @@ def times(records: Sequence[Record]) -> Table:
     if memory:
         about = "; it is known to some MiB only, and a first compiled model's holds what the compiler took" if records[0].device.type == "cpu" else ""
         notes.append(f"memory: {memory}, at its peak, less what was held before{about}")
-    return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records[0]), notes=notes))
+    return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records), notes=notes))
 
 
 def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured | None]]:
