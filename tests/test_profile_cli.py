@@ -1,10 +1,13 @@
 """`modcalc profile` as a user runs it."""
 
+import csv
+import io
 import json
 import os
 import re
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -252,6 +255,13 @@ def test_intervals_are_two_columns_of_csv(profile):
     assert float(got["saving_interval_low"]) <= float(got["saving_interval_high"])
 
 
+def test_csv_says_of_which_model_a_time_is(profile):
+    code, out, err = profile("tiny.yaml", "--baseline", "dense", "--sweep", "batch=1,2", "--by", "layer", "-f", "csv", *QUICK)
+    times = list(csv.DictReader(io.StringIO(out.split("\n\n")[2])))
+    assert {(row["model"], row["batch"], row["by"]) for row in times} == set(product(("tiny", "tiny (dense twin)"), "12", ["layer"]))
+    assert {row["part"] for row in times} >= {"blocks.0", "blocks.1", "head"}
+
+
 def test_models_of_one_name_are_told_apart(profile):
     Path("other.yaml").write_text(YAML.replace("n_layers: 2", "n_layers: 3"))
     code, out, err = profile("tiny.yaml", "--baseline", "other.yaml", "-f", "json", *QUICK)
@@ -368,7 +378,8 @@ def test_peaks_alone_and_beside(profile, monkeypatch):
     assert d["reached"]["flops_per_s"] > 1e8 and d["reached"]["bytes_per_s"] > 1e7
     assert d["reached"]["source"] == "measured: 128 x 128 x 128 fp32 product, copy of 1,048,576 bytes"
     code, out, err = profile("--peaks", "--device", "cpu", "-f", "plain", "--peak-tflops", "1000")
-    assert code == 0 and "What the device reaches" in out and "fp32 matrix product, FLOP/s" in out
+    assert code == 0 and "What the device reaches" in out and "fp32 matrix product, FLOP/s" in out and "more than all" not in err
+    assert "warning: matrix product: MFU" in profile("--peaks", "--device", "cpu", "--peak-tflops", "0.00001")[2]
     code, out, err = profile("tiny.yaml", "--peaks", "-f", "json", *QUICK)
     d = json.loads(out)
     assert d["mfu"] is None and d["mfu_reached"] == pytest.approx(d["flops_per_s"] / d["reached"]["flops_per_s"])

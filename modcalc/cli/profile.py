@@ -159,7 +159,10 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
     with working("measuring what the device reaches"):
         found = reached(device, dtype)
     machine = describe(device)
-    if doubt := verdict.busy(machine):
+    doubts = [verdict.busy(machine)]
+    if promise:
+        doubts.append(verdict.beyond_peak("matrix product", found.flops_per_s / promise.flops_per_s, promise.source))
+    for doubt in filter(None, doubts):
         print(f"warning: {doubt}", file=sys.stderr)
     emit(peaks_document(machine, dtype, promise, found), [peaks_table(machine, dtype, promise, found)], format)
 
@@ -201,7 +204,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
                 shown = results.records | {record.key: record for record in records}
                 records = [shown[key] for job in todo if (key := job.key()) in shown]
         if first and records:
-            emit(document(records), tables(records), format)
+            emit(document(records), tables(records, format), format)
             if target:
                 from modcalc.render.plot_profile import plot_profile
 

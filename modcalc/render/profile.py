@@ -34,15 +34,18 @@ def point_name(spec: str, s: Settings) -> str:
     return f"{spec}, {s.mode}, batch {s.batch}, {length}{cached}"
 
 
-def tables(records: Sequence[Record]) -> list[Table]:
-    """Times and rates; the comparison with baselines; ranks; attributions: those that the records have."""
+def tables(records: Sequence[Record], format: str = "") -> list[Table]:
+    """Times and rates; the comparison with baselines; ranks; attributions: those that the records have. csv: all attributions in one."""
     done = [r for r in records if isinstance(r, Result)]
     found = [times(records)]
     if any(r.baseline for r in done):
         found.append(comparison(done))
     if any(r.ranks for r in done):
         found.append(ranks([r for r in done if r.ranks]))
-    return found + [attribution(a, r.settings) for r in done for a in r.attribution]
+    times_by = [(a, r.settings) for r in done for a in r.attribution]
+    if format == "csv" and times_by:
+        return [*found, attributions(times_by)]
+    return found + [attribution(a, s) for a, s in times_by]
 
 
 def headline(records: Sequence[Record]) -> list[str]:
@@ -193,15 +196,8 @@ def ranks(done: Sequence[Result]) -> Table:
 
 def attribution(a: Attribution, s: Settings) -> Table:
     """Where a step's time goes, routing overhead on a line of its own."""
-    columns = (
-        Column(a.by),
-        Column("time", "seconds", "time_s"),
-        Column("share", "share"),
-        Column("FLOPs", "si", "flops"),
-        Column("FLOP/s", "si", "flops_per_s"),
-    )
-    lines = in_order(a.lines, lambda line: line.label)
-    rows = [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in lines]
+    columns = (Column(a.by), *TIMES)
+    rows = _lines(a)
     parts = ", ".join(f"{line.label} {seconds(line.time_s)}" for line in a.routing)
     notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
     notes.append(f"mean of {a.rounds} eager steps under the profiler; without it {seconds(a.unprofiled_s)}")
@@ -209,6 +205,22 @@ def attribution(a: Attribution, s: Settings) -> Table:
         notes.append("other: between the operations that the profiler sees: Python, and the profiler itself")
     total = ["total", a.step_time_s, 1.0, sum(line.flops for line in a.lines), None]
     return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(a.spec, s)}", notes=notes)
+
+
+TIMES = (
+    Column("time", "seconds", "time_s"), Column("share", "share"), Column("FLOPs", "si", "flops"), Column("FLOP/s", "si", "flops_per_s"),
+)  # fmt: skip
+
+
+def _lines(a: Attribution) -> list[list[Any]]:
+    lines = in_order(a.lines, lambda line: line.label)
+    return [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in lines]
+
+
+def attributions(found: Sequence[tuple[Attribution, Settings]]) -> Table:
+    """The lines of all attributions, each with its model and point."""
+    rows = [[a.spec, *_points(s), a.by, *line] for a, s in found for line in _lines(a)]
+    return Table(columns=(Column("model"), *POINT, Column("by"), Column("part"), *TIMES), rows=rows, title="Where the time goes")
 
 
 def _used(table: Table) -> Table:
