@@ -16,6 +16,7 @@ from modcalc import account, load
 from modcalc.cost.budget import METRICS, Costs, Rule, check, contradictions, parse_rule, rules_of
 from modcalc.cost.check import sources
 from modcalc.errors import UsageError
+from modcalc.spec.load import loads
 from modcalc.spec.schema import Budget
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +148,15 @@ def test_a_bad_spec_loses_no_other_result(spec) -> None:
     assert [(r["spec"], r["ok"]) for r in document["results"]] == [(str(good), True)]
     assert [s["ok"] for s in document["specs"]] == [False, True, False]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("metric", ["train_step_flops", "train_memory_bytes"])
+def test_a_train_step_is_compared_with_one_of_as_many_sequences(metric: str) -> None:
+    """Where only one of two specs says how many there are, in either order."""
+    given, silent = Costs(loads(MODEL + "  params: 4M\n")), Costs(loads(MODEL.partition("train:")[0]))
+    assert (given.batch_size, silent.batch_size) == (8, 1)
+    for one, other in ((given, silent), (silent, given)):
+        assert check(one, Rule(metric, "equals", Fraction(1), relative_to="x"), lambda name, other=other: other).ok
 
 
 def test_relative_to_a_file_beside_the_spec(spec) -> None:

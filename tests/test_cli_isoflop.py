@@ -72,6 +72,46 @@ def test_the_document_of_a_match(run: Runner) -> None:
     assert again == document
 
 
+COUNTS = """\
+name: cnt
+vocab_size: 1000
+seq_len: 256
+d_model: 128
+n_layers: 4
+attention: {n_heads: 2}
+mlp: {ratio: 4}
+mod: {capacity: 64, every: 2}
+"""
+
+
+def test_a_capacity_of_more_tokens_than_there_are_is_all_of_them(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "cnt.yaml").write_text(COUNTS)
+    document = run.document("isoflop", tmp_path / "cnt.yaml", "--match", tmp_path / "cnt.yaml", "--seq-len", "40", "--limit", "3")
+    best = document["candidates"][0]
+    assert best["status"] == "OK" and best["shape"]["capacity"] == 40
+    forward = account(load(tmp_path / "cnt.yaml"), seq_len=40).flops.forward
+    assert abs(best["forward_flops"] / forward - 1) <= 0.001
+
+
+def test_capacities_are_told_apart_where_blocks_are_listed(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "lay.yaml").write_text(COUNTS.replace("capacity: 64, every: 2", "capacity: 0.25, layers: [1, 2]"))
+    code, out, err = run(
+        "isoflop", tmp_path / "lay.yaml", "--match", tmp_path / "lay.yaml", "--free", "capacity=0.25+0.5", "--within", "1", "-f", "csv"
+    )
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert sorted(row["capacity"] for row in rows) == ["25.0 %", "50.0 %"] and "every" not in rows[0]
+
+
+@pytest.mark.parametrize("by, held", [("train", True), ("decode", False)])
+def test_a_written_cost_is_held_by_check(run: Runner, tmp_path: Path, by: str, held: bool) -> None:
+    (tmp_path / "cnt.yaml").write_text(COUNTS + "train: {batch_size: 4, steps: 10}\n")
+    question = ("isoflop", tmp_path / "cnt.yaml", "--match", "dense-small", "--by", by, "--within", "0.05", "--limit", "2", "--out", tmp_path / "o")
+    code, out, err = run(*question)
+    assert (code, "without a budget" in out) == (0, not held)
+    code, out, err = run("check", tmp_path / "o")
+    assert code == 0 and out.count("train_step_flops == ") == (2 if held else 0)
+
+
 def test_several_budgets_make_several_tables(run: Runner) -> None:
     code, out, err = run("isoflop", "dense-60m", "--budget", "1e18", "--budget", "3e18")
     assert (code, err) == (0, "")

@@ -126,7 +126,7 @@ def isoflop(
         limit=limit,
         budgets=tuple(budgets),
     )
-    folder = folder_for(out, force) if out else None
+    folder = None if out is None else folder_for(out, force)
     if other is not None:
         answer = matched(asked, other, by or "forward", _progress)
     else:
@@ -161,7 +161,8 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
     from modcalc.render.output import chosen, emit, say, show
     from modcalc.search.write import specs_of, write_specs
 
-    files = write_specs(folder, [spec for _, spec in specs_of(answer)]) if folder else {}
+    written = list(specs_of(answer)) if folder else []
+    files = write_specs(folder, [spec for _, spec in written]) if folder else {}
     if chosen(format) == "json":
         from modcalc.render.isoflop_document import document
 
@@ -171,7 +172,9 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
 
         show(tables(answer), format)
     if folder:
-        say([f"wrote {several(len(files), 'spec')} into {folder}"], format)
+        bare = sum(spec.budget is None for _, spec in written)
+        unheld = f"; {bare:,} without a budget, as modcalc check counts no such cost" if bare else ""
+        say([f"wrote {several(len(files), 'spec')} into {folder}{unheld}"], format)
     if target:
         from modcalc.render.plot_isoflop import plot_isoflop
 

@@ -23,10 +23,15 @@ Number = int | Fraction
 
 
 class Costs:
-    """What one spec costs, each account made once however many rules ask."""
+    """What one spec costs, each account made once however many rules ask. batch: sequences of a train step, if the spec does not say."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, batch: int = 1) -> None:
         self.spec = spec
+        self.batch = batch
+
+    def beside(self, other: "Costs") -> "Costs":
+        """These costs to be compared with `other`: of as many sequences, if the spec does not say."""
+        return self if self.spec.train or self.batch == other.batch_size else Costs(self.spec, other.batch_size)
 
     @cached_property
     def report(self) -> Report:
@@ -35,7 +40,7 @@ class Costs:
     @property
     def batch_size(self) -> int:
         """Sequences of one training step."""
-        return self.spec.train.batch_size if self.spec.train else 1
+        return self.spec.train.batch_size if self.spec.train else self.batch
 
     @property
     def steps(self) -> int:
@@ -172,8 +177,9 @@ def _told(rule: Rule) -> str:
 def check(costs: Costs, rule: Rule, other: Callable[[str], Costs]) -> Result:
     """Hold one spec to one rule. other: the costs of the spec that a `relative_to` names."""
     unit, read = METRICS[rule.metric]
-    actual = whole(read(costs))
-    expected = whole(rule.value * (read(other(rule.relative_to)) if rule.relative_to else 1))
+    reference = other(rule.relative_to).beside(costs) if rule.relative_to else None
+    actual = whole(read(costs.beside(reference) if reference else costs))
+    expected = whole(rule.value * (read(reference) if reference else 1))
     ok = {
         "max": actual <= expected,
         "min": actual >= expected,

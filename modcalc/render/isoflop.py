@@ -10,7 +10,7 @@ from modcalc.search.answers import Answer
 from modcalc.search.costs import COSTS
 from modcalc.search.isoflop import MARKS, chinchilla_size, tokens_per_param
 from modcalc.search.results import OK, Candidate, Found
-from modcalc.search.rules import OPTIONS
+from modcalc.search.rules import ON_RESULTS, OPTIONS
 from modcalc.spec.resolve import heads
 from modcalc.units import grouped
 
@@ -96,8 +96,11 @@ def _shape_cells(found: Found) -> list[Cell]:
         (Column("heads", "count", "n_heads", drop=2), lambda c: c.spec.attention.n_heads),
         (Column("d_ff", "count"), lambda c: c.d_ff),
     ]
-    if any(shape(c)["every"] for c in rows):
-        cells += [(Column("capacity"), lambda c: capacity_text(shape(c)["capacity"])), (Column("every", "count"), lambda c: shape(c)["every"])]
+    routed = {
+        "capacity": (Column("capacity"), lambda c: capacity_text(shape(c)["capacity"])),
+        "every": (Column("every", "count"), lambda c: shape(c)["every"]),
+    }
+    cells += [cell for knob, cell in routed.items() if any(shape(c)[knob] for c in rows)]
     cells.append((Column("parameters", "count", "params"), lambda c: c.params.total))
     if any(c.params.active != c.params.total for c in rows):
         cells.append((Column("active", "count", "params_active", drop=5), lambda c: c.params.active))
@@ -150,5 +153,6 @@ def _tally(found: Found) -> list[str]:
     if t.problem:
         lines.append(f"no valid spec, for one: {t.problem}")
     if found.to_blame and not t.interrupted:
-        lines.append(f"no shape is OK; {found.to_blame} excluded most: change {OPTIONS[found.to_blame]}")
+        left = " (of the shapes that keep the other rules; to loosen those helps as well)" if found.to_blame in ON_RESULTS else ""
+        lines.append(f"no shape is OK; {found.to_blame} excluded most: change {OPTIONS[found.to_blame]}{left}")
     return lines

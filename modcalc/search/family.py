@@ -163,9 +163,8 @@ class Family:
 
     def name(self, shape: Shape, spec: Spec) -> str:
         """A name that tells the shape from its sisters."""
-        mod = ""
-        if shape.capacity is not None or shape.every is not None:
-            mod = f"-c{spec.mod.capacity}-e{spec.mod.every}" if not isinstance(spec.mod.capacity, (list, Schedule)) else f"-e{spec.mod.every}"
+        mod = "" if shape.capacity is None or isinstance(spec.mod.capacity, (list, Schedule)) else f"-c{spec.mod.capacity}"
+        mod += "" if shape.every is None else f"-e{spec.mod.every}"
         return f"{self.spec.name}-l{shape.n_layers}-d{shape.d_model}-f{inner_width(spec, spec.d_model)}{mod}"
 
     def rules(self, knobs: "set[str] | dict") -> list[str]:

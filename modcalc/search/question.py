@@ -69,7 +69,7 @@ def terms(
 
 def fraction(name: str, text: str) -> Fraction:
     """A relative difference: 0.001; 0 asks for equality. Raises UsageError."""
-    return Fraction(0) if text.strip() == "0" else parse_ratio(text, name)
+    return Fraction(0) if text.strip().strip("0") in ("", ".") and "0" in text else parse_ratio(text, name)
 
 
 def shown(bounds: Band) -> str:
@@ -94,7 +94,9 @@ def differences(spec: Spec, other: Spec, seq_len: int) -> list[str]:
 
 
 def at_length(spec: Spec, seq_len: int) -> Spec:
-    """The same model for sequences of `seq_len` tokens. Its position table keeps its size. Raises UsageError beyond it."""
+    """The same model for sequences of `seq_len` tokens: a capacity of more tokens is all of them. Its position table keeps its size.
+    Raises UsageError beyond it.
+    """
     from msgspec import structs
 
     if spec.seq_len == seq_len:
@@ -107,7 +109,11 @@ def at_length(spec: Spec, seq_len: int) -> Spec:
                 f"{spec.name} has {rows} learned positions, fewer than T = {seq_len}; use --seq-len {rows} or less, or raise its max_len"
             )
         positions = structs.replace(positions, max_len=rows)
-    return structs.replace(spec, seq_len=seq_len, positions=positions)
+    mod = spec.mod
+    if mod and isinstance(mod.capacity, (int, list)):
+        at_most = [min(c, seq_len) if isinstance(c, int) else c for c in (mod.capacity if isinstance(mod.capacity, list) else [mod.capacity])]
+        mod = structs.replace(mod, capacity=at_most if isinstance(mod.capacity, list) else at_most[0])
+    return structs.replace(spec, seq_len=seq_len, positions=positions, mod=mod)
 
 
 def _default_free(family: Family, other: Spec | None) -> str:

@@ -16,7 +16,7 @@ from modcalc.spec.load import dump
 from modcalc.spec.schema import Budget, Limits, Spec, Train
 
 # cost of one sequence -> the budget rule of `modcalc check` that holds a spec to it
-_RULES = {"forward": "forward_flops", "params": "params", "active": "active_params", "kv": "kv_cache_bytes"}
+_RULES = {"forward": "forward_flops", "train": "train_step_flops", "params": "params", "active": "active_params", "kv": "kv_cache_bytes"}
 
 
 def folder_for(name: str, force: bool) -> Path:
@@ -56,7 +56,7 @@ def specs_of(answer: Answer) -> Iterator[tuple[Candidate, Spec]]:
         for c in (c for c in found.candidates if c.status == OK):
             if answer.target:
                 by, goal, of, name = answer.target.by, answer.target.cost, c.cost, answer.target.spec.name
-                limits = equal(by, goal, answer.asked.within, basis)
+                limits = equal(by, goal, answer.asked.within, basis, basis.batch if c.schedule else batch_size(c.spec))
                 text = f"{COSTS[by]}: {of}, as many as {name} within {float(answer.asked.within):g}; {rule}; a shape of {family.name}"
                 yield c, _spec(c, text, limits, c.spec.name, basis)
                 continue
@@ -78,11 +78,19 @@ def _spec(c: Candidate, description: str, limits: dict[str, Limits], name: str, 
     return structs.replace(c.spec, name=name, description=description, budget=Budget(**limits) if limits else None, train=train)
 
 
-def equal(by: str, goal: Exact, within: Fraction, basis: Basis) -> dict[str, Limits]:
-    """The rule that a spec costs `goal`; none where `modcalc check` has no such rule, or counts by another convention."""
+def equal(by: str, goal: Exact, within: Fraction, basis: Basis, batch: int = 1) -> dict[str, Limits]:
+    """The rule that a spec costs `goal` a sequence; none where `modcalc check` has no such rule, or counts by another convention.
+
+    batch: sequences of the spec's train step, which is what `check` bills.
+    """
     if by not in _RULES or not _checkable(basis) or Fraction(goal).denominator != 1:
         return {}
-    return {_RULES[by]: Limits(equals=int(goal), within=float(within) if within else None)}
+    return {_RULES[by]: Limits(equals=int(goal) * (batch if by == "train" else 1), within=float(within) if within else None)}
+
+
+def batch_size(spec: Spec) -> int:
+    """Sequences of a train step, as `modcalc check` bills it."""
+    return spec.train.batch_size if spec.train else 1
 
 
 def _checkable(basis: Basis) -> bool:

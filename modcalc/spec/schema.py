@@ -231,7 +231,9 @@ class Limits(Strict, kw_only=True):
     min: _doc(float | int | str | None, "at least this") = None
     equals: _doc(float | int | str | None, "exactly this, or within a relative difference; instead of max and min") = None
     within: _doc(Annotated[float, Meta(ge=0.0)] | None, "with equals: allowed relative difference") = None
-    relative_to: _doc(str | None, "another spec (path from this file, or a shipped name): bounds are ratios to its value") = None
+    relative_to: _doc(
+        str | None, "another spec (path from this file, or a shipped name): bounds are ratios to its value; batch_size of one counts for both"
+    ) = None
 
 
 class Train(Strict, kw_only=True):
