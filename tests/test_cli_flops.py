@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
+from modcalc.cost.account import account, dense_twin
+from modcalc.spec.load import load
+
 # The worked case of the notes (derived from Raposo et al. 2024, arXiv 2404.02258): 2 FLOPs per multiply-add, full attention.
 DENSE, ROUTED, ROUTERS = 4_557_111_296, 2_619_342_848, 524_288
 
@@ -288,3 +291,53 @@ def test_plot(flops, request: pytest.FixtureRequest, tmp_path: Path, spec: str) 
     drawn = target.read_text()
     assert all(f">{label}<" in drawn for label in ("attention", "attention scores", "mlp", "head"))
     assert ("(dense twin)" in drawn) == (">mod router<" in drawn) == (spec == "tiny_mod")
+
+
+RECURSIVE = """\
+name: rec
+vocab_size: 100
+seq_len: 32
+d_model: 16
+n_layers: 5
+attention: {n_heads: 2}
+mlp: {d_ff: 64}
+mod: {recursions: 3, capacity: [1.0, 0.5, 0.25], layers: [1, 2]}
+"""
+
+
+@pytest.mark.parametrize("by", ["layer", "path"])
+def test_the_dense_twin_of_recursions_stands_beside_the_blocks_that_they_share(flops, tmp_path: Path, by: str) -> None:
+    """The twin has blocks of their own in place of each recursion; its rows add up to its total all the same."""
+    (tmp_path / "rec.yaml").write_text(RECURSIVE)
+    ran = flops(tmp_path / "rec.yaml", "--count", "analytic", "--by", by, "--format", "csv")
+    twin = account(dense_twin(load(tmp_path / "rec.yaml"))).flops.forward
+    assert sum(int(row["dense_twin_flops"] or 0) for row in ran.rows) == twin
+    if by == "layer":
+        dense = {row["layer"]: int(row["dense_twin_flops"] or 0) for row in ran.rows}
+        assert dense["blocks.1"] == dense["blocks.2"] == 3 * dense["blocks.0"] and dense["blocks.4"] == dense["blocks.0"]
+
+
+def test_windows_billed_for_all_pairs_are_named_beside_each_other(flops, tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(RECURSIVE.partition("mod:")[0].replace("n_heads: 2", "n_heads: 2, window: 8"))
+    said = "windows of rec are billed for all pairs; --causal exact bills what tokens see"
+    assert said in flops("gpt2", tmp_path / "w.yaml", "--count", "analytic").out
+    assert said not in flops("gpt2", tmp_path / "w.yaml", "--count", "analytic", "--causal", "exact").out
+
+
+def test_a_routed_window_at_decode_is_a_bound(flops, tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(RECURSIVE.partition("mod:")[0].replace("n_heads: 2", "n_heads: 2, window: 8") + "mod: {capacity: 0.5}\n")
+    said = "routed: a query is billed for up to `window` kept tokens"
+    for context, bound in ((7, False), (8, True)):
+        assert (said in flops(tmp_path / "w.yaml", "--count", "analytic", "--phase", "decode", "--context", context).out) == bound
+
+
+def test_what_is_in_no_bill_is_said(flops, tmp_path: Path) -> None:
+    (tmp_path / "rec.yaml").write_text(RECURSIVE + 'description: "Imported. Not carried: quantization."\n')
+    ran = flops(tmp_path / "rec.yaml", "--count", "analytic", "--mod", "capacity=0.5")
+    assert "note: rec: in no bill, as its config.json has it and a spec does not: quantization\n" in ran.err
+    assert "note: rec: --mod replaces its own mod section\n" in ran.err
+
+
+def test_a_convention_of_another_rule_for_pairs_does_not_quote_its_own(flops) -> None:
+    out = flops("gpt2", "--count", "analytic", "--convention", "causal-half", "--causal", "full").out
+    assert "convention causal-half, causal full" in out and "attention over half" not in out

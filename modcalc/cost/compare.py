@@ -87,11 +87,13 @@ def masked_windows(report: Report) -> tuple[list[int], Dim]:
 
 
 def routed_windows(report: Report) -> list[int]:
-    """Layers of routed blocks whose window bounds the pairs that count: by the tokens kept, as positions are the data's."""
-    if report.convention.causal not in ("window", "half", "exact"):
-        return []
-    cores = (op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and not op.decode)
-    return sorted({i for op in cores if op.reads != "positions" and op.context > 1 for i in op.layers})
+    """Layers of routed blocks whose window bounds the pairs that count (at decode, those that are cached): by the tokens kept, as
+    positions are the data's.
+    """
+    cores = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and op.reads != "positions"]
+    bounded = report.convention.causal in ("window", "half", "exact")
+    held = report.work.context + 1
+    return sorted({i for op in cores if (op.window < held if op.decode else bounded and op.context > 1) for i in op.layers})
 
 
 _FREE = {

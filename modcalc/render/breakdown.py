@@ -5,9 +5,10 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Line, Report
-from modcalc.cost.compare import is_expectation
+from modcalc.cost.compare import is_expectation, masked_windows
 from modcalc.render.table import Column, Table
 from modcalc.render.wording import LABELS, Unit, headline
+from modcalc.spec.plan import Plan
 
 Field = tuple[Column, Callable[[Any], Any]]
 
@@ -22,7 +23,10 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
     def cost(line: Line) -> Any:
         return Fraction(line.forward + line.backward if backward else line.forward)
 
-    dense = {line.label: cost(line) for level in (by, "total") for line in twin.lines(level)} if twin else {}
+    dense: dict[str, Any] = {}
+    for line in [*twin.lines(by), *(twin.lines("total") if by != "total" else [])] if twin else []:
+        label_here = _folded(line.label, report.plan)
+        dense[label_here] = dense.get(label_here, 0) + cost(line)
 
     def column(title: str, key: str, unit_shown: bool = False, **more: Any) -> Column:
         return Column(title, "count", key.format(unit.key), unit.name if unit_shown else "", **more)
@@ -76,11 +80,13 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
         (Column("per token", "count", f"forward_{unit.key}_per_token", drop=1), lambda r: unit.of(r.flops.forward_per_token)),
         (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(r.flops.forward, first.flops.forward)),
     ]
+    masked = [r.plan.name for r in reports if masked_windows(r)[0]]
+    windows = [f"windows of {', '.join(masked)} are billed for all pairs; --causal exact bills what tokens see"] if masked else []
     return Table(
         headline=headline(first, unit, own_length=own_length, backward=backward),
         columns=[c for c, _ in fields],
         rows=[[value(r) for _, value in fields] for r in reports],
-        notes=[f"ratio: forward {unit.name} over those of {first.plan.name}" + ("; sequence lengths T differ" if own_length else "")],
+        notes=[f"ratio: forward {unit.name} over those of {first.plan.name}" + ("; sequence lengths T differ" if own_length else ""), *windows],
     )
 
 
@@ -119,6 +125,22 @@ def in_order(items: Sequence[Any], path: Callable[[Any], str]) -> list[Any]:
     first = stacked[0] if stacked else len(items)
     keys = [(0,) if i < first else _number(path(item)) or (2,) for i, item in enumerate(items)]
     return [items[i] for i in sorted(range(len(items)), key=lambda i: keys[i])]
+
+
+def _folded(path: str, plan: Plan) -> str:
+    """A layer or path of the dense twin as `plan` calls it: the twin has blocks of their own in place of each recursion."""
+    kind, _, rest = path.partition(".")
+    rec = plan.recursion
+    if rec is None or kind != "blocks":
+        return path
+    number, dot, rest = rest.partition(".")
+    shared, times = rec.last - rec.first + 1, len(rec.routings)
+    i = int(number)
+    if rec.first <= i < rec.first + shared * times:
+        i = rec.first + (i - rec.first) % shared
+    elif i > rec.last:
+        i -= shared * (times - 1)
+    return f"blocks.{i}{dot}{rest}"
 
 
 def _heading(by: str) -> str:

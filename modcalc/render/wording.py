@@ -6,6 +6,7 @@ from typing import Any
 
 from modcalc.cost.account import Report
 from modcalc.cost.compare import KV_DTYPE, experts_choose, free_work, is_expectation, kv_bytes, masked_windows, routed, routed_windows, routing_flops
+from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
 from modcalc.render.numbers import binary_bytes, count, several, share
 
@@ -68,7 +69,9 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: 
         what += ", logits of the last one"
     each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"
     lines = [what, f"convention {rule.name}{f', causal {rule.causal}' if rule.causal else ''}: {each}, {PAIRS[rule.causal]}"]
-    return lines if rule.name == "matmul" else [*lines, f"counts {rule.counts}"]
+    # Its own words name its own rule for pairs.
+    own = rule.name != "matmul" and rule.causal == CONVENTIONS[rule.name].causal
+    return [*lines, f"counts {rule.counts}"] if own else lines
 
 
 RANKING = "choose among all tokens of a sequence, later ones included, and so the model cannot sample; billed at the share that they choose"

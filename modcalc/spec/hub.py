@@ -18,6 +18,7 @@ from modcalc.spec.hub_parts import ModelType
 from modcalc.spec.hub_read import Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rules import Config, Refused
+from modcalc.spec.imported import NOT_CARRIED
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 
@@ -166,4 +167,4 @@ def _description(raw: Mapping[str, Any]) -> str:
         types = [s.get("rope_type") or s.get("type") for s in (section, *section.values()) if isinstance(s, Mapping)]
         dropped += sorted({f"{name} RoPE scaling" for name in types if name not in (None, "default")})
     text = f"Imported from a {raw['model_type']} config of the transformers library."
-    return f"{text} Not carried: {', '.join(dict.fromkeys(dropped))}." if dropped else text
+    return f"{text} {NOT_CARRIED}{', '.join(dict.fromkeys(dropped))}." if dropped else text

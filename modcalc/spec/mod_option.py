@@ -1,10 +1,12 @@
 """A `mod` section written on the command line: capacity=0.125,every=2."""
 
+import sys
 from typing import Any
 
 import msgspec
 
 from modcalc.errors import UsageError
+from modcalc.spec.imported import left_out
 from modcalc.spec.load import load
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
@@ -31,8 +33,15 @@ def apply_mod(spec: Spec, text: str) -> Spec:
 
 
 def load_as(source: str, mod: str | None) -> Spec:
-    """The spec that a command was given, as the Mixture-of-Depths model that its --mod says, if it has one."""
+    """The spec that a command was given, as the Mixture-of-Depths model that its --mod says, if it has one.
+
+    Says on stderr what is in no bill: what an import did not carry, and routing that --mod replaces.
+    """
     spec = load(source)
+    if missing := left_out(spec):
+        print(f"note: {spec.name}: in no bill, as its config.json has it and a spec does not: {missing}", file=sys.stderr)
+    if mod is not None and spec.mod is not None:
+        print(f"note: {spec.name}: --mod replaces its own mod section", file=sys.stderr)
     return spec if mod is None else apply_mod(spec, mod)
 
 
