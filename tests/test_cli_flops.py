@@ -293,6 +293,22 @@ def test_plot(flops, request: pytest.FixtureRequest, tmp_path: Path, spec: str) 
     assert ("(dense twin)" in drawn) == (">mod router<" in drawn) == (spec == "tiny_mod")
 
 
+def test_the_plot_of_layers(flops, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "rec.yaml").write_text(RECURSIVE)
+    target = tmp_path / "p.svg"
+    ran = flops(tmp_path / "rec.yaml", "--count", "analytic", "--by", "layer", "--plot", target)
+    assert ran.code == 0
+    drawn = target.read_text()
+    for text in ("rec: Where the FLOPs of the forward pass go, by layer", "dense twin", "attention scores", "head", "4"):
+        assert f">{text}</text>" in drawn, text
+    flops(tmp_path / "rec.yaml", "--count", "analytic", "--plot", tmp_path / "components.svg")
+    assert drawn != (tmp_path / "components.svg").read_text()
+    for words in (["--by", "path"], ["--by", "total"], ["gpt2", "--by", "layer"]):
+        ran = flops(tmp_path / "rec.yaml", *words, "--plot", target)
+        assert ran.code == 2 and "it draws components, of any number of specs, or the layers of one (--by layer)" in ran.err
+
+
 RECURSIVE = """\
 name: rec
 vocab_size: 100

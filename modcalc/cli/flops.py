@@ -56,8 +56,11 @@ def flops(
     _check(phase, context, seq_len, backward, [option for option, given in again.items() if given])
     counters = _counters(count, phase)
     if plot:
+        from modcalc.errors import UsageError
         from modcalc.render.plot import plot_target
 
+        if by in ("total", "path") or (by == "layer" and len(specs) > 1):
+            raise UsageError(f"--plot with --by {by}: it draws components, of any number of specs, or the layers of one (--by layer)")
         target = plot_target(plot)
 
     backward = backward or phase == "train"
@@ -72,10 +75,13 @@ def flops(
     _show(accounts, by, unit, backward, format)
     _show_hardware(accounts, hardware, unit, format)
     if plot:
-        from modcalc.render.plot_breakdown import plot_breakdown
+        from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
         (first, dense, _), *others = accounts
-        plot_breakdown(target, [dense, first] if dense and not others else [report for report, _, _ in accounts], unit, backward=backward)
+        if by == "layer":
+            plot_layers(target, first, unit, dense, backward=backward)
+        else:
+            plot_breakdown(target, [dense, first] if dense and not others else [report for report, _, _ in accounts], unit, backward=backward)
         typer.echo(f"drawn into {target}", err=True)
     verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(accounts) == 1) for report, _, _ in accounts]
     if format == "json":

@@ -25,7 +25,7 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
 
     dense: dict[str, Any] = {}
     for line in [*twin.lines(by), *(twin.lines("total") if by != "total" else [])] if twin else []:
-        label_here = _folded(line.label, report.plan)
+        label_here = folded(line.label, report.plan)
         dense[label_here] = dense.get(label_here, 0) + cost(line)
 
     def column(title: str, key: str, unit_shown: bool = False, **more: Any) -> Column:
@@ -127,7 +127,7 @@ def in_order(items: Sequence[Any], path: Callable[[Any], str]) -> list[Any]:
     return [items[i] for i in sorted(range(len(items)), key=lambda i: keys[i])]
 
 
-def _folded(path: str, plan: Plan) -> str:
+def folded(path: str, plan: Plan) -> str:
     """A layer or path of the dense twin as `plan` calls it: the twin has blocks of their own in place of each recursion."""
     kind, _, rest = path.partition(".")
     rec = plan.recursion
