@@ -3,11 +3,18 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
 
 from modcalc import account, load
 from modcalc.cost.diff import diff
+from modcalc.errors import SpecError
 from modcalc.spec.load import dump
+from modcalc.spec.revision import load_side
+from modcalc.spec.schema import Spec, Train
 
 
 def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -35,11 +42,76 @@ def test_json_and_another_length() -> None:
     assert {c["label"] for c in document["totals"]} >= {"parameters", "forward FLOPs"}
 
 
-def test_a_revision_of_a_file(tmp_path: Path) -> None:
+def trained(**train: int) -> Spec:
+    return replace(load("dense-small"), train=Train(**train))
+
+
+def test_a_longer_schedule_costs_more() -> None:
+    spec = trained(batch_size=8, tokens=10**6)
+    found = diff(spec, trained(batch_size=8, tokens=2 * 10**6))
+    steps = [-(-tokens // (8 * spec.seq_len)) for tokens in (10**6, 2 * 10**6)]
+    one = account(spec).flops.train_step
+    assert not found.same and found.batch_size is None
+    assert (found.train_flops.before, found.train_flops.after) == tuple(n * 8 * one for n in steps)
+    assert next(c.difference for c in found.totals if c.label == "train step FLOPs, one sequence") == 0
+    assert diff(spec, spec).same
+
+
+def test_the_schedule_goes_by_the_length_and_convention_asked_for() -> None:
+    a, b = trained(batch_size=8, tokens=10**6), trained(batch_size=8, steps=100)
+    found = diff(a, b, seq_len=64, convention="6nd")
+    one = account(a, seq_len=64, convention="6nd").flops.train_step
+    assert (found.train_flops.before, found.train_flops.after) == (-(-(10**6) // (8 * 64)) * 8 * one, 100 * 8 * one)
+
+
+def test_a_larger_step_costs_more() -> None:
+    found = diff(trained(batch_size=8), trained(batch_size=16))
+    assert not found.same and found.train_flops is None
+    assert (found.batch_size.before, found.batch_size.after, found.batch_size.relative) == (8, 16, 1.0)
+
+
+def test_a_schedule_on_one_side_has_no_difference(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(dump(trained(batch_size=8, steps=10)))
+    document = json.loads(run("dense-small", "m.yaml", "--format", "json", cwd=tmp_path).stdout)
+    after = 80 * account(load("dense-small")).flops.train_step
+    assert document["same"] is False
+    assert document["train_flops"] == {"before": None, "after": after, "difference": None, "relative": None}
+    assert document["batch_size"]["before"] is None and document["batch_size"]["after"] == 8
+    shown = run("dense-small", "m.yaml", cwd=tmp_path).stdout
+    assert "training FLOPs, whole schedule" in shown and "sequences of a train step" in shown and "nothing that costs" not in shown
+
+
+def repository(folder: Path) -> Callable[..., None]:
+    """git in a new repository there."""
+
     def git(*args: str) -> None:
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *args], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *args], cwd=folder, check=True, capture_output=True)
 
     git("init", "-q")
+    return git
+
+
+def test_a_revision_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = repository(tmp_path)
+    file = tmp_path / "sub" / "config.json"
+    file.parent.mkdir()
+    for n, layers in enumerate((12, 6)):
+        file.write_text(json.dumps({"model_type": "gpt2", "n_layer": layers}))
+        git("add", ".")
+        git("commit", "-qm", str(n))
+    done = run("HEAD~1:sub/config.json", "HEAD:sub/config.json", "--format", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["keys"] == {"n_layers": {"before": 12, "after": 6}}
+    monkeypatch.chdir(tmp_path)
+    assert load_side("HEAD:sub/config.json") == load("sub/config.json")
+    file.write_text('{"model_type": "gpt2",\n"n_layr": 6}')
+    git("commit", "-qam", "wrong")
+    with pytest.raises(SpecError, match=r"^HEAD:sub/config\.json:2: n_layr: "):
+        load_side("HEAD:sub/config.json")
+
+
+def test_a_revision_of_a_file(tmp_path: Path) -> None:
+    git = repository(tmp_path)
     folder = tmp_path / "specs"
     folder.mkdir()
     (folder / "m.yaml").write_text(dump(load("dense-small")))

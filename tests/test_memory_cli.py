@@ -135,14 +135,23 @@ def test_other_formats(run, format: str) -> None:
     assert "3,660,032" in run("dense-small", "-f", format)[0]
 
 
-@pytest.mark.parametrize("specs", [["mod-small"], ["dense-small", "gpt2"]])
+@pytest.mark.parametrize("specs", [["mod-small"], ["dense-small", "gpt2", "-T", "512"]])
 def test_plot(run, tmp_path: Path, specs: list[str]) -> None:
     pytest.importorskip("matplotlib")
     file = tmp_path / "memory.svg"
     _, err = run(*specs, "--plot", file)
     text = file.read_text()
-    shown = ["dense twin", "mod-small", "MiB"] if len(specs) == 1 else [*specs, "GiB"]
+    shown = ["dense twin", "mod-small", "MiB"] if len(specs) == 1 else [*specs[:2], "GiB"]
     assert f"drawn into {file}" in err and all(f">{one}<" in text for one in (*shown, "optimizer states", "activations", "logits and loss"))
+
+
+def test_a_plot_says_whose_tokens_are_how_many(run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "memory.svg"
+    own, shared = ([run("mod-220m", "gpt2", *words, "--plot", file)[0], file.read_text().replace("\xa0", " ")] for words in ([], ["-T", 512]))
+    assert all("train step: 1 sequence of T tokens" in one for one in own)
+    assert all("train step: 1 sequence of 512 tokens" in one for one in shared)
+    assert all(f">{one}<" in own[1] for one in ("mod-220m, T = 2,048", "gpt2, T = 1,024")) and ">gpt2<" in shared[1]
 
 
 def test_a_config_of_the_transformers_library(run, tmp_path: Path) -> None:
@@ -161,7 +170,6 @@ def test_a_config_of_the_transformers_library(run, tmp_path: Path) -> None:
         (["gpt2", "--optimizer", "adam"], "'adam'"),
         (["gpt2", "--gpu-memory", "lots"], "--gpu-memory: found 'lots'; allowed a positive number"),
         (["gpt2", "--gpu-memory", "0"], "--gpu-memory: found '0'"),
-        (["gpt2", "--gpu-memory", "100MiB"], "--gpu-memory 100.00 MiB: the weights of gpt2 alone take 248,879,616 bytes (237.35 MiB) in bf16"),
         (["gpt2", "--phase", "decode"], "--phase decode: say how many tokens are already cached with --context S"),
         (["gpt2", "--phase", "decode", "--context", "1024"], "gpt2: 1025 tokens are more than its 1024 learned positions"),
         (["gpt2", "--phase", "decode", "--context", "5", "-T", "9"], "--seq-len with --phase decode"),
@@ -180,4 +188,23 @@ def test_what_cannot_be_served_is_one_message(run, words: list[str], said: str) 
 
 def test_what_does_not_fit_is_said(run) -> None:
     out, _ = run("llama-2-7b", "--gpu-memory", "80GiB")
-    assert re.search(r"train +batch, at 4,096 tokens +0 +- +129,607,287,952 +weights, gradients, optimizer: 100.41 GiB", out)
+    assert re.search(r"train +batch, at 4,096 tokens +0 +- +129,607,287,952 +weights, gradients and optimizer alone take 100.41 GiB", out)
+    assert re.search(r"decode +batch, at 4,096 tokens +0 +- +15,624,378,880 +not even 1 fits", run("llama-2-7b", "--gpu-memory", "13GiB")[0])
+
+
+@pytest.mark.parametrize("phase", [["train"], ["prefill"], ["decode", "--context", 4095]])
+def test_a_model_that_does_not_fit_is_billed_all_the_same(run, phase: list) -> None:
+    words = ("llama-2-7b", "--gpu-memory", "10GiB", "--phase", *phase)
+    out, _ = run(*words)
+    assert column(out, "part ")["weights"] == 13_476_831_232
+    for knob in ("batch, at 4,096 tokens", "tokens, at batch 1"):
+        assert re.search(rf"train +{knob} +0 +- +[\d,]+ +weights, gradients and optimizer alone take 100.41 GiB", out)
+        assert re.search(rf"decode +{knob} +0 +- +[\d,]+ +weights alone take 12.55 GiB", out)
+    fits = json.loads(run(*words, "-f", "json")[0])["fits"]
+    assert len(fits) == 4 and all((f["largest"], f["held"], f["limit"]) == (0, None, None) and f["next"] > 10 * 2**30 for f in fits)
+
+
+def test_the_bills_of_the_others_are_kept(run) -> None:
+    out, _ = run("mod-220m", "gpt2", "llama-2-7b", "--gpu-memory", "10GiB")
+    assert all(f"\n{name}: what fits into 10.00 GiB" in out for name in ("mod-220m", "gpt2", "llama-2-7b"))
+    assert "129,607,287,952" in out and re.search(r"train +batch, at 1,024 tokens +9 ", out) and out.count("weights alone take 12.55 GiB") == 2

@@ -6,7 +6,7 @@ import typer
 
 from modcalc.cli.options import ConventionName, Format, SeqLen
 
-HELP = "A spec file, a shipped name, or REVISION:FILE of a git repository (HEAD~1:spec.yaml)."
+HELP = "A spec file, a config.json, a shipped name, or REVISION:FILE of a git repository (HEAD~1:spec.yaml)."
 A = Annotated[str, typer.Argument(metavar="A", help=HELP)]
 B = Annotated[str, typer.Argument(metavar="B", help=HELP)]
 

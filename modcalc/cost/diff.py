@@ -6,6 +6,7 @@ from fractions import Fraction
 import msgspec
 
 from modcalc.cost.account import Report, account
+from modcalc.cost.budget import Costs
 from modcalc.spec.plan import Dim
 from modcalc.spec.schema import Spec
 
@@ -15,26 +16,27 @@ _WORDS = ("name", "description", "source", "budget")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One figure before and after. difference = after - before."""
+    """One figure before and after, None where a spec does not say. difference = after - before."""
 
     label: str
-    before: Dim
-    after: Dim
+    before: Dim | None
+    after: Dim | None
 
     @property
-    def difference(self) -> Dim:
-        return self.after - self.before
+    def difference(self) -> Dim | None:
+        return None if self.before is None or self.after is None else self.after - self.before
 
     @property
     def relative(self) -> float | None:
         """difference / before; None where there was nothing before."""
-        return float(Fraction(self.difference) / self.before) if self.before else None
+        return float(Fraction(self.difference) / self.before) if self.before and self.difference is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
     """keys: spec key -> (before, after) with defaults filled in. totals and the components' parameters and forward FLOPs
-    (largest change first), all for one sequence of each spec's own length unless seq_len was given."""
+    (largest change first), all for one sequence of each spec's own length unless seq_len was given. Of the `train` sections,
+    train_flops: the whole schedule, if there is one; batch_size: sequences of a step, if these differ."""
 
     before: Report
     after: Report
@@ -42,11 +44,18 @@ class Diff:
     totals: tuple[Change, ...]
     params: tuple[Change, ...]
     flops: tuple[Change, ...]
+    train_flops: Change | None
+    batch_size: Change | None
+
+    @property
+    def summary(self) -> tuple[Change, ...]:
+        """The totals, and what there is of training."""
+        return (*self.totals, *(c for c in (self.batch_size, self.train_flops) if c))
 
     @property
     def same(self) -> bool:
         """Whether nothing that costs has changed."""
-        return not any(c.difference for c in (*self.totals, *self.params, *self.flops))
+        return all(c.before == c.after for c in (*self.summary, *self.params, *self.flops))
 
 
 def diff(before: Spec, after: Spec, *, seq_len: int | None = None, convention: str = "matmul") -> Diff:
@@ -61,10 +70,23 @@ def diff(before: Spec, after: Spec, *, seq_len: int | None = None, convention: s
             ("active parameters", a.params.active, b.params.active),
             ("forward FLOPs", a.flops.forward, b.flops.forward),
             ("forward FLOPs per token", a.flops.forward_per_token, b.flops.forward_per_token),
-            ("training FLOPs", a.flops.train_step, b.flops.train_step),
+            ("train step FLOPs, one sequence", a.flops.train_step, b.flops.train_step),
         )
     )
-    return Diff(a, b, keys, totals, _components(a, b, "params"), _components(a, b, "forward"))
+    train = Change("training FLOPs, whole schedule", _train_flops(before, a), _train_flops(after, b))
+    batch = Change("sequences of a train step", *(s.train.batch_size if s.train else None for s in (before, after)))
+    scheduled = train if (train.before, train.after) != (None, None) else None
+    rebatched = batch if batch.before != batch.after else None
+    return Diff(a, b, keys, totals, _components(a, b, "params"), _components(a, b, "forward"), scheduled, rebatched)
+
+
+def _train_flops(spec: Spec, report: Report) -> Dim | None:
+    """FLOPs of the schedule at the report's length and by its convention; None without steps or tokens."""
+    if spec.train is None or (spec.train.steps is None and spec.train.tokens is None):
+        return None
+    costs = Costs(msgspec.structs.replace(spec, seq_len=report.plan.seq_len))
+    costs.report = report
+    return costs.steps * costs.train_step_flops
 
 
 def _components(a: Report, b: Report, what: str) -> tuple[Change, ...]:

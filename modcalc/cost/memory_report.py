@@ -9,11 +9,9 @@ from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
 from modcalc.cost.recompute import ATTENTION, RECOMPUTE, fusible
 from modcalc.cost.workload import ROUTING, Workload
-from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
-from modcalc.units import binary_bytes
 
 CACHE_DTYPES = ("bf16", "fp32")
 # What no row counts.
@@ -68,6 +66,10 @@ class MemoryReport(Struct, frozen=True):
         """How attention runs in training."""
         return self.how.get("attention", "fused") if self.fusible else "explicit"
 
+    def fixed(self, phase: str) -> int:
+        """What a phase holds whatever the batch: weights; train also gradients and optimizer. Of any phase, not only the one billed."""
+        return train_memory(self.plan, dtype=self.dtype, **self.how).fixed if phase == "train" else self.memory.weights
+
     @property
     def left_out(self) -> tuple[str, ...]:
         return (LEFT_OUT_TRAIN if isinstance(self.memory, TrainMemory) else LEFT_OUT_SAMPLE) + LEFT_OUT
@@ -86,16 +88,13 @@ def memory_report(
 ) -> MemoryReport:
     """Memory of a spec under one workload. how: options of `train_memory`; context: tokens already cached; room: bytes of a device.
 
-    Raises UsageError for numbers that make no workload, names that there are not, and a room that does not hold the weights.
+    Raises UsageError for numbers that make no workload, and names that there are not.
     """
     plan, work = plan_and_work(spec, seq_len, batch, context, phase)
     memory = _memory(plan, work, dtype, how)
     dense = dense_twin(spec) if spec.mod else None
     twin = _memory(resolve(dense, plan.seq_len), work, dtype, how) if dense else None
     cached = work.context + work.seq_len
-    if room is not None and memory.weights > room:
-        size = f"{memory.weights:,} bytes ({binary_bytes(memory.weights)}) in {dtype}"
-        raise UsageError(f"--gpu-memory {binary_bytes(room)}: the weights of {spec.name} alone take {size}")
     routings = ("expected", "all") if spec.mod else ("expected",)
     found = fits(spec, room, seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, **how) if room else ()
     choices = _choices(plan, work, dtype, how.get("device", "cuda")) if phase == "train" else ()

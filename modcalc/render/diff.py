@@ -17,7 +17,7 @@ def tables(a: str, b: str, d: Diff) -> list[Table]:
         rows=[(k, _word(x), _word(y)) for k, (x, y) in d.keys.items()],
     )
     found = [keys] if d.keys else []
-    found.append(_changes(f"Cost, {where}", d.totals, [rule], ["nothing that costs has changed"] if d.same else []))
+    found.append(_changes(f"Cost, {where}", d.summary, [rule], ["nothing that costs has changed"] if d.same else []))
     for title, changes in (("Forward FLOPs by component", d.flops), ("Parameters by component", d.params)):
         moved = [c for c in changes if c.difference]
         if moved:
@@ -28,8 +28,11 @@ def tables(a: str, b: str, d: Diff) -> list[Table]:
 def document(a: str, b: str, d: Diff) -> dict:
     """The same for machines; figures in FLOPs and parameters."""
 
+    def figures(c: Change) -> dict:
+        return {"before": c.before, "after": c.after, "difference": c.difference, "relative": c.relative}
+
     def change(c: Change) -> dict:
-        return {"label": c.label, "before": c.before, "after": c.after, "difference": c.difference, "relative": c.relative}
+        return {"label": c.label, **figures(c)}
 
     return {
         "before": a,
@@ -38,6 +41,8 @@ def document(a: str, b: str, d: Diff) -> dict:
         "convention": {"name": d.before.convention.name, "causal": d.before.convention.causal},
         "keys": {k: {"before": x, "after": y} for k, (x, y) in d.keys.items()},
         "totals": [change(c) for c in d.totals],
+        "train_flops": figures(d.train_flops) if d.train_flops else None,
+        "batch_size": figures(d.batch_size) if d.batch_size else None,
         "flops": [change(c) for c in d.flops],
         "params": [change(c) for c in d.params],
     }

@@ -42,14 +42,20 @@ def parts(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
     return {**fixed, **named, last: memory.peak}
 
 
-def headline(report: MemoryReport) -> list[str]:
-    """What is held, and how it runs."""
+def lengths_differ(reports: Sequence[MemoryReport]) -> bool:
+    return len({r.work.seq_len for r in reports}) > 1
+
+
+def headline(reports: Sequence[MemoryReport]) -> list[str]:
+    """What is held, and how it runs: as the first of them, of T tokens where lengths differ."""
+    report = reports[0]
     w, m = report.work, report.memory
+    tokens = "T" if lengths_differ(reports) else f"{w.seq_len:,}"
     sequences = f"{w.batch:,} sequence{'s' if w.batch > 1 else ''}"
     cached = f" after {w.context:,} cached" if w.context else ""
     if w.phase == "decode":
         return [f"decode: 1 new token for {sequences}{cached}; weights and cache in {report.dtype}"]
-    what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {w.seq_len:,} tokens{cached}"
+    what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {tokens} tokens{cached}"
     if not isinstance(m, TrainMemory):
         return [f"{what}; weights{' and cache' if w.sampling else ''} in {report.dtype}"]
     how = report.how
@@ -76,7 +82,7 @@ def parts_table(report: MemoryReport) -> Table:
         return [label, value, value, Fraction(value) / Fraction(total), *([beside, ratio] if twin else [])]
 
     rows = [row(label, value, twin.get(label)) for label, value in own.items() if value or twin.get(label)]
-    return Table(title=report.plan.name, headline=headline(report), columns=columns, rows=rows, total=row("total", total, dense))
+    return Table(title=report.plan.name, headline=headline([report]), columns=columns, rows=rows, total=row("total", total, dense))
 
 
 def _attention(report: MemoryReport) -> str:
@@ -85,9 +91,9 @@ def _attention(report: MemoryReport) -> str:
 
 def comparison(reports: Sequence[MemoryReport]) -> Table:
     """Several models, one a row."""
-    first = reports[0]
+    first, differ = reports[0], lengths_differ(reports)
     columns = [Column("spec"), Column("parameters", "count", "params", drop=7)]
-    columns += [Column("T", "count", "seq_len")] if len({r.work.seq_len for r in reports}) > 1 else []
+    columns += [Column("T", "count", "seq_len")] if differ else []
     if isinstance(first.memory, TrainMemory):
         names = {
             "weights": lambda m: m.weights,
@@ -102,16 +108,13 @@ def comparison(reports: Sequence[MemoryReport]) -> Table:
     columns += [Column("total bytes", "count"), Column("total", "bytes", "total_size_bytes"), Column("ratio", "ratio", "ratio_to_first", drop=1)]
     rows = []
     for r in reports:
-        length = [r.work.seq_len] if any(c.name == "seq_len" for c in columns) else []
+        length = [r.work.seq_len] if differ else []
         ratio = Fraction(r.memory.total) / Fraction(first.memory.total)
         rows.append([r.plan.name, r.params, *length, *(value(r.memory) for value in names.values()), r.memory.total, r.memory.total, ratio])
-    head = headline(first)
-    if any(c.name == "seq_len" for c in columns):
-        head[0] = head[0].replace(f"of {first.work.seq_len:,} tokens", "of T tokens")
     notes = [f"ratio: total over that of {first.plan.name}"]
     if isinstance(first.memory, TrainMemory):
         notes += [f"{r.plan.name}: {_attention(r)}" for r in reports if r.fusible != first.fusible]
-    return Table(headline=head, columns=columns, rows=rows, notes=notes)
+    return Table(headline=headline(reports), columns=columns, rows=rows, notes=notes)
 
 
 def choices_table(report: MemoryReport) -> Table:
@@ -167,10 +170,9 @@ def _limit(fit: Fit, report: MemoryReport) -> str:
         return "windows hold no more"
     if fit.largest:
         return ""
-    m = report.memory
-    if fit.phase == "train" and isinstance(m, TrainMemory) and m.fixed > report.room:
-        return f"weights, gradients, optimizer: {binary_bytes(m.fixed)}"
-    return "not even 1 fits"
+    fixed = report.fixed(fit.phase)
+    what = "weights, gradients and optimizer" if fit.phase == "train" else "weights"
+    return f"{what} alone take {binary_bytes(fixed)}" if fixed > report.room else "not even 1 fits"
 
 
 def remarks(reports: Sequence[MemoryReport]) -> Facts:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modcalc.cost.memory_report import MemoryReport
-from modcalc.render.memory import AGAIN, headline, parts
+from modcalc.render.memory import AGAIN, headline, lengths_differ, parts
 from modcalc.render.numbers import binary_bytes
 from modcalc.render.plot import figure
 from modcalc.render.plot_bars import stacked
@@ -12,8 +12,10 @@ from modcalc.units import BINARY_STEPS
 
 
 def plot_memory(target: Path, reports: Sequence[MemoryReport]) -> None:
-    """One bar a model; a Mixture-of-Depths model alone stands beside its dense twin."""
-    shown = [(r.plan.name, r.memory) for r in reports]
+    """One bar a model, with its T where lengths differ; a Mixture-of-Depths model alone stands beside its dense twin."""
+    differ = lengths_differ(reports)
+    # Spaces at which no label is broken.
+    shown = [(f"{r.plan.name}, T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{r.work.seq_len:,}" if differ else r.plan.name, r.memory) for r in reports]
     if len(reports) == 1 and reports[0].twin:
         shown = [("dense twin", reports[0].twin), *shown]
     sums = []
@@ -27,7 +29,7 @@ def plot_memory(target: Path, reports: Sequence[MemoryReport]) -> None:
     labels = {key: key for key in order if any(one.get(key) for one in sums)}
     largest = max(sum(one.values()) for one in sums)
     step = max(i for i in range(len(BINARY_STEPS)) if i == 0 or largest >= 1024**i)
-    with figure(target, "Where the memory goes", "\n".join(headline(reports[0])), width=max(7.0, 3.6 + 1.6 * len(shown))) as axes:
+    with figure(target, "Where the memory goes", "\n".join(headline(reports)), width=max(7.0, 3.6 + 1.6 * len(shown))) as axes:
         stacked(axes, [name for name, _ in shown], sums, labels, binary_bytes)
         axes.yaxis.set_major_locator(_round_ticks(1024**step))
         axes.yaxis.set_major_formatter(lambda x, _: f"{x / 1024**step:g}")

@@ -2,8 +2,9 @@
 
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from modcalc.errors import MissingDependency, UsageError
+from modcalc.errors import MissingDependency, SpecError, UsageError
 from modcalc.spec.load import load, loads
 from modcalc.spec.schema import Spec
 
@@ -24,7 +25,23 @@ def load_side(text: str) -> Spec:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise UsageError(f"{text}: git cannot show it: {said[-1] if said else 'no reason given'}; write REVISION:FILE, as in HEAD~1:spec.yaml")
+    if file.endswith(".json"):
+        return _config(done.stdout, file, text)
     try:
         return loads(done.stdout.decode(), file=text)
     except UnicodeDecodeError:
         raise UsageError(f"{text}: not a text file") from None
+
+
+def _config(raw: bytes, file: str, text: str) -> Spec:
+    """The Spec of a config.json's content. It is named after its folder, so it is read from a folder of that name."""
+    from modcalc.spec.hub import from_config
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, Path(file).resolve().parent.name, Path(file).name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(raw)
+        try:
+            return from_config(path)
+        except SpecError as wrong:
+            raise SpecError([problem.replace(str(path), text) for problem in wrong.problems]) from None
