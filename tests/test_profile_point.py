@@ -227,7 +227,7 @@ def test_other_errors_are_not_swallowed(monkeypatch):
 
 
 def test_memory_counts_weights_gradients_and_moments():
-    """A model of 40 MB: training holds four times its weights, forward once, and more than half of it shows."""
+    """A model of 40 MB: training holds four times its weights, forward once. What was free in the heap before does not show."""
     import sys
 
     if sys.platform != "linux":
@@ -239,4 +239,4 @@ def test_memory_counts_weights_gradients_and_moments():
     train = measure(Job(spec=wide, baseline=None, settings=msgspec.structs.replace(one, mode="train"), device=CPU))
     assert isinstance(train, Result) and train.memory.source.endswith("resident set")
     assert 0.9 * weights < forward.peak_memory_bytes < 3 * weights
-    assert 3.6 * weights < train.peak_memory_bytes < 7 * weights
+    assert 3.2 * weights < train.peak_memory_bytes < 7 * weights
