@@ -18,6 +18,7 @@ from modcalc.spec.load import loads
 
 torch = pytest.importorskip("torch")
 from modcalc.cli import app  # noqa: E402
+from modcalc.measure import reach, steptime  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
 from modcalc.measure.records import Settings  # noqa: E402
 
@@ -36,7 +37,11 @@ QUICK = ["--device", "cpu", "-n", "6", "--warmup", "1"]
 
 @pytest.fixture
 def profile(monkeypatch, capsys, tmp_path):
-    """Run the command in a folder with tiny.yaml; returns (exit code, stdout, stderr)."""
+    """Run the command in a folder with tiny.yaml, peaks measured in no time; returns (exit code, stdout, stderr)."""
+    for module, name, value in (
+        (reach, "SECONDS", 0.01), (reach, "MATMUL", {"cpu": 128}), (reach, "COPY_BYTES", {"cpu": 2**20}), (steptime, "WARM_S", 0.05),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(YAML)
 
@@ -366,12 +371,7 @@ def test_nothing_fits(profile, monkeypatch):
     assert "batch 2, 16 tokens: already in r.jsonl; memory ran out then, delete its line to try again" in err
 
 
-def test_peaks_alone_and_beside(profile, monkeypatch):
-    from modcalc.measure import reach
-
-    monkeypatch.setattr(reach, "SECONDS", 0.01)
-    monkeypatch.setattr(reach, "MATMUL", {"cpu": 128})
-    monkeypatch.setattr(reach, "COPY_BYTES", {"cpu": 2**20})
+def test_peaks_alone_and_beside(profile):
     code, out, err = profile("--peaks", "--device", "cpu", "-f", "json")
     d = json.loads(out)
     assert code == 0 and d["peak"] is None and d["dtype"] == "fp32"
