@@ -244,6 +244,14 @@ def test_python_can_break_types_and_ranges_too(over: dict[str, Any], path: str) 
         check_spec(make(**over))
 
 
+def test_a_section_in_a_message_is_a_mapping() -> None:
+    text = "name: x\nvocab_size: 10\nseq_len: 8\nd_model: 8\nn_layers: 2\nattention: {n_heads: 2}\nmlp: {d_ff: 8}\n"
+    with pytest.raises(SpecError, match=r"mod\.capacity: found a mapping; allowed a list of 2"):
+        loads(text + "mod: {recursions: 2, capacity: {kind: linear, start: 1.0, end: 0.25}}\n")
+    with pytest.raises(SpecError, match=r"mlp\.ratio: found 1000\.0; allowed weights of at most"):
+        loads(text.replace("d_model: 8", "d_model: 1000000000").replace("d_ff: 8", "ratio: 1000.0"))
+
+
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_drawn_specs_keep_every_rule(spec: Spec) -> None:

@@ -47,7 +47,7 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int) and abs(value) >= 10**15:
         return f"{value:.4g}" if abs(value) < 10**300 else "a number above 1e300"
-    if isinstance(value, dict):
+    if isinstance(value, (dict, msgspec.Struct)):
         return "a mapping" if value else "{}"
     if isinstance(value, list) and len(value) > 8:
         return f"a list of {len(value)}"

@@ -217,7 +217,7 @@ def size_rules(r: Rules) -> None:
     weights = {
         "vocab_size": spec.vocab_size * (spec.embedding.dim or spec.d_model),
         "attention.n_heads": spec.d_model * width,
-        "mlp.d_ff" if spec.moe is None else "moe.n_experts": spec.d_model * experts[0] * experts[1],
+        "moe.n_experts" if spec.moe else "mlp.d_ff" if spec.mlp.d_ff else "mlp.ratio": spec.d_model * experts[0] * experts[1],
     }
     for path, size in weights.items():
         if size > MAX_WEIGHT:
