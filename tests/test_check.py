@@ -155,6 +155,7 @@ def test_a_train_step_is_compared_with_one_of_as_many_sequences(metric: str) -> 
     """Where only one of two specs says how many there are, in either order."""
     given, silent = Costs(loads(MODEL + "  params: 4M\n")), Costs(loads(MODEL.partition("train:")[0]))
     assert (given.batch_size, silent.batch_size) == (8, 1)
+    assert silent.beside(given).report is silent.report  # an account is made once, whatever the batch
     for one, other in ((given, silent), (silent, given)):
         assert check(one, Rule(metric, "equals", Fraction(1), relative_to="x"), lambda name, other=other: other).ok
 

@@ -49,8 +49,7 @@ def flops(
     from modcalc.cost.compare import sampling_range, twin
     from modcalc.render.output import chosen
     from modcalc.render.wording import Unit
-    from modcalc.spec.load import told_apart
-    from modcalc.spec.mod_option import load_as
+    from modcalc.spec.mod_option import load_all
 
     again = {"--recompute": recompute, "--attention": attention}
     _check(phase, context, seq_len, backward, [option for option, given in again.items() if given])
@@ -66,7 +65,7 @@ def flops(
     backward = backward or phase == "train"
     format = chosen(format)
     accounts = []
-    for spec in told_apart([load_as(name, mod) for name in specs], specs):
+    for spec in load_all(specs, mod):
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
 

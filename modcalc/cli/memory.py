@@ -53,8 +53,7 @@ def memory(
     from modcalc.render.memory import show_memory
     from modcalc.render.memory_document import memory_document
     from modcalc.render.output import chosen, emit
-    from modcalc.spec.load import told_apart
-    from modcalc.spec.mod_option import load_as
+    from modcalc.spec.mod_option import load_all
     from modcalc.units import parse_bytes
 
     given = {"optimizer": optimizer, "master": master, "recompute": recompute, "attention": attention, "device": device}
@@ -68,7 +67,7 @@ def memory(
     format = chosen(format)
     reports = [
         memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context or 0, dtype=dtype, room=room, **how)
-        for spec in told_apart([load_as(name, mod) for name in specs], specs)
+        for spec in load_all(specs, mod)
     ]
     if format == "json":
         documents = [memory_document(report) for report in reports]

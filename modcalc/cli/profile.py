@@ -81,9 +81,10 @@ def profile(
     check(given(ctx), specs, mode, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
     where = hardware.pick(device)
     dtype = dtype or ("bf16" if where.type == "cuda" else "fp32")
-    named = [*(specs or ()), *([] if baseline in (None, "dense") else [baseline])]
+    against = baseline not in (None, "dense")
+    named = [*(specs or ()), *([baseline] if against else [])]
     loaded = told_apart([load(name) for name in named], named)
-    other = loaded.pop() if len(named) > len(specs or ()) else None
+    other = loaded.pop() if against else None
     target = _targets(plot, trace, out, named)
     with _world(where) as world:
         where = world.device if world else where

@@ -23,19 +23,23 @@ Number = int | Fraction
 
 
 class Costs:
-    """What one spec costs, each account made once however many rules ask. batch: sequences of a train step, if the spec does not say."""
+    """What one spec costs, each account made once however many rules ask.
 
-    def __init__(self, spec: Spec, batch: int = 1) -> None:
+    batch: sequences of a train step, if the spec does not say. report: the account of one sequence, if there is one already.
+    """
+
+    def __init__(self, spec: Spec, batch: int = 1, report: Report | None = None) -> None:
         self.spec = spec
         self.batch = batch
+        self._report = report
 
     def beside(self, other: "Costs") -> "Costs":
         """These costs to be compared with `other`: of as many sequences, if the spec does not say."""
-        return self if self.spec.train or self.batch == other.batch_size else Costs(self.spec, other.batch_size)
+        return self if self.spec.train or self.batch == other.batch_size else Costs(self.spec, other.batch_size, self.report)
 
     @cached_property
     def report(self) -> Report:
-        return account(self.spec)
+        return self._report or account(self.spec)
 
     @property
     def batch_size(self) -> int:
@@ -43,10 +47,16 @@ class Costs:
         return self.spec.train.batch_size if self.spec.train else self.batch
 
     @property
+    def scheduled(self) -> bool:
+        """Whether the spec says how long it is trained."""
+        train = self.spec.train
+        return train is not None and (train.steps is not None or train.tokens is not None)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the spec's schedule: as given, or whole steps that see at least train.tokens."""
         train = self.spec.train
-        if train is None or (train.steps is None and train.tokens is None):
+        if not self.scheduled:
             raise UsageError(f"{self.spec.name}: train_flops needs a schedule: give train.steps or train.tokens")
         return train.steps or -(-train.tokens // (train.batch_size * self.spec.seq_len))
 

@@ -82,11 +82,8 @@ def diff(before: Spec, after: Spec, *, seq_len: int | None = None, convention: s
 
 def _train_flops(spec: Spec, report: Report) -> Dim | None:
     """FLOPs of the schedule at the report's length and by its convention; None without steps or tokens."""
-    if spec.train is None or (spec.train.steps is None and spec.train.tokens is None):
-        return None
-    costs = Costs(msgspec.structs.replace(spec, seq_len=report.plan.seq_len))
-    costs.report = report
-    return costs.steps * costs.train_step_flops
+    costs = Costs(msgspec.structs.replace(spec, seq_len=report.plan.seq_len), report=report)
+    return costs.steps * costs.train_step_flops if costs.scheduled else None
 
 
 def _components(a: Report, b: Report, what: str) -> tuple[Change, ...]:

@@ -99,7 +99,7 @@ def train_memory(
         master=params * element_bytes("fp32") if copied else 0,
         states=params * per_param * (element_bytes("fp32") if copied else own) + steps,
         activations=kept,
-        loss=size(*saved_by_loss(plan, work, recompute)),
+        loss=size(*saved_by_loss(plan, work)),
         loss_backward=size(in_its_backward_pass(plan, work)),
     )
 

@@ -7,7 +7,7 @@ from modcalc.cost.workload import Workload
 from modcalc.spec.plan import Plan, RoutingPlan
 
 
-def saved_by_loss(plan: Plan, work: Workload, recompute: str = "none") -> Iterator[Tensor]:
+def saved_by_loss(plan: Plan, work: Workload) -> Iterator[Tensor]:
     """Tensors of the cross-entropy over all logits, and of the auxiliary losses of routers and predictors, which see copies of all scores."""
     yield Tensor("loss:log_softmax", work.tokens * plan.embedding.vocab_size, "wide")
     yield Tensor("loss:targets", work.tokens, "index")

@@ -207,7 +207,7 @@ def measure(job: Job) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[*doubts(fields, samples, seen[0]), *filter(None, [verdict.memory_was_freed(again)]), *doubtful],
+        warnings=[doubt for doubt in (*doubts(fields, samples, seen[0]), verdict.memory_was_freed(again), *doubtful) if doubt],
     )
     return rated(result, job.peak, job.reached)
 
@@ -229,7 +229,7 @@ def against(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]]
     )
 
 
-def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list[str]]:
+def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list[str | None]]:
     """(where each model's time goes, if asked; warnings: memory may run out on the way, as an eager step may need more than a compiled one)."""
     found: list[Attribution] = []
     if job.by is None:
@@ -242,14 +242,12 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list
         if job.world or not out_of_memory(error):
             raise
         return found, [verdict.not_attributed(rig.report.plan.name, job.by)]
-    doubts = [verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in found]
-    if job.trace and not whole(job.trace):
-        doubts.append(verdict.no_trace(job.trace))
-    return found, [doubt for doubt in doubts if doubt]
+    cut = verdict.no_trace(job.trace) if job.trace and not whole(job.trace) else None
+    return found, [*(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in found), cut]
 
 
-def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str]:
-    """What a sceptical reader would object to."""
+def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device) -> list[str | None]:
+    """What a sceptical reader would object to, None for each that there is no reason for."""
     found = [verdict.few_samples(len(samples[0]), len(samples) > 1)]
     spreads = [verdict.wide_spread(own["spec"], taken, device) for own, taken in zip(fields, samples, strict=True)]
     found += spreads if any(spreads) else [verdict.busy(device)]
@@ -258,4 +256,4 @@ def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]],
             verdict.launch_bound(own["spec"], own["launch_s"], own["step_time_s"].median),
             verdict.not_finite(own["spec"], own["loss"]),
         ]
-    return [doubt for doubt in found if doubt]
+    return found

@@ -12,7 +12,7 @@ import torch
 
 from modcalc.errors import UsageError
 from modcalc.measure.hardware import Peak, describe
-from modcalc.measure.point import Job, measure, promised
+from modcalc.measure.point import Job, measure
 from modcalc.measure.rating import named, rated
 from modcalc.measure.records import Failed, Record, Result
 from modcalc.measure.room import lacking
@@ -133,11 +133,9 @@ def run(
 def measured_or_failed(job: Job) -> Record:
     """A Result, or a Failed where memory ran out; what was held is let go. Raises UsageError where another process of many has ended."""
     try:
-        reports = [promised(spec, job.settings) for spec in job.specs]
-        lack = lacking(reports, job.settings) if job.device.type == "cpu" and not job.world else None
-        if lack is None:
+        reason = lacking(job)
+        if reason is None:
             return measure(job)
-        reason = lack
     except (RuntimeError, MemoryError) as error:
         if job.world and job.world.lost(error):
             raise UsageError(f"rank {job.world.rank}: another process of this run has ended; what it printed says why") from error

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -12,6 +13,7 @@ from modcalc.measure.records import Energy, Memory
 from modcalc.measure.steptime import Step, synchronize
 
 ENERGY_S = 2.0  # NVML's counter moves every 20 to 100 ms: two seconds keep its step under 5 %
+STATUS = Path("/proc/self/status")
 EXHAUSTED = (
     "out of memory", "can't allocate memory", "not enough memory", "Storage size calculation overflowed",
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
@@ -41,7 +43,7 @@ class PeakMemory:
             # Part of it may lie in segments that others began; those of a captured graph are never let go.
             reserved = max(allocated, torch.cuda.max_memory_reserved(self.device) - self.reserved)
             return Memory(allocated, reserved, "torch's CUDA allocator")
-        peak = None if self.held is None else _status("VmHWM")
+        peak = None if self.held is None else proc_bytes(STATUS, "VmHWM")
         return Memory(None if peak is None else max(0, peak - self.held), None, "growth of the process's resident set")
 
 
@@ -54,13 +56,14 @@ def _reset_resident_peak() -> int | None:
             refs.write("5")
     except OSError:
         return None
-    return _status("VmRSS")
+    return proc_bytes(STATUS, "VmRSS")
 
 
-def _status(key: str) -> int | None:
+def proc_bytes(file: Path, key: str) -> int | None:
+    """What a file of Linux's /proc says under `key` in kB; None: nothing, or there is no such file."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            return next((int(line.split()[1]) * 1024 for line in status if line.startswith(f"{key}:")), None)
+        with file.open(encoding="ascii", errors="replace") as lines:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
     except OSError:
         return None
 

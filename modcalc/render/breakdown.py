@@ -23,10 +23,7 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
     def cost(line: Line) -> Any:
         return Fraction(line.forward + line.backward if backward else line.forward)
 
-    dense: dict[str, Any] = {}
-    for line in [*twin.lines(by), *(twin.lines("total") if by != "total" else [])] if twin else []:
-        label_here = folded(line.label, report.plan)
-        dense[label_here] = dense.get(label_here, 0) + cost(line)
+    dense = folded(twin, by, report.plan, cost) | folded(twin, "total", report.plan, cost) if twin else {}
 
     def column(title: str, key: str, unit_shown: bool = False, **more: Any) -> Column:
         return Column(title, "count", key.format(unit.key), unit.name if unit_shown else "", **more)
@@ -127,7 +124,16 @@ def in_order(items: Sequence[Any], path: Callable[[Any], str]) -> list[Any]:
     return [items[i] for i in sorted(range(len(items)), key=lambda i: keys[i])]
 
 
-def folded(path: str, plan: Plan) -> str:
+def folded(twin: Report, by: str, plan: Plan, cost: Callable[[Line], Any]) -> dict[str, Any]:
+    """Costs of the dense twin's lines, by what `plan` calls the layer or path."""
+    sums: dict[str, Any] = {}
+    for line in twin.lines(by):
+        label = _shared(line.label, plan)
+        sums[label] = sums.get(label, 0) + cost(line)
+    return sums
+
+
+def _shared(path: str, plan: Plan) -> str:
     """A layer or path of the dense twin as `plan` calls it: the twin has blocks of their own in place of each recursion."""
     kind, _, rest = path.partition(".")
     rec = plan.recursion

@@ -36,15 +36,13 @@ def latex(table: Table) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """Raw values under `Column.name`, without the total (it is the sum) where there are other rows; unknown is empty. An
-    interval takes two columns, `…_low` and `…_high`.
-    """
+    """Raw values under `Column.names`, without the total (it is the sum) where there are other rows; unknown is empty."""
     if not table.columns:
         return ""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([name for c in table.columns for name in ([f"{c.name}_low", f"{c.name}_high"] if c.kind == "interval" else [c.name])])
+    writer.writerow([name for column in table.columns for name in column.names])
     for row in table.rows or ([table.total] if table.total is not None else []):
-        values = [v for c, cell in zip(table.columns, row, strict=True) for v in (cell or (None, None) if c.kind == "interval" else [cell])]
+        values = [v for column, cell in zip(table.columns, row, strict=True) for v in column.values(cell)]
         writer.writerow([v.text if isinstance(v, Styled) else machine(v) for v in values])
     return out.getvalue()

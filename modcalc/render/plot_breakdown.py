@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from modcalc.cost.account import Report, layer
-from modcalc.cost.ops import Op
 from modcalc.render.breakdown import folded, in_order, ordered
 from modcalc.render.numbers import si
-from modcalc.render.plot import COLOURS, amounts, figure, legend_beside
-from modcalc.render.plot_bars import stacked
+from modcalc.render.plot import amounts, figure, legend_beside
+from modcalc.render.plot_bars import parts, stacked
 from modcalc.render.wording import LABELS, Unit, headline
 
 
@@ -28,41 +27,33 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
     own_length = len({r.work.seq_len for r in reports}) > 1
     counted = "\n".join(headline(reports[0], unit, own_length=own_length, backward=backward)[:2])
     with figure(target, _title(unit, backward), counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
-        stacked(axes, [r.plan.name for r in reports], sums, {c: LABELS.get(c, c) for c in _components(sums)}, si)
+        stacked(axes, [r.plan.name for r in reports], sums, _components(sums), si)
         amounts(axes.yaxis, unit.name)
 
 
 def plot_layers(target: Path, report: Report, unit: Unit, twin: Report | None = None, *, backward: bool = False) -> None:
     """One bar a layer, in the order of the model; a line above or across it: the same layer of the dense twin, if there is one."""
 
-    def cost(report: Report, op: Op) -> Any:
-        rule = report.convention
-        return unit.of(Fraction(rule.forward(op) + (rule.backward(op) if backward else 0)) / op.repeat)
-
+    rule = report.convention
     sums: dict[str, Counter[str]] = {}
-    dense: Counter[str] = Counter()
     for op in report.rows:
+        each = unit.of(Fraction(rule.forward(op) + (rule.backward(op) if backward else 0)) / op.repeat)
         for path in op.paths():
-            sums.setdefault(layer(path), Counter())[op.component] += cost(report, op)
-    for op in twin.rows if twin else ():
-        for path in op.paths():
-            dense[layer(folded(path, report.plan))] += cost(twin, op)
+            sums.setdefault(layer(path), Counter())[op.component] += each
     names = [name for name in in_order(list(sums), str) if any(sums[name].values())]
     places = range(len(names))
     title = f"{report.plan.name}: {_title(unit, backward)}, by layer"
     counted = "\n".join(headline(report, unit, backward=backward)[:2])
     with figure(target, title, counted, width=max(7.0, 4.0 + 0.25 * len(names))) as axes:
-        bottoms = [0.0] * len(names)
-        for i, component in enumerate(_components(list(sums.values()))):
-            heights = [float(sums[name][component]) for name in names]
-            style = dict(color=COLOURS[i % len(COLOURS)], hatch="///" if i >= len(COLOURS) else None, edgecolor="white", linewidth=0)
-            axes.bar(places, heights, 0.8, bottom=bottoms, label=LABELS.get(component, component), **style)
-            bottoms = [b + h for b, h in zip(bottoms, heights, strict=True)]
+        shown = [sums[name] for name in names]
+        parts(axes, shown, _components(shown), 0.8)
+        tops = [float(sum(one.values())) for one in shown]
         if twin:
-            across = [float(dense[name]) for name in names]
+            dense = folded(twin, "layer", report.plan, lambda line: unit.of(line.forward + (line.backward if backward else 0)))
+            across = [float(dense.get(name, 0)) for name in names]
             axes.hlines(across, [i - 0.4 for i in places], [i + 0.4 for i in places], "black", label="dense twin")
-            bottoms += across
-        axes.set_ylim(0, 1.05 * max(bottoms))
+            tops += across
+        axes.set_ylim(0, 1.05 * max(tops))
         axes.set_xticks(places, [name.removeprefix("blocks.") for name in names], rotation=90 if len(names) > 12 else 0)
         axes.set_xlabel("block, by number, and what stands before and after")
         amounts(axes.yaxis, unit.name)
@@ -73,7 +64,8 @@ def _title(unit: Unit, backward: bool) -> str:
     return f"Where the {unit.name} of the {'train step' if backward else 'forward pass'} go"
 
 
-def _components(sums: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Those that cost something, in the order of the tables."""
+def _components(sums: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Those that cost something, in the order of the tables -> as readers call them."""
     keys = [c for c in dict.fromkeys(label for one in sums for label in one) if any(one.get(c) for one in sums)]
-    return sorted(keys, key=lambda c: list(LABELS).index(c) if c in LABELS else len(LABELS))
+    keys.sort(key=lambda c: list(LABELS).index(c) if c in LABELS else len(LABELS))
+    return {c: LABELS.get(c, c) for c in keys}

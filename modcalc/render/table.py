@@ -49,6 +49,15 @@ class Column(Struct, frozen=True):
         return self.key or "_".join(self.header.replace("[", "").replace("]", "").replace("/", " per ").lower().split())
 
     @property
+    def names(self) -> list[str]:
+        """The csv headers: an interval takes two columns."""
+        return [f"{self.name}_low", f"{self.name}_high"] if self.kind == "interval" else [self.name]
+
+    def values(self, cell: Any) -> Sequence[Any]:
+        """A cell's raw values under `names`."""
+        return (cell or (None, None)) if self.kind == "interval" else (cell,)
+
+    @property
     def right(self) -> bool:
         """Whether cells stand at the right, as numbers do."""
         return self.kind != "text"

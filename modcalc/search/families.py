@@ -8,13 +8,14 @@ from math import lcm
 
 from msgspec import structs
 
+from modcalc.cost.budget import Costs
 from modcalc.cost.ops import whole
 from modcalc.errors import UsageError
 from modcalc.search.costs import COSTS, Basis, bill
 from modcalc.search.family import Family, Shape
 from modcalc.search.knobs import MAX_LAYERS, known, parse_values
 from modcalc.search.results import OK, Candidate, Exact, candidate
-from modcalc.search.write import batch_size, equal
+from modcalc.search.write import equal
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import MAX_SIZE, Budget, Spec
 
@@ -108,7 +109,7 @@ def specs_of(family: Constant) -> Iterator[Spec]:
     for m in family.members:
         c = m.candidate
         if c.status == OK:
-            limits = equal(family.hold, c.cost, Fraction(0), family.basis, batch_size(c.spec))
+            limits = equal(family.hold, c.cost, Fraction(0), family.basis, Costs(c.spec).batch_size)
             text = f"{COSTS[family.hold]}: {c.cost}, near {family.target}; a shape of {family.family.spec.name}"
             yield structs.replace(c.spec, description=text, budget=Budget(**limits) if limits else None)
 

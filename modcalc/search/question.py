@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from modcalc.errors import UsageError
 from modcalc.search.defaults import GRID_ASPECT, around, ff_band, grid, match_aspect
@@ -109,10 +110,11 @@ def at_length(spec: Spec, seq_len: int) -> Spec:
                 f"{spec.name} has {rows} learned positions, fewer than T = {seq_len}; use --seq-len {rows} or less, or raise its max_len"
             )
         positions = structs.replace(positions, max_len=rows)
-    mod = spec.mod
-    if mod and isinstance(mod.capacity, (int, list)):
-        at_most = [min(c, seq_len) if isinstance(c, int) else c for c in (mod.capacity if isinstance(mod.capacity, list) else [mod.capacity])]
-        mod = structs.replace(mod, capacity=at_most if isinstance(mod.capacity, list) else at_most[0])
+
+    def kept(capacity: Any) -> Any:
+        return [kept(c) for c in capacity] if isinstance(capacity, list) else min(capacity, seq_len) if isinstance(capacity, int) else capacity
+
+    mod = spec.mod and structs.replace(spec.mod, capacity=kept(spec.mod.capacity))
     return structs.replace(spec, seq_len=seq_len, positions=positions, mod=mod)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec import structs
 
+from modcalc.cost.budget import Costs
 from modcalc.errors import UsageError
 from modcalc.search.answers import Answer
 from modcalc.search.costs import COSTS, Basis
@@ -56,7 +57,7 @@ def specs_of(answer: Answer) -> Iterator[tuple[Candidate, Spec]]:
         for c in (c for c in found.candidates if c.status == OK):
             if answer.target:
                 by, goal, of, name = answer.target.by, answer.target.cost, c.cost, answer.target.spec.name
-                limits = equal(by, goal, answer.asked.within, basis, basis.batch if c.schedule else batch_size(c.spec))
+                limits = equal(by, goal, answer.asked.within, basis, basis.batch if c.schedule else Costs(c.spec).batch_size)
                 text = f"{COSTS[by]}: {of}, as many as {name} within {float(answer.asked.within):g}; {rule}; a shape of {family.name}"
                 yield c, _spec(c, text, limits, c.spec.name, basis)
                 continue
@@ -86,11 +87,6 @@ def equal(by: str, goal: Exact, within: Fraction, basis: Basis, batch: int = 1) 
     if by not in _RULES or not _checkable(basis) or Fraction(goal).denominator != 1:
         return {}
     return {_RULES[by]: Limits(equals=int(goal) * (batch if by == "train" else 1), within=float(within) if within else None)}
-
-
-def batch_size(spec: Spec) -> int:
-    """Sequences of a train step, as `modcalc check` bills it."""
-    return spec.train.batch_size if spec.train else 1
 
 
 def _checkable(basis: Basis) -> bool:

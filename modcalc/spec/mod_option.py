@@ -1,13 +1,14 @@
 """A `mod` section written on the command line: capacity=0.125,every=2."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from modcalc.errors import UsageError
 from modcalc.spec.imported import left_out
-from modcalc.spec.load import load
+from modcalc.spec.load import load, told_apart
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 from modcalc.spec.yaml_nodes import scalar
@@ -43,6 +44,11 @@ def load_as(source: str, mod: str | None) -> Spec:
     if mod is not None and spec.mod is not None:
         print(f"note: {spec.name}: --mod replaces its own mod section", file=sys.stderr)
     return spec if mod is None else apply_mod(spec, mod)
+
+
+def load_all(sources: Sequence[str], mod: str | None) -> list[Spec]:
+    """Every spec that a command was given, see `load_as`, and `told_apart`."""
+    return told_apart([load_as(source, mod) for source in sources], sources)
 
 
 def parse_mod(text: str) -> dict[str, Any]:
