@@ -1,6 +1,7 @@
 """`modcalc flops` run in this process, and two small models to run it on."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -14,6 +15,13 @@ from modcalc.cli import app
 # Workers share the cores: more threads in each would only wait for one another. Read when torch is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What imports and collection left stays to the end: a measured point, which collects garbage, need not look through it."""
+    gc.collect()
+    gc.freeze()
+
 
 TINY = """
 name: tiny
