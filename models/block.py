@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from modcalc.spec.plan import BlockPlan, MoePlan
@@ -50,7 +51,7 @@ class Block(Routed):
             return self.feed(self.attend(x, at, attend), at)
         normed = self.attn_norm(x)
         beside = normed if self.plan.parallel == "shared_norm" else self.mlp_norm(x)
-        return x + (attend or self.attn)(normed, at) + self.ffn(beside, at)
+        return self._add(self._add(x, (attend or self.attn)(normed, at)), self.ffn(beside, at))
 
     def attend(self, x: Tensor, at: Positions, attend: Attend | None = None) -> Tensor:
         """The attention part with its residual."""
@@ -69,7 +70,11 @@ class Block(Routed):
         y = f(self._norm(f"{name}_norm", x) if placement in ("pre", "sandwich") else x)
         if placement in ("output", "sandwich"):
             y = self._norm(f"{name}_out_norm", y)
-        return self._norm(f"{name}_norm", x + y) if placement == "post" else x + y
+        x = self._add(x, y)
+        return self._norm(f"{name}_norm", x) if placement == "post" else x
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.add(x, y, alpha=self.plan.residual_scale)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return getattr(self, name)(x)

@@ -110,7 +110,9 @@ class Decoder(nn.Module):
             x = self.final_norm(x)
         if self.head_proj is not None:
             x = self.head_proj(x)
-        x, cap = self.head(x), self.plan.head.softcap
+        x, scale, cap = self.head(x), self.plan.head.scale, self.plan.head.softcap
+        if scale is not None:
+            x = x * scale
         return x if cap is None else cap * torch.tanh(x / cap)
 
     def _stack(self, blocks: Sequence[Block], x: Tensor, at: Positions) -> tuple[Tensor, list[Routing]]:

@@ -73,6 +73,7 @@ class Moe(nn.Module):
         self.register_buffer("balance_bias", torch.empty(outputs, dtype=torch.float32) if plan.balance_bias else None)
         self.experts = Experts(plan, d_model)
         self.shared = Mlp(plan.shared, d_model) if plan.shared else None
+        self.shared_gate = Linear(d_model, 1, bias=False) if plan.shared_gate else None
 
     def forward(self, x: Tensor, valid: Tensor | None = None, dropless: bool = False) -> Tensor:
         """valid: [B, T] bool; tokens that only fill a buffer take no expert's place from others. dropless: token choice without a buffer."""
@@ -83,7 +84,10 @@ class Moe(nn.Module):
             experts, weights = self.choose(logits)
             slots = None if dropless else self.plan.slots(x.shape[1])
             y = self._dropless(x, experts, weights) if slots is None else self._buffered(x, experts, weights, slots)
-        return y if self.shared is None else y + self.shared(x)
+        if self.shared is None:
+            return y
+        shared = self.shared(x)
+        return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Token choice. logits: [B, T, E + noop] -> experts [B, T, k] int64 and weights [B, T, k]."""

@@ -123,10 +123,10 @@ def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int
         fields["head_dim"] = head_dim if free else None
         fields["n_kv_heads"] = n_kv_heads if group > 1 else draw(st.sampled_from((None, n_heads)))
         fields["qk_norm"] = _qk_norm(draw, norm)
-    return d_model, Attention(**fields), _positions(draw, kind, rotated, windowed, seq_len)
+    return d_model, Attention(**fields), _positions(draw, kind, rotated, windowed, n_layers, seq_len)
 
 
-def _positions(draw: Draw, kind: str, rotated: int, windowed: bool, seq_len: int) -> Positions:
+def _positions(draw: Draw, kind: str, rotated: int, windowed: bool, n_layers: int, seq_len: int) -> Positions:
     if kind == "learned":
         return Positions(kind=kind, max_len=draw(maybe(st.integers(seq_len, 20))), offset=draw(st.integers(0, 3)))
     if kind != "rotary":
@@ -135,6 +135,7 @@ def _positions(draw: Draw, kind: str, rotated: int, windowed: bool, seq_len: int
     return Positions(
         theta=draw(st.sampled_from((10000.0, 500000.0))),
         local_theta=draw(maybe(st.just(1000.0))) if windowed else None,
+        rotated=draw(maybe(st.lists(st.booleans(), min_size=1, max_size=n_layers).filter(any))),
         fraction=draw(st.sampled_from(fractions)),
     )
 
@@ -169,6 +170,7 @@ def _moe(draw: Draw, where: dict, seq_len: int) -> Moe:
         bias=draw(st.booleans()),
         n_shared=n_shared,
         shared_d_ff=draw(maybe(st.integers(1, 16))) if n_shared else None,
+        shared_gate=draw(st.booleans()) if n_shared else False,
         n_noop=n_noop,
         score=score,
         renormalize=True if score == "topk_softmax" else draw(st.booleans()),
@@ -281,8 +283,9 @@ def specs(draw: Draw, *, mod: bool | None = None, moe: bool | None = None) -> Sp
         embedding=Embedding(
             norm=draw(st.booleans()), scale=draw(maybe(st.sampled_from((2.0, 5.65685)))), dim=draw(st.sampled_from((None, None, 4, d_model, 12)))
         ),
-        head=Head(tied=draw(st.booleans()), bias=draw(st.booleans()), softcap=draw(maybe(st.just(30.0)))),
+        head=Head(tied=draw(st.booleans()), bias=draw(st.booleans()), scale=draw(maybe(st.just(0.0625))), softcap=draw(maybe(st.just(30.0)))),
         parallel=parallel,
+        residual_scale=draw(st.sampled_from((1.0, 1.0, 0.22))),
         mod=routing,
         train=train,
         budget=_budget(draw, train) if draw(st.sampled_from((False, False, True))) else None,

@@ -71,13 +71,14 @@ def knobs(spec: Spec) -> set[str]:
         f"mlp {spec.mlp.kind}": True,
         f"placement {spec.norm.placement}": True,
         f"parallel {spec.parallel}": True,
+        "unrotated layers": spec.positions.rotated is not None and not all(spec.positions.rotated),
         "narrow embedding": spec.embedding.dim not in (None, spec.d_model),
         "tied": spec.head.tied,
         "dense": m is None and e is None,
     }
     if e:
         used |= {f"moe {e.choice}": True, "dropless": e.choice == "token" and e.capacity is None, "noop": e.n_noop > 0}
-        used |= {"shared experts": e.n_shared > 0, "expert groups": e.groups > 1, f"moe {e.score}": True}
+        used |= {"shared experts": e.n_shared > 0, "shared gate": e.shared_gate, "expert groups": e.groups > 1, f"moe {e.score}": True}
     if m:
         used |= {f"mod {m.granularity}": True, f"mod {m.selection}": True, f"mod {m.router}": True, "recursions": bool(m.recursions)}
         used |= {"predictor": m.predictor_width is not None, "bypass": m.bypass is not None, "list": isinstance(m.capacity, list)}
@@ -87,11 +88,11 @@ def knobs(spec: Spec) -> set[str]:
 
 KNOBS = {
     *("grouped queries", "free head_dim", "projection biases", "sinks", "softcap", "window", "latent", "latent queries"),
-    *("qk_norm head", "qk_norm full", "qk_norm per_head", "mlp plain", "mlp gated", "narrow embedding", "tied", "dense"),
+    *("qk_norm head", "qk_norm full", "qk_norm per_head", "mlp plain", "mlp gated", "narrow embedding", "tied", "dense", "unrotated layers"),
     *(f"positions {kind}" for kind in ("rotary", "learned", "alibi", "none")),
     *(f"placement {kind}" for kind in ("pre", "output", "sandwich", "post")),
     *(f"parallel {kind}" for kind in ("none", "shared_norm", "two_norms")),
-    *("moe token", "moe expert", "dropless", "noop", "shared experts", "expert groups"),
+    *("moe token", "moe expert", "dropless", "noop", "shared experts", "shared gate", "expert groups"),
     *(f"moe {score}" for score in ("softmax_topk", "topk_softmax", "sigmoid")),
     *(f"mod {kind}" for kind in ("block", "attention", "mlp", "topk", "threshold", "learned", "random")),
     *("recursions", "predictor", "bypass", "list", "schedule", "mod and moe"),
@@ -105,10 +106,11 @@ def test_random_specs_over_every_knob() -> None:
     def check(spec: Spec) -> None:
         seen.update(["specs", *knobs(spec)])
         report = account(spec, batch=1 + seen["specs"] % 2)
-        # Small shapes are counted sooner by computing them than by torch's Python code for meta.
+        # Small shapes are counted sooner by computing them than by torch's Python code for meta, which some are enough for.
         assert_agrees(report, "fvcore", False, "cpu")
-        assert_agrees(report, "torch", False, "meta")
         assert_agrees(report, "torch", True, "cpu")
+        if seen["specs"] % 4 == 0:
+            assert_agrees(report, "torch", False, "meta")
 
     DRAWS(given(specs())(check))()
     assert seen["specs"] >= 200

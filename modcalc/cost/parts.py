@@ -105,4 +105,7 @@ def moe_rows(m: MoePlan, D: Dim, at: At) -> list[Op]:
     rows.append(at.point("moe", "experts", "scatter", D, tokens=moved, part=m))
     if m.shared:
         rows += mlp_rows(m.shared, D, at, "moe.shared", "shared experts")
+    if m.shared_gate:
+        rows.append(at.linear("moe.shared_gate", "shared experts", D, 1))
+        rows.append(at.point("moe.shared", "shared experts", "gate", D))
     return rows

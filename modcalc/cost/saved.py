@@ -156,6 +156,11 @@ def _activation(op: Pointwise, how: How) -> Iterator[Tensor]:
         yield Tensor(f"{op.path}:between", between * entries)
 
 
+def _gate(op: Pointwise, how: How) -> Iterator[Tensor]:
+    # The product keeps both of its sides: what is gated, and one number a token.
+    yield Tensor(f"{op.path}:gated", op.batch * op.tokens * (op.size + 1))
+
+
 def _select(op: Pointwise, how: How) -> Iterator[Tensor]:
     if isinstance(op.part, MoePlan):
         yield from selected_by_router(op)
@@ -202,6 +207,7 @@ _RULES: dict[str, Callable[..., Iterator[Tensor]]] = {
     "attention": _attention,
     "rotary": _rotary,
     "activation": _activation,
+    "gate": _gate,
     "select": _select,
     "gather": _gather,
     "scatter": _scatter,

@@ -113,7 +113,8 @@ class Lattice:
                 kinds["recursion", len(rows)] = (plan, {len(rows): 1})
             for g in plan.groups if not plan.recursion else ():
                 r = g.block.routing
-                key = (g.block.attention.window, isinstance(g.block.ffn, MoePlan), r and (r.capacity if own is None else True))
+                a = g.block.attention
+                key = (a.window, a.rotary_dim > 0, isinstance(g.block.ffn, MoePlan), r and (r.capacity if own is None else True))
                 kinds.setdefault(key, (g.block, {}))[1][len(rows)] = g.count
             rows.append((i, j))
         return rows, [(part, [count.get(r, 0) for r in range(len(rows))]) for part, count in kinds.values()]
@@ -183,7 +184,7 @@ class Lattice:
                 r = structs.replace(r, share=float(r.share)) if C is None else structs.replace(r, capacity=C, share=C / T)
             return block_plan(
                 spec, d_model=D, n_heads=H, n_kv_heads=K, head_dim=self.family.head_dim or heads(spec)[2], d_ff=F,
-                window=b.attention.window, experts=isinstance(b.ffn, MoePlan), routing=r,
+                window=b.attention.window, rotated=b.attention.rotary_dim > 0, experts=isinstance(b.ffn, MoePlan), routing=r,
             )  # fmt: skip
 
         costs = {name: np.empty((1 + len(parts), *box)) for name in self.names}

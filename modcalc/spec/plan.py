@@ -89,6 +89,7 @@ class MoePlan(Struct, frozen=True):
     top_k: Dim | None  # None with expert choice
     expert: MlpPlan
     shared: MlpPlan | None  # all shared experts as one MLP
+    shared_gate: bool
     choice: str  # token | expert
     capacity: Fraction | None  # of the spec, exact; the buffer is `slots(tokens)`
     score: str
@@ -138,6 +139,7 @@ class BlockPlan(Struct, frozen=True):
     norm: NormPlan
     placement: str  # pre | output | sandwich | post
     parallel: str  # none | shared_norm | two_norms
+    residual_scale: float
     routing: RoutingPlan | None
 
     @property
@@ -173,6 +175,7 @@ class EmbeddingPlan(Struct, frozen=True):
 class HeadPlan(Struct, frozen=True):
     tied: bool
     bias: bool
+    scale: float | None
     softcap: float | None
 
 

@@ -84,7 +84,7 @@ def inner_width(spec: Spec, d_model: Dim) -> int:
     return -(-product.numerator // product.denominator) * spec.mlp.multiple_of
 
 
-def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, window: int | None) -> AttentionPlan:
+def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, window: int | None, rotated: bool) -> AttentionPlan:
     a, pos = spec.attention, spec.positions
     bias = a.bias if isinstance(a.bias, ProjectionBias) else ProjectionBias(q=a.bias, k=a.bias, v=a.bias, o=a.bias)
     q_norm = k_norm = latent = None
@@ -108,7 +108,7 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
             return norm_plan(spec.norm, width, kind=kind, bias=nbias, groups=heads if scope == "per_head" else 1)
 
         q_norm, k_norm = qk(n_heads), qk(n_kv_heads)
-    if pos.kind != "rotary":
+    if pos.kind != "rotary" or not rotated:
         rotary = 0
     elif pos.fraction != 1.0:
         rotary = int(exact(pos.fraction) * rotary) // 2 * 2
@@ -125,7 +125,7 @@ def moe_plan(spec: Spec, moe: Moe, d_ff: Dim) -> MoePlan:
     shared_width = width if moe.shared_d_ff is None else moe.shared_d_ff
     shared = MlpPlan(gated, act, moe.n_shared * shared_width, moe.bias) if moe.n_shared else None
     return MoePlan(
-        moe.n_experts, moe.n_noop, moe.top_k if moe.choice == "token" else None, MlpPlan(gated, act, width, moe.bias), shared,
+        moe.n_experts, moe.n_noop, moe.top_k if moe.choice == "token" else None, MlpPlan(gated, act, width, moe.bias), shared, moe.shared_gate,
         moe.choice, None if moe.capacity is None else exact(moe.capacity), moe.score, moe.renormalize, moe.scaling,
         moe.router_bias, moe.balance_bias, moe.groups, moe.top_groups,
     )  # fmt: skip
@@ -154,12 +154,13 @@ def block_plan(
     head_dim: Dim,
     d_ff: Dim,
     window: int | None,
+    rotated: bool,
     experts: bool,
     routing: RoutingPlan | None,
 ) -> BlockPlan:
-    attention = attention_plan(spec, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, window=window)
+    attention = attention_plan(spec, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, window=window, rotated=rotated)
     ffn = moe_plan(spec, spec.moe, d_ff) if experts else MlpPlan(spec.mlp.kind == "gated", spec.mlp.activation, d_ff, spec.mlp.bias)
-    return BlockPlan(d_model, attention, ffn, norm_plan(spec.norm, d_model), spec.norm.placement, spec.parallel, routing)
+    return BlockPlan(d_model, attention, ffn, norm_plan(spec.norm, d_model), spec.norm.placement, spec.parallel, spec.residual_scale, routing)
 
 
 def heads(spec: Spec) -> tuple[int, int, int]:
@@ -168,11 +169,11 @@ def heads(spec: Spec) -> tuple[int, int, int]:
     return a.n_heads, a.n_kv_heads or a.n_heads, a.head_dim or spec.d_model // a.n_heads
 
 
-def windows(spec: Spec) -> list[int | None]:
-    """The attention window of each layer."""
-    w = spec.attention.window
-    pattern = w if isinstance(w, list) else [w]
-    return [pattern[i % len(pattern)] for i in range(spec.n_layers)]
+def by_layer(spec: Spec) -> list[tuple[int | None, bool]]:
+    """(attention window, whether positions are rotated) of each layer: both are patterns that repeat."""
+    w, r = spec.attention.window, spec.positions.rotated or [True]
+    w = w if isinstance(w, list) else [w]
+    return [(w[i % len(w)], r[i % len(r)]) for i in range(spec.n_layers)]
 
 
 def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
@@ -204,7 +205,7 @@ def frame(spec: Spec, d_model: Dim, vocab_size: Dim, seq_len: int) -> dict:
             spec.embedding.scale,
         ),
         final_norm=norm_plan(spec.norm, d_model) if spec.norm.final else None,
-        head=HeadPlan(spec.head.tied, spec.head.bias, spec.head.softcap),
+        head=HeadPlan(spec.head.tied, spec.head.bias, spec.head.scale, spec.head.softcap),
     )
 
 
@@ -240,17 +241,18 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
     experts = set(selected(spec.n_layers, spec.moe.every, spec.moe.offset, spec.moe.layers)) if spec.moe else set()
 
     alike: dict[tuple, list[int]] = {}
-    for i, window in enumerate(windows(spec)):
+    for i, (window, rotated) in enumerate(by_layer(spec)):
         routing = routings.get(i)
-        alike.setdefault((window, i in experts, routing and routing.capacity), []).append(i)
+        alike.setdefault((window, rotated, i in experts, routing and routing.capacity), []).append(i)
     groups = tuple(
         Group(
             block_plan(
-                spec, d_model=spec.d_model, n_heads=H, n_kv_heads=K, head_dim=N, d_ff=F, window=window, experts=moe, routing=routings.get(layers[0])
+                spec, d_model=spec.d_model, n_heads=H, n_kv_heads=K, head_dim=N, d_ff=F,
+                window=window, rotated=rotated, experts=moe, routing=routings.get(layers[0]),
             ),
             len(layers),
             tuple(layers),
         )
-        for (window, moe, _), layers in alike.items()
-    )
+        for (window, rotated, moe, _), layers in alike.items()
+    )  # fmt: skip
     return Plan(n_layers=spec.n_layers, groups=groups, recursion=recursion, **parts)

@@ -11,10 +11,11 @@ from msgspec import Meta, Struct
 
 # Far above any real model, far below what makes arithmetic or printing slow.
 MAX_SIZE = 10**9
+MAX_LAYERS = 10_000
 
 Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 Count = Annotated[int, Meta(ge=0, le=MAX_SIZE)]
-Layers = Annotated[int, Meta(ge=1, le=10_000)]
+Layers = Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
 Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 
 
@@ -86,6 +87,11 @@ class Positions(Strict, kw_only=True):
     ) = "rotary"
     theta: _doc(Annotated[float, Meta(gt=0.0)], "rotary base") = 10000.0
     local_theta: _doc(Annotated[float, Meta(gt=0.0)] | None, "rotary base of windowed layers (Gemma 3); default theta") = None
+    rotated: _doc(
+        list[bool] | None,
+        "layers that are rotated, a pattern over the layers, repeated to their number; false: no position enters there "
+        "(SmolLM3, Command R7B); default: all",
+    ) = None
     fraction: _doc(Share, "share of head_dim (latent: of rope_dim) that is rotated, rounded down to an even number of dims (partial rotary)") = 1.0
     max_len: _doc(Size | None, "learned positions: the longest sequence; default seq_len") = None
     offset: _doc(Count, "learned positions: unused rows before position 0 (OPT has 2)") = 0
@@ -117,6 +123,7 @@ class Moe(Strict, kw_only=True):
     bias: _doc(bool, "biases in the experts") = False
     n_shared: _doc(Count, "shared experts that every token passes, fused into one MLP of n_shared * shared_d_ff") = 0
     shared_d_ff: _doc(Size | None, "inner width of one shared expert; default d_ff") = None
+    shared_gate: _doc(bool, "the shared experts' output times sigmoid(w x), w learned (Qwen2-MoE)") = False
     choice: _doc(
         Literal["token", "expert"],
         "token: each token picks its top_k experts; expert: each expert picks `capacity` tokens of each sequence",
@@ -171,6 +178,7 @@ class Head(Strict, kw_only=True):
 
     tied: _doc(bool, "shares the token embedding's weight") = False
     bias: _doc(bool, "a bias on the logits") = False
+    scale: _doc(Annotated[float, Meta(gt=0.0)] | None, "factor on the logits (Command R, Granite)") = None
     softcap: _doc(Annotated[float, Meta(gt=0.0)] | None, "logits become softcap * tanh(logits / softcap) (Gemma 2)") = None
 
 
@@ -276,6 +284,7 @@ class Spec(Strict, kw_only=True):
         Literal["none", "shared_norm", "two_norms"],
         "attention and MLP side by side: x + attn(n(x)) + mlp(n'(x)), with one norm (Falcon-7B, Phi) or two (GPT-NeoX)",
     ) = "none"
+    residual_scale: _doc(Annotated[float, Meta(gt=0.0)], "factor on what attention and MLP add to the residual stream (Granite)") = 1.0
     mod: _doc(Mod | None, "Mixture-of-Depths; null: dense; {}: 12.5 % of the tokens in every other block") = None
     train: _doc(Train | None, "a training schedule, for budgets") = None
     budget: _doc(Budget | None, "what `modcalc check` holds the spec to") = None

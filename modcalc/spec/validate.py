@@ -89,7 +89,9 @@ def position_rules(r: Rules) -> None:
     spec, p = r.spec, r.spec.positions
     when = f"with positions.kind {p.kind}"
     if p.kind != "rotary":
-        r.idle(when, "positions.theta", "positions.local_theta", "positions.fraction", hint="they belong to positions.kind rotary")
+        r.idle(
+            when, "positions.theta", "positions.local_theta", "positions.rotated", "positions.fraction", hint="they belong to positions.kind rotary"
+        )
     if p.kind != "learned":
         r.idle(when, "positions.max_len", "positions.offset", hint="they belong to positions.kind learned")
     elif p.max_len is not None and p.max_len < spec.seq_len:
@@ -99,6 +101,11 @@ def position_rules(r: Rules) -> None:
     windows = spec.attention.window if isinstance(spec.attention.window, list) else [spec.attention.window]
     if not any(w is not None for w in windows):
         r.idle("without a layer that has an attention.window", "positions.local_theta")
+    if p.rotated is not None:
+        if not 0 < len(p.rotated) <= spec.n_layers:
+            r.wrong("positions.rotated", f"1 to n_layers {spec.n_layers} entries, a pattern that repeats", found=f"found a list of {len(p.rotated)}")
+        elif not any(p.rotated):
+            r.wrong("positions.rotated", "true for some layer", "for no positions at all write positions.kind: none", "found only false")
     latent = spec.attention.latent
     if latent:
         width, where = latent.rope_dim, "attention.latent.rope_dim"

@@ -103,6 +103,7 @@ def moe_rules(r: Rules) -> None:
     r.need(moe.n_noop <= r.spec.seq_len, "moe.n_noop", f"at most seq_len {r.spec.seq_len}", "more no-op experts than tokens")
     if not moe.n_shared:
         r.idle("without shared experts", "moe.shared_d_ff", hint="give n_shared, or remove shared_d_ff")
+        r.idle("without shared experts", "moe.shared_gate", hint="give n_shared, or remove shared_gate")
     if moe.choice == "token":
         token_choice_rules(r, outputs)
     else:
