@@ -4,15 +4,26 @@ import random
 from collections import Counter
 from typing import Any
 
-KV_FREE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "starcoder2", "mixtral", "qwen3_moe", "gpt_oss")
-KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmoe")
-ROTARY_PARTIAL = {"gpt_neox": "rotary_pct", "phi": "partial_rotary_factor", "phi3": "partial_rotary_factor", "stablelm": "partial_rotary_factor"}
+KV_FREE = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
+    "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
+)  # fmt: skip
+KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe")
+# Types whose own default of head_dim is no width of D / H, or that have no default.
+OWN_HEAD_DIM = ("qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2")
+ROTARY_PARTIAL = {
+    "gpt_neox": "rotary_pct", **dict.fromkeys(("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe"), "partial_rotary_factor"),
+}  # fmt: skip
 # The library's own names where they differ from hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings.
+GPT = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
 NAMES = {
-    "gpt2": {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"},
+    "gpt2": GPT,
+    "gptj": GPT,
+    "gpt_bigcode": GPT,
+    "gpt_neo": {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
     "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "seq_length"},
 }
-INNER = {"gpt2": "n_inner", "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None}
+INNER = {"gpt2": "n_inner", "gptj": "n_inner", "gpt_bigcode": "n_inner", "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None}
 
 
 def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
@@ -26,10 +37,8 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     free = model_type in KV_FREE and flag()
     # Without a head_dim of its own a model's width is that of its heads.
     D = 2 * rng.randint(4, 20) if free else H * N
-    if free and model_type == "llama":
+    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text"):
         D = H * 2 * rng.randint(2, 8)  # the library's class wants a multiple all the same
-    if free and model_type in ("gemma2", "gemma3_text"):
-        D = H * 2 * rng.randint(2, 8)
     L = rng.randint(1, 5)
     c: dict[str, Any] = dict(vocab_size=rng.randint(10, 90), hidden_size=D, num_hidden_layers=L, num_attention_heads=H, max_position_embeddings=64)
     c["tie_word_embeddings"] = flag()
@@ -39,7 +48,7 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     if model_type in KV_HEADS:
         c["num_key_value_heads"] = rng.choice([k for k in range(1, H + 1) if H % k == 0])
     if model_type in KV_FREE:
-        c["head_dim"] = N if free or model_type in ("qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss") else None
+        c["head_dim"] = N if free or model_type in OWN_HEAD_DIM else None
     if model_type in ROTARY_PARTIAL:
         c[ROTARY_PARTIAL[model_type]] = rng.choice((0.5, 1.0))
     c.update(_own(model_type, rng, flag, c))
@@ -73,8 +82,40 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             narrow = rng.choice((None, c["hidden_size"], 2 * rng.randint(2, 8)))
             names = ("do_layer_norm_before", "_remove_final_layer_norm", "enable_bias", "layer_norm_elementwise_affine")
             return dict(word_embed_proj_dim=narrow, **{name: flag() for name in names})
-        case "gemma" | "olmo2":
+        case "gemma" | "olmo" | "olmo2" | "glm" | "glm4" | "nanochat":
             return dict(attention_bias=flag())
+        case "olmo3":
+            return dict(attention_bias=flag(), sliding_window=window, **(dict(layer_types=layers) if flag() else {}))
+        case "arcee":
+            return dict(attention_bias=flag(), mlp_bias=flag())
+        case "ernie4_5":
+            return dict(use_bias=flag())
+        case "seed_oss":
+            return dict(attention_bias=flag(), attention_out_bias=flag(), mlp_bias=flag())
+        case "smollm3":
+            more = dict(no_rope_layers=[rng.randint(0, 1) for _ in range(L + rng.randint(0, 1))]) if flag() else {}
+            more |= dict(no_rope_layer_interval=rng.randint(1, 3)) if flag() else {}
+            more |= dict(use_sliding_window=True, sliding_window=window) if flag() else {}
+            more |= dict(layer_types=layers) if "sliding_window" in more and flag() else {}
+            return dict(attention_bias=flag(), mlp_bias=flag(), **more)
+        case "exaone4":
+            if flag():
+                return dict(sliding_window="null", layer_types=["full_attention"] * L)
+            return dict(sliding_window=window, **(dict(layer_types=layers) if flag() else dict(sliding_window_pattern=rng.randint(1, 4))))
+        case "granite":
+            return dict(attention_bias=flag(), mlp_bias=flag(), **_multipliers(rng, flag))
+        case "cohere":
+            return dict(attention_bias=flag(), use_qk_norm=flag(), logit_scale=rng.choice((0.0625, 1.0)))
+        case "cohere2":
+            more = dict(layer_types=layers) if flag() else dict(sliding_window_pattern=rng.randint(1, 4)) if flag() else {}
+            return dict(attention_bias=flag(), sliding_window=window, logit_scale=0.25, **more)
+        case "gptj":
+            return dict(rotary_dim=rng.choice((2, 4)))
+        case "gpt_bigcode":
+            return dict(multi_query=flag(), scale_attn_weights=flag())
+        case "gpt_neo":
+            runs = [[[rng.choice(("global", "local"))], 1] for _ in range(L)] if flag() else [[[rng.choice(("global", "local"))], L]]
+            return dict(attention_types=runs, window_size=window)
         case "gemma2" | "gemma3_text":
             more = dict(layer_types=layers) if flag() else {}
             if model_type == "gemma3_text" and not more:
@@ -98,20 +139,52 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             more |= dict(use_sliding_window=True, sliding_window=window) if flag() else {}
             experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
             return dict(attention_bias=flag(), norm_topk_prob=flag(), decoder_sparse_step=rng.randint(1, 3), **experts, **more)
+        case "qwen2_moe":
+            more = dict(mlp_only_layers=sorted(rng.sample(range(L), rng.randint(0, L)))) if flag() else {}
+            if flag():
+                more |= dict(use_sliding_window=True, sliding_window=window)
+                more |= dict(layer_types=layers) if flag() else dict(max_window_layers=rng.randint(0, L))
+            experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
+            experts |= dict(shared_expert_intermediate_size=rng.randint(3, 20))
+            return dict(qkv_bias=flag(), norm_topk_prob=flag(), decoder_sparse_step=rng.randint(1, 3), **experts, **more)
+        case "minimax_m2":
+            half = dict(rotary_dim=c["head_dim"] // 2) if flag() else {}
+            return dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top, **half)
+        case "granitemoe":
+            experts = dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
+            return dict(attention_bias=flag(), **experts, **_multipliers(rng, flag))
         case "olmoe":
             return dict(attention_bias=flag(), norm_topk_prob=flag(), num_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
         case "gpt_oss":
             more = dict(layer_types=layers) if flag() else {}
             return dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top, sliding_window=window, attention_bias=flag(), **more)
-        case "deepseek_v3":
+        case "deepseek_v2" | "deepseek_v3" | "glm4_moe" | "glm4_moe_lite":
             groups = rng.choice((1, 2))
-            dims = dict(kv_lora_rank=rng.randint(2, 9), q_lora_rank=rng.choice(("null", rng.randint(2, 9))), qk_rope_head_dim=2 * rng.randint(1, 4))
-            dims |= dict(v_head_dim=rng.randint(2, 9), qk_nope_head_dim=rng.randint(2, 9), moe_intermediate_size=rng.randint(3, 20))
             # Groups are ranked by their two best experts, so each needs two.
             chosen = dict(n_group=groups, topk_group=rng.randint(1, groups), n_routed_experts=groups * rng.randint(2, 4), num_experts_per_tok=2)
-            layers = dict(first_k_dense_replace=rng.randint(0, L), n_shared_experts=rng.randint(1, 2))
-            return dict(num_key_value_heads=H, attention_bias=flag(), norm_topk_prob=flag(), **dims, **chosen, **layers)
+            chosen |= dict(n_shared_experts=rng.randint(1, 2), moe_intermediate_size=rng.randint(3, 20))
+            if model_type == "glm4_moe_lite":
+                chosen |= dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)]) if flag() else {}
+            else:
+                chosen |= dict(first_k_dense_replace=rng.randint(0, L))
+            if model_type == "deepseek_v2":
+                chosen |= dict(topk_method=rng.choice(("greedy", "group_limited_greedy")), routed_scaling_factor=2.0)
+            else:
+                chosen |= dict(norm_topk_prob=flag())
+            if model_type == "glm4_moe":
+                return dict(attention_bias=flag(), use_qk_norm=flag(), **chosen)
+            dims = dict(kv_lora_rank=rng.randint(2, 9), q_lora_rank=rng.choice(("null", rng.randint(2, 9))), qk_rope_head_dim=2 * rng.randint(1, 4))
+            dims |= dict(v_head_dim=rng.randint(2, 9), qk_nope_head_dim=rng.randint(2, 9))
+            if model_type == "deepseek_v2":  # its class rotates complex numbers, which must not stand at odd places
+                dims |= dict(kv_lora_rank=2 * rng.randint(1, 4), qk_nope_head_dim=2 * rng.randint(1, 4))
+            return dict(num_key_value_heads=H, attention_bias=flag(), **dims, **chosen)
     return {}
+
+
+def _multipliers(rng: random.Random, flag: Any) -> dict[str, Any]:
+    """Granite's factors, each on or off."""
+    names = ("embedding_multiplier", "logits_scaling", "residual_multiplier", "attention_multiplier")
+    return {name: rng.choice((0.25, 3.0)) for name in names if flag()}
 
 
 def nulled(config: dict[str, Any]) -> dict[str, Any]:

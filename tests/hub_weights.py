@@ -35,22 +35,31 @@ COMMON = {
     **{f"self_attn.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkvo"},
     **{f"self_attn.{p}_norm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},
     **{f"self_attn.{p}_layernorm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},
-    **{name: "blocks.{}.attn.o_proj" for name in ("self_attn.dense", "self_attn.out_proj", "attention.dense", "self_attention.dense", "attn.c_proj")},
+    **{f"attn.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkv"},
+    **{f"attn.attention.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkv"},
+    **{f"{name}.dense": "blocks.{}.attn.o_proj" for name in ("self_attn", "attention", "self_attention")},
+    **{f"{name}.out_proj": "blocks.{}.attn.o_proj" for name in ("self_attn", "attn", "attn.attention")},
+    "attn.c_proj": "blocks.{}.attn.o_proj",
     **{f"mlp.{p}_proj": f"blocks.{{}}.mlp.{p}_proj" for p in ("gate", "up", "down")},
-    **{name: "blocks.{}.mlp.up_proj" for name in ("fc1", "mlp.fc1", "mlp.c_fc", "mlp.dense_h_to_4h")},
-    **{name: "blocks.{}.mlp.down_proj" for name in ("fc2", "mlp.fc2", "mlp.c_proj", "mlp.dense_4h_to_h")},
-    "mlp.gate": "blocks.{}.moe.router",
-    "mlp.router": "blocks.{}.moe.router",
+    **dict.fromkeys(("fc1", "mlp.fc1", "mlp.c_fc", "mlp.fc_in", "mlp.dense_h_to_4h"), "blocks.{}.mlp.up_proj"),
+    **dict.fromkeys(("fc2", "mlp.fc2", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h"), "blocks.{}.mlp.down_proj"),
+    **dict.fromkeys(("mlp.gate", "mlp.router", "block_sparse_moe.router"), "blocks.{}.moe.router"),
+    "mlp.shared_expert_gate": "blocks.{}.moe.shared_gate",
     "self_attn.q_a_proj": "blocks.{}.attn.q_down",
     "self_attn.q_a_layernorm": "blocks.{}.attn.q_down_norm",
     "self_attn.q_b_proj": "blocks.{}.attn.q_up",
     "self_attn.kv_a_proj_with_mqa": "blocks.{}.attn.kv_down",
     "self_attn.kv_a_layernorm": "blocks.{}.attn.kv_down_norm",
     "self_attn.kv_b_proj": "blocks.{}.attn.kv_up",
-    **{f"mlp.shared_experts.{p}_proj": f"blocks.{{}}.moe.shared.{p}_proj" for p in ("gate", "up", "down")},
+    **{f"mlp.{name}.{p}_proj": f"blocks.{{}}.moe.shared.{p}_proj" for name in ("shared_expert", "shared_experts") for p in ("gate", "up", "down")},
 }
 NORM_AFTER = {"post_attention_layernorm": "blocks.{}.attn_out_norm"}
-OWN = {"gemma2": NORM_AFTER, "gemma3_text": NORM_AFTER, "olmo2": NORM_AFTER}
+OWN = {
+    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4"), NORM_AFTER),
+    "glm4": {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
+}
+# Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
+NEIGHBOURS = ("glm", "glm4", "ernie4_5", "cohere", "cohere2", "gptj", "deepseek_v2")
 
 
 def convert(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -96,7 +105,30 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
         ours = names[f"layer.{module}" if in_layer and f"layer.{module}" in names else module]
         if kind == "gpt2" and in_layer and value.dim() == 2:
             value = value.t()  # the library keeps these as [d_in, d_out]
+        if ours.endswith(("attn.q_proj", "attn.k_proj", "attn.q_up", "attn.kv_down")):
+            value = _turned(config, ours, value)
+        elif kind == "cohere" and ours.endswith(("attn.q_norm", "attn.k_norm")):
+            value = torch.cat([value[:, ::2], value[:, 1::2]], 1)
         yield f"{ours}.{leaf}", value
+
+
+def _turned(config: object, ours: str, value: Tensor) -> Tensor:
+    """Rows of a projection to queries or keys, in the order in which ours rotates pairs of them."""
+    kind = config.model_type
+    if kind not in (*NEIGHBOURS, "nanochat"):
+        return value
+    if kind == "deepseek_v2":
+        r, N = config.qk_rope_head_dim, value.shape[0] if ours.endswith("kv_down") else config.qk_nope_head_dim + config.qk_rope_head_dim
+        before = N - r
+    else:
+        N, before = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads, 0
+        share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
+        r = (config.rotary_dim or N) if kind == "gptj" else int(N * share)
+    heads = value.unflatten(0, (-1, N))
+    part = heads[:, before : before + r]
+    # nanochat turns the other way, which is the second half before the first.
+    halves = part.chunk(2, dim=1)[::-1] if kind == "nanochat" else (part[:, ::2], part[:, 1::2])
+    return torch.cat([heads[:, :before], *halves, heads[:, before + r :]], dim=1).flatten(0, 1)
 
 
 def _qkv(config: object, fused: Tensor) -> list[Tensor]:
@@ -104,7 +136,9 @@ def _qkv(config: object, fused: Tensor) -> list[Tensor]:
     H = config.num_attention_heads
     N = getattr(config, "head_dim", None) or config.hidden_size // H
     kind = config.model_type
-    if kind in ("gpt_neox", "bloom") or (kind == "falcon" and not config.new_decoder_architecture and not config.multi_query):
+    if kind == "gpt_bigcode" and config.multi_query:
+        return list(fused.split((H * N, N, N)))
+    if kind in ("gpt_neox", "bloom", "gpt_bigcode") or (kind == "falcon" and not config.new_decoder_architecture and not config.multi_query):
         return [part.flatten(0, 1) for part in fused.unflatten(0, (H, 3, N)).unbind(1)]
     if kind == "falcon" and config.new_decoder_architecture:
         K = config.num_kv_heads

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from modcalc.cli import app
+from modcalc.spec.hub import TYPES
 from modcalc.spec.load import loads
 
 ROOT = Path(__file__).parent.parent
@@ -175,3 +176,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_page_of_the_spec_is_up_to_date() -> None:
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     assert (ROOT / "docs" / "spec.md").read_text(encoding="utf-8") == generate["text"](), "run: python docs/generate.py"
+
+
+def test_readme_names_every_model_type() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+    count, dense, experts = re.search(r"(\d+) types of models.*? logits: (.*?); with experts (.*?)\. ", text).groups()
+    names = [*dense.split(", "), *experts.split(", ")]
+    assert len(names) == int(count) and set(names) == set(TYPES)
+    assert {name for name, kind in TYPES.items() if "moe.n_experts" in kind.knobs} == set(experts.split(", "))

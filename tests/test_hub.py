@@ -51,8 +51,9 @@ def test_every_understood_field_changes_the_spec(model_type: str) -> None:
     """No field is accepted and ignored: somewhere another value gives another spec, or is refused."""
     kind = TYPES[model_type]
     others = {
-        "size": [1, 2, 3, 5, 6, 12], "count": [0, 1, 2, 3], "flag": [True, False], "number": [0.5, 0.25, 0.125, 7.0],
+        "size": [1, 2, 3, 5, 6, 12], "layers": [1, 3], "count": [0, 1, 2, 3], "flag": [True, False], "number": [0.5, 0.25, 0.125, 7.0],
         "texts": [["full_attention"] * 4], "text": ["relu", "silu", "gelu"], "section": [{"rope_theta": 123.0}], "counts": [[1], [0, 2]],
+        "pattern": [1, 2], "runs": [[[["local", "global"], 1]], [[["local"], 3]]],
     }  # fmt: skip
     starts = [nulled(draw(model_type, random.Random(f"fields {model_type} {seed}"))) for seed in range(40)]
 
@@ -159,6 +160,69 @@ def test_gemma() -> None:
     assert (two.attention.softcap, two.head.softcap, two.norm.placement, two.attention.scale) == (50.0, 30.0, "sandwich", None)
     assert tiny("gemma2", head_dim=8, query_pre_attn_scalar=16).attention.scale == 0.25
     assert (three.positions.theta, three.positions.local_theta, three.attention.qk_norm.scope) == (1e6, 1e4, "head")
+
+
+def test_layers_without_positions() -> None:
+    assert named("smollm3-3b").positions.rotated == [True, True, True, False] and named("smollm3-3b").attention.window is None
+    command, aya = named("command-r7b"), named("aya-23-8b")
+    assert command.positions.rotated == [True, True, True, False] and command.attention.window == [4096, 4096, 4096, None]
+    assert aya.positions.rotated is None and aya.attention.window is None
+    assert tiny("smollm3", no_rope_layers=[0, 0, 0, 0, 1]).positions.kind == "none"
+    assert tiny("smollm3", no_rope_layers=[1, 1, 1, 1]).positions.rotated is None
+    assert tiny("smollm3", no_rope_layers=[1, 0, 0, 0]).positions.rotated == [True, False, False, False]
+    assert tiny("smollm3", use_sliding_window=True, sliding_window=9).attention.window == [None, None, None, 9]
+    assert tiny("exaone4", num_key_value_heads=4).positions.rotated == [True, True, True, False]
+    assert named("exaone-4.0-1.2b").positions.rotated is None and named("exaone-4.0-1.2b").norm.placement == "output"
+    letters = dict(num_key_value_heads=4, sliding_window_pattern="LG")
+    assert tiny("exaone4", **letters, layer_types=["sliding_attention", "full_attention"] * 2).positions.rotated == [True, False]
+    with pytest.raises(SpecError, match="sliding_window_pattern: .LG. without layer_types"):
+        tiny("exaone4", **letters)
+
+
+def test_factors() -> None:
+    granite, moe = named("granite-3.3-2b"), named("granite-3.1-1b-a400m")
+    assert (granite.embedding.scale, granite.attention.scale, granite.residual_scale, granite.head.scale) == (12.0, 0.015625, 0.22, 1 / 8)
+    assert (moe.residual_scale, moe.head.scale, moe.moe.score) == (0.22, 1 / 6, "topk_softmax")
+    assert (named("command-r7b").head.scale, named("aya-23-8b").head.scale) == (0.25, 0.0625)
+    plain = tiny("granite")
+    assert (plain.embedding.scale, plain.attention.scale, plain.residual_scale, plain.head.scale) == (None, 1.0, 1.0, None)
+
+
+def test_the_gpt_family() -> None:
+    neo, j, star = named("gpt-neo-125m"), named("gpt-j-6b"), named("starcoder")
+    assert neo.attention.window == [None, 256] and neo.attention.scale == 1.0 and neo.attention.bias == ProjectionBias(o=True)
+    assert (j.parallel, j.positions.kind, j.positions.fraction, j.head.bias, j.attention.bias) == ("shared_norm", "rotary", 0.25, True, False)
+    assert tiny("gptj", rotary_dim=6).positions.fraction == 0.75
+    assert (star.attention.n_kv_heads, star.positions.kind, star.seq_len) == (1, "learned", 8192)
+    assert tiny("gpt_bigcode", multi_query=False).attention.n_kv_heads is None
+    with pytest.raises(SpecError, match="attention_types: 24 layers for num_hidden_layers 4"):
+        tiny("gpt_neo")
+    with pytest.raises(SpecError, match='attention_types: "near" is neither global nor local'):
+        tiny("gpt_neo", attention_types=[[["near"], 4]])
+    with pytest.raises(SpecError, match="rotary_dim: 9 is no even number up to the 8 dims of a head"):
+        tiny("gptj", rotary_dim=9)
+
+
+def test_shared_experts_and_groups() -> None:
+    qwen, lite, air, flash = (named(name) for name in ("qwen1.5-moe-a2.7b", "deepseek-v2-lite", "glm-4.5-air", "glm-4.7-flash"))
+    assert (qwen.moe.n_shared, qwen.moe.shared_d_ff, qwen.moe.shared_gate, qwen.moe.renormalize) == (1, 5632, True, False)
+    assert (lite.moe.n_shared, lite.moe.offset, lite.moe.groups, lite.moe.shared_gate, lite.attention.latent.q_rank) == (2, 1, 1, False, None)
+    assert (air.moe.offset, air.attention.head_dim, air.positions.fraction, air.attention.qk_norm) == (1, 128, 0.5, None)
+    assert air.attention.bias == ProjectionBias(q=True, k=True, v=True)
+    assert (flash.moe.offset, flash.moe.layers, flash.attention.latent.v_dim) == (1, None, 256)
+    assert tiny("glm4_moe_lite", num_key_value_heads=4, mlp_layer_types=["sparse", "dense", "sparse", "dense"]).moe.layers == [0, 2]
+    assert tiny("glm4_moe_lite", num_key_value_heads=4, mlp_layer_types=["dense"] * 4).moe is None
+    grouped = dict(num_experts_per_tok=2, n_group=4, topk_group=2)
+    v2 = tiny("deepseek_v2", **grouped, topk_method="group_limited_greedy")
+    assert (v2.moe.groups, v2.moe.top_groups) == (4, 2) and "ranked by their best expert alone" in v2.description
+    assert tiny("deepseek_v2", **grouped).moe.groups == 1
+    with pytest.raises(SpecError, match='topk_method: "noaux_tc" is neither greedy nor group_limited_greedy'):
+        tiny("deepseek_v2", **grouped, topk_method="noaux_tc")
+    with pytest.raises(SpecError, match="num_experts_per_tok: null, or missing"):
+        tiny("deepseek_v2")
+    assert (named("minimax-m2").positions.fraction, named("minimax-m2").attention.qk_norm.scope) == (0.5, "full")
+    with pytest.raises(SpecError, match="attn_type_list: a layer without softmax attention"):
+        tiny("minimax_m2", num_key_value_heads=4, attn_type_list=[1, 0])
 
 
 def test_free_head_dim_and_partial_rotary() -> None:

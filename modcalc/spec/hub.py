@@ -1,8 +1,9 @@
 """config.json of the transformers library -> Spec.
 
 Every field is understood, known to cost nothing, or an error that names it (`hub_fields`); which is which, each type's
-defaults and the knob that a field sets are tables: `hub_rmsnorm`, `hub_layernorm`, `hub_experts`. What costs nothing
-is not carried where the spec has no knob for it (RoPE scaling, dropout): a Spec bills the model, it does not load its weights.
+defaults and the knob that a field sets are tables: `hub_rmsnorm`, `hub_outnorm`, `hub_layernorm`, `hub_experts`,
+`hub_deepseek`. What costs nothing is not carried where the spec has no knob for it (RoPE scaling, dropout): a Spec bills
+the model, it does not load its weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from modcalc.errors import SpecError
+from modcalc.spec.hub_deepseek import DEEPSEEK
 from modcalc.spec.hub_experts import EXPERTS
 from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, same, show, wrong
 from modcalc.spec.hub_layernorm import LAYERNORM
+from modcalc.spec.hub_outnorm import OUTNORM
 from modcalc.spec.hub_parts import ModelType
 from modcalc.spec.hub_read import Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
@@ -22,10 +25,25 @@ from modcalc.spec.imported import NOT_CARRIED
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 
-TYPES: dict[str, ModelType] = {**RMSNORM, **LAYERNORM, **EXPERTS}
+TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **EXPERTS, **DEEPSEEK}
 
 # For a better message only: what people try, and what cannot be billed as a decoder.
 ENCODER_DECODERS = {"bart", "blenderbot", "fsmt", "led", "m2m_100", "marian", "mbart", "mt5", "pegasus", "prophetnet", "t5", "umt5", "whisper"}
+# Decoders of the library with parts that no spec can describe, by what these are; near names must not be suggested for them.
+BEYOND = {
+    **dict.fromkeys(
+        (
+            "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "lfm3", "mamba",
+            "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next",
+            "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
+        ),
+        "layers without softmax attention (state spaces, convolutions or linear attention)",
+    ),
+    **dict.fromkeys(("deepseek_v32", "deepseek_v4", "glm_moe_dsa"), "attention that an indexer makes sparse"),
+    **dict.fromkeys(("llama4", "llama4_text"), "attention in chunks"),
+    **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), "embeddings of their own for each layer"),
+    "diffllama": "differences of two attentions",
+}  # fmt: skip
 SECTIONS = {"vision_config": "images", "audio_config": "audio", "image_size": "images", "patch_size": "images", "num_mel_bins": "audio"}
 
 
@@ -77,6 +95,8 @@ def _model_type(at: Source) -> ModelType:
             raise SpecError([at.problem("model_type", f"{show(name)} is a model of {what} ({key}); only text decoders can be billed{hint}")])
     if name is None:
         raise SpecError([at.problem("model_type", f"missing: is this the config.json of a model? {supported}")])
+    if isinstance(name, str) and name in BEYOND:
+        raise SpecError([at.problem("model_type", f"{show(name)} has {BEYOND[name]}, which no spec can describe; {supported}")])
     near = get_close_matches(str(name).lower(), TYPES, 1, 0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}")])
@@ -119,6 +139,8 @@ def _config(raw: Mapping[str, Any], kind: ModelType) -> tuple[Config, list[tuple
         if field in found and not same(raw[found[field]], value):
             bad.append((key, f"{show(value)}, but {found[field]}, which means the same, is {show(raw[found[field]])}"))
         found[field] = key
+        if field in kind.zeros and same(value, 0):
+            value = None
         problem = wrong(field, value)
         if problem:
             bad.append((key, problem))

@@ -1,14 +1,19 @@
-"""Model types with experts: Mixtral, Qwen3-MoE, OLMoE, gpt-oss, DeepSeek-V3."""
+"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, gpt-oss, MiniMax-M2, Granite-MoE."""
 
+from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
+    ATTENTION_BIAS,
     ATTENTION_DROPOUT,
     LLAMA,
+    MULTIPLIERS,
     NO_BIAS,
     NO_MLP_BIAS,
+    NO_MULTIPLIERS,
     NO_WINDOW,
     QK_FULL,
     QK_HEAD,
+    QKV_BIAS,
     SILU,
     UNROTATED,
     WHOLE,
@@ -19,13 +24,12 @@ from modcalc.spec.hub_parts import (
 )
 from modcalc.spec.hub_rules import of
 
-ATTENTION_BIAS = {"attention.bias": of("attention_bias")}
 FREE = ATTENTION_DROPOUT | {"output_router_logits", "router_aux_loss_coef"}
 
 
 def experts(count: str, score: str = "softmax_topk") -> dict:
     """The expert section, `count` being the field that holds their number."""
-    return {"moe.n_experts": of(count), "moe.top_k": of("num_experts_per_tok"), "moe.score": score}
+    return {"moe.n_experts": of(count), "moe.top_k": r.needed("num_experts_per_tok"), "moe.score": score}
 
 
 EXPERTS: dict[str, ModelType] = {
@@ -40,6 +44,26 @@ EXPERTS: dict[str, ModelType] = {
         free=FREE | {"router_jitter_noise"},
         fixed=UNROTATED | NO_BIAS,
     ),
+    "qwen2_moe": ModelType(
+        defaults=sizes(
+            151936, 2048, 24, 16, max_position_embeddings=32768, intermediate_size=5632, num_key_value_heads=16, head_dim=None,
+            rms_norm_eps=1e-6, qkv_bias=True, use_sliding_window=False, sliding_window=4096, max_window_layers=28, layer_types=None,
+            decoder_sparse_step=1, moe_intermediate_size=1408, shared_expert_intermediate_size=5632, num_experts_per_tok=4, num_experts=60,
+            norm_topk_prob=False, mlp_only_layers=None, **SILU, **rope(),
+        ),
+        knobs={
+            **LLAMA, **QKV_BIAS, **experts("num_experts"),
+            "attention.window": layers.layered_window(lambda c, i: i % 2 == 0 and i < c["max_window_layers"], "use_sliding_window"),
+            "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": 1, "moe.shared_d_ff": of("shared_expert_intermediate_size"),
+            "moe.shared_gate": True, "moe.renormalize": of("norm_topk_prob"), "moe.every": layers.qwen_every,
+            "moe.layers": layers.qwen_explicit_layers,
+        },
+        only_if={"attention.bias": of("qkv_bias"), "moe": layers.qwen_sparse_layers},
+        checks=WHOLE,
+        zeros=frozenset({"sliding_window"}),
+        free=FREE,
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
     "qwen3_moe": ModelType(
         defaults=sizes(
             151936, 2048, 24, 32, max_position_embeddings=32768, intermediate_size=6144, num_key_value_heads=4, head_dim=None,
@@ -47,11 +71,11 @@ EXPERTS: dict[str, ModelType] = {
             moe_intermediate_size=768, num_experts_per_tok=8, num_experts=128, norm_topk_prob=False, mlp_only_layers=None, **SILU, **rope(),
         ),
         knobs={
-            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts"), "attention.window": r.switched_window,
-            "moe.d_ff": of("moe_intermediate_size"), "moe.renormalize": of("norm_topk_prob"), "moe.every": r.qwen_every,
-            "moe.layers": r.qwen_explicit_layers,
+            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts"), "attention.window": layers.switched_window,
+            "moe.d_ff": of("moe_intermediate_size"), "moe.renormalize": of("norm_topk_prob"), "moe.every": layers.qwen_every,
+            "moe.layers": layers.qwen_explicit_layers,
         },
-        only_if={"moe": r.qwen_sparse_layers},
+        only_if={"moe": layers.qwen_sparse_layers},
         checks=WHOLE,
         names={"num_local_experts": "num_experts"},
         free=FREE | {"max_window_layers"},
@@ -77,7 +101,7 @@ EXPERTS: dict[str, ModelType] = {
         knobs={
             **LLAMA, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax"), "attention.sinks": True,
             "mlp.activation": "swiglu_clamped", "moe.bias": True, "moe.router_bias": True,
-            "attention.window": r.layered_window(lambda c, i: i % 2 == 0),
+            "attention.window": layers.layered_window(lambda c, i: i % 2 == 0),
         },
         checks=WHOLE,
         names={"num_experts": "num_local_experts"},
@@ -85,33 +109,33 @@ EXPERTS: dict[str, ModelType] = {
         free=FREE | {"experts_per_token", "hidden_act", "initial_context_length", "swiglu_alpha", "swiglu_limit"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
-    "deepseek_v3": ModelType(
+    "minimax_m2": ModelType(
         defaults=sizes(
-            129280, 7168, 61, 128, max_position_embeddings=4096, intermediate_size=18432, num_key_value_heads=128,
-            moe_intermediate_size=2048, n_shared_experts=1, n_routed_experts=256, routed_scaling_factor=2.5, kv_lora_rank=512,
-            q_lora_rank=1536, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, n_group=8, topk_group=4, num_experts_per_tok=8,
-            first_k_dense_replace=3, norm_topk_prob=True, rms_norm_eps=1e-6, attention_bias=False, **SILU, **rope(),
+            200064, 3072, 62, 48, max_position_embeddings=196608, intermediate_size=1536, num_key_value_heads=8, head_dim=128,
+            rms_norm_eps=1e-6, num_experts_per_tok=8, num_local_experts=256, rotary_dim=None, attn_type_list=None,
+            **SILU, **rope(5000000.0),
         ),
         knobs={
-            **LLAMA, **experts("n_routed_experts", "sigmoid"), "attention.head_dim": None, "attention.n_kv_heads": None,
-            "attention.latent.kv_rank": of("kv_lora_rank"), "attention.latent.q_rank": of("q_lora_rank"),
-            "attention.latent.nope_dim": of("qk_nope_head_dim"), "attention.latent.rope_dim": of("qk_rope_head_dim"),
-            "attention.latent.v_dim": of("v_head_dim"),
-            # Biases of the two down projections and of the output; the up projections have none.
-            "attention.bias.q": lambda c: c["q_lora_rank"] is not None, "attention.bias.k": True, "attention.bias.o": True,
-            "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": of("n_shared_experts"), "moe.renormalize": of("norm_topk_prob"),
-            "moe.scaling": of("routed_scaling_factor"), "moe.balance_bias": True, "moe.groups": of("n_group"), "moe.top_groups": of("topk_group"),
-            "moe.offset": of("first_k_dense_replace"),
+            **LLAMA, **QK_FULL, **experts("num_local_experts", "sigmoid"), "positions.fraction": r.rotary_dims, "moe.balance_bias": True,
         },
-        only_if={"attention.bias": of("attention_bias"), "moe": lambda c: c["first_k_dense_replace"] < c["num_hidden_layers"]},
-        checks=(*WHOLE, r.latent_kv_heads),
-        names={"num_local_experts": "n_routed_experts"},
-        # head_dim and qk_head_dim repeat the dims above. Multi-token prediction adds modules for training and speculative
-        # decoding that the library's model, and so the spec, does not hold.
-        free=FREE | {
-            "aux_loss_alpha", "ep_size", "head_dim", "num_mtp_layers", "num_nextn_predict_layers", "pretraining_tp", "qk_head_dim",
-            "rope_interleave", "seq_aux",
+        checks=(layers.only_softmax_attention,),
+        names={"num_experts": "num_local_experts"},
+        # The published file keeps fields of its predecessor, whose MLPs, shared experts and linear attention are gone.
+        free=FREE | {"mlp_intermediate_size", "mtp_transformer_layers", "num_mtp_modules", "router_jitter_noise", "use_mtp"},
+        fixed=NO_BIAS | NO_WINDOW | {
+            "layernorm_full_attention_beta": (1,), "layernorm_linear_attention_beta": (1,), "layernorm_mlp_beta": (1,),
+            "qk_norm_type": ("per_layer",), "scoring_func": ("sigmoid",), "shared_intermediate_size": (0,), "use_qk_norm": (True,),
+            "use_routing_bias": (True,),
         },
-        fixed=UNROTATED | NO_MLP_BIAS | {"moe_layer_freq": (1,), "scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",)},
+    ),
+    "granitemoe": ModelType(
+        defaults=sizes(
+            32000, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
+            rms_norm_eps=1e-6, attention_bias=False, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS, **SILU, **rope(),
+        ),
+        knobs={**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")},
+        checks=(*WHOLE, r.equal_heads),
+        free=FREE,
+        fixed=UNROTATED | NO_MLP_BIAS,
     ),
 }  # fmt: skip

@@ -1,54 +1,59 @@
 """What a field of a config.json may hold, and which fields cost nothing.
 
-Each field of a config is in one of three sets: understood (the tables of `hub_rmsnorm`, `hub_layernorm` and
-`hub_experts` map it to the spec), free (it changes neither a weight's shape nor a matrix product), or unknown, which
-is an error.
+Each field of a config is in one of three sets: understood (the tables that `hub` names map it to the spec), free (it
+changes neither a weight's shape nor a matrix product), or unknown, which is an error.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from modcalc.spec.schema import MAX_SIZE
+from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 
 # What understood fields hold. size: integer >= 1; count: integer >= 0; flag: true or false; number: > 0.
 KINDS = {
     **dict.fromkeys(
         (
             "decoder_sparse_step", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank",
-            "max_position_embeddings", "moe_intermediate_size", "n_group", "n_inner", "n_routed_experts", "num_attention_heads",
-            "num_experts_per_tok", "num_hidden_layers", "num_key_value_heads", "num_kv_heads", "num_local_experts", "q_lora_rank",
-            "qk_nope_head_dim", "qk_rope_head_dim", "seq_length", "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim",
-            "vocab_size", "word_embed_proj_dim",
+            "max_position_embeddings", "moe_intermediate_size", "n_group", "n_inner", "n_routed_experts", "no_rope_layer_interval",
+            "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
+            "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
+            "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
         ),
         "size",
     ),
     **dict.fromkeys(("first_k_dense_replace", "max_window_layers", "n_shared_experts", "num_experts", "num_ln_in_parallel_attn"), "count"),
     **dict.fromkeys(
         (
-            "_remove_final_layer_norm", "alibi", "attention_bias", "bias", "do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine",
-            "mlp_bias", "multi_query", "new_decoder_architecture", "norm_topk_prob", "parallel_attn", "qk_layernorm", "scale_attn_weights",
-            "tie_word_embeddings", "use_bias", "use_parallel_residual", "use_qkv_bias", "use_sliding_window",
+            "_remove_final_layer_norm", "alibi", "attention_bias", "attention_out_bias", "bias", "do_layer_norm_before", "enable_bias",
+            "layer_norm_elementwise_affine", "mlp_bias", "multi_query", "new_decoder_architecture", "norm_topk_prob", "parallel_attn",
+            "qk_layernorm", "qkv_bias", "scale_attn_weights", "tie_word_embeddings", "use_bias", "use_parallel_residual", "use_qk_norm",
+            "use_qkv_bias", "use_sliding_window",
         ),
         "flag",
     ),
     **dict.fromkeys(
         (
-            "attn_logit_softcapping", "final_logit_softcapping", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "partial_rotary_factor",
-            "query_pre_attn_scalar", "rms_norm_eps", "rope_local_base_freq", "rope_theta", "routed_scaling_factor",
+            "attention_multiplier", "attn_logit_softcapping", "embedding_multiplier", "final_logit_softcapping", "layer_norm_eps",
+            "layer_norm_epsilon", "logit_scale", "logits_scaling", "norm_epsilon", "partial_rotary_factor", "query_pre_attn_scalar",
+            "residual_multiplier", "rms_norm_eps", "rope_local_base_freq", "rope_theta", "routed_scaling_factor",
         ),
         "number",
     ),
-    **dict.fromkeys(("activation", "activation_function", "hidden_act", "hidden_activation"), "text"),
+    **dict.fromkeys(("activation", "activation_function", "hidden_act", "hidden_activation", "topk_method"), "text"),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), "section"),
-    "layer_types": "texts",
-    "mlp_only_layers": "counts",
+    **dict.fromkeys(("layer_types", "mlp_layer_types"), "texts"),
+    **dict.fromkeys(("attn_type_list", "mlp_only_layers", "no_rope_layers"), "counts"),
+    "num_hidden_layers": "layers",
+    "attention_types": "runs",
+    "window_pattern": "pattern",
 }  # fmt: skip
 
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
-    "attn_logit_softcapping", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "layer_types", "mlp_only_layers",
-    "n_inner", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "q_lora_rank", "rope_parameters", "rope_scaling",
-    "sliding_window", "word_embed_proj_dim",
+    "attention_types", "attn_logit_softcapping", "attn_type_list", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation",
+    "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner", "no_rope_layers", "num_experts_per_tok",
+    "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim",
+    "sliding_window", "topk_group", "window_pattern", "word_embed_proj_dim",
 }  # fmt: skip
 
 # Free in every type: what the library writes or once wrote into any config, generation settings of version 4, tokens, storage.
@@ -85,11 +90,13 @@ DROPPED: dict[str, tuple[str, tuple]] = {
     "apply_residual_connection_post_layernorm": ("the residual taken after the norm", (False, None)),
     "clip_qkv": ("clip_qkv", (None,)),
     "num_mtp_layers": ("the modules for multi-token prediction", (0, None)),
+    "num_mtp_modules": ("the modules for multi-token prediction", (0, None)),
     "num_nextn_predict_layers": ("the modules for multi-token prediction", (0, None)),
     "quantization_config": ("quantization", (None,)),
     "scale_attn_by_inverse_layer_idx": ("scores scaled by layer", (False, None)),
     "swiglu_alpha": ("swiglu_alpha", (1.702,)),
     "swiglu_limit": ("swiglu_limit", (7.0,)),
+    "topk_method": ("expert groups ranked by their best expert alone", ("greedy", "noaux_tc")),
 }
 
 ACTIVATIONS = {
@@ -118,6 +125,7 @@ def _all(value: Any, kind: type) -> bool:
 
 _CHECKS = {
     "size": (lambda v: _whole(v, 1), f"an integer from 1 to {MAX_SIZE:,}"),
+    "layers": (lambda v: _whole(v, 1) and v <= MAX_LAYERS, f"an integer from 1 to {MAX_LAYERS:,}"),
     "count": (lambda v: _whole(v, 0), f"an integer from 0 to {MAX_SIZE:,}"),
     "flag": (lambda v: isinstance(v, bool), "true or false"),
     "number": (lambda v: type(v) in (int, float) and 0 < v < 10**300, "a number above 0"),
@@ -125,6 +133,11 @@ _CHECKS = {
     "section": (lambda v: isinstance(v, Mapping), "an object"),
     "texts": (lambda v: _all(v, str), "a list of strings"),
     "counts": (lambda v: _all(v, int) and all(i >= 0 for i in v), "a list of integers >= 0"),
+    "pattern": (lambda v: _whole(v, 1) or (isinstance(v, str) and v != "" and set(v) <= set("LG")), "an integer from 1, or text like LLLG"),
+    "runs": (
+        lambda v: _all(v, list) and all(len(run) == 2 and _all(run[0], str) and _whole(run[1], 1) for run in v),
+        'like [[["global", "local"], 12]]',
+    ),
 }
 
 
@@ -154,6 +167,6 @@ def wrong(field: str, value: Any) -> str | None:
     if good(value):
         return None
     hint = ""
-    if isinstance(value, str) and KINDS[field] in ("size", "count", "number", "flag"):
+    if isinstance(value, str) and KINDS[field] in ("size", "layers", "count", "number", "flag"):
         hint = "; write it without quotes" if value.strip().replace(".", "", 1).isdigit() or value in ("true", "false") else ""
     return f"{show(value)} is not {allowed}{hint}"

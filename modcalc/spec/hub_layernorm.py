@@ -1,13 +1,16 @@
-"""Model types with LayerNorm: GPT-2, GPT-NeoX, OPT, BLOOM, Phi, StarCoder2, StableLM, Falcon."""
+"""Model types with LayerNorm: the GPT family, OPT, BLOOM, Phi, StarCoder, StableLM, Falcon, OLMo, Command R."""
 
+from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
+    ATTENTION_BIAS,
     ATTENTION_DROPOUT,
     BIASES,
     DECODER,
     GATED,
     GROUPED,
     LEARNED,
+    NO_MLP_BIAS,
     PARTIAL,
     QK_HEAD,
     QKV_BIAS,
@@ -23,6 +26,20 @@ from modcalc.spec.hub_parts import (
 )
 from modcalc.spec.hub_rules import of
 
+GPT2_NAMES = {
+    "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_positions": "max_position_embeddings",
+}  # fmt: skip
+# What files of GPT-2's family carry: dropout, and heads for other tasks.
+GPT2_FREE = frozenset({
+    "attn_pdrop", "embd_pdrop", "n_ctx", "resid_pdrop", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+    "summary_use_proj",
+})  # fmt: skip
+COHERE = {
+    **DECODER, **GROUPED, **GATED, **ATTENTION_BIAS, **norm("layernorm", "layer_norm_eps"), "norm.bias": False, "parallel": "shared_norm",
+    "head.scale": r.factor("logit_scale"),
+}  # fmt: skip
+COHERE_2_WINDOW = layers.layered_window(lambda c, i: (i + 1) % c["sliding_window_pattern"] != 0)
+
 LAYERNORM: dict[str, ModelType] = {
     "gpt2": ModelType(
         defaults=sizes(
@@ -33,12 +50,8 @@ LAYERNORM: dict[str, ModelType] = {
             **DECODER, **LEARNED, **BIASES, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("n_inner"),
             "mlp.activation": r.activation("activation_function"), "attention.scale": lambda c: None if c["scale_attn_weights"] else 1.0,
         },
-        names={"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_positions": "max_position_embeddings"},
-        free=frozenset({
-            "attn_pdrop", "embd_pdrop", "n_ctx", "n_special", "predict_special_tokens", "reorder_and_upcast_attn", "resid_pdrop",
-            "scale_attn_by_inverse_layer_idx", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
-            "summary_use_proj",
-        }),
+        names=GPT2_NAMES,
+        free=GPT2_FREE | {"n_special", "predict_special_tokens", "reorder_and_upcast_attn", "scale_attn_by_inverse_layer_idx"},
     ),
     "gpt_neox": ModelType(
         defaults=sizes(
@@ -140,5 +153,90 @@ LAYERNORM: dict[str, ModelType] = {
         free=ATTENTION_DROPOUT | {"hidden_dropout"},
         # Falcon2-11B's file says ff_factor beside ffn_hidden_size, which alone is read.
         fixed=UNROTATED | {"apply_residual_connection_post_layernorm": (False, None), "ff_factor": (4, None)},
+    ),
+    "gpt_neo": ModelType(
+        defaults=sizes(
+            50257, 2048, 24, 16, tied=True, max_position_embeddings=2048, intermediate_size=None, activation_function="gelu_new",
+            layer_norm_epsilon=1e-5, attention_types=None, window_size=256,
+        ),
+        # Its scores are not scaled.
+        knobs={
+            **DECODER, **LEARNED, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("intermediate_size"),
+            "mlp.activation": r.activation("activation_function"), "mlp.bias": True, "attention.bias.o": True, "attention.scale": 1.0,
+            "attention.window": layers.neo_window,
+        },
+        checks=(r.equal_heads,),
+        names={"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"},
+        # attention_layers says the types once more, one by one.
+        free=GPT2_FREE | ATTENTION_DROPOUT | {"attention_layers", "classifier_dropout", "embed_dropout", "resid_dropout"},
+    ),
+    "gptj": ModelType(
+        defaults=sizes(
+            50400, 4096, 28, 16, max_position_embeddings=2048, n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, rotary_dim=64,
+        ),
+        knobs={
+            **DECODER, **norm("layernorm", "layer_norm_epsilon"), "positions.kind": "rotary", "positions.fraction": r.rotary_dims,
+            "mlp.d_ff": r.inner("n_inner"), "mlp.activation": r.activation("activation_function"), "mlp.bias": True, "head.bias": True,
+            "parallel": "shared_norm",
+        },
+        checks=(r.needed("rotary_dim"),),
+        names=GPT2_NAMES,
+        free=GPT2_FREE,
+        fixed={"rotary": (True,), "scale_attn_weights": (True,)},
+    ),
+    "gpt_bigcode": ModelType(
+        defaults=sizes(
+            50257, 768, 12, 12, tied=True, max_position_embeddings=1024, n_inner=None, activation_function="gelu_pytorch_tanh",
+            layer_norm_epsilon=1e-5, scale_attn_weights=True, multi_query=True,
+        ),
+        knobs={
+            **DECODER, **LEARNED, **BIASES, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("n_inner"),
+            "mlp.activation": r.activation("activation_function"), "attention.scale": lambda c: None if c["scale_attn_weights"] else 1.0,
+            "attention.n_kv_heads": lambda c: 1 if c["multi_query"] and c["num_attention_heads"] > 1 else None,
+        },
+        names=GPT2_NAMES,
+        free=GPT2_FREE | {
+            "attention_softmax_in_fp32", "inference_runner", "max_batch_size", "max_sequence_length", "num_key_value_heads", "pad_key_length",
+            "pre_allocate_kv_cache", "scale_attention_softmax_in_fp32", "validate_runner_input",
+        },
+    ),
+    "olmo": ModelType(
+        defaults=sizes(
+            50304, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
+            attention_bias=False, **SILU, **rope(),
+        ),
+        knobs={**DECODER, **GROUPED, **ROTARY, **GATED, **ATTENTION_BIAS, "norm.kind": "layernorm", "norm.affine": False},
+        checks=(*WHOLE, r.equal_heads),
+        free=ATTENTION_DROPOUT | {"clip_qkv", "pretraining_tp"},
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "cohere": ModelType(
+        defaults=sizes(
+            256000, 8192, 40, 64, tied=True, max_position_embeddings=8192, intermediate_size=22528, num_key_value_heads=None, head_dim=None,
+            layer_norm_eps=1e-5, logit_scale=0.0625, attention_bias=False, use_qk_norm=False, **SILU, **rope(500000.0),
+        ),
+        knobs={**COHERE, **ROTARY, "attention.qk_norm.scope": "per_head"},
+        only_if={"attention.qk_norm": of("use_qk_norm")},
+        checks=(*WHOLE, r.equal_heads),
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "cohere2": ModelType(
+        defaults=sizes(
+            256000, 8192, 40, 64, tied=True, max_position_embeddings=8192, intermediate_size=22528, num_key_value_heads=None, head_dim=None,
+            layer_norm_eps=1e-5, logit_scale=0.0625, attention_bias=False, sliding_window=4096, sliding_window_pattern=4, layer_types=None,
+            **SILU, **rope(),
+        ),
+        # Layers without a window have no positions.
+        knobs={**COHERE, **layers.unrotated(layers.windowed(COHERE_2_WINDOW)), "attention.window": COHERE_2_WINDOW},
+        checks=(*WHOLE, r.equal_heads),
+        names={"_sliding_window_pattern": "sliding_window_pattern"},
+        # The published file says in the words of its training code what the library's class always is.
+        free=ATTENTION_DROPOUT | {"layer_switch"},
+        fixed=UNROTATED | NO_MLP_BIAS | {
+            "order_of_interleaved_layers": ("local_attn_first",), "position_embedding_type": ("rope_gptj",), "rotary_pct": (1,),
+            "use_embedding_sharing": (True,), "use_gated_activation": (True,), "use_parallel_block": (True,), "use_parallel_embedding": (True,),
+            "use_qk_norm": (False, None),
+        },
     ),
 }  # fmt: skip

@@ -14,8 +14,8 @@ class ModelType:
     defaults: the understood fields, with the value that the library's class takes where a file omits them (a test holds
     them to the installed classes). knobs: dotted path of the spec -> a rule over those fields, or a constant of the type.
     only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse.
-    names: other names of understood fields. free: fields that cost nothing. fixed: fields that the library does not
-    read for this type, with the values that agree with what it builds.
+    names: other names of understood fields. zeros: fields in which the library writes 0 for null. free: fields that cost
+    nothing. fixed: fields that the library does not read for this type, with the values that agree with what it builds.
     """
 
     defaults: dict[str, Any]
@@ -23,6 +23,7 @@ class ModelType:
     only_if: dict[str, r.Rule] = field(default_factory=dict)
     checks: tuple[r.Rule, ...] = ()
     names: dict[str, str] = field(default_factory=dict)
+    zeros: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
     fixed: dict[str, tuple] = field(default_factory=dict)
 
@@ -36,7 +37,7 @@ DECODER = {
     "n_layers": of("num_hidden_layers"),
     "attention.n_heads": of("num_attention_heads"),
     "attention.head_dim": r.head_dim,
-    "mlp.d_ff": of("intermediate_size"),
+    "mlp.d_ff": r.needed("intermediate_size"),
     "mlp.activation": r.activation("hidden_act"),
     "head.tied": of("tie_word_embeddings"),
 }
@@ -47,6 +48,8 @@ LEARNED = {"positions.kind": "learned", "positions.max_len": of("max_position_em
 GATED = {"mlp.kind": "gated"}
 BIASES = {"attention.bias": True, "mlp.bias": True}
 QKV_BIAS = {"attention.bias.q": True, "attention.bias.k": True, "attention.bias.v": True}
+ATTENTION_BIAS = {"attention.bias": of("attention_bias")}
+GEMMA = {**ATTENTION_BIAS, "norm.unit_offset": True, "embedding.scale": lambda c: c["hidden_size"] ** 0.5}
 WINDOW = {"attention.window": of("sliding_window")}
 QK_HEAD = {"attention.qk_norm.scope": "head"}
 QK_FULL = {"attention.qk_norm.scope": "full"}
@@ -56,6 +59,14 @@ def norm(kind: str, eps: str) -> dict[str, Any]:
     """The model's norm, with eps from the field of that name."""
     return {"norm.kind": kind, "norm.eps": of(eps)}
 
+
+# Factors on embeddings, scores, what blocks add, and logits (maximal update parametrisation, as Granite uses it).
+MULTIPLIERS = {
+    "embedding.scale": r.factor("embedding_multiplier"),
+    "attention.scale": of("attention_multiplier"),
+    "residual_scale": of("residual_multiplier"),
+    "head.scale": lambda c: None if c["logits_scaling"] == 1 else 1 / c["logits_scaling"],
+}
 
 # The decoder that Llama made usual: pre-RMSNorm, gated MLP, grouped heads, rotary positions.
 LLAMA = {**DECODER, **GROUPED, **ROTARY, **GATED, **norm("rmsnorm", "rms_norm_eps")}
@@ -81,6 +92,7 @@ def rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
 
 
 SILU = {"hidden_act": "silu"}
+NO_MULTIPLIERS = dict(embedding_multiplier=1.0, logits_scaling=1.0, residual_multiplier=1.0, attention_multiplier=1.0)
 
 # Checks, free and fixed fields
 

@@ -1,49 +1,35 @@
-"""Model types with RMSNorm and one gated MLP: the Llama family, Gemma, Phi-3, OLMo 2."""
+"""Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, Phi-3, SmolLM3, GLM, Granite and others."""
 
+from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
+    ATTENTION_BIAS,
     ATTENTION_DROPOUT,
+    DECODER,
+    GEMMA,
+    GROUPED,
     LLAMA,
+    MULTIPLIERS,
     NO_BIAS,
     NO_MLP_BIAS,
+    NO_MULTIPLIERS,
     NO_WINDOW,
     PARTIAL,
-    QK_FULL,
     QK_HEAD,
     QKV_BIAS,
+    ROTARY,
     SILU,
     UNROTATED,
     WHOLE,
     WINDOW,
     ModelType,
+    norm,
     rope,
     sizes,
 )
 from modcalc.spec.hub_rules import of
 
-ATTENTION_BIAS = {"attention.bias": of("attention_bias")}
-QWEN_WINDOW = {"attention.window": r.layered_window(lambda c, i: i >= c["max_window_layers"], "use_sliding_window")}
-GEMMA = {**LLAMA, **ATTENTION_BIAS, "norm.unit_offset": True, "embedding.scale": lambda c: c["hidden_size"] ** 0.5}
-GEMMA_2 = {
-    **GEMMA,
-    "norm.placement": "sandwich",
-    "attention.scale": r.score_scale,
-    "attention.softcap": of("attn_logit_softcapping"),
-    "head.softcap": of("final_logit_softcapping"),
-    "mlp.activation": r.activation("hidden_activation"),
-}
-GEMMA_3_WINDOW = r.layered_window(lambda c, i: (i + 1) % c["sliding_window_pattern"] != 0)
-GEMMA_2_DEFAULTS = dict(
-    intermediate_size=9216,
-    num_key_value_heads=4,
-    head_dim=256,
-    hidden_activation="gelu_pytorch_tanh",
-    rms_norm_eps=1e-6,
-    attention_bias=False,
-    query_pre_attn_scalar=256,
-    sliding_window=4096,
-    layer_types=None,
-)
+QWEN_WINDOW = {"attention.window": layers.layered_window(lambda c, i: i >= c["max_window_layers"], "use_sliding_window")}
 
 RMSNORM: dict[str, ModelType] = {
     "llama": ModelType(
@@ -93,35 +79,9 @@ RMSNORM: dict[str, ModelType] = {
             hidden_act="gelu_pytorch_tanh", hidden_activation=None, rms_norm_eps=1e-6, attention_bias=False, **rope(),
         ),
         # The first files said gelu and meant its tanh form; the library reads them so.
-        knobs={**GEMMA, "mlp.activation": r.activation("hidden_activation", "hidden_act", renamed={"gelu": "gelu_pytorch_tanh"})},
+        knobs={**LLAMA, **GEMMA, "mlp.activation": r.activation("hidden_activation", "hidden_act", renamed={"gelu": "gelu_pytorch_tanh"})},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_MLP_BIAS,
-    ),
-    "gemma2": ModelType(
-        defaults=sizes(
-            256000, 2304, 26, 8, tied=True, max_position_embeddings=8192, final_logit_softcapping=30.0, attn_logit_softcapping=50.0,
-            **GEMMA_2_DEFAULTS, **rope(),
-        ),
-        knobs={**GEMMA_2, "attention.window": r.layered_window(lambda c, i: i % 2 == 0)},
-        checks=WHOLE,
-        # Gemma-2-9b's file says its window twice; the library reads sliding_window.
-        free=ATTENTION_DROPOUT | {"hidden_act", "sliding_window_size"},
-        fixed=UNROTATED | NO_MLP_BIAS,
-    ),
-    "gemma3_text": ModelType(
-        defaults=sizes(
-            262208, 2304, 26, 8, tied=True, max_position_embeddings=131072, final_logit_softcapping=None,
-            sliding_window_pattern=6, rope_local_base_freq=10000.0, **GEMMA_2_DEFAULTS, **rope(1000000.0),
-        ),
-        knobs={
-            **GEMMA_2, **QK_HEAD, "attention.softcap": None, "attention.window": GEMMA_3_WINDOW,
-            "positions.local_theta": lambda c: None if GEMMA_3_WINDOW(c) is None else r.rope_local_theta(c),
-        },
-        checks=WHOLE,
-        names={"_sliding_window_pattern": "sliding_window_pattern"},
-        # The library keeps Gemma 2's cap on the scores as a field, but no layer applies it.
-        free=ATTENTION_DROPOUT | {"attn_logit_softcapping", "hidden_act"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "phi3": ModelType(
@@ -133,14 +93,85 @@ RMSNORM: dict[str, ModelType] = {
         free=ATTENTION_DROPOUT | {"embd_pdrop", "original_max_position_embeddings", "resid_pdrop"},
         fixed=NO_BIAS | {"lm_head_bias": (False, None), "full_attn_mod": (1,), "interpolate_factor": (1,)},
     ),
-    "olmo2": ModelType(
+    "smollm3": ModelType(
         defaults=sizes(
-            50304, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
-            rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
+            128256, 2048, 36, 16, tied=True, max_position_embeddings=32768, intermediate_size=11008, num_key_value_heads=4, head_dim=None,
+            rms_norm_eps=1e-6, attention_bias=False, mlp_bias=False, use_sliding_window=False, sliding_window=None, layer_types=None,
+            no_rope_layers=None, no_rope_layer_interval=4, **SILU, **rope(2000000.0),
         ),
-        knobs={**LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output"},
+        knobs={
+            **LLAMA, **layers.unrotated(layers.smollm_rotates), **ATTENTION_BIAS, "mlp.bias": of("mlp_bias"),
+            "attention.window": layers.layered_window(lambda c, i: not layers.smollm_rotates(c)[i], "use_sliding_window"),
+        },
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT | {"max_window_layers", "pretraining_tp"},
+        fixed=UNROTATED,
+    ),
+    "seed_oss": ModelType(
+        defaults=sizes(
+            155136, 4096, 64, 80, max_position_embeddings=524288, intermediate_size=27648, num_key_value_heads=8, head_dim=128,
+            rms_norm_eps=1e-6, attention_bias=True, attention_out_bias=False, mlp_bias=False, **SILU, **rope(),
+        ),
+        knobs={
+            **LLAMA, "attention.bias.q": of("attention_bias"), "attention.bias.k": of("attention_bias"), "attention.bias.v": of("attention_bias"),
+            "attention.bias.o": of("attention_out_bias"), "mlp.bias": of("mlp_bias"),
+        },
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT | {"pretraining_tp", "residual_dropout"},
+        fixed=UNROTATED | NO_WINDOW,
+    ),
+    "glm": ModelType(
+        defaults=sizes(
+            151552, 4096, 40, 32, max_position_embeddings=131072, intermediate_size=13696, num_key_value_heads=2, head_dim=128,
+            rms_norm_eps=1.5625e-07, attention_bias=True, **SILU, **rope(partial_rotary_factor=0.5),
+        ),
+        knobs={**LLAMA, **PARTIAL, **QKV_BIAS},
+        only_if={"attention.bias": of("attention_bias")},
+        free=ATTENTION_DROPOUT,
+        fixed=NO_MLP_BIAS,
+    ),
+    "ernie4_5": ModelType(
+        defaults=sizes(
+            103424, 1024, 18, 16, tied=True, max_position_embeddings=131072, intermediate_size=3072, num_key_value_heads=2, head_dim=128,
+            rms_norm_eps=1e-5, use_bias=False, **SILU, **rope(500000.0),
+        ),
+        knobs={**LLAMA, "attention.bias": of("use_bias"), "mlp.bias": of("use_bias")},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_MLP_BIAS | {"clip_qkv": (None,)},
+        fixed=UNROTATED | NO_BIAS,
+    ),
+    "granite": ModelType(
+        defaults=sizes(
+            32000, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
+            rms_norm_eps=1e-6, attention_bias=False, mlp_bias=False, **NO_MULTIPLIERS, **SILU, **rope(),
+        ),
+        knobs={**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, "mlp.bias": of("mlp_bias")},
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED,
+    ),
+    "arcee": ModelType(
+        defaults=sizes(
+            32000, 2560, 32, 32, max_position_embeddings=4096, intermediate_size=18432, num_key_value_heads=None, head_dim=None,
+            hidden_act="relu2", rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **rope(),
+        ),
+        knobs={**DECODER, **GROUPED, **ROTARY, **norm("rmsnorm", "rms_norm_eps"), **ATTENTION_BIAS, "mlp.bias": of("mlp_bias")},
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED,
+    ),
+    "nanochat": ModelType(
+        defaults=sizes(
+            50304, 768, 12, 6, max_position_embeddings=2048, intermediate_size=8192, num_key_value_heads=None, head_dim=None,
+            hidden_act="relu2", rms_norm_eps=1e-6, attention_bias=False, final_logit_softcapping=15.0, **rope(),
+        ),
+        # None of its norms has a weight, so that those of queries and keys may stand before the rotation.
+        knobs={
+            **DECODER, **GROUPED, **ROTARY, **norm("rmsnorm", "rms_norm_eps"), **ATTENTION_BIAS, **QK_HEAD,
+            "norm.affine": False, "embedding.norm": True, "head.softcap": of("final_logit_softcapping"),
+        },
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED,
     ),
 }  # fmt: skip

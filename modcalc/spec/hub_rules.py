@@ -30,12 +30,34 @@ def of(field: str) -> Rule:
     return lambda c: c[field]
 
 
+def needed(field: str) -> Rule:
+    """The field, for which a null has no meaning here."""
+
+    def rule(c: Config) -> Any:
+        if c[field] is None:
+            raise Refused(field, "null, or missing, but this model_type needs a number")
+        return c[field]
+
+    return rule
+
+
+def factor(field: str) -> Rule:
+    """A factor that may be 1, which is none."""
+    return lambda c: None if c[field] == 1 else float(c[field])
+
+
 def head_dim(c: Config) -> int | None:
     """N, if it is not D / H (the spec's own default)."""
     D, H, N = c["hidden_size"], c["num_attention_heads"], c.get("head_dim")
     if N is None and D % H:
         raise Refused("num_attention_heads", f"{H} heads do not divide hidden_size {D}")
     return None if N is None or N * H == D else N
+
+
+def floored_head_dim(c: Config) -> int | None:
+    """N where the library takes D / H rounded down."""
+    N = c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
+    return None if N * c["num_attention_heads"] == c["hidden_size"] else N
 
 
 def equal_heads(c: Config) -> None:
@@ -129,50 +151,21 @@ def rope_fraction(c: Config) -> float | None:
     return None if value == 1 else value
 
 
+def rotary_dims(c: Config) -> float | None:
+    """Share of head_dim that rotary_dim is, rounded up to the sixth digit; all of it where that is null."""
+    R, N = c["rotary_dim"], c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    if R is None or R == N:
+        return None
+    if R > N or R % 2:
+        raise Refused("rotary_dim", f"{R} is no even number up to the {N} dims of a head")
+    return -(-R * 10**6 // N) / 10**6
+
+
 def all_rotated(c: Config) -> None:
     """For types that rotate whole heads whatever the file says."""
     value = _rope_number(c, "partial_rotary_factor", _rope(c))
     if value not in (None, 1.0):
         raise Refused("partial_rotary_factor", f"{value}: this model_type rotates whole heads, so 1 or nothing is needed")
-
-
-def pattern(values: list) -> Any:
-    """The shortest list that gives `values` when repeated; its entry alone if there is only one."""
-    for period in range(1, len(values) + 1):
-        if all(v == values[i % period] for i, v in enumerate(values)):
-            return values[:period] if period > 1 else values[0]
-    return None
-
-
-def layered_window(default: Callable[[Config, int], bool], switch: str | None = None) -> Rule:
-    """Windows by layer_types, or where `default(config, layer)` says so; none at all if the flag `switch` is off."""
-    known = {"sliding_attention": True, "full_attention": False, "attention": False}
-
-    def rule(c: Config) -> Any:
-        L, types = c["num_hidden_layers"], c["layer_types"]
-        window = c["sliding_window"] if switch is None or c[switch] else None
-        if types is None:
-            if switch and window is None:
-                return None
-            sliding = [default(c, i) for i in range(L)]
-        else:
-            if len(types) != L:
-                raise Refused("layer_types", f"{len(types)} entries for num_hidden_layers {L}")
-            for name in types:
-                if name not in known:
-                    raise Refused("layer_types", f"{show(name)} is neither sliding_attention nor full_attention, which alone are understood here")
-            sliding = [known[name] for name in types]
-        if window is None and any(sliding):
-            field = switch if switch and not c[switch] else "sliding_window"
-            raise Refused(field, f"{show(c[field])}, but layers have sliding_attention: the transformers library cannot run such a model")
-        return pattern([window if slides else None for slides in sliding])
-
-    return rule
-
-
-def switched_window(c: Config) -> int | None:
-    """One window for all layers, behind use_sliding_window."""
-    return c["sliding_window"] if c["use_sliding_window"] else None
 
 
 def score_scale(c: Config) -> float | None:
@@ -203,21 +196,3 @@ def falcon_parallel(c: Config) -> str:
 def opt_embedding(c: Config) -> int | None:
     W = c["word_embed_proj_dim"]
     return W if c["hidden_size"] != W else None
-
-
-def qwen_sparse_layers(c: Config) -> list[int]:
-    """Layers with experts: every decoder_sparse_step-th, without mlp_only_layers."""
-    if not c["num_experts"]:
-        return []
-    step, dense = c["decoder_sparse_step"], set(c["mlp_only_layers"] or ())
-    return [i for i in range(step - 1, c["num_hidden_layers"], step) if i not in dense]
-
-
-def qwen_explicit_layers(c: Config) -> list[int] | None:
-    """The layers one by one, only where `every` cannot say them."""
-    layers, step = qwen_sparse_layers(c), c["decoder_sparse_step"]
-    return None if layers == list(range(step - 1, c["num_hidden_layers"], step)) else layers
-
-
-def qwen_every(c: Config) -> int | None:
-    return c["decoder_sparse_step"] if qwen_explicit_layers(c) is None else None

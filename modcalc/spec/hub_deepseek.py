@@ -1,0 +1,114 @@
+"""Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin."""
+
+from modcalc.spec import hub_layers as layers
+from modcalc.spec import hub_rules as r
+from modcalc.spec.hub_experts import FREE as ROUTED_FREE
+from modcalc.spec.hub_experts import experts
+from modcalc.spec.hub_parts import (
+    LLAMA,
+    NO_MLP_BIAS,
+    PARTIAL,
+    QK_HEAD,
+    QKV_BIAS,
+    SILU,
+    UNROTATED,
+    WHOLE,
+    ModelType,
+    rope,
+    sizes,
+)
+from modcalc.spec.hub_rules import of
+
+MLA = {
+    "attention.head_dim": None, "attention.n_kv_heads": None, "attention.latent.kv_rank": of("kv_lora_rank"),
+    "attention.latent.q_rank": of("q_lora_rank"), "attention.latent.nope_dim": of("qk_nope_head_dim"),
+    "attention.latent.rope_dim": of("qk_rope_head_dim"), "attention.latent.v_dim": of("v_head_dim"),
+    # Biases of the two down projections and of the output; the up projections have none.
+    "attention.bias.q": lambda c: c["q_lora_rank"] is not None, "attention.bias.k": True, "attention.bias.o": True,
+}  # fmt: skip
+MLA_BIASED = {"attention.bias": of("attention_bias")}
+SHARED = {
+    "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": of("n_shared_experts"), "moe.scaling": of("routed_scaling_factor"),
+}  # fmt: skip
+SIGMOID = {
+    **experts("n_routed_experts", "sigmoid"), "moe.balance_bias": True, "moe.groups": r.needed("n_group"),
+    "moe.top_groups": r.needed("topk_group"),
+}  # fmt: skip
+AFTER_DENSE = {"moe": lambda c: c["first_k_dense_replace"] < c["num_hidden_layers"]}
+# head_dim and qk_head_dim repeat other dims.
+MLA_FREE = frozenset({"head_dim", "pretraining_tp", "qk_head_dim", "rope_interleave"})
+# Multi-token prediction adds modules for training and speculative decoding that the library's model, and so the spec, does not hold.
+FREE = ROUTED_FREE | {"num_mtp_layers", "num_nextn_predict_layers"}
+FIXED = {"moe_layer_freq": (1,), "scoring_func": ("sigmoid",)}
+
+DEEPSEEK: dict[str, ModelType] = {
+    "deepseek_v2": ModelType(
+        defaults=sizes(
+            102400, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None,
+            moe_intermediate_size=1407, n_shared_experts=2, n_routed_experts=64, routed_scaling_factor=1.0, kv_lora_rank=512,
+            q_lora_rank=1536, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, n_group=None, topk_group=None,
+            num_experts_per_tok=None, first_k_dense_replace=0, topk_method="greedy", rms_norm_eps=1e-6, attention_bias=False,
+            **SILU, **rope(),
+        ),
+        # Its router does not renormalise, whatever norm_topk_prob says.
+        knobs={
+            **LLAMA, **MLA, **SHARED, **experts("n_routed_experts"), "moe.groups": layers.if_grouped("n_group"),
+            "moe.top_groups": layers.if_grouped("topk_group"), "moe.renormalize": False, "moe.offset": of("first_k_dense_replace"),
+        },
+        only_if=MLA_BIASED | AFTER_DENSE,
+        checks=(*WHOLE, r.latent_kv_heads),
+        names={"num_experts": "n_routed_experts"},
+        free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "seq_aux"},
+        fixed=UNROTATED | NO_MLP_BIAS | {"moe_layer_freq": (1,), "norm_topk_prob": (False,), "scoring_func": ("softmax",)},
+    ),
+    "deepseek_v3": ModelType(
+        defaults=sizes(
+            129280, 7168, 61, 128, max_position_embeddings=4096, intermediate_size=18432, num_key_value_heads=128,
+            moe_intermediate_size=2048, n_shared_experts=1, n_routed_experts=256, routed_scaling_factor=2.5, kv_lora_rank=512,
+            q_lora_rank=1536, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, n_group=8, topk_group=4, num_experts_per_tok=8,
+            first_k_dense_replace=3, norm_topk_prob=True, rms_norm_eps=1e-6, attention_bias=False, **SILU, **rope(),
+        ),
+        knobs={
+            **LLAMA, **MLA, **SHARED, **SIGMOID, "moe.renormalize": of("norm_topk_prob"), "moe.offset": of("first_k_dense_replace"),
+        },
+        only_if=MLA_BIASED | AFTER_DENSE,
+        checks=(*WHOLE, r.latent_kv_heads),
+        names={"num_local_experts": "n_routed_experts"},
+        free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "seq_aux"},
+        fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"topk_method": ("noaux_tc",)},
+    ),
+    "glm4_moe": ModelType(
+        defaults=sizes(
+            151552, 4096, 46, 96, max_position_embeddings=131072, intermediate_size=10944, num_key_value_heads=8, head_dim=None,
+            rms_norm_eps=1e-5, attention_bias=False, moe_intermediate_size=1408, num_experts_per_tok=8, n_shared_experts=1,
+            n_routed_experts=128, routed_scaling_factor=1.0, n_group=1, topk_group=1, first_k_dense_replace=1, norm_topk_prob=True,
+            use_qk_norm=False, **SILU, **rope(partial_rotary_factor=0.5),
+        ),
+        knobs={
+            **LLAMA, **PARTIAL, **QKV_BIAS, **QK_HEAD, **SHARED, **SIGMOID, "attention.head_dim": r.floored_head_dim,
+            "moe.renormalize": of("norm_topk_prob"), "moe.offset": of("first_k_dense_replace"),
+        },
+        only_if={"attention.bias": of("attention_bias"), "attention.qk_norm": of("use_qk_norm")} | AFTER_DENSE,
+        names={"num_local_experts": "n_routed_experts"},
+        free=FREE,
+        fixed=NO_MLP_BIAS | FIXED | {"topk_method": ("noaux_tc",)},
+    ),
+    "glm4_moe_lite": ModelType(
+        defaults=sizes(
+            154880, 2048, 47, 20, max_position_embeddings=202752, intermediate_size=10240, num_key_value_heads=20,
+            moe_intermediate_size=1536, n_shared_experts=1, n_routed_experts=64, routed_scaling_factor=1.8, kv_lora_rank=512,
+            q_lora_rank=768, qk_rope_head_dim=64, v_head_dim=256, qk_nope_head_dim=192, n_group=1, topk_group=1, num_experts_per_tok=4,
+            norm_topk_prob=True, mlp_layer_types=None, rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
+        ),
+        knobs={
+            **LLAMA, **MLA, **SHARED, **SIGMOID, "moe.renormalize": of("norm_topk_prob"), "moe.offset": layers.glm_offset,
+            "moe.layers": layers.glm_explicit_layers,
+        },
+        only_if=MLA_BIASED | {"moe": layers.glm_sparse_layers},
+        checks=(*WHOLE, r.latent_kv_heads),
+        names={"num_local_experts": "n_routed_experts"},
+        free=FREE | MLA_FREE,
+        # mlp_layer_types, and without it one dense layer, whatever first_k_dense_replace says.
+        fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"first_k_dense_replace": (1,), "topk_method": ("noaux_tc",)},
+    ),
+}  # fmt: skip

@@ -1,0 +1,157 @@
+"""Rules of a config.json that say which layers have windows, positions or experts: see `hub_rules`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from modcalc.spec.hub_fields import show
+from modcalc.spec.hub_rules import Config, Refused, Rule, needed, rope_theta
+
+
+def pattern(values: list) -> Any:
+    """The shortest list that gives `values` when repeated; its entry alone if there is only one."""
+    for period in range(1, len(values) + 1):
+        if all(v == values[i % period] for i, v in enumerate(values)):
+            return values[:period] if period > 1 else values[0]
+    return None
+
+
+def layered_window(default: Callable[[Config, int], bool], switch: str | None = None) -> Rule:
+    """Windows by layer_types, or where `default(config, layer)` says so; none at all if the flag `switch` is off."""
+    known = {"sliding_attention": True, "full_attention": False, "attention": False}
+
+    def rule(c: Config) -> Any:
+        L, types = c["num_hidden_layers"], c["layer_types"]
+        window = c["sliding_window"] if switch is None or c[switch] else None
+        if types is None:
+            if switch and window is None:
+                return None
+            sliding = [default(c, i) for i in range(L)]
+        else:
+            if len(types) != L:
+                raise Refused("layer_types", f"{len(types)} entries for num_hidden_layers {L}")
+            for name in types:
+                if name not in known:
+                    raise Refused("layer_types", f"{show(name)} is neither sliding_attention nor full_attention, which alone are understood here")
+            sliding = [known[name] for name in types]
+        if window is None and any(sliding):
+            field = switch if switch and not c[switch] else "sliding_window"
+            raise Refused(field, f"{show(c[field])}, but layers have sliding_attention: the transformers library cannot run such a model")
+        return pattern([window if slides else None for slides in sliding])
+
+    return rule
+
+
+def neo_window(c: Config) -> Any:
+    """GPT-Neo: runs of attention types, [[names, how often], …]; local layers see window_size tokens."""
+    runs, L = c["attention_types"] or [[["global", "local"], 12]], c["num_hidden_layers"]
+    n = sum(len(names) * times for names, times in runs)
+    if n != L:
+        raise Refused("attention_types", f"{n} layers for num_hidden_layers {L}")
+    names = [name for names, times in runs for _ in range(times) for name in names]
+    for name in names:
+        if name not in ("global", "local"):
+            raise Refused("attention_types", f"{show(name)} is neither global nor local")
+    return pattern([c["window_size"] if name == "local" else None for name in names])
+
+
+def unrotated(rotates: Callable[[Config], list[bool]]) -> dict[str, Rule]:
+    """Rotary positions in those layers alone where `rotates` says so."""
+    return {
+        "positions.kind": lambda c: "rotary" if any(rotates(c)) else "none",
+        "positions.theta": lambda c: rope_theta(c) if any(rotates(c)) else None,
+        "positions.rotated": lambda c: pattern(rotates(c)) if 0 < sum(rotates(c)) < len(rotates(c)) else None,
+    }
+
+
+def smollm_rotates(c: Config) -> list[bool]:
+    """SmolLM3: 1 in no_rope_layers is a layer that is rotated; without the list every no_rope_layer_interval-th is not."""
+    L, flags = c["num_hidden_layers"], c["no_rope_layers"]
+    if flags is None:
+        return [(i + 1) % c["no_rope_layer_interval"] != 0 for i in range(L)]
+    if len(flags) < L:
+        raise Refused("no_rope_layers", f"{len(flags)} entries for num_hidden_layers {L}")
+    return [flag > 0 for flag in flags[:L]]
+
+
+def windowed(window: Rule) -> Callable[[Config], list[bool]]:
+    """Which layers have a window, by the rule for windows (Command R7B rotates these alone)."""
+
+    def rule(c: Config) -> list[bool]:
+        found = window(c)
+        found = found if isinstance(found, list) else [found]
+        return [found[i % len(found)] is not None for i in range(c["num_hidden_layers"])]
+
+    return rule
+
+
+def exaone_window(c: Config) -> Any:
+    """EXAONE 4: all but each window_pattern-th layer, or by layer_types, which a pattern in letters needs."""
+    every = c["window_pattern"]
+    if c["layer_types"] is None and type(every) is not int:
+        raise Refused("window_pattern", f"{show(every)} without layer_types: the transformers library cannot build such a model")
+    return layered_window(lambda c, i: (i + 1) % every != 0)(c)
+
+
+def exaone_rotates(c: Config) -> list[bool]:
+    return [True] * c["num_hidden_layers"] if c["sliding_window"] is None else windowed(exaone_window)(c)
+
+
+def switched_window(c: Config) -> int | None:
+    """One window for all layers, behind use_sliding_window."""
+    return c["sliding_window"] if c["use_sliding_window"] else None
+
+
+def only_softmax_attention(c: Config) -> None:
+    """MiniMax-M2: 1 in attn_type_list is a layer with softmax attention, which all are."""
+    if any(kind != 1 for kind in c["attn_type_list"] or ()):
+        raise Refused("attn_type_list", "a layer without softmax attention, which this model_type does not have")
+
+
+def glm_sparse_layers(c: Config) -> list[int]:
+    """GLM-4.7-Flash: layers with experts by mlp_layer_types; without it all but the first."""
+    L, types = c["num_hidden_layers"], c["mlp_layer_types"]
+    if types is None:
+        return list(range(1, L))
+    if len(types) != L or not set(types) <= {"dense", "sparse"}:
+        raise Refused("mlp_layer_types", f"{show(types)}: dense or sparse for each of num_hidden_layers {L} is needed")
+    return [i for i, name in enumerate(types) if name == "sparse"]
+
+
+def glm_offset(c: Config) -> int | None:
+    """The first layer with experts, where all after it have some."""
+    layers = glm_sparse_layers(c)
+    return layers[0] if layers == list(range(layers[0], c["num_hidden_layers"])) else None
+
+
+def glm_explicit_layers(c: Config) -> list[int] | None:
+    return glm_sparse_layers(c) if glm_offset(c) is None else None
+
+
+def if_grouped(field: str) -> Rule:
+    """DeepSeek-V2: groups of experts with one of its two methods only."""
+    methods = ("greedy", "group_limited_greedy")
+
+    def rule(c: Config) -> int | None:
+        if c["topk_method"] not in methods:
+            raise Refused("topk_method", f"{show(c['topk_method'])} is neither {methods[0]} nor {methods[1]}")
+        return needed(field)(c) if c["topk_method"] == methods[1] else None
+
+    return rule
+
+
+def qwen_sparse_layers(c: Config) -> list[int]:
+    """Layers with experts: every decoder_sparse_step-th, without mlp_only_layers."""
+    if not c["num_experts"]:
+        return []
+    step, dense = c["decoder_sparse_step"], set(c["mlp_only_layers"] or ())
+    return [i for i in range(step - 1, c["num_hidden_layers"], step) if i not in dense]
+
+
+def qwen_explicit_layers(c: Config) -> list[int] | None:
+    """The layers one by one, only where `every` cannot say them."""
+    layers, step = qwen_sparse_layers(c), c["decoder_sparse_step"]
+    return None if layers == list(range(step - 1, c["num_hidden_layers"], step)) else layers
+
+
+def qwen_every(c: Config) -> int | None:
+    return c["decoder_sparse_step"] if qwen_explicit_layers(c) is None else None

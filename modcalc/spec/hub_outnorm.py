@@ -1,0 +1,122 @@
+"""Model types with an RMSNorm on what a part adds: Gemma 2 and 3, OLMo 2 and 3, EXAONE 4, GLM-4."""
+
+from modcalc.spec import hub_layers as layers
+from modcalc.spec import hub_rules as r
+from modcalc.spec.hub_parts import (
+    ATTENTION_BIAS,
+    ATTENTION_DROPOUT,
+    GEMMA,
+    LLAMA,
+    NO_BIAS,
+    NO_MLP_BIAS,
+    PARTIAL,
+    QK_FULL,
+    QK_HEAD,
+    QKV_BIAS,
+    SILU,
+    UNROTATED,
+    WHOLE,
+    ModelType,
+    rope,
+    sizes,
+)
+from modcalc.spec.hub_rules import of
+
+GEMMA_2 = {
+    **LLAMA,
+    **GEMMA,
+    "norm.placement": "sandwich",
+    "attention.scale": r.score_scale,
+    "attention.softcap": of("attn_logit_softcapping"),
+    "head.softcap": of("final_logit_softcapping"),
+    "mlp.activation": r.activation("hidden_activation"),
+}
+GEMMA_3_WINDOW = layers.layered_window(lambda c, i: (i + 1) % c["sliding_window_pattern"] != 0)
+GEMMA_2_DEFAULTS = dict(
+    intermediate_size=9216,
+    num_key_value_heads=4,
+    head_dim=256,
+    hidden_activation="gelu_pytorch_tanh",
+    rms_norm_eps=1e-6,
+    attention_bias=False,
+    query_pre_attn_scalar=256,
+    sliding_window=4096,
+    layer_types=None,
+)
+
+OUTNORM: dict[str, ModelType] = {
+    "gemma2": ModelType(
+        defaults=sizes(
+            256000, 2304, 26, 8, tied=True, max_position_embeddings=8192, final_logit_softcapping=30.0, attn_logit_softcapping=50.0,
+            **GEMMA_2_DEFAULTS, **rope(),
+        ),
+        knobs={**GEMMA_2, "attention.window": layers.layered_window(lambda c, i: i % 2 == 0)},
+        checks=WHOLE,
+        # Gemma-2-9b's file says its window twice; the library reads sliding_window.
+        free=ATTENTION_DROPOUT | {"hidden_act", "sliding_window_size"},
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "gemma3_text": ModelType(
+        defaults=sizes(
+            262208, 2304, 26, 8, tied=True, max_position_embeddings=131072, final_logit_softcapping=None,
+            sliding_window_pattern=6, rope_local_base_freq=10000.0, **GEMMA_2_DEFAULTS, **rope(1000000.0),
+        ),
+        knobs={
+            **GEMMA_2, **QK_HEAD, "attention.softcap": None, "attention.window": GEMMA_3_WINDOW,
+            "positions.local_theta": lambda c: None if GEMMA_3_WINDOW(c) is None else r.rope_local_theta(c),
+        },
+        checks=WHOLE,
+        names={"_sliding_window_pattern": "sliding_window_pattern"},
+        # The library keeps Gemma 2's cap on the scores as a field, but no layer applies it.
+        free=ATTENTION_DROPOUT | {"attn_logit_softcapping", "hidden_act"},
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "olmo2": ModelType(
+        defaults=sizes(
+            50304, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
+            rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
+        ),
+        knobs={**LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output"},
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED | NO_MLP_BIAS | {"clip_qkv": (None,)},
+    ),
+    "olmo3": ModelType(
+        defaults=sizes(
+            50304, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
+            rms_norm_eps=1e-5, attention_bias=False, sliding_window=4096, layer_types=None, **SILU, **rope(500000.0),
+        ),
+        knobs={
+            **LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output",
+            "attention.window": layers.layered_window(lambda c, i: (i + 1) % 4 != 0),
+        },
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "exaone4": ModelType(
+        defaults=sizes(
+            102400, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=16384, num_key_value_heads=32, head_dim=None,
+            rms_norm_eps=1e-5, sliding_window=4096, window_pattern=4, layer_types=None, **SILU, **rope(),
+        ),
+        # Where some layers have windows, these alone are rotated.
+        knobs={
+            **LLAMA, **layers.unrotated(layers.exaone_rotates), **QK_HEAD, "norm.placement": "output", "attention.window": layers.exaone_window,
+        },
+        checks=WHOLE,
+        names={"sliding_window_pattern": "window_pattern"},
+        zeros=frozenset({"window_pattern"}),
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED | NO_BIAS,
+    ),
+    "glm4": ModelType(
+        defaults=sizes(
+            151552, 4096, 40, 32, max_position_embeddings=131072, intermediate_size=13696, num_key_value_heads=2, head_dim=128,
+            rms_norm_eps=1.5625e-07, attention_bias=True, **SILU, **rope(partial_rotary_factor=0.5),
+        ),
+        knobs={**LLAMA, **PARTIAL, **QKV_BIAS, "norm.placement": "sandwich"},
+        only_if={"attention.bias": of("attention_bias")},
+        free=ATTENTION_DROPOUT,
+        fixed=NO_MLP_BIAS,
+    ),
+}  # fmt: skip
