@@ -17,8 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_finish() -> None:
-    """What imports and collection left stays to the end: a measured point, which collects garbage, need not look through it."""
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_stays() -> None:
+    """Imports and collection stay to the end: a measured point, which collects garbage, need not look through them each time."""
     gc.collect()
     gc.freeze()
 
