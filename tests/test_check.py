@@ -15,6 +15,7 @@ import yaml
 from modcalc import account, load
 from modcalc.cost.budget import METRICS, Costs, Rule, check, contradictions, parse_rule, rules_of
 from modcalc.cost.check import sources
+from modcalc.cost.training import training_run
 from modcalc.errors import UsageError
 from modcalc.spec.load import loads
 from modcalc.spec.schema import Budget
@@ -86,9 +87,12 @@ def test_rules(spec, rule: str, holds: bool) -> None:
 def test_a_schedule_is_whole_steps(spec) -> None:
     model = load(spec("params: 1e9"))
     costs = Costs(model)
-    assert costs.steps == -(-(10**9) // (8 * 512))
+    steps, report = -(-(10**9) // (8 * 512)), account(model, batch=8, phase="train")
+    run = training_run(model, report)
+    assert (run.steps, run.batch_size, run.tokens, run.flops) == (steps, 8, steps * 8 * 512, steps * report.flops.train_step)
     result = check(costs, parse_rule("train_flops <= 1.6e16"), lambda name: costs)
-    assert result.actual == costs.steps * account(model, batch=8, phase="train").flops.train_step
+    assert result.actual == costs.train_flops == run.flops == training_run(model, account(model, batch=3)).flops
+    assert training_run(load("dense-small"), account(load("dense-small"))) is None
 
 
 def test_shipped_specs_pass() -> None:

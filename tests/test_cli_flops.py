@@ -182,6 +182,20 @@ def test_hardware_flops_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> N
     assert flops(tiny, tiny_mod, "--count", "analytic", "--phase", "train").out.count("hardware: ") == 2
 
 
+def test_the_training_run_of_a_spec(flops, tiny: Path) -> None:
+    tiny.write_text(tiny.read_text() + "train: {batch_size: 4, tokens: 1000}\n")
+    options = ("--count", "analytic", "--batch", 3)
+    run = flops(tiny, *options, "--backward", "--format", "json").document["training"]
+    step = flops(tiny, "--count", "analytic", "--format", "json").document["flops"]["train_step"]
+    assert run == {"steps": 16, "batch_size": 4, "tokens": 1024, "flops": 16 * 4 * step}
+    said = f"training: {run['flops']:,} FLOPs in 16 steps of 4 sequences, 1,024 tokens (by the spec's `train`)"
+    assert said in flops(tiny, *options, "--phase", "train").out
+    assert "in 32 steps of 4 sequences" in flops(tiny, *options, "--backward", "--seq-len", 8).out
+    assert flops(tiny, tiny, *options, "--backward", "--convention", "palm").out.count("training: ") == 2
+    assert "training" not in flops(tiny, *options).out
+    assert "training" not in flops(tiny, *options, "--format", "json").document
+
+
 def test_no_hardware_flops_where_recomputation_is_counted_already(flops, tiny: Path) -> None:
     options = ["--count", "analytic", "--backward", "--convention", "megatron"]
     assert "hardware" not in flops(tiny, *options, "--format", "json").document

@@ -22,6 +22,7 @@ n_layers: 4
 attention: {n_heads: 4, window: [null, 8]}
 mlp: {d_ff: 128}
 mod: {capacity: 4, predictor_width: 8}
+train: {batch_size: 2, tokens: 100}
 budget: {params: 1M}
 """
 # Together they show every part of a command's document.

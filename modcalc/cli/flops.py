@@ -1,5 +1,6 @@
 """`modcalc flops`: what specs cost by the ledger, and whether counters that run the models agree."""
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -9,6 +10,7 @@ from modcalc.cli.options import AsMod, AttentionKernel, Batch, Causal, Context, 
 if TYPE_CHECKING:
     from modcalc.cost.account import Report
     from modcalc.cost.recompute import Hardware
+    from modcalc.cost.training import TrainingRun
     from modcalc.measure.agreement import Verdict
     from modcalc.render.wording import Unit
 
@@ -47,6 +49,7 @@ def flops(
     """
     from modcalc.cost.account import account
     from modcalc.cost.compare import sampling_range, twin
+    from modcalc.cost.training import training_run
     from modcalc.render.output import chosen
     from modcalc.render.wording import Unit
     from modcalc.spec.mod_option import load_all
@@ -64,15 +67,16 @@ def flops(
 
     backward = backward or phase == "train"
     format = chosen(format)
-    accounts = []
+    accounts, runs = [], []
     for spec in load_all(specs, mod):
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
+        runs.append(training_run(spec, report) if backward else None)
 
     hardware = _hardware([report for report, _, _ in accounts], recompute, attention) if backward else []
     unit = Unit(macs, accounts[0][0].convention.multiply_add)
     _show(accounts, by, unit, backward, format)
-    _show_hardware(accounts, hardware, unit, format)
+    _show_training(accounts, hardware, runs, unit, format)
     if plot:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
@@ -84,7 +88,7 @@ def flops(
         typer.echo(f"drawn into {target}", err=True)
     verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(accounts) == 1) for report, _, _ in accounts]
     if format == "json":
-        _document(accounts, verdicts, hardware, by, macs)
+        _document(accounts, verdicts, hardware, runs, by, macs)
     if not all(v.agrees for one in verdicts for v in one):
         raise typer.Exit(1)
 
@@ -154,14 +158,18 @@ def _hardware(reports: list["Report"], recompute: str | None, attention: str | N
     return [hardware_flops(report, recompute or "none", attention or "fused") for report in reports]
 
 
-def _show_hardware(accounts: list[tuple], hardware: list["Hardware"], unit: "Unit", format: str) -> None:
-    if not hardware or format == "json":
+def _show_training(accounts: list[tuple], hardware: list["Hardware"], runs: list["TrainingRun | None"], unit: "Unit", format: str) -> None:
+    """Below the FLOPs of a train step: what a device is asked for, and what the spec's whole run costs."""
+    if format == "json":
         return
     from modcalc.render.hardware import hardware_facts
     from modcalc.render.output import facts
+    from modcalc.render.wording import training
 
-    for (report, _, _), h in zip(accounts, hardware, strict=True):
-        facts([*([] if len(accounts) == 1 else [("", ""), ("", report.plan.name)]), *hardware_facts(report, h, unit)], format)
+    for (report, _, _), h, run in zip_longest(accounts, hardware, runs):
+        told = [*(hardware_facts(report, h, unit) if h else []), *(training(run, unit) if run else [])]
+        if told:
+            facts([*([] if len(accounts) == 1 else [("", ""), ("", report.plan.name)]), *told], format)
 
 
 def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> list["Verdict"]:
@@ -190,8 +198,12 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
     return verdicts
 
 
-def _document(accounts: list[tuple], verdicts: list[list], hardware: list["Hardware"], by: str | None, macs: bool) -> None:
+def _document(
+    accounts: list[tuple], verdicts: list[list], hardware: list["Hardware"], runs: list["TrainingRun | None"], by: str | None, macs: bool
+) -> None:
     """One document for one spec; `reports` of several."""
+    from msgspec.structs import asdict
+
     from modcalc.render.counted import verdicts_document
     from modcalc.render.document import account_document
     from modcalc.render.hardware import hardware_document
@@ -205,4 +217,7 @@ def _document(accounts: list[tuple], verdicts: list[list], hardware: list["Hardw
         )
     for document, h in zip(documents, hardware, strict=False):
         document["hardware"] = hardware_document(h)
+    for document, run in zip(documents, runs, strict=True):
+        if run:
+            document["training"] = asdict(run)
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

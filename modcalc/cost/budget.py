@@ -14,6 +14,7 @@ from functools import cached_property
 from modcalc.cost.account import Report, account
 from modcalc.cost.memory import kv_cache_bytes, train_memory_bytes
 from modcalc.cost.ops import whole
+from modcalc.cost.training import training_run
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import exact
 from modcalc.spec.schema import Limits, Spec
@@ -47,18 +48,12 @@ class Costs:
         return self.spec.train.batch_size if self.spec.train else self.batch
 
     @property
-    def scheduled(self) -> bool:
-        """Whether the spec says how long it is trained."""
-        train = self.spec.train
-        return train is not None and (train.steps is not None or train.tokens is not None)
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the spec's schedule: as given, or whole steps that see at least train.tokens."""
-        train = self.spec.train
-        if not self.scheduled:
+    def train_flops(self) -> Number:
+        """The whole run that `train` plans."""
+        run = training_run(self.spec, self.report)
+        if run is None:
             raise UsageError(f"{self.spec.name}: train_flops needs a schedule: give train.steps or train.tokens")
-        return train.steps or -(-train.tokens // (train.batch_size * self.spec.seq_len))
+        return run.flops
 
     @property
     def train_step_flops(self) -> Number:
@@ -80,7 +75,7 @@ METRICS: dict[str, tuple[str, Callable[[Costs], Number]]] = {
     "forward_flops": ("FLOPs", lambda c: c.report.flops.forward),
     "forward_flops_per_token": ("FLOPs", lambda c: Fraction(c.report.flops.forward, c.spec.seq_len)),
     "train_step_flops": ("FLOPs", lambda c: c.train_step_flops),
-    "train_flops": ("FLOPs", lambda c: c.steps * c.train_step_flops),
+    "train_flops": ("FLOPs", lambda c: c.train_flops),
     "kv_cache_bytes": ("bytes", lambda c: c.kv_cache_bytes),
     "train_memory_bytes": ("bytes", lambda c: c.train_memory_bytes),
 }

@@ -6,7 +6,7 @@ from fractions import Fraction
 import msgspec
 
 from modcalc.cost.account import Report, account
-from modcalc.cost.budget import Costs
+from modcalc.cost.training import training_run
 from modcalc.spec.plan import Dim
 from modcalc.spec.schema import Spec
 
@@ -73,17 +73,12 @@ def diff(before: Spec, after: Spec, *, seq_len: int | None = None, convention: s
             ("train step FLOPs, one sequence", a.flops.train_step, b.flops.train_step),
         )
     )
-    train = Change("training FLOPs, whole schedule", _train_flops(before, a), _train_flops(after, b))
+    runs = (training_run(before, a), training_run(after, b))
+    train = Change("training FLOPs, whole schedule", *(run.flops if run else None for run in runs))
     batch = Change("sequences of a train step", *(s.train.batch_size if s.train else None for s in (before, after)))
     scheduled = train if (train.before, train.after) != (None, None) else None
     rebatched = batch if batch.before != batch.after else None
     return Diff(a, b, keys, totals, _components(a, b, "params"), _components(a, b, "forward"), scheduled, rebatched)
-
-
-def _train_flops(spec: Spec, report: Report) -> Dim | None:
-    """FLOPs of the schedule at the report's length and by its convention; None without steps or tokens."""
-    costs = Costs(msgspec.structs.replace(spec, seq_len=report.plan.seq_len), report=report)
-    return costs.steps * costs.train_step_flops if costs.scheduled else None
 
 
 def _components(a: Report, b: Report, what: str) -> tuple[Change, ...]:

@@ -8,6 +8,7 @@ from modcalc.cost.account import Report
 from modcalc.cost.compare import KV_DTYPE, experts_choose, free_work, is_expectation, kv_bytes, masked_windows, routed, routed_windows, routing_flops
 from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
+from modcalc.cost.training import TrainingRun
 from modcalc.render.numbers import binary_bytes, count, several, share
 
 # Components in display order and as readers call them; routing stands apart, last.
@@ -132,6 +133,12 @@ def _windows(report: Report, unit: Unit) -> Facts:
     where = numbered([f"blocks.{i}" for i in layers])
     text = f"{where} are billed for all pairs, as an implementation that masks its sliding window computes them; "
     return [("windows", f"{text}--causal exact bills what tokens see: {count(unit.of(saved))} {unit.name} less there")]
+
+
+def training(run: TrainingRun, unit: Unit) -> Facts:
+    """What the spec's whole training run costs."""
+    text = f"{count(unit.of(run.flops))} {unit.name} in {several(run.steps, 'step')} of {several(run.batch_size, 'sequence')}"
+    return [("training", f"{text}, {count(run.tokens)} tokens (by the spec's `train`)")]
 
 
 def _cache(report: Report) -> str:
