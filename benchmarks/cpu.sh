@@ -27,7 +27,7 @@ if wanted rows; then
     point rows $shapes/cpu-768.yaml --baseline dense --mode forward --sweep batch=1,2,4 "${short[@]}"
 fi
 if wanted llama; then
-    once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cpu --batch 2 --seconds "$llama_s"
+    once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cpu --batch 2 "${llama[@]}"
 fi
 if wanted repeat; then
     for run in 1 2 3; do

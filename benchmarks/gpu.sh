@@ -54,7 +54,7 @@ if wanted decode; then
     done
 fi
 if wanted llama; then
-    once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cuda --dtype bf16 --batch 16 --seconds "$llama_s"
+    once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cuda --dtype bf16 --batch 16 "${llama[@]}"
 fi
 if wanted context; then
     once "$results/context.md" context "$python" -m benchmarks.decode_context mod-220m --device cuda --dtype bf16 \

@@ -7,14 +7,14 @@ venv=.venv-benchmarks
 # begin DEVICE DTYPE LONG SHORT [--quick] [STAGE ...]: read the options, find an interpreter and the device's name, make the folder.
 # LONG, SHORT: seconds of samples for a point.
 begin() {
-    device=$1 dtype=$2 long=(--seconds "$3") short=(--seconds "$4") llama_s=$3 quick=
+    device=$1 dtype=$2 long=(--seconds "$3") short=(--seconds "$4") llama=(--seconds "$3") quick=
     shift 4
     stages=()
     local known word name
     known=" $(sed -n 's/^#   stages: \(.*\);.*/\1/p' "$0") "
     for word in "$@"; do
         case $word in
-        --quick) quick=yes long=(-n 2 --warmup 1) short=(-n 2 --warmup 1) llama_s=0 ;;
+        --quick) quick=yes long=(-n 2 --warmup 1) short=(-n 2 --warmup 1) llama=(--seconds 0 --builds 1) ;;
         -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
         -*) echo "$0: unknown option $word; see --help" >&2; exit 2 ;;
         *)
