@@ -90,7 +90,6 @@ def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int
     latent = draw(st.sampled_from((False, False, False, True)))
     kind = "rotary" if latent else draw(st.sampled_from(("rotary", "rotary", "learned", "alibi", "none")))
     window = _windows(draw, n_layers, seq_len)
-    windowed = any(w is not None for w in window) if isinstance(window, list) else window is not None
     even = 2 if kind == "rotary" else 1
     n_kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     n_heads = n_kv_heads * group
@@ -123,19 +122,22 @@ def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int
         fields["head_dim"] = head_dim if free else None
         fields["n_kv_heads"] = n_kv_heads if group > 1 else draw(st.sampled_from((None, n_heads)))
         fields["qk_norm"] = _qk_norm(draw, norm)
-    return d_model, Attention(**fields), _positions(draw, kind, rotated, windowed, n_layers, seq_len)
+    return d_model, Attention(**fields), _positions(draw, kind, rotated, window, n_layers, seq_len)
 
 
-def _positions(draw: Draw, kind: str, rotated: int, windowed: bool, n_layers: int, seq_len: int) -> Positions:
+def _positions(draw: Draw, kind: str, rotated: int, window: Any, n_layers: int, seq_len: int) -> Positions:
     if kind == "learned":
         return Positions(kind=kind, max_len=draw(maybe(st.integers(seq_len, 20))), offset=draw(st.integers(0, 3)))
     if kind != "rotary":
         return Positions(kind=kind)
+    pattern = draw(maybe(st.lists(st.booleans(), min_size=1, max_size=n_layers).filter(any)))
+    w, r = window if isinstance(window, list) else [window], pattern or [True]
+    rotated_windows = [w[i % len(w)] for i in range(n_layers) if r[i % len(r)]]
     fractions = [f for f in (1.0, 0.25, 0.4, 0.5, 0.75) if int(exact(f) * rotated) >= 2]
     return Positions(
         theta=draw(st.sampled_from((10000.0, 500000.0))),
-        local_theta=draw(maybe(st.just(1000.0))) if windowed else None,
-        rotated=draw(maybe(st.lists(st.booleans(), min_size=1, max_size=n_layers).filter(any))),
+        local_theta=draw(maybe(st.just(1000.0))) if any(rotated_windows) else None,
+        rotated=pattern,
         fraction=draw(st.sampled_from(fractions)),
     )
 

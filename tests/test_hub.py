@@ -162,6 +162,13 @@ def test_gemma() -> None:
     assert (three.positions.theta, three.positions.local_theta, three.attention.qk_norm.scope) == (1e6, 1e4, "head")
 
 
+def test_rotary_bases_of_windowed_layers() -> None:
+    sections = {"full_attention": {"rope_theta": 5e5}, "sliding_attention": {"rope_theta": 1e4}}
+    assert (tiny("olmo3", rope_parameters=sections).positions.theta, tiny("olmo3", rope_parameters=sections).positions.local_theta) == (5e5, 1e4)
+    assert tiny("olmo3", rope_parameters=sections, layer_types=["full_attention"] * 4).positions.local_theta is None
+    assert named("olmo-3-7b").positions.local_theta is None
+
+
 def test_layers_without_positions() -> None:
     assert named("smollm3-3b").positions.rotated == [True, True, True, False] and named("smollm3-3b").attention.window is None
     command, aya = named("command-r7b"), named("aya-23-8b")
@@ -170,6 +177,8 @@ def test_layers_without_positions() -> None:
     assert tiny("smollm3", no_rope_layers=[0, 0, 0, 0, 1]).positions.kind == "none"
     assert tiny("smollm3", no_rope_layers=[1, 1, 1, 1]).positions.rotated is None
     assert tiny("smollm3", no_rope_layers=[1, 0, 0, 0]).positions.rotated == [True, False, False, False]
+    types = ["sliding_attention", "full_attention"] * 2
+    assert tiny("smollm3", sliding_window=9, layer_types=types).attention.window == [9, None], "the library's mask looks at layer_types alone"
     assert tiny("smollm3", use_sliding_window=True, sliding_window=9).attention.window == [None, None, None, 9]
     assert tiny("exaone4", num_key_value_heads=4).positions.rotated == [True, True, True, False]
     assert named("exaone-4.0-1.2b").positions.rotated is None and named("exaone-4.0-1.2b").norm.placement == "output"
@@ -197,6 +206,12 @@ def test_the_gpt_family() -> None:
     assert tiny("gpt_bigcode", multi_query=False).attention.n_kv_heads is None
     with pytest.raises(SpecError, match="attention_types: 24 layers for num_hidden_layers 4"):
         tiny("gpt_neo")
+    runs = [[["global"], 4]]
+    assert tiny("gpt_neo", attention_types=[[["global", "local"], 2]]) == tiny("gpt_neo", attention_layers=["global", "local"] * 2)
+    with pytest.raises(SpecError, match="attention_layers: other layers than those of attention_types"):
+        tiny("gpt_neo", attention_types=runs, attention_layers=["local"] * 4)
+    with pytest.raises(SpecError, match="attention_layers: 3 layers for num_hidden_layers 4"):
+        tiny("gpt_neo", attention_layers=["local"] * 3)
     with pytest.raises(SpecError, match='attention_types: "near" is neither global nor local'):
         tiny("gpt_neo", attention_types=[[["near"], 4]])
     with pytest.raises(SpecError, match="rotary_dim: 9 is no even number up to the 8 dims of a head"):
@@ -218,9 +233,25 @@ def test_shared_experts_and_groups() -> None:
     assert tiny("deepseek_v2", **grouped).moe.groups == 1
     with pytest.raises(SpecError, match='topk_method: "noaux_tc" is neither greedy nor group_limited_greedy'):
         tiny("deepseek_v2", **grouped, topk_method="noaux_tc")
-    with pytest.raises(SpecError, match="num_experts_per_tok: null, or missing"):
+    with pytest.raises(SpecError, match="mlp_bias: true: biases in shared but not in routed experts"):
+        tiny("deepseek_v2", **grouped, mlp_bias=True)
+    assert tiny("deepseek_v2", **grouped, norm_topk_prob=True).moe.renormalize is False
+    latent = dict(num_key_value_heads=4)
+    with pytest.raises(SpecError, match="head_dim: 32, but qk_rope_head_dim, which means the same, is 64"):
+        tiny("glm4_moe_lite", **latent, qk_rope_head_dim=64, head_dim=32)
+    assert tiny("glm4_moe_lite", **latent, head_dim=32).attention.latent.rope_dim == 32
+    with pytest.raises(SpecError, match="first_k_dense_replace: 3: this model_type has one dense layer"):
+        tiny("glm4_moe_lite", **latent, first_k_dense_replace=3)
+    three = ["dense"] * 3 + ["sparse"]
+    assert tiny("glm4_moe_lite", **latent, first_k_dense_replace=3, mlp_layer_types=three).moe.offset == 3
+    with pytest.raises(SpecError, match="num_experts_per_tok: null, or left out"):
         tiny("deepseek_v2")
     assert (named("minimax-m2").positions.fraction, named("minimax-m2").attention.qk_norm.scope) == (0.5, "full")
+    two = dict(num_key_value_heads=4, rotary_dim=64)
+    assert tiny("minimax_m2", **two, rope_parameters={"partial_rotary_factor": 0.25}).positions.fraction == 0.25
+    assert tiny("minimax_m2", **two, partial_rotary_factor=0.75).positions.fraction == 0.75
+    flat, nested = {"partial_rotary_factor": 0.25}, {"rope_parameters": {"partial_rotary_factor": 0.25}}
+    assert tiny("glm", num_key_value_heads=4, **flat) == tiny("glm", num_key_value_heads=4, **nested)
     with pytest.raises(SpecError, match="attn_type_list: a layer without softmax attention"):
         tiny("minimax_m2", num_key_value_heads=4, attn_type_list=[1, 0])
 
@@ -259,6 +290,11 @@ def test_the_description_says_what_is_not_carried() -> None:
         ),
         (("gemma2", {}), {"layer_types": ["sliding_attention", "full_attention"] * 2}),
         (("olmoe", {"num_experts": 9}), {"num_local_experts": 9}),
+        (("smollm3", {"rope_theta": 9.0}), {"rope_parameters": {"rope_theta": 9.0, "rope_type": "default"}, "no_rope_layers": [1, 1, 1, 0]}),
+        (
+            ("olmo3", {"rope_theta": 8.0}),
+            {"rope_parameters": {"full_attention": {"rope_theta": 8.0}, "sliding_attention": {"rope_theta": 8.0}}},
+        ),
     ],
     ids=lambda case: case[0] if isinstance(case, tuple) else "",
 )  # fmt: skip
@@ -277,12 +313,20 @@ def test_older_and_newer_forms_are_one_spec(four: tuple[str, dict], five: dict) 
         ("falcon", {"ff_factor": 4}),
         ("llama", {"is_llama_config": True, "rope_interleaved": False, "neftune_noise_alpha": 0.0}),
         ("gemma2", {"sliding_window_size": 4096, "cache_implementation": "hybrid"}),
+        ("cohere", {"model_max_length": 131072}),
+        ("cohere2", {"layer_switch": 4, "order_of_interleaved_layers": "local_attn_first", "use_parallel_embedding": True, "rotary_pct": 1.0}),
+        ("gpt_bigcode", {"runner_max_sequence_length": None, "inference_runner": 0, "pre_allocate_kv_cache": False}),
+        ("minimax_m2", {"num_key_value_heads": 4, "shared_intermediate_size": 0, "use_mtp": True, "num_mtp_modules": 0, "attn_type_list": [1] * 4}),
+        ("glm4_moe_lite", {"num_key_value_heads": 4, "first_k_dense_replace": 1, "topk_method": "noaux_tc", "pretraining_tp": 1}),
     ],
     ids=lambda case: case if isinstance(case, str) else "",
 )  # fmt: skip
 def test_what_published_files_carry_and_the_library_does_not_read(model_type: str, left: dict) -> None:
-    """Fields of the files of GPT-2 XL, distilgpt2, GPT-NeoX-20B, Dolly 2, Galactica, Falcon2-11B, SmolLM2 and Gemma 2 9B."""
-    assert tiny(model_type, **left) == tiny(model_type)
+    """Fields of the files of GPT-2 XL, distilgpt2, GPT-NeoX-20B, Dolly 2, Galactica, Falcon2-11B, SmolLM2, Gemma 2 9B, Command R, Command R7B,
+    SantaCoder, MiniMax-M2 and GLM-4.7-Flash.
+    """
+    kept = {"num_key_value_heads": left["num_key_value_heads"]} if "num_key_value_heads" in left else {}
+    assert tiny(model_type, **left) == tiny(model_type, **kept)
 
 
 # Where it comes from

@@ -53,7 +53,7 @@ def test_published_parameters(model: dict) -> None:
         assert f"{values[key] / 1e9:.{digits}f}" == text, key
 
 
-transformers = pytest.importorskip("transformers", minversion="5.0")
+transformers = pytest.importorskip("transformers", minversion="5.23")
 from hub_configs import draw, library_config, library_flops, library_params, nulled  # noqa: E402
 
 transformers.logging.set_verbosity_error()
@@ -126,11 +126,42 @@ def library_default(cls: type, name: str) -> Any:
 
 
 @pytest.mark.parametrize("model_type", sorted(TYPES))
+def test_what_is_free_changes_no_weight_and_no_layer(model_type: str) -> None:
+    """Odd values for the type's own free fields: the library's class is the same model, or refuses them."""
+    config = nulled(draw(model_type, random.Random(f"free {model_type}")))
+    plain = library_config(config)
+
+    def layers(theirs: Any) -> tuple:
+        return tuple(getattr(theirs, name, None) for name in ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers"))
+
+    params, taken = library_params(plain), 0
+    for field in sorted(TYPES[model_type].free):
+        for value in (3, 0.25, True, "odd"):
+            try:
+                theirs = library_config({**config, field: value})
+                found = library_params(theirs)
+            except Exception:
+                continue
+            assert (found, layers(theirs)) == (params, layers(plain)), (field, value)
+            taken += 1
+            break
+    assert taken >= len(TYPES[model_type].free) // 2
+
+
+# Fields of files that the classes take in, derive or leave, without a default of their own.
+NO_FIELDS = {
+    "minimax_m2": ("attn_type_list", "partial_rotary_factor", "rotary_dim"),
+    "gpt_neo": ("attention_layers",),
+    "glm4_moe_lite": ("first_k_dense_replace",),
+}
+
+
+@pytest.mark.parametrize("model_type", sorted(TYPES))
 def test_defaults_are_the_library_classes(model_type: str) -> None:
     cls = transformers.CONFIG_MAPPING[model_type]
     ours = {  # not fields of every class: version 4's names, names that only __init__ understands, and our own default for BLOOM
         "rope_scaling", "rope_parameters", "seq_length", "hidden_activation" if model_type == "gemma" else "",
-        *(("rotary_dim", "attn_type_list") if model_type == "minimax_m2" else ()),
+        *NO_FIELDS.get(model_type, ()),
     }  # fmt: skip
     for name, default in TYPES[model_type].defaults.items():
         if name in ours or (name == "head_dim" and default is None and not hasattr(cls(), name)):

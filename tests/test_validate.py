@@ -44,7 +44,12 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(positions=dict(rotated=[True] * 5)), "positions.rotated", "found a list of 5"),
     (dict(positions=dict(rotated=[False, False])), "positions.rotated", "found only false; allowed true for some layer"),
     (dict(positions=dict(kind="alibi", rotated=[True, False])), "positions.rotated", "not with positions.kind alibi"),
-    (dict(positions=dict(local_theta=5.0)), "positions.local_theta", "not without a layer that has an attention.window"),
+    (
+        dict(attention=dict(n_heads=4, window=[4, None]), positions=dict(rotated=[False, True], local_theta=5.0)),
+        "positions.local_theta",
+        "not without a rotated layer that has an attention.window",
+    ),
+    (dict(positions=dict(local_theta=5.0)), "positions.local_theta", "not without a rotated layer that has an attention.window"),
     (dict(positions=dict(fraction=0.2)), "positions.fraction", "rotates at least 2 of 8 dims"),
     (dict(mlp=dict(kind="gated")), "mlp", "found neither d_ff nor ratio"),
     (dict(mlp=dict(d_ff=64, ratio=2)), "mlp.ratio", "allowed one of d_ff and ratio"),

@@ -97,6 +97,8 @@ def ledger(plan: Plan, work: Workload) -> list[Op]:
     e, D = plan.embedding, plan.d_model
     at = At(work, "", work.seq_len, work.context, x="x")
     rows: list[Op] = [Lookup(rows=e.vocab_size, width=e.width, tied=plan.head.tied, **at.common("embedding.tokens", "embedding"))]
+    if e.scale is not None:
+        rows.append(at.point("embedding", "embedding", "scale", e.width))
     if nonzero(e.position_rows):
         rows.append(Lookup(rows=e.position_rows, width=D, tied=plan.head.tied, **at.common("embedding.positions", "positions")))
         rows.append(at.point("embedding", "embedding", "residual", D))
@@ -120,6 +122,8 @@ def ledger(plan: Plan, work: Workload) -> list[Op]:
         rows.append(last.linear("head_proj", "head", D, e.width))
         last = last.of("head_proj")
     rows.append(last.linear("head", "head", e.width, e.vocab_size, plan.head.bias, tied=plan.head.tied))
+    if plan.head.scale is not None:
+        rows.append(last.point("head", "head", "scale", e.vocab_size))
     if plan.head.softcap:
         rows.append(last.point("head", "head", "softcap", e.vocab_size))
     return rows

@@ -6,10 +6,9 @@ from fractions import Fraction
 
 from modcalc.errors import UsageError
 from modcalc.search.family import KNOBS, Family
-from modcalc.spec.schema import MAX_SIZE
+from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 
 MAX_VALUES = 100_000
-MAX_LAYERS = 10_000
 SYNTAX = "a value, a+b+c, low:high or low:high:step, the ends included"
 
 Values = list[int] | list[float | int]

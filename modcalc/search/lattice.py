@@ -113,9 +113,10 @@ class Lattice:
                 kinds["recursion", len(rows)] = (plan, {len(rows): 1})
             for g in plan.groups if not plan.recursion else ():
                 r = g.block.routing
-                a = g.block.attention
-                key = (a.window, a.rotary_dim > 0, isinstance(g.block.ffn, MoePlan), r and (r.capacity if own is None else True))
-                kinds.setdefault(key, (g.block, {}))[1][len(rows)] = g.count
+                # Whether a layer is rotated changes no cost that a search knows.
+                key = (g.block.attention.window, isinstance(g.block.ffn, MoePlan), r and (r.capacity if own is None else True))
+                counts = kinds.setdefault(key, (g.block, {}))[1]
+                counts[len(rows)] = counts.get(len(rows), 0) + g.count
             rows.append((i, j))
         return rows, [(part, [count.get(r, 0) for r in range(len(rows))]) for part, count in kinds.values()]
 

@@ -96,8 +96,10 @@ def _model_type(at: Source) -> ModelType:
     if name is None:
         raise SpecError([at.problem("model_type", f"missing: is this the config.json of a model? {supported}")])
     if isinstance(name, str) and name in BEYOND:
-        raise SpecError([at.problem("model_type", f"{show(name)} has {BEYOND[name]}, which no spec can describe; {supported}")])
-    near = get_close_matches(str(name).lower(), TYPES, 1, 0.5)
+        raise SpecError([at.problem("model_type", f"{show(name)}: its models may have {BEYOND[name]}, which no spec can describe; {supported}")])
+    # A longer name is another type (ernie4_5_moe), not a misspelt one.
+    known = str(name).lower()
+    near = [] if known.startswith(tuple(f"{kind}_" for kind in TYPES)) else get_close_matches(known, TYPES, 1, 0.75)
     hint = f"did you mean {near[0]}? " if near else ""
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}")])
 

@@ -2,8 +2,7 @@
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
-from modcalc.spec.hub_experts import FREE as ROUTED_FREE
-from modcalc.spec.hub_experts import experts
+from modcalc.spec.hub_experts import ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
     LLAMA,
     NO_MLP_BIAS,
@@ -35,11 +34,11 @@ SIGMOID = {
     "moe.top_groups": r.needed("topk_group"),
 }  # fmt: skip
 AFTER_DENSE = {"moe": lambda c: c["first_k_dense_replace"] < c["num_hidden_layers"]}
-# head_dim and qk_head_dim repeat other dims.
-MLA_FREE = frozenset({"head_dim", "pretraining_tp", "qk_head_dim", "rope_interleave"})
+# The classes derive qk_head_dim; DeepSeek's head_dim, too.
+MLA_FREE = frozenset({"pretraining_tp", "qk_head_dim", "rope_interleave"})
 # Multi-token prediction adds modules for training and speculative decoding that the library's model, and so the spec, does not hold.
 FREE = ROUTED_FREE | {"num_mtp_layers", "num_nextn_predict_layers"}
-FIXED = {"moe_layer_freq": (1,), "scoring_func": ("sigmoid",)}
+FIXED = {"moe_layer_freq": (1,), "scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",)}
 
 DEEPSEEK: dict[str, ModelType] = {
     "deepseek_v2": ModelType(
@@ -48,7 +47,7 @@ DEEPSEEK: dict[str, ModelType] = {
             moe_intermediate_size=1407, n_shared_experts=2, n_routed_experts=64, routed_scaling_factor=1.0, kv_lora_rank=512,
             q_lora_rank=1536, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, n_group=None, topk_group=None,
             num_experts_per_tok=None, first_k_dense_replace=0, topk_method="greedy", rms_norm_eps=1e-6, attention_bias=False,
-            **SILU, **rope(),
+            mlp_bias=False, **SILU, **rope(),
         ),
         # Its router does not renormalise, whatever norm_topk_prob says.
         knobs={
@@ -56,10 +55,10 @@ DEEPSEEK: dict[str, ModelType] = {
             "moe.top_groups": layers.if_grouped("topk_group"), "moe.renormalize": False, "moe.offset": of("first_k_dense_replace"),
         },
         only_if=MLA_BIASED | AFTER_DENSE,
-        checks=(*WHOLE, r.latent_kv_heads),
+        checks=(*WHOLE, r.latent_kv_heads, r.no_bias_in_shared_experts_alone),
         names={"num_experts": "n_routed_experts"},
-        free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "seq_aux"},
-        fixed=UNROTATED | NO_MLP_BIAS | {"moe_layer_freq": (1,), "norm_topk_prob": (False,), "scoring_func": ("softmax",)},
+        free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "norm_topk_prob", "seq_aux"},
+        fixed=UNROTATED | {"moe_layer_freq": (1,), "scoring_func": ("softmax",)},
     ),
     "deepseek_v3": ModelType(
         defaults=sizes(
@@ -74,8 +73,8 @@ DEEPSEEK: dict[str, ModelType] = {
         only_if=MLA_BIASED | AFTER_DENSE,
         checks=(*WHOLE, r.latent_kv_heads),
         names={"num_local_experts": "n_routed_experts"},
-        free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "seq_aux"},
-        fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"topk_method": ("noaux_tc",)},
+        free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "seq_aux"},
+        fixed=UNROTATED | NO_MLP_BIAS | FIXED,
     ),
     "glm4_moe": ModelType(
         defaults=sizes(
@@ -91,14 +90,14 @@ DEEPSEEK: dict[str, ModelType] = {
         only_if={"attention.bias": of("attention_bias"), "attention.qk_norm": of("use_qk_norm")} | AFTER_DENSE,
         names={"num_local_experts": "n_routed_experts"},
         free=FREE,
-        fixed=NO_MLP_BIAS | FIXED | {"topk_method": ("noaux_tc",)},
+        fixed=NO_MLP_BIAS | FIXED,
     ),
     "glm4_moe_lite": ModelType(
         defaults=sizes(
             154880, 2048, 47, 20, max_position_embeddings=202752, intermediate_size=10240, num_key_value_heads=20,
             moe_intermediate_size=1536, n_shared_experts=1, n_routed_experts=64, routed_scaling_factor=1.8, kv_lora_rank=512,
             q_lora_rank=768, qk_rope_head_dim=64, v_head_dim=256, qk_nope_head_dim=192, n_group=1, topk_group=1, num_experts_per_tok=4,
-            norm_topk_prob=True, mlp_layer_types=None, rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
+            norm_topk_prob=True, mlp_layer_types=None, first_k_dense_replace=1, rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
         ),
         knobs={
             **LLAMA, **MLA, **SHARED, **SIGMOID, "moe.renormalize": of("norm_topk_prob"), "moe.offset": layers.glm_offset,
@@ -106,9 +105,9 @@ DEEPSEEK: dict[str, ModelType] = {
         },
         only_if=MLA_BIASED | {"moe": layers.glm_sparse_layers},
         checks=(*WHOLE, r.latent_kv_heads),
-        names={"num_local_experts": "n_routed_experts"},
+        # Its head_dim is another name of the rotated part.
+        names={"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
         free=FREE | MLA_FREE,
-        # mlp_layer_types, and without it one dense layer, whatever first_k_dense_replace says.
-        fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"first_k_dense_replace": (1,), "topk_method": ("noaux_tc",)},
+        fixed=UNROTATED | NO_MLP_BIAS | FIXED,
     ),
 }  # fmt: skip

@@ -24,7 +24,7 @@ from modcalc.spec.hub_parts import (
 )
 from modcalc.spec.hub_rules import of
 
-FREE = ATTENTION_DROPOUT | {"output_router_logits", "router_aux_loss_coef"}
+ROUTED_FREE = ATTENTION_DROPOUT | {"output_router_logits", "router_aux_loss_coef"}
 
 
 def experts(count: str, score: str = "softmax_topk") -> dict:
@@ -41,7 +41,7 @@ EXPERTS: dict[str, ModelType] = {
         knobs={**LLAMA, **WINDOW, **experts("num_local_experts")},
         checks=WHOLE,
         names={"num_experts": "num_local_experts"},
-        free=FREE | {"router_jitter_noise"},
+        free=ROUTED_FREE | {"router_jitter_noise"},
         fixed=UNROTATED | NO_BIAS,
     ),
     "qwen2_moe": ModelType(
@@ -61,7 +61,7 @@ EXPERTS: dict[str, ModelType] = {
         only_if={"attention.bias": of("qkv_bias"), "moe": layers.qwen_sparse_layers},
         checks=WHOLE,
         zeros=frozenset({"sliding_window"}),
-        free=FREE,
+        free=ROUTED_FREE,
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "qwen3_moe": ModelType(
@@ -78,7 +78,7 @@ EXPERTS: dict[str, ModelType] = {
         only_if={"moe": layers.qwen_sparse_layers},
         checks=WHOLE,
         names={"num_local_experts": "num_experts"},
-        free=FREE | {"max_window_layers"},
+        free=ROUTED_FREE | {"max_window_layers"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "olmoe": ModelType(
@@ -89,7 +89,7 @@ EXPERTS: dict[str, ModelType] = {
         knobs={**LLAMA, **QK_FULL, **ATTENTION_BIAS, **experts("num_experts"), "moe.renormalize": of("norm_topk_prob")},
         checks=(*WHOLE, r.equal_heads),
         names={"num_local_experts": "num_experts"},
-        free=FREE | {"clip_qkv"},
+        free=ROUTED_FREE | {"clip_qkv"},
         fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
     ),
     "gpt_oss": ModelType(
@@ -106,24 +106,26 @@ EXPERTS: dict[str, ModelType] = {
         checks=WHOLE,
         names={"num_experts": "num_local_experts"},
         # Its experts use the clamped SwiGLU whatever hidden_act says; the others repeat fields by older names.
-        free=FREE | {"experts_per_token", "hidden_act", "initial_context_length", "swiglu_alpha", "swiglu_limit"},
+        free=ROUTED_FREE | {"experts_per_token", "hidden_act", "initial_context_length", "swiglu_alpha", "swiglu_limit"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "minimax_m2": ModelType(
         defaults=sizes(
             200064, 3072, 62, 48, max_position_embeddings=196608, intermediate_size=1536, num_key_value_heads=8, head_dim=128,
-            rms_norm_eps=1e-6, num_experts_per_tok=8, num_local_experts=256, rotary_dim=None, attn_type_list=None,
-            **SILU, **rope(5000000.0),
+            rms_norm_eps=1e-6, num_experts_per_tok=8, num_local_experts=256, rotary_dim=None, attn_type_list=None, **SILU,
+            **rope(5000000.0, partial_rotary_factor=None),
         ),
         knobs={
-            **LLAMA, **QK_FULL, **experts("num_local_experts", "sigmoid"), "positions.fraction": r.rotary_dims, "moe.balance_bias": True,
+            **LLAMA, **QK_FULL, **experts("num_local_experts", "sigmoid"), "positions.fraction": r.rope_fraction_or_dims, "moe.balance_bias": True,
         },
-        checks=(layers.only_softmax_attention,),
+        checks=(layers.all_softmax_attention,),
         names={"num_experts": "num_local_experts"},
         # The published file keeps fields of its predecessor, whose MLPs, shared experts and linear attention are gone.
-        free=FREE | {"mlp_intermediate_size", "mtp_transformer_layers", "num_mtp_modules", "router_jitter_noise", "use_mtp"},
+        free=ROUTED_FREE | {
+            "layernorm_full_attention_beta", "layernorm_linear_attention_beta", "layernorm_mlp_beta", "mlp_intermediate_size",
+            "mtp_transformer_layers", "num_mtp_modules", "router_jitter_noise", "use_mtp",
+        },
         fixed=NO_BIAS | NO_WINDOW | {
-            "layernorm_full_attention_beta": (1,), "layernorm_linear_attention_beta": (1,), "layernorm_mlp_beta": (1,),
             "qk_norm_type": ("per_layer",), "scoring_func": ("sigmoid",), "shared_intermediate_size": (0,), "use_qk_norm": (True,),
             "use_routing_bias": (True,),
         },
@@ -134,8 +136,8 @@ EXPERTS: dict[str, ModelType] = {
             rms_norm_eps=1e-6, attention_bias=False, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS, **SILU, **rope(),
         ),
         knobs={**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")},
-        checks=(*WHOLE, r.equal_heads),
-        free=FREE,
+        checks=WHOLE,
+        free=ROUTED_FREE,
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
 }  # fmt: skip

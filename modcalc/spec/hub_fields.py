@@ -41,7 +41,7 @@ KINDS = {
     ),
     **dict.fromkeys(("activation", "activation_function", "hidden_act", "hidden_activation", "topk_method"), "text"),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), "section"),
-    **dict.fromkeys(("layer_types", "mlp_layer_types"), "texts"),
+    **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
     **dict.fromkeys(("attn_type_list", "mlp_only_layers", "no_rope_layers"), "counts"),
     "num_hidden_layers": "layers",
     "attention_types": "runs",
@@ -50,10 +50,10 @@ KINDS = {
 
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
-    "attention_types", "attn_logit_softcapping", "attn_type_list", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation",
-    "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner", "no_rope_layers", "num_experts_per_tok",
-    "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim",
-    "sliding_window", "topk_group", "window_pattern", "word_embed_proj_dim",
+    "attention_layers", "attention_types", "attn_logit_softcapping", "attn_type_list", "ffn_hidden_size", "final_logit_softcapping", "head_dim",
+    "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner", "no_rope_layers",
+    "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank",
+    "rope_parameters", "rope_scaling", "rotary_dim", "sliding_window", "topk_group", "window_pattern", "word_embed_proj_dim",
 }  # fmt: skip
 
 # Free in every type: what the library writes or once wrote into any config, generation settings of version 4, tokens, storage.
@@ -65,7 +65,7 @@ FREE = {
     "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
     "experts_implementation", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
     "gradient_checkpointing", "id2label", "initializer_range", "is_decoder", "label2id", "length_penalty", "max_length", "min_length",
-    "model_type", "name_or_path", "neftune_noise_alpha", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
+    "model_max_length", "model_type", "name_or_path", "neftune_noise_alpha", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
     "num_return_sequences", "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token_id", "prefix", "problem_type",
     "quantization", "quantization_config", "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
     "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tie_last_hidden_states", "tokenizer_class",

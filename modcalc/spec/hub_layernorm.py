@@ -26,6 +26,10 @@ from modcalc.spec.hub_parts import (
 )
 from modcalc.spec.hub_rules import of
 
+GPT2 = {
+    **DECODER, **LEARNED, **BIASES, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("n_inner"),
+    "mlp.activation": r.activation("activation_function"), "attention.scale": lambda c: None if c["scale_attn_weights"] else 1.0,
+}  # fmt: skip
 GPT2_NAMES = {
     "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_positions": "max_position_embeddings",
 }  # fmt: skip
@@ -38,7 +42,7 @@ COHERE = {
     **DECODER, **GROUPED, **GATED, **ATTENTION_BIAS, **norm("layernorm", "layer_norm_eps"), "norm.bias": False, "parallel": "shared_norm",
     "head.scale": r.factor("logit_scale"),
 }  # fmt: skip
-COHERE_2_WINDOW = layers.layered_window(lambda c, i: (i + 1) % c["sliding_window_pattern"] != 0)
+COHERE_2_WINDOW = layers.layered_window(layers.but_each_pattern)
 
 LAYERNORM: dict[str, ModelType] = {
     "gpt2": ModelType(
@@ -46,10 +50,7 @@ LAYERNORM: dict[str, ModelType] = {
             50257, 768, 12, 12, tied=True, max_position_embeddings=1024, n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5,
             scale_attn_weights=True,
         ),
-        knobs={
-            **DECODER, **LEARNED, **BIASES, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("n_inner"),
-            "mlp.activation": r.activation("activation_function"), "attention.scale": lambda c: None if c["scale_attn_weights"] else 1.0,
-        },
+        knobs=GPT2,
         names=GPT2_NAMES,
         free=GPT2_FREE | {"n_special", "predict_special_tokens", "reorder_and_upcast_attn", "scale_attn_by_inverse_layer_idx"},
     ),
@@ -157,7 +158,7 @@ LAYERNORM: dict[str, ModelType] = {
     "gpt_neo": ModelType(
         defaults=sizes(
             50257, 2048, 24, 16, tied=True, max_position_embeddings=2048, intermediate_size=None, activation_function="gelu_new",
-            layer_norm_epsilon=1e-5, attention_types=None, window_size=256,
+            layer_norm_epsilon=1e-5, attention_types=None, attention_layers=None, window_size=256,
         ),
         # Its scores are not scaled.
         knobs={
@@ -165,10 +166,8 @@ LAYERNORM: dict[str, ModelType] = {
             "mlp.activation": r.activation("activation_function"), "mlp.bias": True, "attention.bias.o": True, "attention.scale": 1.0,
             "attention.window": layers.neo_window,
         },
-        checks=(r.equal_heads,),
         names={"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"},
-        # attention_layers says the types once more, one by one.
-        free=GPT2_FREE | ATTENTION_DROPOUT | {"attention_layers", "classifier_dropout", "embed_dropout", "resid_dropout"},
+        free=GPT2_FREE | ATTENTION_DROPOUT | {"classifier_dropout", "embed_dropout", "resid_dropout"},
     ),
     "gptj": ModelType(
         defaults=sizes(
@@ -189,15 +188,11 @@ LAYERNORM: dict[str, ModelType] = {
             50257, 768, 12, 12, tied=True, max_position_embeddings=1024, n_inner=None, activation_function="gelu_pytorch_tanh",
             layer_norm_epsilon=1e-5, scale_attn_weights=True, multi_query=True,
         ),
-        knobs={
-            **DECODER, **LEARNED, **BIASES, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("n_inner"),
-            "mlp.activation": r.activation("activation_function"), "attention.scale": lambda c: None if c["scale_attn_weights"] else 1.0,
-            "attention.n_kv_heads": lambda c: 1 if c["multi_query"] and c["num_attention_heads"] > 1 else None,
-        },
+        knobs={**GPT2, "attention.n_kv_heads": lambda c: 1 if c["multi_query"] and c["num_attention_heads"] > 1 else None},
         names=GPT2_NAMES,
         free=GPT2_FREE | {
             "attention_softmax_in_fp32", "inference_runner", "max_batch_size", "max_sequence_length", "num_key_value_heads", "pad_key_length",
-            "pre_allocate_kv_cache", "scale_attention_softmax_in_fp32", "validate_runner_input",
+            "pre_allocate_kv_cache", "runner_max_sequence_length", "scale_attention_softmax_in_fp32", "validate_runner_input",
         },
     ),
     "olmo": ModelType(
@@ -206,7 +201,7 @@ LAYERNORM: dict[str, ModelType] = {
             attention_bias=False, **SILU, **rope(),
         ),
         knobs={**DECODER, **GROUPED, **ROTARY, **GATED, **ATTENTION_BIAS, "norm.kind": "layernorm", "norm.affine": False},
-        checks=(*WHOLE, r.equal_heads),
+        checks=WHOLE,
         free=ATTENTION_DROPOUT | {"clip_qkv", "pretraining_tp"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
@@ -217,8 +212,8 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         knobs={**COHERE, **ROTARY, "attention.qk_norm.scope": "per_head"},
         only_if={"attention.qk_norm": of("use_qk_norm")},
-        checks=(*WHOLE, r.equal_heads),
-        free=ATTENTION_DROPOUT,
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT | {"pretraining_tp"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "cohere2": ModelType(
@@ -229,14 +224,12 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         # Layers without a window have no positions.
         knobs={**COHERE, **layers.unrotated(layers.windowed(COHERE_2_WINDOW)), "attention.window": COHERE_2_WINDOW},
-        checks=(*WHOLE, r.equal_heads),
-        names={"_sliding_window_pattern": "sliding_window_pattern"},
+        checks=WHOLE,
         # The published file says in the words of its training code what the library's class always is.
-        free=ATTENTION_DROPOUT | {"layer_switch"},
+        free=ATTENTION_DROPOUT | {"_sliding_window_pattern", "layer_switch", "order_of_interleaved_layers", "use_parallel_embedding"},
         fixed=UNROTATED | NO_MLP_BIAS | {
-            "order_of_interleaved_layers": ("local_attn_first",), "position_embedding_type": ("rope_gptj",), "rotary_pct": (1,),
-            "use_embedding_sharing": (True,), "use_gated_activation": (True,), "use_parallel_block": (True,), "use_parallel_embedding": (True,),
-            "use_qk_norm": (False, None),
+            "position_embedding_type": ("rope_gptj",), "rotary_pct": (1,), "use_embedding_sharing": (True,), "use_gated_activation": (True,),
+            "use_parallel_block": (True,), "use_qk_norm": (False, None),
         },
     ),
 }  # fmt: skip

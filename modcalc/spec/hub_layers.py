@@ -41,16 +41,29 @@ def layered_window(default: Callable[[Config, int], bool], switch: str | None = 
     return rule
 
 
+def but_each_pattern(c: Config, layer: int) -> bool:
+    """All but each sliding_window_pattern-th layer."""
+    return (layer + 1) % c["sliding_window_pattern"] != 0
+
+
 def neo_window(c: Config) -> Any:
-    """GPT-Neo: runs of attention types, [[names, how often], …]; local layers see window_size tokens."""
-    runs, L = c["attention_types"] or [[["global", "local"], 12]], c["num_hidden_layers"]
-    n = sum(len(names) * times for names, times in runs)
-    if n != L:
-        raise Refused("attention_types", f"{n} layers for num_hidden_layers {L}")
-    names = [name for names, times in runs for _ in range(times) for name in names]
+    """GPT-Neo: attention types layer by layer, or in runs [[names, how often], …]; local layers see window_size tokens."""
+    runs, names, L = c["attention_types"], c["attention_layers"], c["num_hidden_layers"]
+    field = "attention_types" if names is None else "attention_layers"
+    if names is None or runs is not None:
+        runs = runs or [[["global", "local"], 12]]
+        n = sum(len(types) * times for types, times in runs)
+        if n != L:
+            raise Refused("attention_types", f"{n} layers for num_hidden_layers {L}")
+        spelt = [name for types, times in runs for _ in range(times) for name in types]
+        if names not in (None, spelt):
+            raise Refused("attention_layers", "other layers than those of attention_types")
+        names = spelt
+    if len(names) != L:
+        raise Refused(field, f"{len(names)} layers for num_hidden_layers {L}")
     for name in names:
         if name not in ("global", "local"):
-            raise Refused("attention_types", f"{show(name)} is neither global nor local")
+            raise Refused(field, f"{show(name)} is neither global nor local")
     return pattern([c["window_size"] if name == "local" else None for name in names])
 
 
@@ -61,6 +74,13 @@ def unrotated(rotates: Callable[[Config], list[bool]]) -> dict[str, Rule]:
         "positions.theta": lambda c: rope_theta(c) if any(rotates(c)) else None,
         "positions.rotated": lambda c: pattern(rotates(c)) if 0 < sum(rotates(c)) < len(rotates(c)) else None,
     }
+
+
+def smollm_window(c: Config) -> Any:
+    """SmolLM3: windows are those of layer_types if there is one, else of use_sliding_window on the layers that are not rotated."""
+    if c["layer_types"] is not None:
+        return layered_window(lambda c, i: False)(c)
+    return layered_window(lambda c, i: not smollm_rotates(c)[i], "use_sliding_window")(c)
 
 
 def smollm_rotates(c: Config) -> list[bool]:
@@ -101,16 +121,18 @@ def switched_window(c: Config) -> int | None:
     return c["sliding_window"] if c["use_sliding_window"] else None
 
 
-def only_softmax_attention(c: Config) -> None:
+def all_softmax_attention(c: Config) -> None:
     """MiniMax-M2: 1 in attn_type_list is a layer with softmax attention, which all are."""
     if any(kind != 1 for kind in c["attn_type_list"] or ()):
         raise Refused("attn_type_list", "a layer without softmax attention, which this model_type does not have")
 
 
 def glm_sparse_layers(c: Config) -> list[int]:
-    """GLM-4.7-Flash: layers with experts by mlp_layer_types; without it all but the first."""
+    """GLM-4.7-Flash: layers with experts by mlp_layer_types; without it all but the first, whatever first_k_dense_replace says."""
     L, types = c["num_hidden_layers"], c["mlp_layer_types"]
     if types is None:
+        if c["first_k_dense_replace"] != 1:
+            raise Refused("first_k_dense_replace", f"{c['first_k_dense_replace']}: this model_type has one dense layer, or those of mlp_layer_types")
         return list(range(1, L))
     if len(types) != L or not set(types) <= {"dense", "sparse"}:
         raise Refused("mlp_layer_types", f"{show(types)}: dense or sparse for each of num_hidden_layers {L} is needed")

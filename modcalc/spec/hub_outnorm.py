@@ -6,13 +6,13 @@ from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     ATTENTION_DROPOUT,
     GEMMA,
+    GLM,
+    GLM_DEFAULTS,
     LLAMA,
     NO_BIAS,
     NO_MLP_BIAS,
-    PARTIAL,
     QK_FULL,
     QK_HEAD,
-    QKV_BIAS,
     SILU,
     UNROTATED,
     WHOLE,
@@ -31,7 +31,8 @@ GEMMA_2 = {
     "head.softcap": of("final_logit_softcapping"),
     "mlp.activation": r.activation("hidden_activation"),
 }
-GEMMA_3_WINDOW = layers.layered_window(lambda c, i: (i + 1) % c["sliding_window_pattern"] != 0)
+GEMMA_3_WINDOW = layers.layered_window(layers.but_each_pattern)
+OLMO_3_WINDOW = layers.layered_window(lambda c, i: (i + 1) % 4 != 0)
 GEMMA_2_DEFAULTS = dict(
     intermediate_size=9216,
     num_key_value_heads=4,
@@ -87,8 +88,8 @@ OUTNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, attention_bias=False, sliding_window=4096, layer_types=None, **SILU, **rope(500000.0),
         ),
         knobs={
-            **LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output",
-            "attention.window": layers.layered_window(lambda c, i: (i + 1) % 4 != 0),
+            **LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output", "attention.window": OLMO_3_WINDOW,
+            "positions.local_theta": lambda c: None if OLMO_3_WINDOW(c) is None else r.rope_own_theta(c),
         },
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
@@ -110,11 +111,8 @@ OUTNORM: dict[str, ModelType] = {
         fixed=UNROTATED | NO_BIAS,
     ),
     "glm4": ModelType(
-        defaults=sizes(
-            151552, 4096, 40, 32, max_position_embeddings=131072, intermediate_size=13696, num_key_value_heads=2, head_dim=128,
-            rms_norm_eps=1.5625e-07, attention_bias=True, **SILU, **rope(partial_rotary_factor=0.5),
-        ),
-        knobs={**LLAMA, **PARTIAL, **QKV_BIAS, "norm.placement": "sandwich"},
+        defaults=GLM_DEFAULTS,
+        knobs={**GLM, "norm.placement": "sandwich"},
         only_if={"attention.bias": of("attention_bias")},
         free=ATTENTION_DROPOUT,
         fixed=NO_MLP_BIAS,

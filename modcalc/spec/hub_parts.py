@@ -1,4 +1,4 @@
-"""What the tables of model types are made of; the tables themselves are in `hub_rmsnorm`, `hub_layernorm` and `hub_experts`."""
+"""What the tables of model types are made of; `hub` names the tables."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,8 +68,12 @@ MULTIPLIERS = {
     "head.scale": lambda c: None if c["logits_scaling"] == 1 else 1 / c["logits_scaling"],
 }
 
-# The decoder that Llama made usual: pre-RMSNorm, gated MLP, grouped heads, rotary positions.
-LLAMA = {**DECODER, **GROUPED, **ROTARY, **GATED, **norm("rmsnorm", "rms_norm_eps")}
+# The decoder that Llama made usual: pre-RMSNorm, grouped heads, rotary positions, and its gated MLP.
+UNGATED = {**DECODER, **GROUPED, **ROTARY, **norm("rmsnorm", "rms_norm_eps")}
+LLAMA = {**UNGATED, **GATED}
+
+# GLM-4, whose two types differ in their norms alone.
+GLM = {**LLAMA, **PARTIAL, **QKV_BIAS}
 
 # Defaults
 
@@ -92,6 +96,10 @@ def rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
 
 
 SILU = {"hidden_act": "silu"}
+GLM_DEFAULTS = sizes(
+    151552, 4096, 40, 32, max_position_embeddings=131072, intermediate_size=13696, num_key_value_heads=2, head_dim=128,
+    rms_norm_eps=1.5625e-07, attention_bias=True, **SILU, **rope(partial_rotary_factor=0.5),
+)  # fmt: skip
 NO_MULTIPLIERS = dict(embedding_multiplier=1.0, logits_scaling=1.0, residual_multiplier=1.0, attention_multiplier=1.0)
 
 # Checks, free and fixed fields

@@ -5,9 +5,9 @@ from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     ATTENTION_DROPOUT,
-    DECODER,
     GEMMA,
-    GROUPED,
+    GLM,
+    GLM_DEFAULTS,
     LLAMA,
     MULTIPLIERS,
     NO_BIAS,
@@ -17,13 +17,12 @@ from modcalc.spec.hub_parts import (
     PARTIAL,
     QK_HEAD,
     QKV_BIAS,
-    ROTARY,
     SILU,
+    UNGATED,
     UNROTATED,
     WHOLE,
     WINDOW,
     ModelType,
-    norm,
     rope,
     sizes,
 )
@@ -101,7 +100,7 @@ RMSNORM: dict[str, ModelType] = {
         ),
         knobs={
             **LLAMA, **layers.unrotated(layers.smollm_rotates), **ATTENTION_BIAS, "mlp.bias": of("mlp_bias"),
-            "attention.window": layers.layered_window(lambda c, i: not layers.smollm_rotates(c)[i], "use_sliding_window"),
+            "attention.window": layers.smollm_window,
         },
         checks=WHOLE,
         free=ATTENTION_DROPOUT | {"max_window_layers", "pretraining_tp"},
@@ -121,11 +120,8 @@ RMSNORM: dict[str, ModelType] = {
         fixed=UNROTATED | NO_WINDOW,
     ),
     "glm": ModelType(
-        defaults=sizes(
-            151552, 4096, 40, 32, max_position_embeddings=131072, intermediate_size=13696, num_key_value_heads=2, head_dim=128,
-            rms_norm_eps=1.5625e-07, attention_bias=True, **SILU, **rope(partial_rotary_factor=0.5),
-        ),
-        knobs={**LLAMA, **PARTIAL, **QKV_BIAS},
+        defaults=GLM_DEFAULTS,
+        knobs=GLM,
         only_if={"attention.bias": of("attention_bias")},
         free=ATTENTION_DROPOUT,
         fixed=NO_MLP_BIAS,
@@ -155,7 +151,7 @@ RMSNORM: dict[str, ModelType] = {
             32000, 2560, 32, 32, max_position_embeddings=4096, intermediate_size=18432, num_key_value_heads=None, head_dim=None,
             hidden_act="relu2", rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **rope(),
         ),
-        knobs={**DECODER, **GROUPED, **ROTARY, **norm("rmsnorm", "rms_norm_eps"), **ATTENTION_BIAS, "mlp.bias": of("mlp_bias")},
+        knobs={**UNGATED, **ATTENTION_BIAS, "mlp.bias": of("mlp_bias")},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED,
@@ -167,8 +163,7 @@ RMSNORM: dict[str, ModelType] = {
         ),
         # None of its norms has a weight, so that those of queries and keys may stand before the rotation.
         knobs={
-            **DECODER, **GROUPED, **ROTARY, **norm("rmsnorm", "rms_norm_eps"), **ATTENTION_BIAS, **QK_HEAD,
-            "norm.affine": False, "embedding.norm": True, "head.softcap": of("final_logit_softcapping"),
+            **UNGATED, **ATTENTION_BIAS, **QK_HEAD, "norm.affine": False, "embedding.norm": True, "head.softcap": of("final_logit_softcapping"),
         },
         checks=WHOLE,
         free=ATTENTION_DROPOUT,

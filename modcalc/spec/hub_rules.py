@@ -35,7 +35,7 @@ def needed(field: str) -> Rule:
 
     def rule(c: Config) -> Any:
         if c[field] is None:
-            raise Refused(field, "null, or missing, but this model_type needs a number")
+            raise Refused(field, "null, or left out, but a number is needed here")
         return c[field]
 
     return rule
@@ -58,6 +58,12 @@ def floored_head_dim(c: Config) -> int | None:
     """N where the library takes D / H rounded down."""
     N = c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
     return None if N * c["num_attention_heads"] == c["hidden_size"] else N
+
+
+def no_bias_in_shared_experts_alone(c: Config) -> None:
+    """DeepSeek-V2: mlp_bias is for dense layers and shared experts, not for routed ones."""
+    if c["mlp_bias"]:
+        raise Refused("mlp_bias", "true: biases in shared but not in routed experts, which no spec can describe")
 
 
 def equal_heads(c: Config) -> None:
@@ -139,6 +145,13 @@ def rope_local_theta(c: Config) -> float | None:
     return _rope_number(c, "rope_theta", sections) or float(c["rope_local_base_freq"])
 
 
+def rope_own_theta(c: Config) -> float | None:
+    """OLMo 3: the base of windowed layers where theirs is another than that of the rest."""
+    section = (c["rope_parameters"] or {}).get("sliding_attention")
+    theta = _rope_number(c, "rope_theta", [section]) if isinstance(section, dict) else None
+    return None if theta in (None, rope_theta(c)) else theta
+
+
 def falcon_theta(c: Config) -> float | None:
     return None if c["alibi"] else rope_theta(c)
 
@@ -149,6 +162,12 @@ def rope_fraction(c: Config) -> float | None:
     if value > 1:
         raise Refused("partial_rotary_factor", f"{value} is above 1")
     return None if value == 1 else value
+
+
+def rope_fraction_or_dims(c: Config) -> float | None:
+    """MiniMax-M2: the share as such, where the file says it, or else as rotary_dim."""
+    said = c["partial_rotary_factor"] is not None or _rope_number(c, "partial_rotary_factor", _rope(c)) is not None
+    return rope_fraction(c) if said else rotary_dims(c)
 
 
 def rotary_dims(c: Config) -> float | None:

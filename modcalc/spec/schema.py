@@ -284,7 +284,10 @@ class Spec(Strict, kw_only=True):
         Literal["none", "shared_norm", "two_norms"],
         "attention and MLP side by side: x + attn(n(x)) + mlp(n'(x)), with one norm (Falcon-7B, Phi) or two (GPT-NeoX)",
     ) = "none"
-    residual_scale: _doc(Annotated[float, Meta(gt=0.0)], "factor on what attention and MLP add to the residual stream (Granite)") = 1.0
+    residual_scale: _doc(
+        Annotated[float, Meta(gt=0.0)],
+        "factor on what attention and MLP or experts add to the residual stream (Granite); mod.bypass adds as it is",
+    ) = 1.0
     mod: _doc(Mod | None, "Mixture-of-Depths; null: dense; {}: 12.5 % of the tokens in every other block") = None
     train: _doc(Train | None, "a training schedule, for budgets") = None
     budget: _doc(Budget | None, "what `modcalc check` holds the spec to") = None

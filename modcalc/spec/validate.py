@@ -9,7 +9,7 @@ from msgspec import to_builtins
 
 from modcalc.errors import SpecError, UsageError
 from modcalc.spec.convert import Problem, shown, structure, to_spec
-from modcalc.spec.resolve import exact, heads
+from modcalc.spec.resolve import by_layer, exact, heads
 from modcalc.spec.rules import Rules
 from modcalc.spec.schema import Limits, ProjectionBias, Spec
 from modcalc.spec.validate_routing import all_layers_have_experts, mod_rules, moe_rules
@@ -98,14 +98,14 @@ def position_rules(r: Rules) -> None:
         r.wrong("positions.max_len", f"at least seq_len {spec.seq_len}", "raise max_len, or lower seq_len")
     if p.kind != "rotary":
         return
-    windows = spec.attention.window if isinstance(spec.attention.window, list) else [spec.attention.window]
-    if not any(w is not None for w in windows):
-        r.idle("without a layer that has an attention.window", "positions.local_theta")
-    if p.rotated is not None:
-        if not 0 < len(p.rotated) <= spec.n_layers:
-            r.wrong("positions.rotated", f"1 to n_layers {spec.n_layers} entries, a pattern that repeats", found=f"found a list of {len(p.rotated)}")
-        elif not any(p.rotated):
-            r.wrong("positions.rotated", "true for some layer", "for no positions at all write positions.kind: none", "found only false")
+    if p.rotated is not None and not 0 < len(p.rotated) <= spec.n_layers:
+        r.wrong("positions.rotated", f"1 to n_layers {spec.n_layers} entries, a pattern that repeats", found=f"found a list of {len(p.rotated)}")
+    elif p.rotated is not None and not any(p.rotated):
+        r.wrong("positions.rotated", "true for some layer", "for no positions at all write positions.kind: none", "found only false")
+    elif spec.attention.window != []:
+        windows = [window for window, rotated in by_layer(spec) if rotated]
+        if all(window is None for window in windows):
+            r.idle("without a rotated layer that has an attention.window", "positions.local_theta")
     latent = spec.attention.latent
     if latent:
         width, where = latent.rope_dim, "attention.latent.rope_dim"

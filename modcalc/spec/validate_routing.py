@@ -3,10 +3,7 @@
 from modcalc.spec.convert import shown
 from modcalc.spec.resolve import selected, tokens_kept
 from modcalc.spec.rules import Rules
-from modcalc.spec.schema import Mod, Schedule, Spec
-
-# As many blocks as a Spec may have, also once recursions are unrolled (the dense twin has them all).
-MAX_BLOCKS = 10_000
+from modcalc.spec.schema import MAX_LAYERS, Mod, Schedule, Spec
 
 
 def all_layers_have_experts(spec: Spec) -> bool:
@@ -62,7 +59,8 @@ def recursion_rules(r: Rules, mod: Mod) -> int:
             r.wrong("mod.layers", "layers without a gap with mod.recursions", f"such as {list(range(mod.layers[0], mod.layers[-1] + 1))}")
     shared = len(mod.layers) if mod.layers is not None else spec.n_layers
     unrolled = spec.n_layers + shared * (mod.recursions - 1)
-    r.need(unrolled <= MAX_BLOCKS, "mod.recursions", f"at most {MAX_BLOCKS:,} blocks once unrolled", f"these are {unrolled:,}")
+    # The dense twin has them all.
+    r.need(unrolled <= MAX_LAYERS, "mod.recursions", f"at most {MAX_LAYERS:,} blocks once unrolled", f"these are {unrolled:,}")
     if not isinstance(mod.capacity, list):
         example = f"[{', '.join(['1.0', '0.67', '0.33'][: mod.recursions])}]" if mod.recursions < 4 else "[1.0, 0.9, …]"
         r.wrong("mod.capacity", f"a list of {mod.recursions} with mod.recursions, one a recursion", f"such as {example}")
