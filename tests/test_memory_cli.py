@@ -16,6 +16,7 @@ from modcalc.cost.memory import train_memory
 from modcalc.spec.resolve import resolve
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
+SPECS = Path(__file__).parent.parent / "specs"
 
 
 @pytest.fixture
@@ -208,3 +209,10 @@ def test_the_bills_of_the_others_are_kept(run) -> None:
     out, _ = run("mod-220m", "gpt2", "llama-2-7b", "--gpu-memory", "10GiB")
     assert all(f"\n{name}: what fits into 10.00 GiB" in out for name in ("mod-220m", "gpt2", "llama-2-7b"))
     assert "129,607,287,952" in out and re.search(r"train +batch, at 1,024 tokens +9 ", out) and out.count("weights alone take 12.55 GiB") == 2
+
+
+def test_the_batch_of_the_train_section_is_mentioned(run, tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text((SPECS / "dense-small.yaml").read_text() + "train: {batch_size: 8}\n")
+    said = "note: dense-small: billed for one sequence; its train section has 8 a step: --batch 8\n"
+    assert run(tmp_path / "t.yaml")[1] == said
+    assert run(tmp_path / "t.yaml", "--batch", 8)[1] == "" == run(tmp_path / "t.yaml", "--phase", "forward")[1]
