@@ -201,6 +201,24 @@ def test_a_schedule_that_is_missing_is_said(spec, tmp_path: Path) -> None:
     assert done.returncode == 2 and "train.steps or train.tokens" in done.stderr and "params <= 4,000,000" in done.stdout
 
 
+def test_specs_beside_a_config_are_checked_as_well(tmp_path: Path, spec) -> None:
+    config = (ROOT / "tests" / "data" / "configs" / "gpt2.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    assert list(sources([str(tmp_path)])) == [str(tmp_path)]
+    broken = spec("params: 10")
+    assert list(sources([str(tmp_path)])) == [str(tmp_path / "config.json"), str(broken)]
+    assert run(tmp_path).returncode == 1
+
+
+def test_ratios_of_other_lengths_say_so(tmp_path: Path, spec) -> None:
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(MODEL.partition("budget")[0].replace("seq_len: 512", "seq_len: 1024"))
+    rules = [f"{metric} <= 1 * {longer}" for metric in ("forward_flops", "params")]
+    found = [check(Costs(load(spec("params: 1e9"))), parse_rule(rule), lambda name: Costs(load(name))) for rule in rules]
+    assert [result.detail for result in found] == [f"T = 512 against 1,024 of {longer}", ""]
+    assert f"forward_flops: {found[0].detail}" in run(tmp_path / "a.yaml", "-r", rules[0]).stdout
+
+
 def test_folders(tmp_path: Path, spec) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / ".hidden").mkdir()

@@ -88,6 +88,8 @@ def test_a_bad_config_writes_nothing(run, tmp_path: Path, content: str, said: st
         ((GPT2, "-o", os.devnull, "--force"), "is no regular file"),
         ((GPT2, "-o", "no/such/folder/x.yaml"), "cannot be written"),
         ((GPT2, "-o", "\0"), "cannot be written"),
+        ((GPT2, "-o", "spec.json"), "a spec is YAML"),
+        (("spec.yaml",), "YAML is what import writes"),
     ],
 )
 def test_refused(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], said: str) -> None:

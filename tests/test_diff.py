@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from modcalc import account, load
 from modcalc.cost.diff import diff
 from modcalc.errors import SpecError
+from modcalc.render.diff import tables
 from modcalc.spec.load import dump
 from modcalc.spec.revision import load_side
 from modcalc.spec.schema import Spec, Train
@@ -34,6 +35,14 @@ def test_components_explain_the_total() -> None:
 def test_the_same_spec_differs_in_nothing() -> None:
     found = diff(load("gpt2"), load("gpt2"))
     assert found.same and not found.keys
+
+
+def test_a_window_changes_the_cache_alone() -> None:
+    plain = load("dense-small")
+    windowed = replace(plain, attention=replace(plain.attention, window=[64, None]))
+    found = diff(plain, windowed)
+    assert not found.same and [c.label for c in found.totals if c.difference] == ["KV cache in bf16 [bytes]"]
+    assert ("attention.window", "-", "[64, null]") in tables("a", "b", found)[0].rows
 
 
 def test_json_and_another_length() -> None:

@@ -20,7 +20,7 @@ from modcalc.search.results import DROP, OK
 from modcalc.search.write import write_specs
 from modcalc.spec.load import load
 from modcalc.spec.resolve import resolve
-from modcalc.spec.schema import Attention
+from modcalc.spec.schema import Attention, Moe
 
 # Layers: d_ff of the 41M family, Petty et al. 2023 (arXiv 2310.19956), table 1.
 PETTY_41M = {1: 4779, 2: 2048, 3: 1138, 4: 682, 5: 409, 6: 227, 7: 97}
@@ -156,6 +156,20 @@ def test_bad_questions(vary: list[str], solve: str, cost: str, message: str) -> 
 def test_bad_vary(texts: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_vary(texts)
+
+
+def test_what_drifts_far_is_no_member() -> None:
+    found = constant(Family(load("dense-small")), {"n_layers": [4, 5]}, "d_model", "params", Basis(512, 1, 511, convention()), multiple_of=256)
+    far = [m for m in found.members if abs(m.candidate.error) > 0.05]
+    assert far and all(m.candidate.status == DROP and "are too coarse" in m.candidate.reason for m in far)
+    assert all(m.candidate.status == OK for m in found.members if m not in far)
+
+
+def test_the_width_of_experts_is_told() -> None:
+    moe = Moe(n_experts=4, top_k=2, d_ff=128, every=2)
+    family = Family(structs.replace(load("dense-small"), moe=moe))
+    assert any(line.startswith("experts keep moe.d_ff 128; d_ff is the width of blocks without experts") for line in family.rules({"d_ff"}))
+    assert any(line.startswith("experts keep their share of d_model (moe.d_ff 128 at") for line in family.rules({"d_model"}))
 
 
 def test_vary_takes_lists_and_ranges() -> None:

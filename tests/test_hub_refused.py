@@ -37,6 +37,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "LLaMA"}, "did you mean llama?"),
         ({"model_type": "qwen3_next"}, '"qwen3_next": its models may have layers without softmax attention'),
         ({"model_type": "llama4_text"}, '"llama4_text": its models may have attention in chunks, which no spec can describe; supported: arcee, '),
+        ({"model_type": "gemma3"}, "did you mean gemma3_text?"),
         ({"model_type": "ernie4_5_moe"}, '"ernie4_5_moe" is not supported; supported: '),
         ({"model_type": [1]}, "[1] is not supported"),
         ({"model_type": 7}, "7 is not supported"),

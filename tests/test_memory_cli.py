@@ -211,6 +211,10 @@ def test_the_bills_of_the_others_are_kept(run) -> None:
     assert "129,607,287,952" in out and re.search(r"train +batch, at 1,024 tokens +9 ", out) and out.count("weights alone take 12.55 GiB") == 2
 
 
+def test_a_size_without_its_unit(run) -> None:
+    assert "--gpu-memory 80: 80 bytes hold no model; with its unit, such as 80GiB" in run("gpt2", "--gpu-memory", "80", code=2)[1]
+
+
 def test_the_batch_of_the_train_section_is_mentioned(run, tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text((SPECS / "dense-small.yaml").read_text() + "train: {batch_size: 8}\n")
     said = "note: dense-small: billed for one sequence; its train section has 8 a step: --batch 8\n"

@@ -50,6 +50,7 @@ def memory(
 ) -> None:
     """Weights, gradients, optimizer, activations, logits and KV cache of specs in bytes, on one device that holds the whole model."""
     from modcalc.cost.memory_report import memory_report
+    from modcalc.errors import UsageError
     from modcalc.render.memory import show_memory
     from modcalc.render.memory_document import memory_document
     from modcalc.render.output import chosen, emit
@@ -60,6 +61,8 @@ def memory(
     how = {name: value for name, value in given.items() if value is not None}
     _check(phase, context, seq_len, how, gpu_memory)
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
+    if room is not None and room < 2**20:
+        raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes hold no model; with its unit, such as {gpu_memory}GiB")
     if plot:
         from modcalc.render.plot import plot_target
 

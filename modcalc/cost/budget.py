@@ -52,7 +52,7 @@ class Costs:
         """The whole run that `train` plans."""
         run = training_run(self.spec, self.report)
         if run is None:
-            raise UsageError(f"{self.spec.name}: train_flops needs a schedule: give train.steps or train.tokens")
+            raise UsageError(f"{self.spec.name}: train_flops needs a schedule: give train.steps or train.tokens in a spec")
         return run.flops
 
     @property
@@ -190,4 +190,6 @@ def check(costs: Costs, rule: Rule, other: Callable[[str], Costs]) -> Result:
         "min": actual >= expected,
         "equals": abs(actual - expected) <= (rule.within or 0) * abs(expected),
     }[rule.bound]
-    return Result(rule, expected, actual, ok, unit)
+    lengths = [c.spec.seq_len for c in (costs, reference)] if reference and "params" not in rule.metric else []
+    detail = f"T = {lengths[0]:,} against {lengths[1]:,} of {rule.relative_to}" if len(set(lengths)) > 1 else ""
+    return Result(rule, expected, actual, ok, unit, detail)

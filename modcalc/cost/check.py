@@ -40,19 +40,23 @@ class Outcome:
 
 
 def sources(paths: Iterable[str]) -> Iterator[str]:
-    """Files, names, and for a folder every YAML file in it, sorted; a folder with a config.json stands for that.
+    """Files, names, and for a folder its config.json, if there is one, and every YAML file in it, sorted.
 
     Raises UsageError for a folder without any spec: a check of nothing must not pass.
     """
     for path in paths:
         folder = Path(path)
-        if not folder.is_dir() or (folder / "config.json").exists():
+        if not folder.is_dir():
             yield path
             continue
+        config = folder / "config.json"
         found = sorted(
             p for p in folder.rglob("*.y*ml") if p.suffix in (".yaml", ".yml") and not any(part[0] == "." for part in p.relative_to(folder).parts)
         )
-        if not found:
+        if config.exists():
+            # Alone, it is the folder that was meant: a model's, as the hub has them.
+            yield str(config) if found else path
+        elif not found:
             raise UsageError(f"{path}: no .yaml file in this folder")
         yield from map(str, found)
 

@@ -72,12 +72,13 @@ def table(outcome: Outcome) -> Table:
         for r in c.results:
             rows.append((c.source, str(r.rule), r.expected, r.actual, r.relative_difference, r.unit, good("ok") if r.ok else bad("BROKEN")))
         if c.problems:
-            rows.append((c.source, "", None, None, None, "", bad("UNREAD")))
+            rows.append((c.source, "see the errors", None, None, None, "", bad("UNREAD")))
         elif not c.results:
             rows.append((c.source, "no budget: read only", None, None, None, "", good("ok")))
     asked = {r.rule.metric for c in outcome.checked for r in c.results}
     meant = [f"{metric}: {text}" for metric, text in MEANT.items() if metric in asked]
-    return Table(title="Budgets", headline=[RULE, *meant], columns=columns, rows=rows, notes=[verdict(outcome)])
+    told = [f"{c.source}: {r.rule.metric}: {r.detail}" for c in outcome.checked for r in c.results if r.ok and r.detail and r.rule.relative_to]
+    return Table(title="Budgets", headline=[RULE, *meant], columns=columns, rows=rows, notes=[*told, verdict(outcome)])
 
 
 def document(outcome: Outcome) -> dict:

@@ -55,4 +55,6 @@ def _changes(title: str, changes: Sequence[Change], headline: Sequence[str] = ()
 
 
 def _word(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join('null' if entry is None else _word(entry) for entry in value)}]"
     return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

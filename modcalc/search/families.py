@@ -20,6 +20,7 @@ from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import MAX_SIZE, Budget, Spec
 
 SOLVABLE = ("n_layers", "d_model", "d_ff")
+FAR = Fraction(1, 20)  # of the constant: what drifts more is no member
 MAX_MEMBERS = 10_000
 
 
@@ -100,6 +101,8 @@ def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, ba
     c = replace(c, error=Fraction(drift) / goal)
     if c.status == OK and n == (1 if drift > 0 else most) and 2 * abs(drift) > cost(n + 1) - cost(n):  # more than rounding leaves
         c = c.drop(f"even {solve} {n * step:,} is {'above' if drift > 0 else 'below'} the target")
+    elif c.status == OK and abs(drift) > FAR * goal:
+        c = c.drop(f"steps of {step:,} in {solve} are too coarse: {float(c.error):+.1%} is as near as they come")
     kv = whole(bill(resolve(c.spec, basis.seq_len), ("kv",), basis)["kv"])
     return Member(c, drift, kv)
 

@@ -180,4 +180,14 @@ class Family:
             if "d_ff" not in knobs:
                 ratio = mlp.ratio if mlp.ratio is not None else float(round(self.ff_ratio, 4))
                 words.append(f"d_ff {ratio:g} d_model" + (f" up to a multiple of {self.ff_multiple}" if self.ff_multiple > 1 else ""))
-        return words
+        return words + self._of_experts(knobs)
+
+    def _of_experts(self, knobs: "set[str] | dict") -> list[str]:
+        """Experts with a width of their own: how that follows, and what is left to d_ff."""
+        spec, moe = self.spec, self.spec.moe
+        if not (moe and moe.d_ff):
+            return []
+        grows = f"experts keep their share of d_model (moe.d_ff {moe.d_ff:,} at {spec.d_model:,}), rounded up"
+        dense = spec.n_layers - len(selected(spec.n_layers, moe.every, moe.offset, moe.layers))
+        where = f"of blocks without experts, {dense:,} of {spec.n_layers:,} in {spec.name}" if dense else "of no block: all have experts"
+        return [f"{grows if 'd_model' in knobs else f'experts keep moe.d_ff {moe.d_ff:,}'}; d_ff is the width {where}"]

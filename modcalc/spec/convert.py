@@ -51,7 +51,7 @@ def shown(value: Any) -> str:
         return "a mapping" if value else "{}"
     if isinstance(value, list) and len(value) > 8:
         return f"a list of {len(value)}"
-    text = repr(value)
+    text = f"[{', '.join(map(shown, value))}]" if isinstance(value, list) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

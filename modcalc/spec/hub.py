@@ -100,8 +100,9 @@ def _model_type(at: Source) -> ModelType:
     # A longer name is another type (ernie4_5_moe), not a misspelt one.
     known = str(name).lower()
     near = [] if known.startswith(tuple(f"{kind}_" for kind in TYPES)) else get_close_matches(known, TYPES, 1, 0.75)
+    near = [kind for kind in TYPES if kind == f"{known}_text"] or near
     hint = f"did you mean {near[0]}? " if near else ""
-    raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}")])
+    raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}; a spec written by hand may say what it is")])
 
 
 def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str]]:
@@ -190,5 +191,5 @@ def _description(raw: Mapping[str, Any]) -> str:
         section = raw.get(key) or {}
         types = [s.get("rope_type") or s.get("type") for s in (section, *section.values()) if isinstance(s, Mapping)]
         dropped += sorted({f"{name} RoPE scaling" for name in types if name not in (None, "default")})
-    text = f"Imported from a {raw['model_type']} config of the transformers library."
+    text = f"Imported from a config.json of the transformers library, model_type {raw['model_type']}."
     return f"{text} {NOT_CARRIED}{', '.join(dict.fromkeys(dropped))}." if dropped else text

@@ -108,7 +108,7 @@ def exaone_window(c: Config) -> Any:
     """EXAONE 4: all but each window_pattern-th layer, or by layer_types, which a pattern in letters needs."""
     every = c["window_pattern"]
     if c["layer_types"] is None and type(every) is not int:
-        raise Refused("window_pattern", f"{show(every)} without layer_types: the transformers library cannot build such a model")
+        raise Refused("window_pattern", f"{show(every)} without layer_types, which the transformers library needs then: add them")
     return layered_window(lambda c, i: (i + 1) % every != 0)(c)
 
 

@@ -14,6 +14,16 @@ SYNONYMS = {
     "max_position_embeddings": "seq_len",
     "context_length": "seq_len",
     "tie_word_embeddings": "head.tied",
+    "rope_theta": "positions.theta",
+    "no_rope_layers": "positions.rotated",
+    "hidden_act": "mlp.activation",
+    "sliding_window": "attention.window",
+    "num_experts": "moe.n_experts",
+    "num_experts_per_tok": "moe.top_k",
+    "embedding_multiplier": "embedding.scale",
+    "residual_multiplier": "residual_scale",
+    "logit_scale": "head.scale",
+    "logits_scaling": "head.scale, 1 over this",
     "<<": "a copy of the keys; merge keys are not read",
 }
 
