@@ -364,7 +364,7 @@ def test_a_routed_window_at_decode_is_a_bound(flops, tmp_path: Path) -> None:
 def test_what_is_in_no_bill_is_said(flops, tmp_path: Path) -> None:
     (tmp_path / "rec.yaml").write_text(RECURSIVE + 'description: "Imported. Not carried: quantization."\n')
     ran = flops(tmp_path / "rec.yaml", "--count", "analytic", "--mod", "capacity=0.5")
-    assert "note: rec: in no bill, as its config.json has it and a spec does not: quantization\n" in ran.err
+    assert "note: rec: not in the bill, for a spec has no key for it: quantization (of its config.json)\n" in ran.err
     assert "note: rec: --mod replaces its own mod section\n" in ran.err
 
 

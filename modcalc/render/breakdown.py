@@ -32,25 +32,25 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
     fields: list[Field] = [
         (Column(_heading(by)), lambda line: label.get(line.label, line.label)),
         (column("parameters", "params"), lambda line: line.params),
-        (Column("share", "share", "params_share", drop=4), lambda line: Fraction(line.params, total.params)),
+        (Column("share", "share", "params_share", drop=7), lambda line: Fraction(line.params, total.params)),
     ]
     if backward:
         fields += [
-            (column(f"{expected}forward", "forward_{}", True, drop=1), lambda line: unit.of(line.forward)),
-            (column("backward", "backward_{}", True, drop=2), lambda line: unit.of(line.backward)),
+            (column(f"{expected}forward", "forward_{}", True, drop=2), lambda line: unit.of(line.forward)),
+            (column("backward", "backward_{}", True, drop=3), lambda line: unit.of(line.backward)),
             (column("train step", "train_step_{}", True), lambda line: unit.of(cost(line))),
         ]
     else:
         fields.append((column(f"{expected}{unit.name}", "forward_{}"), lambda line: unit.of(cost(line))))
     fields.append((Column("share", "share", "share"), lambda line: cost(line) / cost(total)))
     if B > 1:
-        fields.append((column("per sequence", "{}_per_sequence", drop=5), lambda line: unit.of(cost(line) / B)))
+        fields.append((column("per sequence", "{}_per_sequence", drop=6), lambda line: unit.of(cost(line) / B)))
     if tokens > B:
-        fields.append((column("per token", "{}_per_token", drop=3), lambda line: unit.of(cost(line) / tokens)))
+        fields.append((column("per token", "{}_per_token", drop=5), lambda line: unit.of(cost(line) / tokens)))
     if twin:
         fields += [
-            (column("dense twin", "dense_twin_{}", drop=6), lambda line: unit.of(dense.get(line.label))),
-            (Column("ratio", "ratio", "ratio_to_dense_twin", drop=6), lambda line: _ratio(cost(line), dense.get(line.label))),
+            (column("dense twin", "dense_twin_{}", drop=4), lambda line: unit.of(dense.get(line.label))),
+            (Column("ratio", "ratio", "ratio_to_dense_twin", drop=1), lambda line: _ratio(cost(line), dense.get(line.label))),
         ]
     lines = [line for line in ordered(report.lines(by), by) if by != "total" and (line.params or line.forward or line.backward)]
     rows = [[value(line) for _, value in fields] for line in [*lines, total]]

@@ -40,7 +40,7 @@ def load_as(source: str, mod: str | None) -> Spec:
     """
     spec = load(source)
     if missing := left_out(spec):
-        print(f"note: {spec.name}: in no bill, as its config.json has it and a spec does not: {missing}", file=sys.stderr)
+        print(f"note: {spec.name}: not in the bill, for a spec has no key for it: {missing} (of its config.json)", file=sys.stderr)
     if mod is not None and spec.mod is not None:
         print(f"note: {spec.name}: --mod replaces its own mod section", file=sys.stderr)
     return spec if mod is None else apply_mod(spec, mod)
