@@ -12,6 +12,7 @@ from hub_configs import draw, nulled
 from modcalc.errors import SpecError
 from modcalc.spec.hub import TYPES, from_config
 from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, NULLABLE
+from modcalc.spec.imported import defaulted, left_out
 from modcalc.spec.load import dump, load, loads
 from modcalc.spec.schema import ProjectionBias, Spec
 
@@ -267,6 +268,9 @@ def test_the_description_says_what_is_not_carried() -> None:
     assert "llama3 RoPE scaling" in named("llama-3.2-1b").description
     assert named("deepseek-v3").description.endswith("Not carried: the modules for multi-token prediction, quantization, yarn RoPE scaling.")
     assert "Not carried" not in named("llama-3-8b").description
+    assert all(not defaulted(from_config(path)) for path in CONFIGS.glob("*.json"))
+    stump = from_config({"model_type": "gpt2", "n_embd": 768, "scale_attn_by_inverse_layer_idx": True})
+    assert defaulted(stump) == "vocab_size 50257, n_layer 12, n_head 12" and left_out(stump) == "scores scaled by layer"
 
 
 # Version 4 and version 5

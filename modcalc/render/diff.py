@@ -49,7 +49,13 @@ def document(a: str, b: str, d: Diff) -> dict:
 
 
 def _changes(title: str, changes: Sequence[Change], headline: Sequence[str] = (), notes: Sequence[str] = ()) -> Table:
-    columns = [Column("What"), Column("Before", "count"), Column("After", "count"), Column("Difference", "count", drop=1), Column("Relative", "change")]
+    columns = [
+        Column("What"),
+        Column("Before", "count"),
+        Column("After", "count"),
+        Column("Difference", "count", drop=1),
+        Column("Relative", "change"),
+    ]
     rows = [(LABELS.get(c.label, c.label), c.before, c.after, c.difference, c.relative) for c in changes]
     return Table(title=title, headline=headline, columns=columns, rows=rows, notes=notes)
 

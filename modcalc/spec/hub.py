@@ -21,7 +21,7 @@ from modcalc.spec.hub_parts import ModelType
 from modcalc.spec.hub_read import Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rules import Config, Refused
-from modcalc.spec.imported import NOT_CARRIED
+from modcalc.spec.imported import DEFAULTED, NOT_CARRIED
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 
@@ -66,7 +66,7 @@ def from_config(source: str | Path | Mapping[str, Any]) -> Spec:
         raise SpecError(problems)
     values = _evaluate(config, kind, at)
     values["name"] = at.name
-    values["description"] = _description(raw)
+    values["description"] = _description(raw, kind)
     spec, wrongs = checked(values)
     if spec is None:
         raise SpecError([f"{at.label}: as a spec, {problem}" for problem in wrongs])
@@ -184,12 +184,20 @@ def _evaluate(config: Config, kind: ModelType, at: Source) -> dict[str, Any]:
     return values
 
 
-def _description(raw: Mapping[str, Any]) -> str:
-    """What the file says that the spec does not."""
+# A file without one of these is a stump more often than the library's default model.
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+
+
+def _description(raw: Mapping[str, Any], kind: ModelType) -> str:
+    """What the file says that the spec does not, and the sizes that it does not say."""
+    given = {kind.names.get(key, key) for key in raw}
+    own = {field: key for key, field in kind.names.items()}
+    silent = [f"{own.get(field, field)} {kind.defaults[field]}" for field in SIZES if field not in given]
     dropped = [what for key, (what, plain) in DROPPED.items() if key in raw and not any(same(raw[key], p) for p in plain)]
     for key in ("rope_parameters", "rope_scaling"):
         section = raw.get(key) or {}
         types = [s.get("rope_type") or s.get("type") for s in (section, *section.values()) if isinstance(s, Mapping)]
         dropped += sorted({f"{name} RoPE scaling" for name in types if name not in (None, "default")})
     text = f"Imported from a config.json of the transformers library, model_type {raw['model_type']}."
+    text += f" {DEFAULTED}{', '.join(silent)}." if silent else ""
     return f"{text} {NOT_CARRIED}{', '.join(dict.fromkeys(dropped))}." if dropped else text

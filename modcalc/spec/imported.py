@@ -1,8 +1,14 @@
-"""What a spec says about the config.json that it was imported from."""
+"""What a spec says in its description about the config.json that it was imported from."""
 
 from modcalc.spec.schema import Spec
 
-NOT_CARRIED = "Not carried: "  # in its description
+DEFAULTED = "Sizes that the file leaves to the class: "
+NOT_CARRIED = "Not carried: "  # to the end
+
+
+def defaulted(spec: Spec) -> str:
+    """Sizes that the config does not give, with the library's own; empty: it gives them all."""
+    return (spec.description or "").partition(DEFAULTED)[2].partition(".")[0]
 
 
 def left_out(spec: Spec) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from modcalc.errors import UsageError
-from modcalc.spec.imported import left_out
+from modcalc.spec.imported import defaulted, left_out
 from modcalc.spec.load import load, told_apart
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
@@ -36,9 +36,11 @@ def apply_mod(spec: Spec, text: str) -> Spec:
 def load_as(source: str, mod: str | None) -> Spec:
     """The spec that a command was given, as the Mixture-of-Depths model that its --mod says, if it has one.
 
-    Says on stderr what is in no bill: what an import did not carry, and routing that --mod replaces.
+    Says on stderr what is in no bill (what an import did not carry, routing that --mod replaces) and sizes that no file gave.
     """
     spec = load(source)
+    if sizes := defaulted(spec):
+        print(f"note: {spec.name}: its config.json leaves sizes to the library's class: {sizes}", file=sys.stderr)
     if missing := left_out(spec):
         print(f"note: {spec.name}: not in the bill, for a spec has no key for it: {missing} (of its config.json)", file=sys.stderr)
     if mod is not None and spec.mod is not None:
