@@ -164,6 +164,15 @@ def test_each_rule_is_an_option_and_has_an_effect(run: Runner) -> None:
     assert len(shapes("--limit", 3)) in (3, 4) and len(plain) > 4
 
 
+def test_the_grid_of_inner_widths_follows_its_ratio(run: Runner) -> None:
+    """A MoD model of the same depth and width spends on d_ff what it saves: far more than a quarter."""
+    match = ("isoflop", "mod-60m", "--match", "dense-60m", "--free", "d_ff")
+    usual = run.document(*match, "--within", "0.005")
+    wide = run.document(*match, "--ff-ratio", "2:16", "--within", "0.005")
+    assert not any(c["status"] == "OK" for c in usual["candidates"]) and any(c["status"] == "OK" for c in wide["candidates"])
+    assert wide["searches"][0]["size"] > usual["searches"][0]["size"]
+
+
 def test_differences_to_the_other_model_are_told(run: Runner) -> None:
     code, out, _ = run("isoflop", "mod-60m", "--match", "gpt2", "--seq-len", 1024)
     assert code == 0 and "vocabulary: gpt2 has V = 50,257, mod-60m 32,000" in out

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from modcalc.search.family import HARDWARE_MULTIPLE, Family, Shape
 from modcalc.search.knobs import Values
+from modcalc.search.rules import Band
 
 # Mixture-of-Depths (arXiv 2404.02258, section 4.1) tried 12.5 % to 95 % of the tokens, in every block or every other one.
 CAPACITIES = [0.125, 0.25, 0.5, 0.75]
@@ -24,8 +25,8 @@ def quarters(multiple: int, most: int) -> list[int]:
     return [v for v in values if v <= most] or [multiple]
 
 
-def grid(family: Family) -> Callable[[str, dict[str, Values]], Values]:
-    """Depths and widths a quarter of an octave apart: depths in multiples of the routing's period."""
+def grid(family: Family, ff_ratio: Band = None) -> Callable[[str, dict[str, Values]], Values]:
+    """Depths and widths a quarter of an octave apart: depths in multiples of the routing's period. ff_ratio: what d_ff / d_model may be."""
     mod = family.spec.mod
     period = mod.every if mod and not mod.recursions else 1
 
@@ -34,12 +35,12 @@ def grid(family: Family) -> Callable[[str, dict[str, Values]], Values]:
             return quarters(period, DEEPEST)
         if knob == "d_model":
             return quarters(family.width_multiple, WIDEST)
-        return _common(knob, family, before)
+        return _common(knob, family, before, ff_ratio)
 
     return values
 
 
-def around(family: Family, other: Shape) -> Callable[[str, dict[str, Values]], Values]:
+def around(family: Family, other: Shape, ff_ratio: Band = None) -> Callable[[str, dict[str, Values]], Values]:
     """From half of `other`'s width to twice, from half of its depth to four times: routing may free 7 of 8 FLOPs, best used for depth."""
 
     def values(knob: str, before: dict[str, Values]) -> Values:
@@ -47,7 +48,7 @@ def around(family: Family, other: Shape) -> Callable[[str, dict[str, Values]], V
             return list(range(max(1, other.n_layers // 2), 4 * other.n_layers + 1))
         if knob == "d_model":
             return _multiples(family.width_multiple, other.d_model / 2, other.d_model * 2)
-        return _common(knob, family, before)
+        return _common(knob, family, before, ff_ratio)
 
     return values
 
@@ -64,10 +65,10 @@ def ff_band(family: Family) -> tuple[str, str]:
     return str(low), str(high)
 
 
-def _common(knob: str, family: Family, before: dict[str, Values]) -> Values:
+def _common(knob: str, family: Family, before: dict[str, Values], ff_ratio: Band) -> Values:
     if knob == "d_ff":
         widths = before.get("d_model", [family.spec.d_model])
-        low, high = (float(b) for b in ff_band(family))
+        low, high = (float(b) for b in ff_ratio or ff_band(family))
         return _multiples(HARDWARE_MULTIPLE, low * min(widths), high * max(widths))
     return list(CAPACITIES if knob == "capacity" else FREQUENCIES)
 

@@ -48,7 +48,8 @@ def terms(
     """
     family = Family(spec, head_dim, multiple_of)
     centre = None if other is None else Shape(other.n_layers, other.d_model)
-    values = grid(family) if centre is None else around(family, centre)
+    inner = band("--ff-ratio", ff_ratio, ff_band(family))
+    values = grid(family, inner) if centre is None else around(family, centre, inner)
     axes = parse_free(free if free is not None else _default_free(family, other), family, values)
     if ff_ratio is not None and "d_ff" not in axes:
         raise UsageError("--ff-ratio: d_ff is not free, so it would change nothing; add d_ff to --free")
@@ -57,7 +58,7 @@ def terms(
     fixed = not {"n_layers", "d_model"} & axes.keys()
     rules = Rules(
         band("--aspect", aspect, None if fixed else GRID_ASPECT if centre is None else match_aspect(centre)),
-        band("--ff-ratio", ff_ratio, ff_band(family)) if "d_ff" in axes else None,
+        inner if "d_ff" in axes else None,
         None if params is None else _counts("--params", params),
     )
     words = [f"{knob} {_range(v)}" for knob, v in axes.items()]
