@@ -22,6 +22,7 @@ from modcalc.render.numbers import change, machine, ratio, share
 from modcalc.render.output import machine_values
 from modcalc.render.progress import progress, working
 from modcalc.render.terminal import fitting
+from modcalc.render.wording import numbered
 
 ROOT = Path(__file__).parent.parent
 BIG = 10**24 + 1
@@ -286,3 +287,19 @@ def test_plain_columns_stand_under_each_other_whatever_the_characters(capsys: py
     show([Table(columns=(Column("name"), Column("n", "count")), rows=[(name, 7) for name in places])], "plain")
     lines = capsys.readouterr().out.splitlines()[2:]
     assert [len(line) - len(name) + wide for line, (name, wide) in zip(lines, places.items(), strict=True)] == [7 + 2 + 1] * 3
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ([1], "block 1"),
+        ([0, 1, 2, 3], "blocks 0 to 3"),
+        ([1, 3, 5, 7], "blocks 1, 3, 5, 7"),
+        ([1, 3, 5, 7, 9], "blocks 1, 3, ..., 9"),
+        ([0, 1, 2, 4, 5, 6], "blocks 0 to 2, 4 to 6"),
+        ([0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13], "blocks 0 to 2, 4 to 6, ..., 12, 13"),
+        ([0, 2, 3, 9], "blocks 0, 2, 3, 9"),
+    ],
+)
+def test_blocks_in_few_words(numbers: list[int], said: str) -> None:
+    assert numbered([f"blocks.{i}" for i in numbers]) == f"{said} (from 0)"

@@ -149,14 +149,17 @@ def _cache(report: Report) -> str:
 
 
 def numbered(paths: Sequence[str]) -> str:
-    """blocks 1, 3, ..., 11 (from 0): numbers in equal steps are not all written out."""
+    """blocks 1, 3, ..., 11 (from 0), or blocks 0 to 2, 4 to 6, ..., 8 to 10 (from 0): what goes on in equal steps is not all written out."""
     kind = paths[0].split(".")[0]
-    numbers = [int(p.split(".")[1]) for p in paths]
-    steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
-    if len(numbers) > 2 and steps == {1}:
-        text = f"{numbers[0]} to {numbers[-1]}"
-    elif len(numbers) > 4 and len(steps) == 1:
-        text = f"{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}"
-    else:
-        text = ", ".join(map(str, numbers))
-    return f"{kind if len(numbers) > 1 else kind[:-1]} {text} (from 0)"
+    runs: list[list[int]] = []
+    for n in (int(p.split(".")[1]) for p in paths):
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    told = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    steps = {b[0] - a[0] for a, b in zip(runs, runs[1:], strict=False)}
+    alike = len({len(run) for run in runs[:-1]}) == 1  # the last one may be cut off
+    if len(runs) > (4 if len(runs[0]) == 1 else 3) and len(steps) == 1 and alike:
+        told = [*told[:2], "...", told[-1]]
+    return f"{kind if len(paths) > 1 else kind[:-1]} {', '.join(told)} (from 0)"
