@@ -173,6 +173,8 @@ def allowed(kind: Any) -> str:
             words.append("a list of those")
         else:
             words.append(_words(option))
+    if "null" in words and words[0].startswith("a list, each"):
+        words.reverse()  # else null would seem to be for its entries
     return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
 
 
