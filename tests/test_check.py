@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -217,6 +218,17 @@ def test_ratios_of_other_lengths_say_so(tmp_path: Path, spec) -> None:
     found = [check(Costs(load(spec("params: 1e9"))), parse_rule(rule), lambda name: Costs(load(name))) for rule in rules]
     assert [result.detail for result in found] == [f"T = 512 against 1,024 of {longer}", ""]
     assert f"forward_flops: {found[0].detail}" in run(tmp_path / "a.yaml", "-r", rules[0]).stdout
+
+
+def test_a_rule_that_cannot_be_evaluated_keeps_its_name(spec) -> None:
+    path = spec("params: 4M")
+    path.write_text(path.read_text().replace("train: {batch_size: 8, tokens: 1e9}\n", ""))
+    done = run(path, "-r", "train_flops <= 1e25", "-r", "params >= 1", "--format", "plain")
+    assert done.returncode == 2 and "1 spec, 3 rules: 2 held, 0 broken, 1 unread" in done.stdout
+    assert re.search(r"train_flops <= 10,000,\S+ +- .*UNREAD", done.stdout), done.stdout
+    assert "give train.steps or train.tokens in a spec" in done.stderr
+    specs = json.loads(run(path, "-r", "train_flops <= 1e25", "--format", "json").stdout)["specs"]
+    assert len(specs[0]["unread"]) == 1 and specs[0]["unread"][0].startswith("train_flops <= ")
 
 
 def test_folders(tmp_path: Path, spec) -> None:

@@ -12,11 +12,12 @@ from modcalc.spec.schema import Spec
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One spec. problems: why it, or a rule of it, could not be evaluated."""
+    """One spec. problems: why it, or a rule of it, could not be evaluated; unread: those rules."""
 
     source: str
     results: tuple[Result, ...] = ()
     problems: tuple[str, ...] = ()
+    unread: tuple[Rule, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -79,6 +80,7 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
 
     results: list[Result] = []
     problems: list[str] = []
+    unread: list[Rule] = []
     try:
         spec, lines = load_with_lines(source)
         rules = [*rules_of(spec, lines.get), *require]
@@ -91,6 +93,7 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
         try:
             results.append(check(costs, rule, other))
         except ModcalcError as wrong:
+            unread.append(rule)
             where = f"{source}:{rule.line}" if rule.line else source
             problems += [f"{where}: {rule}: {line}" for line in str(wrong).splitlines()]
     if extra:
@@ -98,4 +101,4 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
             results += extra(spec)
         except ModcalcError as wrong:
             problems += [f"{source}: {line}" for line in str(wrong).splitlines()]
-    return Checked(source, tuple(results), tuple(problems))
+    return Checked(source, tuple(results), tuple(problems), tuple(unread))

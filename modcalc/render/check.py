@@ -35,10 +35,12 @@ def show(outcome: Outcome, format: str | None) -> None:
 
 
 def verdict(outcome: Outcome) -> str:
+    missed = sum(len(c.unread) for c in outcome.checked)
     rules = sum(len(c.results) for c in outcome.checked)
     broken = sum(not r.ok for c in outcome.checked for r in c.results)
     unread = sum(bool(c.problems) for c in outcome.checked)
-    text = f"{several(len(outcome.checked), 'spec')}, {several(rules, 'rule')}: {rules - broken} held, {broken} broken"
+    asked = f"{several(len(outcome.checked), 'spec')}, {several(rules + missed, 'rule')}"
+    text = f"{asked}: {rules - broken} held, {broken} broken" + (f", {missed} unread" if missed else "")
     return text + (f"; {several(unread, 'spec')} could not be fully evaluated" if unread else "")
 
 
@@ -72,7 +74,8 @@ def table(outcome: Outcome) -> Table:
         for r in c.results:
             rows.append((c.source, str(r.rule), r.expected, r.actual, r.relative_difference, r.unit, good("ok") if r.ok else bad("BROKEN")))
         if c.problems:
-            rows.append((c.source, "see the errors", None, None, None, "", bad("UNREAD")))
+            told = [str(rule) for rule in c.unread] or ["see the errors"]
+            rows += [(c.source, rule, None, None, None, "", bad("UNREAD")) for rule in told]
         elif not c.results:
             rows.append((c.source, "no budget: read only", None, None, None, "", good("ok")))
     asked = {r.rule.metric for c in outcome.checked for r in c.results}
@@ -98,7 +101,7 @@ def document(outcome: Outcome) -> dict:
         for c in outcome.checked
         for r in c.results
     ]
-    specs = [{"spec": c.source, "ok": c.ok, "problems": list(c.problems)} for c in outcome.checked]
+    specs = [{"spec": c.source, "ok": c.ok, "problems": list(c.problems), "unread": [str(rule) for rule in c.unread]} for c in outcome.checked]
     return {"results": results, "specs": specs, "ok": outcome.ok}
 
 
