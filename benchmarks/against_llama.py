@@ -5,9 +5,9 @@
 Both have the same weights, the same scaled_dot_product_attention and the same dtype, and see the same tokens; that they
 compute the same logits is checked first. Forward (no gradients) and train step (mean cross-entropy, backward, fused AdamW)
 are timed by modcalc's own clock, all eager. Where memory happens to lie moves either by some percent for as long as a model
-lives, so both are built several times, in turn first: the ratio is the median over the builds, its 95 % interval that of their
-medians. Prints one JSON document: ratio and interval, samples of each build. SPEC: a gated, bias-free, pre-norm shape
-(default: benchmarks/shapes/llama-512.yaml). Needs transformers.
+lives, so both are built several times, and go first in turn: the ratio is the median over the builds, its 95 % interval that
+of their medians. Prints one JSON document: ratio and interval, samples of each build. SPEC: a gated, bias-free, pre-norm
+shape (default: benchmarks/shapes/llama-512.yaml). Needs transformers.
 """
 
 import argparse
@@ -111,8 +111,6 @@ def one_build(
     """Seconds of our steps and of theirs, of models that lie where memory is free now."""
     ours = build(spec, device=device, dtype=dtype)
     theirs = Logits(llama(spec, ours, dtype, device))
-    if not ours_first:
-        ours = build(spec, device=device, dtype=dtype)
     inputs = [Tokens(batch, spec.seq_len + (mode == "train"), spec.vocab_size, device, 0) for _ in range(2)]
     if mode == "forward":
         steps = [ForwardStep(ours, inputs[0]), ForwardStep(theirs, inputs[1])]
