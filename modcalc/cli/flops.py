@@ -1,6 +1,5 @@
 """`modcalc flops`: what specs cost by the ledger, and whether counters that run the models agree."""
 
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -73,7 +72,7 @@ def flops(
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
         runs.append(training_run(spec, report) if backward else None)
 
-    hardware = _hardware([report for report, _, _ in accounts], recompute, attention) if backward else []
+    hardware = _hardware([report for report, _, _ in accounts], recompute, attention) if backward else [None] * len(accounts)
     unit = Unit(macs, accounts[0][0].convention.multiply_add)
     _show(accounts, by, unit, backward, format)
     _show_training(accounts, hardware, runs, unit, format)
@@ -149,16 +148,16 @@ def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, f
         show(more, format)
 
 
-def _hardware(reports: list["Report"], recompute: str | None, attention: str | None) -> list["Hardware"]:
-    """Of each report; none of a convention that counts recomputation itself, unless it was asked for, which is then an error."""
+def _hardware(reports: list["Report"], recompute: str | None, attention: str | None) -> list["Hardware | None"]:
+    """Of each report; None of a convention that counts recomputation itself, unless it was asked for, which is then an error."""
     from modcalc.cost.recompute import hardware_flops
 
     if reports[0].convention.recompute_terms and not (recompute or attention):
-        return []
+        return [None] * len(reports)
     return [hardware_flops(report, recompute or "none", attention or "fused") for report in reports]
 
 
-def _show_training(accounts: list[tuple], hardware: list["Hardware"], runs: list["TrainingRun | None"], unit: "Unit", format: str) -> None:
+def _show_training(accounts: list[tuple], hardware: list["Hardware | None"], runs: list["TrainingRun | None"], unit: "Unit", format: str) -> None:
     """Below the FLOPs of a train step: what a device is asked for, and what the spec's whole run costs."""
     if format == "json":
         return
@@ -166,7 +165,7 @@ def _show_training(accounts: list[tuple], hardware: list["Hardware"], runs: list
     from modcalc.render.output import facts
     from modcalc.render.wording import training
 
-    for (report, _, _), h, run in zip_longest(accounts, hardware, runs):
+    for (report, _, _), h, run in zip(accounts, hardware, runs, strict=True):
         told = [*(hardware_facts(report, h, unit) if h else []), *(training(run, unit) if run else [])]
         if told:
             facts([*([] if len(accounts) == 1 else [("", ""), ("", report.plan.name)]), *told], format)
@@ -199,7 +198,7 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
 
 
 def _document(
-    accounts: list[tuple], verdicts: list[list], hardware: list["Hardware"], runs: list["TrainingRun | None"], by: str | None, macs: bool
+    accounts: list[tuple], verdicts: list[list], hardware: list["Hardware | None"], runs: list["TrainingRun | None"], by: str | None, macs: bool
 ) -> None:
     """One document for one spec; `reports` of several."""
     from msgspec.structs import asdict
@@ -215,9 +214,9 @@ def _document(
         documents.append(
             account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of, agree if of else None)
         )
-    for document, h in zip(documents, hardware, strict=False):
-        document["hardware"] = hardware_document(h)
-    for document, run in zip(documents, runs, strict=True):
+    for document, h, run in zip(documents, hardware, runs, strict=True):
+        if h:
+            document["hardware"] = hardware_document(h)
         if run:
             document["training"] = asdict(run)
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

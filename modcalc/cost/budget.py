@@ -190,6 +190,6 @@ def check(costs: Costs, rule: Rule, other: Callable[[str], Costs]) -> Result:
         "min": actual >= expected,
         "equals": abs(actual - expected) <= (rule.within or 0) * abs(expected),
     }[rule.bound]
-    lengths = [c.spec.seq_len for c in (costs, reference)] if reference and "params" not in rule.metric else []
+    lengths = [c.spec.seq_len for c in (costs, reference)] if reference and unit != "parameters" else []
     detail = f"T = {lengths[0]:,} against {lengths[1]:,} of {rule.relative_to}" if len(set(lengths)) > 1 else ""
     return Result(rule, expected, actual, ok, unit, detail)

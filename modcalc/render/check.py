@@ -74,8 +74,8 @@ def table(outcome: Outcome) -> Table:
         for r in c.results:
             rows.append((c.source, str(r.rule), r.expected, r.actual, r.relative_difference, r.unit, good("ok") if r.ok else bad("BROKEN")))
         if c.problems:
-            told = [str(rule) for rule in c.unread] or ["see the errors"]
-            rows += [(c.source, rule, None, None, None, "", bad("UNREAD")) for rule in told]
+            unread = [str(rule) for rule in c.unread] or ["see the errors"]
+            rows += [(c.source, rule, None, None, None, "", bad("UNREAD")) for rule in unread]
         elif not c.results:
             rows.append((c.source, "no budget: read only", None, None, None, "", good("ok")))
     asked = {r.rule.metric for c in outcome.checked for r in c.results}

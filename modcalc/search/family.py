@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from modcalc.errors import UsageError
-from modcalc.spec.resolve import exact, heads, inner_width, selected
+from modcalc.spec.resolve import exact, expert_layers, heads, inner_width
 from modcalc.spec.schema import Schedule, Spec
 
 HARDWARE_MULTIPLE = 64  # tensor cores and their tilings like widths in multiples of this
@@ -129,7 +129,7 @@ class Family:
             raise UsageError(f"{spec.name}: mod.layers lists the shared blocks, so n_layers is not free")
         if moe and moe.layers is not None and "n_layers" in knobs:
             raise UsageError(f"{spec.name}: moe.layers lists the layers with experts, so n_layers is not free; give every and offset instead")
-        if moe and moe.d_ff is not None and "d_ff" in knobs and len(selected(spec.n_layers, moe.every, moe.offset, moe.layers)) == spec.n_layers:
+        if moe and moe.d_ff is not None and "d_ff" in knobs and len(expert_layers(spec)) == spec.n_layers:
             raise UsageError(f"d_ff: every block of {spec.name} has experts of width moe.d_ff, so the knob would change nothing; remove moe.d_ff")
 
     def apply(self, shape: Shape) -> Spec:
@@ -188,6 +188,6 @@ class Family:
         if not (moe and moe.d_ff):
             return []
         grows = f"experts keep their share of d_model (moe.d_ff {moe.d_ff:,} at {spec.d_model:,}), rounded up"
-        dense = spec.n_layers - len(selected(spec.n_layers, moe.every, moe.offset, moe.layers))
+        dense = spec.n_layers - len(expert_layers(spec))
         where = f"of blocks without experts, {dense:,} of {spec.n_layers:,} in {spec.name}" if dense else "of no block: all have experts"
         return [f"{grows if 'd_model' in knobs else f'experts keep moe.d_ff {moe.d_ff:,}'}; d_ff is the width {where}"]

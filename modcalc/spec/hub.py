@@ -100,7 +100,7 @@ def _model_type(at: Source) -> ModelType:
     # A longer name is another type (ernie4_5_moe), not a misspelt one.
     known = str(name).lower()
     near = [] if known.startswith(tuple(f"{kind}_" for kind in TYPES)) else get_close_matches(known, TYPES, 1, 0.75)
-    near = [kind for kind in TYPES if kind == f"{known}_text"] or near
+    near = [f"{known}_text"] if f"{known}_text" in TYPES else near
     hint = f"did you mean {near[0]}? " if near else ""
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}; a spec written by hand may say what it is")])
 

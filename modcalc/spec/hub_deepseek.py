@@ -31,8 +31,9 @@ SHARED = {
 }  # fmt: skip
 SIGMOID = {
     **experts("n_routed_experts", "sigmoid"), "moe.balance_bias": True, "moe.groups": r.needed("n_group"),
-    "moe.top_groups": r.needed("topk_group"),
+    "moe.top_groups": r.needed("topk_group"), "moe.renormalize": of("norm_topk_prob"),
 }  # fmt: skip
+OFFSET = {"moe.offset": of("first_k_dense_replace")}
 AFTER_DENSE = {"moe": lambda c: c["first_k_dense_replace"] < c["num_hidden_layers"]}
 # The classes derive qk_head_dim; DeepSeek's head_dim, too.
 MLA_FREE = frozenset({"pretraining_tp", "qk_head_dim", "rope_interleave"})
@@ -51,8 +52,8 @@ DEEPSEEK: dict[str, ModelType] = {
         ),
         # Its router does not renormalise, whatever norm_topk_prob says.
         knobs={
-            **LLAMA, **MLA, **SHARED, **experts("n_routed_experts"), "moe.groups": layers.if_grouped("n_group"),
-            "moe.top_groups": layers.if_grouped("topk_group"), "moe.renormalize": False, "moe.offset": of("first_k_dense_replace"),
+            **LLAMA, **MLA, **SHARED, **OFFSET, **experts("n_routed_experts"), "moe.groups": layers.if_grouped("n_group"),
+            "moe.top_groups": layers.if_grouped("topk_group"), "moe.renormalize": False,
         },
         only_if=MLA_BIASED | AFTER_DENSE,
         checks=(*WHOLE, r.latent_kv_heads, r.no_bias_in_shared_experts_alone),
@@ -67,9 +68,7 @@ DEEPSEEK: dict[str, ModelType] = {
             q_lora_rank=1536, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, n_group=8, topk_group=4, num_experts_per_tok=8,
             first_k_dense_replace=3, norm_topk_prob=True, rms_norm_eps=1e-6, attention_bias=False, **SILU, **rope(),
         ),
-        knobs={
-            **LLAMA, **MLA, **SHARED, **SIGMOID, "moe.renormalize": of("norm_topk_prob"), "moe.offset": of("first_k_dense_replace"),
-        },
+        knobs={**LLAMA, **MLA, **SHARED, **SIGMOID, **OFFSET},
         only_if=MLA_BIASED | AFTER_DENSE,
         checks=(*WHOLE, r.latent_kv_heads),
         names={"num_local_experts": "n_routed_experts"},
@@ -84,8 +83,7 @@ DEEPSEEK: dict[str, ModelType] = {
             use_qk_norm=False, **SILU, **rope(partial_rotary_factor=0.5),
         ),
         knobs={
-            **LLAMA, **PARTIAL, **QKV_BIAS, **QK_HEAD, **SHARED, **SIGMOID, "attention.head_dim": r.floored_head_dim,
-            "moe.renormalize": of("norm_topk_prob"), "moe.offset": of("first_k_dense_replace"),
+            **LLAMA, **PARTIAL, **QKV_BIAS, **QK_HEAD, **SHARED, **SIGMOID, **OFFSET, "attention.head_dim": r.floored_head_dim,
         },
         only_if={"attention.bias": of("attention_bias"), "attention.qk_norm": of("use_qk_norm")} | AFTER_DENSE,
         names={"num_local_experts": "n_routed_experts"},
@@ -100,8 +98,7 @@ DEEPSEEK: dict[str, ModelType] = {
             norm_topk_prob=True, mlp_layer_types=None, first_k_dense_replace=1, rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
         ),
         knobs={
-            **LLAMA, **MLA, **SHARED, **SIGMOID, "moe.renormalize": of("norm_topk_prob"), "moe.offset": layers.glm_offset,
-            "moe.layers": layers.glm_explicit_layers,
+            **LLAMA, **MLA, **SHARED, **SIGMOID, "moe.offset": layers.glm_offset, "moe.layers": layers.glm_explicit_layers,
         },
         only_if=MLA_BIASED | {"moe": layers.glm_sparse_layers},
         checks=(*WHOLE, r.latent_kv_heads),

@@ -19,6 +19,7 @@ from modcalc.spec.hub_parts import (
     WHOLE,
     WINDOW,
     ModelType,
+    like_llama,
     rope,
     sizes,
 )
@@ -131,10 +132,7 @@ EXPERTS: dict[str, ModelType] = {
         },
     ),
     "granitemoe": ModelType(
-        defaults=sizes(
-            32000, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
-            rms_norm_eps=1e-6, attention_bias=False, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS, **SILU, **rope(),
-        ),
+        defaults=like_llama(32000, rms_norm_eps=1e-6, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS),
         knobs={**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")},
         checks=WHOLE,
         free=ROUTED_FREE,

@@ -20,16 +20,18 @@ from modcalc.spec.hub_parts import (
     WHOLE,
     WINDOW,
     ModelType,
+    like_llama,
     norm,
     rope,
     sizes,
 )
 from modcalc.spec.hub_rules import of
 
-GPT2 = {
-    **DECODER, **LEARNED, **BIASES, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("n_inner"),
-    "mlp.activation": r.activation("activation_function"), "attention.scale": lambda c: None if c["scale_attn_weights"] else 1.0,
+GPT = {
+    **DECODER, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("n_inner"), "mlp.bias": True,
+    "mlp.activation": r.activation("activation_function"),
 }  # fmt: skip
+GPT2 = {**GPT, **LEARNED, "attention.bias": True, "attention.scale": lambda c: None if c["scale_attn_weights"] else 1.0}
 GPT2_NAMES = {
     "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_positions": "max_position_embeddings",
 }  # fmt: skip
@@ -42,7 +44,7 @@ COHERE = {
     **DECODER, **GROUPED, **GATED, **ATTENTION_BIAS, **norm("layernorm", "layer_norm_eps"), "norm.bias": False, "parallel": "shared_norm",
     "head.scale": r.factor("logit_scale"),
 }  # fmt: skip
-COHERE_2_WINDOW = layers.layered_window(layers.but_each_pattern)
+COHERE_2_WINDOW = layers.layered_window(layers.but_each("sliding_window_pattern"))
 
 LAYERNORM: dict[str, ModelType] = {
     "gpt2": ModelType(
@@ -162,8 +164,7 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         # Its scores are not scaled.
         knobs={
-            **DECODER, **LEARNED, **norm("layernorm", "layer_norm_epsilon"), "mlp.d_ff": r.inner("intermediate_size"),
-            "mlp.activation": r.activation("activation_function"), "mlp.bias": True, "attention.bias.o": True, "attention.scale": 1.0,
+            **GPT, **LEARNED, "mlp.d_ff": r.inner("intermediate_size"), "attention.bias.o": True, "attention.scale": 1.0,
             "attention.window": layers.neo_window,
         },
         names={"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"},
@@ -174,9 +175,7 @@ LAYERNORM: dict[str, ModelType] = {
             50400, 4096, 28, 16, max_position_embeddings=2048, n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, rotary_dim=64,
         ),
         knobs={
-            **DECODER, **norm("layernorm", "layer_norm_epsilon"), "positions.kind": "rotary", "positions.fraction": r.rotary_dims,
-            "mlp.d_ff": r.inner("n_inner"), "mlp.activation": r.activation("activation_function"), "mlp.bias": True, "head.bias": True,
-            "parallel": "shared_norm",
+            **GPT, "positions.kind": "rotary", "positions.fraction": r.rotary_dims, "head.bias": True, "parallel": "shared_norm",
         },
         checks=(r.needed("rotary_dim"),),
         names=GPT2_NAMES,
@@ -196,10 +195,7 @@ LAYERNORM: dict[str, ModelType] = {
         },
     ),
     "olmo": ModelType(
-        defaults=sizes(
-            50304, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
-            attention_bias=False, **SILU, **rope(),
-        ),
+        defaults=like_llama(50304),
         knobs={**DECODER, **GROUPED, **ROTARY, **GATED, **ATTENTION_BIAS, "norm.kind": "layernorm", "norm.affine": False},
         checks=WHOLE,
         free=ATTENTION_DROPOUT | {"clip_qkv", "pretraining_tp"},

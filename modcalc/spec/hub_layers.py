@@ -41,9 +41,9 @@ def layered_window(default: Callable[[Config, int], bool], switch: str | None = 
     return rule
 
 
-def but_each_pattern(c: Config, layer: int) -> bool:
-    """All but each sliding_window_pattern-th layer."""
-    return (layer + 1) % c["sliding_window_pattern"] != 0
+def but_each(field: str) -> Callable[[Config, int], bool]:
+    """All layers but each n-th, the field being n."""
+    return lambda c, i: (i + 1) % c[field] != 0
 
 
 def neo_window(c: Config) -> Any:
@@ -59,8 +59,8 @@ def neo_window(c: Config) -> Any:
         if names not in (None, spelt):
             raise Refused("attention_layers", "other layers than those of attention_types")
         names = spelt
-    if len(names) != L:
-        raise Refused(field, f"{len(names)} layers for num_hidden_layers {L}")
+    elif len(names) != L:
+        raise Refused("attention_layers", f"{len(names)} layers for num_hidden_layers {L}")
     for name in names:
         if name not in ("global", "local"):
             raise Refused(field, f"{show(name)} is neither global nor local")
@@ -87,7 +87,7 @@ def smollm_rotates(c: Config) -> list[bool]:
     """SmolLM3: 1 in no_rope_layers is a layer that is rotated; without the list every no_rope_layer_interval-th is not."""
     L, flags = c["num_hidden_layers"], c["no_rope_layers"]
     if flags is None:
-        return [(i + 1) % c["no_rope_layer_interval"] != 0 for i in range(L)]
+        return [but_each("no_rope_layer_interval")(c, i) for i in range(L)]
     if len(flags) < L:
         raise Refused("no_rope_layers", f"{len(flags)} entries for num_hidden_layers {L}")
     return [flag > 0 for flag in flags[:L]]
@@ -106,10 +106,9 @@ def windowed(window: Rule) -> Callable[[Config], list[bool]]:
 
 def exaone_window(c: Config) -> Any:
     """EXAONE 4: all but each window_pattern-th layer, or by layer_types, which a pattern in letters needs."""
-    every = c["window_pattern"]
-    if c["layer_types"] is None and type(every) is not int:
-        raise Refused("window_pattern", f"{show(every)} without layer_types, which the transformers library needs then: add them")
-    return layered_window(lambda c, i: (i + 1) % every != 0)(c)
+    if c["layer_types"] is None and type(c["window_pattern"]) is not int:
+        raise Refused("window_pattern", f"{show(c['window_pattern'])} without layer_types, which the transformers library needs then: add them")
+    return layered_window(but_each("window_pattern"))(c)
 
 
 def exaone_rotates(c: Config) -> list[bool]:
@@ -128,7 +127,7 @@ def all_softmax_attention(c: Config) -> None:
 
 
 def glm_sparse_layers(c: Config) -> list[int]:
-    """GLM-4.7-Flash: layers with experts by mlp_layer_types; without it all but the first, whatever first_k_dense_replace says."""
+    """GLM-4.7-Flash: layers with experts by mlp_layer_types; without it all but the first, which first_k_dense_replace must not deny."""
     L, types = c["num_hidden_layers"], c["mlp_layer_types"]
     if types is None:
         if c["first_k_dense_replace"] != 1:

@@ -17,6 +17,7 @@ from modcalc.spec.hub_parts import (
     UNROTATED,
     WHOLE,
     ModelType,
+    like_llama,
     rope,
     sizes,
 )
@@ -31,7 +32,7 @@ GEMMA_2 = {
     "head.softcap": of("final_logit_softcapping"),
     "mlp.activation": r.activation("hidden_activation"),
 }
-GEMMA_3_WINDOW = layers.layered_window(layers.but_each_pattern)
+GEMMA_3_WINDOW = layers.layered_window(layers.but_each("sliding_window_pattern"))
 OLMO_3_WINDOW = layers.layered_window(lambda c, i: (i + 1) % 4 != 0)
 GEMMA_2_DEFAULTS = dict(
     intermediate_size=9216,
@@ -73,20 +74,14 @@ OUTNORM: dict[str, ModelType] = {
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "olmo2": ModelType(
-        defaults=sizes(
-            50304, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
-            rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
-        ),
+        defaults=like_llama(50304, rms_norm_eps=1e-5),
         knobs={**LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output"},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_MLP_BIAS | {"clip_qkv": (None,)},
     ),
     "olmo3": ModelType(
-        defaults=sizes(
-            50304, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
-            rms_norm_eps=1e-5, attention_bias=False, sliding_window=4096, layer_types=None, **SILU, **rope(500000.0),
-        ),
+        defaults=like_llama(50304, 500000.0, rms_norm_eps=1e-5, sliding_window=4096, layer_types=None),
         knobs={
             **LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output", "attention.window": OLMO_3_WINDOW,
             "positions.local_theta": lambda c: None if OLMO_3_WINDOW(c) is None else r.rope_own_theta(c),

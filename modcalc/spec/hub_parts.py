@@ -49,6 +49,7 @@ GATED = {"mlp.kind": "gated"}
 BIASES = {"attention.bias": True, "mlp.bias": True}
 QKV_BIAS = {"attention.bias.q": True, "attention.bias.k": True, "attention.bias.v": True}
 ATTENTION_BIAS = {"attention.bias": of("attention_bias")}
+LLAMA_BIASES = {**ATTENTION_BIAS, "mlp.bias": of("mlp_bias")}
 GEMMA = {**ATTENTION_BIAS, "norm.unit_offset": True, "embedding.scale": lambda c: c["hidden_size"] ** 0.5}
 WINDOW = {"attention.window": of("sliding_window")}
 QK_HEAD = {"attention.qk_norm.scope": "head"}
@@ -96,6 +97,16 @@ def rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
 
 
 SILU = {"hidden_act": "silu"}
+
+
+def like_llama(vocab_size: int, theta: float = 10000.0, **more: Any) -> dict[str, Any]:
+    """Defaults of the many types whose class has the sizes of Llama's."""
+    return sizes(
+        vocab_size, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
+        attention_bias=False, **more, **SILU, **rope(theta),
+    )  # fmt: skip
+
+
 GLM_DEFAULTS = sizes(
     151552, 4096, 40, 32, max_position_embeddings=131072, intermediate_size=13696, num_key_value_heads=2, head_dim=128,
     rms_norm_eps=1.5625e-07, attention_bias=True, **SILU, **rope(partial_rotary_factor=0.5),

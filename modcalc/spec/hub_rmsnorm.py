@@ -9,6 +9,7 @@ from modcalc.spec.hub_parts import (
     GLM,
     GLM_DEFAULTS,
     LLAMA,
+    LLAMA_BIASES,
     MULTIPLIERS,
     NO_BIAS,
     NO_MLP_BIAS,
@@ -23,6 +24,7 @@ from modcalc.spec.hub_parts import (
     WHOLE,
     WINDOW,
     ModelType,
+    like_llama,
     rope,
     sizes,
 )
@@ -32,11 +34,8 @@ QWEN_WINDOW = {"attention.window": layers.layered_window(lambda c, i: i >= c["ma
 
 RMSNORM: dict[str, ModelType] = {
     "llama": ModelType(
-        defaults=sizes(
-            32000, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
-            rms_norm_eps=1e-6, attention_bias=False, mlp_bias=False, **SILU, **rope(),
-        ),
-        knobs={**LLAMA, **ATTENTION_BIAS, "mlp.bias": of("mlp_bias")},
+        defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False),
+        knobs={**LLAMA, **LLAMA_BIASES},
         checks=WHOLE,
         free=ATTENTION_DROPOUT | {"max_sequence_length", "pretraining_tp", "rope_interleaved"},
         fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,)},
@@ -99,8 +98,7 @@ RMSNORM: dict[str, ModelType] = {
             no_rope_layers=None, no_rope_layer_interval=4, **SILU, **rope(2000000.0),
         ),
         knobs={
-            **LLAMA, **layers.unrotated(layers.smollm_rotates), **ATTENTION_BIAS, "mlp.bias": of("mlp_bias"),
-            "attention.window": layers.smollm_window,
+            **LLAMA, **layers.unrotated(layers.smollm_rotates), **LLAMA_BIASES, "attention.window": layers.smollm_window,
         },
         checks=WHOLE,
         free=ATTENTION_DROPOUT | {"max_window_layers", "pretraining_tp"},
@@ -137,11 +135,8 @@ RMSNORM: dict[str, ModelType] = {
         fixed=UNROTATED | NO_BIAS,
     ),
     "granite": ModelType(
-        defaults=sizes(
-            32000, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
-            rms_norm_eps=1e-6, attention_bias=False, mlp_bias=False, **NO_MULTIPLIERS, **SILU, **rope(),
-        ),
-        knobs={**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, "mlp.bias": of("mlp_bias")},
+        defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False, **NO_MULTIPLIERS),
+        knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED,
@@ -151,7 +146,7 @@ RMSNORM: dict[str, ModelType] = {
             32000, 2560, 32, 32, max_position_embeddings=4096, intermediate_size=18432, num_key_value_heads=None, head_dim=None,
             hidden_act="relu2", rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **rope(),
         ),
-        knobs={**UNGATED, **ATTENTION_BIAS, "mlp.bias": of("mlp_bias")},
+        knobs={**UNGATED, **LLAMA_BIASES},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED,

@@ -54,9 +54,14 @@ def head_dim(c: Config) -> int | None:
     return None if N is None or N * H == D else N
 
 
+def _head_width(c: Config) -> int:
+    """N as the library takes it: D / H, rounded down, where the file has none."""
+    return c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+
+
 def floored_head_dim(c: Config) -> int | None:
     """N where the library takes D / H rounded down."""
-    N = c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
+    N = _head_width(c)
     return None if N * c["num_attention_heads"] == c["hidden_size"] else N
 
 
@@ -172,7 +177,7 @@ def rope_fraction_or_dims(c: Config) -> float | None:
 
 def rotary_dims(c: Config) -> float | None:
     """Share of head_dim that rotary_dim is, rounded up to the sixth digit; all of it where that is null."""
-    R, N = c["rotary_dim"], c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    R, N = c["rotary_dim"], _head_width(c)
     if R is None or R == N:
         return None
     if R > N or R % 2:
@@ -189,7 +194,7 @@ def all_rotated(c: Config) -> None:
 
 def score_scale(c: Config) -> float | None:
     """Gemma 2 and 3: query_pre_attn_scalar ** -0.5, if that is not head_dim ** -0.5."""
-    N = c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
+    N = _head_width(c)
     return None if c["query_pre_attn_scalar"] == N else float(c["query_pre_attn_scalar"]) ** -0.5
 
 

@@ -176,6 +176,12 @@ def by_layer(spec: Spec) -> list[tuple[int | None, bool]]:
     return [(w[i % len(w)], r[i % len(r)]) for i in range(spec.n_layers)]
 
 
+def expert_layers(spec: Spec) -> list[int]:
+    """The layers that have experts."""
+    moe = spec.moe
+    return list(selected(spec.n_layers, moe.every, moe.offset, moe.layers)) if moe else []
+
+
 def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
     mod = spec.mod
     if not (mod and mod.recursions):
@@ -238,7 +244,7 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
         keys = [(type(c), c) for c in capacities(spec.mod, len(chosen))]
         by_capacity = {key: routing_plan(spec, key[1], T) for key in set(keys)}
         routings = {i: by_capacity[key] for i, key in zip(chosen, keys, strict=True)}
-    experts = set(selected(spec.n_layers, spec.moe.every, spec.moe.offset, spec.moe.layers)) if spec.moe else set()
+    experts = set(expert_layers(spec))
 
     alike: dict[tuple, list[int]] = {}
     for i, (window, rotated) in enumerate(by_layer(spec)):

@@ -73,9 +73,16 @@ def attention_rules(r: Rules) -> None:
             r.wrong("attention.n_heads", f"a divisor of d_model {shown(spec.d_model)}{near}", "or give head_dim")
         if a.n_kv_heads and a.n_heads % a.n_kv_heads:
             r.wrong("attention.n_kv_heads", f"a divisor of n_heads {a.n_heads}; near it: {_near_divisors(a.n_heads, a.n_kv_heads)}")
-    if isinstance(a.window, list) and not 0 < len(a.window) <= spec.n_layers:
-        allowed = f"1 to n_layers {spec.n_layers} entries, a pattern that repeats"
-        r.wrong("attention.window", allowed, found=f"found a list of {len(a.window)}")
+    pattern_rule(r, "attention.window")
+
+
+def pattern_rule(r: Rules, path: str) -> bool:
+    """A list over the layers has 1 to n_layers entries; True if it has, or is none."""
+    value, n_layers = r.value(path), r.spec.n_layers
+    if not isinstance(value, list) or 0 < len(value) <= n_layers:
+        return True
+    r.wrong(path, f"1 to n_layers {n_layers} entries, a pattern that repeats", found=f"found a list of {len(value)}")
+    return False
 
 
 def _near_divisors(n: int, d: int) -> str:
@@ -98,13 +105,10 @@ def position_rules(r: Rules) -> None:
         r.wrong("positions.max_len", f"at least seq_len {spec.seq_len}", "raise max_len, or lower seq_len")
     if p.kind != "rotary":
         return
-    if p.rotated is not None and not 0 < len(p.rotated) <= spec.n_layers:
-        r.wrong("positions.rotated", f"1 to n_layers {spec.n_layers} entries, a pattern that repeats", found=f"found a list of {len(p.rotated)}")
-    elif p.rotated is not None and not any(p.rotated):
-        r.wrong("positions.rotated", "true for some layer", "for no positions at all write positions.kind: none", "found only false")
-    elif spec.attention.window != []:
-        windows = [window for window, rotated in by_layer(spec) if rotated]
-        if all(window is None for window in windows):
+    if pattern_rule(r, "positions.rotated"):
+        if p.rotated is not None and not any(p.rotated):
+            r.wrong("positions.rotated", "true for some layer", "for no positions at all write positions.kind: none", "found only false")
+        elif spec.attention.window != [] and all(window is None for window, rotated in by_layer(spec) if rotated):
             r.idle("without a rotated layer that has an attention.window", "positions.local_theta")
     latent = spec.attention.latent
     if latent:

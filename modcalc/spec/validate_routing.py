@@ -1,13 +1,13 @@
 """The rules between values of `mod` and `moe`: who chooses what, and how many."""
 
 from modcalc.spec.convert import shown
-from modcalc.spec.resolve import selected, tokens_kept
+from modcalc.spec.resolve import expert_layers, selected, tokens_kept
 from modcalc.spec.rules import Rules
 from modcalc.spec.schema import MAX_LAYERS, Mod, Schedule, Spec
 
 
 def all_layers_have_experts(spec: Spec) -> bool:
-    return spec.moe is not None and len(set(selected(spec.n_layers, spec.moe.every, spec.moe.offset, spec.moe.layers))) == spec.n_layers
+    return len(set(expert_layers(spec))) == spec.n_layers
 
 
 def layer_rules(r: Rules, section: str, what: str) -> list[int]:
