@@ -55,6 +55,7 @@ def test_apply_mod() -> None:
         ("every=2,every=3", "given twice"),
         ("every=99", "mod.every"),
         ("layers=1+99", "layers 0 to 31"),
+        ("every=2,layers=1+3", "mod.every: found 2; allowed only where it has an effect"),
         ("bypass=1,bypass.d_ff=2", "as a value and as a section"),
         ("bypass.d_ff=2,bypass=1", "given twice"),
     ],

@@ -1,7 +1,7 @@
 """A `mod` section written on the command line: capacity=0.125,every=2."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -26,8 +26,9 @@ def apply_mod(spec: Spec, text: str) -> Spec:
     Raises UsageError with every problem of `text`.
     """
     data = msgspec.to_builtins(spec)
-    data.update(mod=parse_mod(text), name=f"{spec.name}-mod", budget=None)
-    made, problems = checked(data)
+    section = parse_mod(text)
+    data.update(mod=section, name=f"{spec.name}-mod", budget=None)
+    made, problems = checked(data, dict.fromkeys(_paths(section, ("mod",)), 1))  # else a default that is written passes where it does nothing
     if made is None:
         raise UsageError("\n".join(f"--mod {text}: {problem}" for problem in problems))
     return made
@@ -75,6 +76,14 @@ def parse_mod(text: str) -> dict[str, Any]:
             raise UsageError(f"--mod {text}: {key.strip()} is given twice; keep one")
         inner[steps[-1]] = _value(value.strip())
     return section
+
+
+def _paths(section: dict[str, Any], at: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The path of every key, sections included."""
+    for key, value in section.items():
+        yield (*at, key)
+        if isinstance(value, dict):
+            yield from _paths(value, (*at, key))
 
 
 def _value(text: str) -> Any:
