@@ -96,6 +96,8 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
             yield from (itself(r) for r in records)
         elif name == "where":
             yield from (attributed(r) for r in records)
+    if again := [r for name, records in found.items() if name.startswith("self-") for r in records]:
+        yield themselves(again)
     runs = [found[name][0] for name in sorted(found) if name.startswith("repeat-")]
     for a, b in pairwise(runs):
         yield repeated(a, b)
@@ -154,6 +156,18 @@ def itself(r: Result) -> Aim:
     ends = r.baseline.time_ratio_interval
     met = bool(ends and ends[0] <= 1 <= ends[1])
     return Aim(f"{r.spec} against itself, {r.mode}", "the interval contains 1", f"{ratio(r.baseline.time_ratio)} ({between(ends)})", met)
+
+
+def themselves(again: list[Result]) -> Aim:
+    met = [itself(r).met for r in again]
+    ratios = [r.baseline.time_ratio for r in again]
+    seen = f"{sum(met)} of {len(met)} runs; time ratios {ratio(min(ratios))} to {ratio(max(ratios))}"
+    return Aim(
+        f"{again[0].spec} against itself, {again[0].mode}, {len(met)} runs",
+        f"{share(again[0].baseline.confidence)} of intervals contain 1",
+        seen,
+        None,
+    )
 
 
 def attributed(r: Result) -> Aim:

@@ -122,6 +122,9 @@ def test_the_summary_of_results(tmp_path, monkeypatch, capsys):
     for name, record in (("saving-a-forward", saved), ("where", done), ("repeat-1", done)):
         (tmp_path / f"{name}.jsonl").write_bytes(msgspec.json.encode(record) + b"\n")
     (tmp_path / "repeat-2.jsonl").write_bytes(msgspec.json.encode(msgspec.structs.replace(done, step_time_s=later)))
+    for n, middle in enumerate((0.99, 1.15), start=1):
+        itself = msgspec.structs.replace(done.baseline, time_ratio=middle, time_ratio_interval=(middle - 0.1, middle + 0.1))
+        (tmp_path / f"self-{n}.jsonl").write_bytes(msgspec.json.encode(msgspec.structs.replace(done, baseline=itself)))
     (tmp_path / "tests.txt").write_text("...\n===== 3 passed, 1 skipped in 1 s =====\n")
     slower = {"time_ratio": 1.2, "interval": [1.1, 1.3]}
     faster = {"time_ratio": 0.9, "interval": [0.8, 1.1]}
@@ -132,6 +135,9 @@ def test_the_summary_of_results(tmp_path, monkeypatch, capsys):
     assert out == (tmp_path / "summary.md").read_text() + "\n"
     met = {row[1].split(",")[0].strip(): row[4].strip() for row in (line.split("|") for line in out.splitlines()) if len(row) == 6}
     assert met["realised saving"] == "yes" and met["two runs of the same command"] == "no" and met["tests that need a GPU"] == "no"
+    assert "| tiny against itself, forward, 2 runs | 96.9 % of intervals contain 1 | 1 of 2 runs; time ratios 0.9900 to 1.1500 |" in " ".join(
+        out.split()
+    )
     llama = {row[1].split(",")[1].strip(): row[4].strip() for row in (line.split("|") for line in out.splitlines() if "Llama" in line)}
     assert llama == {"forward": "yes", "train": "no"}
 

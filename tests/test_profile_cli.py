@@ -328,6 +328,8 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
         (("--peaks", "--baseline", "dense", "--batch", "2"), "--baseline, --batch with --peaks alone: it measures the device and no model"),
         (("--peaks", "--out", "r.jsonl"), "--out with --peaks alone"),
         (("tiny.yaml", "--cuda-graph"), "--cuda-graph: only a GPU has them"),
+        (("tiny.yaml", "--builds", "0"), "--builds"),
+        (("tiny.yaml", "--builds", "3", "--iterations", "2"), "--builds 3 with --iterations 2: every build takes a sample at least"),
         (("tiny.yaml", "--parallel", "ddp"), "--parallel: start it under torchrun"),
         (("tiny.yaml", "--trace", "no/folder.json"), "--trace no/folder.json: "),
         (("tiny.yaml", "--trace", "t.json", "--sweep", "batch=1,2"), "one point a trace, and these are 2"),

@@ -1,5 +1,8 @@
 """One point: what a step does, and that the record says what was measured."""
 
+import weakref
+from statistics import median
+
 import msgspec
 import pytest
 
@@ -64,6 +67,41 @@ def test_a_record_says_what_was_measured(mode):
     assert base.time_ratio_interval[0] <= base.time_ratio <= base.time_ratio_interval[1]
     assert base.realised_saving == pytest.approx((1 - base.time_ratio) / (1 - base.flop_ratio))
     assert msgspec.json.decode(msgspec.json.encode(done), type=Record) == done
+
+
+def test_models_are_built_anew_so_that_no_place_in_memory_decides(monkeypatch):
+    """Six times by default, in turn, the earlier ones gone; the ratio is over builds, its interval from the least to the largest."""
+    seen, alive = [], []
+
+    def noted(plan, **options):
+        seen.append(plan.name)
+        model = build(plan, **options)
+        alive.append((len(seen), weakref.ref(model)))
+        assert sum(one() is not None for _, one in alive) <= 2
+        return model
+
+    monkeypatch.setattr(point, "build", noted)
+    done = measure(job(settings=settings(iterations=9, warmup=None)))
+    one_of_each = ["tiny", "tiny (dense twin)"]
+    assert seen == (one_of_each + one_of_each[::-1]) * 3
+    base = done.baseline
+    assert (done.step_time_s.n, base.step_time_s.n, len(base.build_ratios)) == (9, 9, 6)
+    pairs = [a / b for a, b in zip(done.step_time_s.samples, base.step_time_s.samples, strict=True)]
+    assert base.build_ratios == [median(pairs[i : i + 2]) for i in (0, 2, 4)] + pairs[6:]
+    assert base.time_ratio == median(base.build_ratios)
+    assert base.time_ratio_interval == (min(base.build_ratios), max(base.build_ratios)) and base.confidence == 1 - 2 / 2**6
+    assert done.warmup.steps >= 3 + 5 and done.warmup.first_step_s < done.warmup.seconds
+
+
+def test_builds_as_asked_for():
+    assert job().builds == 6 and job().key() == job(settings=settings(builds=6)).key() != job(settings=settings(builds=1)).key()
+    eager, compiled = settings(), settings(compile=True)
+    assert job(baseline=None).builds == job(settings=compiled).builds == job(settings=eager, device=torch.device("cuda")).builds == 1
+    base = measure(job(settings=settings(builds=1))).baseline
+    assert base.build_ratios == [] and base.time_ratio_interval is not None and base.confidence == 1 - 2 / 2**7
+    base = measure(job(settings=settings(builds=3))).baseline
+    assert len(base.build_ratios) == 3 and base.confidence == 1 - 2 / 2**7, "too few for an interval of their own: that of the pairs"
+    assert measure(job(baseline=None, settings=settings(builds=3))).step_time_s.n == 7
 
 
 def test_no_peak_no_mfu_and_no_baseline_no_ratio():

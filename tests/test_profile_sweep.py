@@ -100,6 +100,7 @@ def with_settings(**over) -> Job:
         (with_settings(mode="prefill", context=4), [], "--context with --mode prefill"),
         (with_settings(mode="decode", context=4, compile=True), [], "--mode decode: .*runs eagerly"),
         (with_settings(parallel="ddp"), [], "under torchrun: only --mode train"),
+        (with_settings(parallel="ddp", mode="train", builds=2), [], "--by and --builds"),
     ],
 )
 def test_settings_that_do_not_go_together(job, axes, says):
@@ -165,6 +166,7 @@ CHANGED = dict(
     seconds=1.0,
     iterations=2,
     warmup=2,
+    builds=2,
 )
 
 

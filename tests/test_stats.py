@@ -5,7 +5,7 @@ from math import comb, sqrt
 
 import pytest
 
-from modcalc.measure.stats import drift, median_interval, paired_ratio, realised_saving, summarize
+from modcalc.measure.stats import built_ratio, drift, median_interval, paired_ratio, realised_saving, summarize
 
 
 def test_summary_is_numpys():
@@ -63,6 +63,25 @@ def test_interval_covers_as_often_as_it_says():
         found = paired_ratio(times, base)
         hits += found.contains(0.6)
     assert 0.93 <= hits / 1000 <= 0.985  # exact coverage at n = 40 is 0.9615
+
+
+def test_what_a_build_shares_is_in_the_interval_over_builds_alone():
+    """Each build's steps are all off by 2 %: pairs are sure of what is not so, builds cover as often as they say."""
+    rng = random.Random(1)
+    hits = {"builds": 0, "pairs": 0}
+    for _ in range(500):
+        base, times, ratios = [], [], []
+        for _ in range(6):
+            placed = rng.gauss(1.0, 0.02)
+            own = [0.6 * placed * (1 + rng.expovariate(100.0)) for _ in range(20)]
+            under = [1 + rng.expovariate(100.0) for _ in own]
+            ratios.append(paired_ratio(own, under).value)
+            base += under
+            times += own
+        hits["builds"] += built_ratio(ratios, times, base).contains(0.6)
+        hits["pairs"] += built_ratio([], times, base).contains(0.6)
+    assert 0.94 <= hits["builds"] / 500 <= 0.99  # exact coverage at n = 6 is 0.9688
+    assert hits["pairs"] / 500 < 0.6
 
 
 def test_a_ratio_of_itself_is_one():

@@ -12,6 +12,7 @@ import typer
 from modcalc.cli.options import Batch, Causal, Format, Plot, SeqLen
 from modcalc.cli.profile_options import (
     BaselineName,
+    Builds,
     By,
     Compile,
     Context,
@@ -58,6 +59,7 @@ def profile(
     seconds: Seconds = None,
     iterations: Iterations = None,
     warmup: WarmUp = None,
+    builds: Builds = None,
     by: By = None,
     trace: Trace = None,
     peaks: Peaks = False,
@@ -110,6 +112,7 @@ def profile(
             seconds=seconds,
             iterations=iterations,
             warmup=warmup,
+            builds=builds,
         )
         by = by or ("component" if trace else None)
         shared = Job(spec=loaded[0], baseline=other, settings=settings, device=where, peak=promise, by=by, trace=trace, world=world)

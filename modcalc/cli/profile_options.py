@@ -43,6 +43,15 @@ Iterations = Annotated[int | None, typer.Option("--iterations", "-n", min=1, hel
 WarmUp = Annotated[
     int | None, typer.Option("--warmup", min=1, help="Steps before the clock counts. [default: at least 3, for at least 1 s]", show_default=False)
 ]
+Builds = Annotated[
+    int | None,
+    typer.Option(
+        "--builds",
+        min=1,
+        help="Build the models anew so many times: where memory lies moves a build's steps. [default: 6 for eager --baseline on the CPU, else 1]",
+        show_default=False,
+    ),
+]
 By = Annotated[
     Literal["component", "layer", "path"] | None,
     typer.Option("--by", help="Where the time of the eager step goes, by the torch profiler.", show_default=False),

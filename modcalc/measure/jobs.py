@@ -110,8 +110,12 @@ def check(job: Job, axes: Sequence[Axis]) -> None:
         raise UsageError(
             f"--mode {s.mode}: sampling computes the rows that pass, whose number changes, so it runs eagerly; leave out --compile and --cuda-graph"
         )
-    if s.parallel != "none" and (s.mode != "train" or s.cuda_graph or job.by):
-        raise UsageError("under torchrun: only --mode train, without --cuda-graph and --by; the ranks' spread and communication are reported instead")
+    if s.parallel != "none" and (s.mode != "train" or s.cuda_graph or job.by or job.builds > 1):
+        raise UsageError(
+            "under torchrun: only --mode train, without --cuda-graph, --by and --builds; the ranks' spread and communication are reported instead"
+        )
+    if s.builds and s.iterations and s.builds > s.iterations:
+        raise UsageError(f"--builds {s.builds} with --iterations {s.iterations}: every build takes a sample at least; give more of these")
     if s.parallel == "fsdp" and device == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
         raise MissingDependency(f"--parallel fsdp on the CPU: it needs torch 2.7, found {torch.__version__}; use --parallel ddp")
     if s.compile and device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++", "cl"))):

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,9 +37,9 @@ from modcalc.measure.records import (
     number,
 )
 from modcalc.measure.settle import settle
-from modcalc.measure.stats import paired_ratio, realised_saving
+from modcalc.measure.stats import built_ratio, paired_ratio, realised_saving
 from modcalc.measure.steps import build_step, uncompiled, waits
-from modcalc.measure.steptime import Step, WarmUp, alternate, means, rounds_for, warm_up
+from modcalc.measure.steptime import Step, WarmUp, alternate, means, rounds_for, shared_out, warm_up
 from modcalc.measure.usage import PeakMemory, energy, out_of_memory, retries
 from modcalc.spec.schema import Spec
 
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
     from modcalc.models.decoder import Decoder
 
 SECONDS = 5.0
+BUILDS = 6  # the fewest that give an interval of their own
 DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
-PROTOCOL = 4  # grows when a step or its timing changes: what was measured before is then measured again
+PROTOCOL = 5  # grows when a step or its timing changes: what was measured before is then measured again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ class Job:
         """Identity of the point: equal keys mean that measuring again would measure the same."""
         machine = describe(self.device)
         where = [PROTOCOL, machine.type, machine.name, machine.threads, str(torch.__version__), self.world.size if self.world else 1]
-        settings = msgspec.structs.replace(self.settings, seconds=self.seconds)
+        settings = msgspec.structs.replace(self.settings, seconds=self.seconds, builds=self.builds)
         return point_key(self.spec, self.baseline, settings, where)
 
     @property
@@ -85,6 +87,13 @@ class Job:
         """How long to measure; None where the number of samples is given."""
         s = self.settings
         return SECONDS if s.seconds is None and s.iterations is None else s.seconds
+
+    @property
+    def builds(self) -> int:
+        """How often the models are built anew: a ratio of eager steps on the CPU depends on where memory happens to lie."""
+        s = self.settings
+        usual = BUILDS if self.baseline and self.device.type == "cpu" and not (s.compile or self.world) else 1
+        return usual if s.builds is None else s.builds
 
     def answered_by(self, record: Record) -> bool:
         """Whether a record of an equal key tells all that is asked beside the time."""
@@ -124,7 +133,8 @@ class Rig:
         return self.report.work.sampling and bool(plan.routed or plan.recursion)
 
     @classmethod
-    def build(cls, spec: Spec, job: Job) -> "Rig":
+    def build(cls, spec: Spec, job: Job, again: bool = False) -> "Rig":
+        """again: not for the first time, so that the machine is warm and only the model's own first step must be over."""
         s, world = job.settings, job.world
         report = promised(spec, s)
         if job.device.type == "cpu":
@@ -134,7 +144,7 @@ class Rig:
         model = build(report.plan, device="meta" if s.parallel == "fsdp" else job.device, dtype=s.dtype)
         wrap = world.wrap(s) if world else None
         step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else 0)
-        warm = warm_up(step, job.device, s.warmup, world.any if world else bool)
+        warm = warm_up(step, job.device, 1 if again and s.warmup is None else s.warmup, world.any if world else bool)
         return cls(report, model, step, warm, peak.read(), step_flops(report))
 
     def measured(self, spec: Spec, time: StepTime, burnt: Energy | None, job: Job) -> dict[str, Any]:
@@ -166,21 +176,40 @@ class Rig:
         return fields
 
 
+def built(job: Job, turn: slice, before: Sequence[Rig] = ()) -> list[Rig]:
+    """The models of a job, built and warm, in the order of its specs. turn: the order to build them in. before: the same, built
+    earlier and let go here, for memory need not hold them twice.
+    """
+    told = [(rig.warm, rig.memory) for rig in before]
+    if before:
+        before.clear()
+    torch.compiler.reset()  # graphs of earlier models count against the compiler's limit
+    with room_for_graphs() if job.settings.compile else nullcontext():
+        rigs = [Rig.build(spec, job, again=bool(told)) for spec in job.specs[turn]][turn]
+    return [replace(rig, warm=warm.then(rig.warm), memory=memory) for rig, (warm, memory) in zip(rigs, told, strict=True)] if told else rigs
+
+
 def measure(job: Job) -> Result:
     """Measure one point. Raises what torch raises when memory runs out (see `usage.out_of_memory`)."""
-    torch.compiler.reset()  # graphs of earlier points count against the compiler's limit
     s = job.settings
-    with room_for_graphs() if s.compile else nullcontext():
-        rigs = [Rig.build(spec, job) for spec in job.specs]
+    turn = slice(None)
+    rigs = built(job, turn)
     steps = DRAWN_STEPS if s.mode == "decode" and any(rig.drawn for rig in rigs) else 1
     rounds = rounds_for([rig.warm for rig in rigs], job.device, job.seconds, s.iterations, steps)
     if job.world:
         rounds = job.world.most(rounds)
     seen: list[Device] = []
-    before = retries(job.device)
-    taken = alternate([rig.step for rig in rigs], job.device, rounds * steps, lambda: seen.append(describe(job.device)))
-    samples = [means(times, steps) for times in taken]
-    again = retries(job.device) - before
+    builds: list[list[list[float]]] = []
+    again = 0
+    for n, part in enumerate(shared_out(rounds, job.builds)):
+        if n:
+            turn = slice(None, None, -1 if n % 2 else 1)  # neither is always the first
+            rigs = built(job, turn, rigs)
+        before = retries(job.device)
+        taken = alternate([rig.step for rig in rigs[turn]], job.device, part * steps, lambda: seen.append(describe(job.device)))[turn]
+        builds.append([means(times, steps) for times in taken])
+        again += retries(job.device) - before
+    samples = [list(chain.from_iterable(own)) for own in zip(*builds, strict=True)]
     ranks = None
     if job.world:
         ranks, samples = job.world.compare(samples, rigs[0].step, s)
@@ -188,14 +217,14 @@ def measure(job: Job) -> Result:
     burnt = [None if job.world else energy(rig.step, job.device, rig.warm.step_s, rig.report.work.tokens) for rig in rigs]
     times = [StepTime.of(own, steps) for own in samples]
     fields = [rig.measured(spec, time, e, job) for rig, spec, time, e in zip(rigs, job.specs, times, burnt, strict=True)]
-    baseline = against(fields, samples) if job.baseline else None
+    baseline = against(fields, builds, samples) if job.baseline else None
     attributed, doubtful = attributions(rigs, job)
     own = rigs[0].report
     result = Result(
         **fields[0],
         key=job.key(),
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        device=seen[0],
+        device=seen[-1],
         torch=str(torch.__version__),
         mode=s.mode,
         dtype=s.dtype,
@@ -207,21 +236,23 @@ def measure(job: Job) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[doubt for doubt in (*doubts(fields, samples, seen[0]), verdict.memory_was_freed(again), *doubtful) if doubt],
+        warnings=[doubt for doubt in (*doubts(fields, samples, seen[-1]), verdict.memory_was_freed(again), *doubtful) if doubt],
     )
     return rated(result, job.peak, job.reached)
 
 
-def against(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]]) -> Baseline:
-    """The second model as the baseline of the first."""
+def against(fields: Sequence[dict[str, Any]], builds: Sequence[Sequence[Sequence[float]]], samples: Sequence[Sequence[float]]) -> Baseline:
+    """The second model as the baseline of the first. builds: the samples of each build."""
     own, base = fields
     flop_ratio = own["flops"].step / base["flops"].step
-    ratio = paired_ratio(*samples)
+    ratios = [paired_ratio(*one).value for one in builds] if len(builds) > 1 else []
+    ratio = built_ratio(ratios, *samples)
     saving = realised_saving(ratio, flop_ratio)
     return Baseline(
         **base,
         flop_ratio=flop_ratio,
         time_ratio=ratio.value,
+        build_ratios=ratios,
         time_ratio_interval=ends(ratio),
         confidence=ratio.confidence,
         realised_saving=saving and saving.value,

@@ -31,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     iterations: int | None = None
     warmup: int | None = None
+    builds: int | None = None
 
 
 class StepTime(msgspec.Struct, frozen=True):
@@ -109,10 +110,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Baseline(Measured, frozen=True, kw_only=True):
-    """The other model of a comparison, and the ratios spec / baseline. Intervals are [low, high] at `confidence`, null with too few samples."""
+    """The other model of a comparison, and the ratios spec / baseline. Intervals are [low, high] at `confidence`, null with too few samples.
+    build_ratios: the median of each build of both models, where they were built more than once.
+    """
 
     flop_ratio: float
     time_ratio: float
+    build_ratios: list[float] = []
     time_ratio_interval: tuple[float, float] | None
     confidence: float | None
     realised_saving: float | None

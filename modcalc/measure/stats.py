@@ -91,6 +91,15 @@ def paired_ratio(times: Sequence[float], base: Sequence[float], confidence: floa
     return median_interval([a / b for a, b in zip(times, base, strict=True)], confidence)
 
 
+def built_ratio(ratios: Sequence[float], times: Sequence[float], base: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """`paired_ratio` of models that were built anew several times, given the ratio of each build.
+
+    Where memory happens to lie moves all steps of one build alike, which its pairs cannot see: the builds are the samples, as
+    soon as they are enough for an interval.
+    """
+    return median_interval(ratios, confidence) if len(ratios) >= MIN_PAIRS else paired_ratio(times, base, confidence)
+
+
 def realised_saving(time_ratio: Interval, flop_ratio: float) -> Interval | None:
     """(1 - time ratio) / (1 - FLOP ratio): 1 where all saved FLOPs became saved time; None where less than 1 % of the FLOPs is
     saved, which is less than the clock can tell.

@@ -7,7 +7,7 @@ step untimed; else the work left by one kind would hide how long the host needs 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
@@ -41,6 +41,10 @@ class WarmUp:
     first_step_s: float
     step_s: float
     launch_s: float | None
+
+    def then(self, later: "WarmUp") -> "WarmUp":
+        """This one and that of the model built anew: all steps, the first one's compilation, the later one's pace."""
+        return replace(later, steps=self.steps + later.steps, seconds=self.seconds + later.seconds, first_step_s=self.first_step_s)
 
 
 def synchronize(device: "torch.device") -> None:
@@ -82,6 +86,12 @@ def rounds_for(warm: Sequence[WarmUp], device: "torch.device", seconds: float | 
         return iterations
     a_round = steps * sum(w.step_s for w in warm) * (2 if led(len(warm), device) else 1)
     return max(MIN_PAIRS, min(MAX_ROUNDS, int(seconds / max(a_round, 1e-9))))
+
+
+def shared_out(rounds: int, builds: int) -> list[int]:
+    """How many of the rounds each build takes: at least one, so there are no more builds than rounds."""
+    builds = min(builds, rounds)
+    return [rounds // builds + (n < rounds % builds) for n in range(builds)]
 
 
 def alternate(steps: Sequence[Step], device: "torch.device", rounds: int, between: Callable[[], None] | None = None) -> list[list[float]]:

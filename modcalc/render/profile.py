@@ -7,6 +7,7 @@ import msgspec
 
 from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
+from modcalc.measure.stats import MIN_PAIRS
 from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds, share, si
 from modcalc.render.table import Column, Table, bad
@@ -162,9 +163,12 @@ def comparison(done: Sequence[Result]) -> Table:
             rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, b.time_ratio, b.time_ratio_interval, *saving])
     saved = any(r.baseline and r.baseline.realised_saving is not None for r in done)
     sure = next((b.confidence for r in done if (b := r.baseline) and b.confidence), None)
+    builds = max(len(r.baseline.build_ratios) for r in done if r.baseline)
     saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
-    notes = [f"time ratio: median over pairs of steps that ran next to each other; {saving}"]
-    notes += [f"intervals cover the true median with {share(sure)}, whatever the distribution (order statistics of the pairs)"] if sure else []
+    whose = f"of {builds} builds of both models, each the median " if builds >= MIN_PAIRS else ""
+    notes = [f"time ratio: median {whose}over pairs of steps that ran next to each other; {saving}"]
+    of = "builds" if builds >= MIN_PAIRS else "pairs"
+    notes += [f"intervals cover the true median with {share(sure)}, whatever the distribution (order statistics of the {of})"] if sure else []
     return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
 
 
