@@ -360,7 +360,7 @@ def test_the_plot_of_no_cached_tokens(profile):
 def test_nothing_fits(profile, monkeypatch):
     from modcalc.measure import sweep
 
-    def full(job):
+    def full(job, say):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(sweep, "measure", full)

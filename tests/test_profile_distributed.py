@@ -65,9 +65,9 @@ FULL = """
 import os
 import torch
 from modcalc.cli import app
-from modcalc.measure import point
+from modcalc.measure import rigs
 
-own = point.build
+own = rigs.build
 built = []
 
 def build(plan, **how):
@@ -76,7 +76,7 @@ def build(plan, **how):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
     return own(plan, **how)
 
-point.build = build
+rigs.build = build
 app.main()
 """
 
@@ -100,10 +100,10 @@ def test_memory_runs_out(tmp_path, monkeypatch, ranks, points):
 SHARDED = """
 import torch
 from modcalc.cli import app
-from modcalc.measure import distributed, point
+from modcalc.measure import distributed, rigs
 from torch.distributed.tensor import DTensor
 
-own, fsdp = point.build, distributed.World._fsdp
+own, fsdp = rigs.build, distributed.World._fsdp
 
 def build(plan, **how):
     assert how["device"] == "meta", how
@@ -123,7 +123,7 @@ def sharded(world, model):
     assert [int(b.count_nonzero()) for b in model.buffers()] == [0, 0]
     return model
 
-point.build, distributed.World._fsdp = build, sharded
+rigs.build, distributed.World._fsdp = build, sharded
 app.main()
 """
 

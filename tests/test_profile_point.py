@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from modcalc.models.losses import training_loss  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
-from modcalc.measure import point, steps, sweep  # noqa: E402
+from modcalc.measure import point, rigs, steps, sweep  # noqa: E402
 from modcalc.measure.build import build  # noqa: E402
 from modcalc.measure.point import Job, measure  # noqa: E402
 
@@ -80,7 +80,7 @@ def test_models_are_built_anew_so_that_no_place_in_memory_decides(monkeypatch):
         assert sum(one() is not None for _, one in alive) <= 2
         return model
 
-    monkeypatch.setattr(point, "build", noted)
+    monkeypatch.setattr(rigs, "build", noted)
     done = measure(job(settings=settings(iterations=9, warmup=None)))
     one_of_each = ["tiny", "tiny (dense twin)"]
     assert seen == (one_of_each + one_of_each[::-1]) * 3
@@ -91,6 +91,15 @@ def test_models_are_built_anew_so_that_no_place_in_memory_decides(monkeypatch):
     assert base.time_ratio == median(base.build_ratios)
     assert base.time_ratio_interval == (min(base.build_ratios), max(base.build_ratios)) and base.confidence == 1 - 2 / 2**6
     assert done.warmup.steps >= 3 + 5 and done.warmup.first_step_s < done.warmup.seconds
+
+
+def test_what_is_done_right_now_is_said():
+    said = []
+    measure(job(settings=settings(iterations=3, builds=2), by="layer"), said.append)
+    assert said == ["building and warming up", "build 1 of 2, 2 of 3 samples", "build 2 of 2, 1 of 3 samples", "where the time goes, by layer"]
+    said.clear()
+    measure(job(baseline=None), said.append)
+    assert said == ["building and warming up", "7 samples"]
 
 
 def test_builds_as_asked_for():
@@ -157,7 +166,7 @@ def test_a_train_step_is_a_real_one():
 
 def test_equal_blocks_are_compiled_once(monkeypatch):
     """Whatever the depth: one graph for the plain blocks, one for the routed ones, one for the losses; eager work needs none."""
-    monkeypatch.setattr(point, "settle", lambda mode, compile: None)  # it compiles a block of its own
+    monkeypatch.setattr(rigs, "settle", lambda mode, compile: None)  # it compiles a block of its own
     counter = CompileCounterWithBackend("eager")
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=counter, **options))
@@ -180,7 +189,7 @@ def test_equal_blocks_are_compiled_once(monkeypatch):
 def test_blocks_of_many_kinds_are_all_compiled(monkeypatch):
     """More than the compiler's own limit of graphs, which would end in eager work or an error."""
     spec = msgspec.structs.replace(SPEC, n_layers=12, mod=Mod(capacity=[(i + 1) / 16 for i in range(12)], layers=list(range(12))))
-    monkeypatch.setattr(point, "settle", lambda mode, compile: None)  # it compiles a block of its own
+    monkeypatch.setattr(rigs, "settle", lambda mode, compile: None)  # it compiles a block of its own
     counter = CompileCounterWithBackend("eager")
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=counter, **options))
@@ -199,7 +208,7 @@ def test_out_of_memory_is_a_record(monkeypatch):
     def too_large(*_args, **_kw):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB.\nmore")
 
-    monkeypatch.setattr(point, "build", too_large)
+    monkeypatch.setattr(rigs, "build", too_large)
     failed = sweep.measured_or_failed(job())
     assert (failed.spec, failed.baseline, failed.key) == ("tiny", "tiny (dense twin)", job().key())
     assert failed.error == "CUDA out of memory. Tried to allocate 80 GiB."
@@ -259,7 +268,7 @@ def test_other_errors_are_not_swallowed(monkeypatch):
     def broken(*_args, **_kw):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(point, "build", broken)
+    monkeypatch.setattr(rigs, "build", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         sweep.measured_or_failed(job())
 

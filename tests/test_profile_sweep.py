@@ -197,9 +197,9 @@ def test_each_point_is_on_disk_before_the_next_begins(tmp_path, monkeypatch):
     seen = []
     own = sweep.measure
 
-    def looking(job):
+    def looking(job, say):
         seen.append(len(path.read_bytes().splitlines()))
-        return own(job)
+        return own(job, say)
 
     synced = []
     sync = os.fsync
@@ -271,13 +271,34 @@ def test_paths_that_cannot_be_files(tmp_path):
         pass
 
 
+def test_a_file_is_of_one_process_at_a_time(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "r.jsonl"
+    with ResultsFile(path):
+        with pytest.raises(UsageError, match="another modcalc profile writes it"), ResultsFile(path):
+            pass
+        monkeypatch.setattr(sweep, "fcntl", None)
+        with ResultsFile(path):
+            pass
+    monkeypatch.undo()
+    with ResultsFile(path):
+        pass
+
+    def not_here(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(sweep.fcntl, "flock", not_here)
+    with ResultsFile(path):
+        pass
+
+
 def test_out_of_memory_is_a_row_and_not_an_end(tmp_path, monkeypatch):
     own = sweep.measure
 
-    def full(job):
+    def full(job, say):
         if job.settings.batch == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return own(job)
+        return own(job, say)
 
     monkeypatch.setattr(sweep, "measure", full)
     path = tmp_path / "results.jsonl"

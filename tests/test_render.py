@@ -266,17 +266,20 @@ def test_a_dumb_terminal_gets_plain_text() -> None:
     assert "\x1b" not in out and "╭" not in out and "-----" in out
 
 
-WAIT = "from modcalc.render.progress import progress, working\nwith working('thinking'): pass\nwith progress('looking', 3) as advance: advance(3)"
+WAIT = (
+    "from modcalc.render.progress import progress, working\n"
+    "with working('thinking') as say: say('hard')\nwith progress('looking', 3) as advance: advance(3)"
+)
 
 
 def test_progress_on_a_terminal_leaves_nothing_behind() -> None:
     out = on_terminal(WAIT)
-    assert "looking" in out and "\x1b[?25h" in out  # drawn, and the cursor is back
+    assert "thinking: hard" in out and "looking" in out and "\x1b[?25h" in out  # drawn, and the cursor is back
 
 
 def test_progress_elsewhere_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    with working("thinking"):
-        pass
+    with working("thinking") as say:
+        say("hard")
     with progress("looking", 3) as advance:
         advance(3)
     assert capsys.readouterr() == ("", "thinking ...\nlooking ...\n")

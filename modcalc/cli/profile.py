@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from modcalc.measure.distributed import World
     from modcalc.measure.hardware import Peak
     from modcalc.measure.point import Job
+    from modcalc.measure.rigs import Say
     from modcalc.measure.sweep import ResultsFile
 
 
@@ -175,6 +176,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
     """Measure every job, say what is doubtful, and show all at the end, or what there is when interrupted."""
     from modcalc.errors import UsageError
     from modcalc.measure.records import Failed, Record
+    from modcalc.measure.rigs import quiet
     from modcalc.measure.sweep import ResultsFile, run
     from modcalc.render.output import emit
     from modcalc.render.profile import document, point_name, tables
@@ -183,8 +185,8 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
     world = todo[0].world
     first = world is None or world.rank == 0
 
-    def during(text: str) -> AbstractContextManager[None]:
-        return working(text) if first else nullcontext()
+    def during(text: str) -> "AbstractContextManager[Say]":
+        return working(text) if first else nullcontext(quiet)
 
     file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
     todo = _with_peaks(todo, file, peaks, during)

@@ -12,8 +12,9 @@ import torch
 
 from modcalc.cost.account import dense_twin
 from modcalc.errors import MissingDependency, UsageError
-from modcalc.measure.point import Job, promised
+from modcalc.measure.point import Job
 from modcalc.measure.records import Settings
+from modcalc.measure.rigs import promised
 from modcalc.measure.steps import waits
 from modcalc.spec.near import nearest
 from modcalc.spec.schema import Spec

@@ -5,8 +5,9 @@ from pathlib import Path
 from modcalc.cost.account import Report
 from modcalc.cost.memory import sample_memory, train_memory
 from modcalc.cost.tensors import element_bytes
-from modcalc.measure.point import Job, promised
+from modcalc.measure.point import Job
 from modcalc.measure.records import Settings
+from modcalc.measure.rigs import promised
 from modcalc.measure.usage import proc_bytes
 from modcalc.units import binary_bytes
 

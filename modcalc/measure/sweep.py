@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import msgspec
 import torch
@@ -15,8 +16,14 @@ from modcalc.measure.hardware import Peak, describe
 from modcalc.measure.point import Job, measure
 from modcalc.measure.rating import named, rated
 from modcalc.measure.records import Failed, Record, Result
+from modcalc.measure.rigs import Say, quiet
 from modcalc.measure.room import lacking
 from modcalc.measure.usage import out_of_memory
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 OPENING = b'{"status":"'  # how every record begins
 
@@ -60,6 +67,9 @@ class ResultsFile:
             self.file = open(self.path, "ab")
         except OSError as wrong:
             raise UsageError(f"{self.path}: cannot be written: {wrong.strerror}") from wrong
+        if not _locked(self.file):
+            self.file.close()
+            raise UsageError(f"{self.path}: another modcalc profile writes it, and two at once disturb each other's times; wait until it is done")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -88,6 +98,19 @@ class ResultsFile:
         return peaks[-1] if peaks else None, reached[-1] if reached else None
 
 
+def _locked(file: BinaryIO) -> bool:
+    """Whether the file is this process's alone until it is closed; True as well where nobody can tell (Windows, some network file systems)."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _cut_off(line: bytes) -> bool:
     """Whether a line is the beginning of a record of ours and no whole JSON value."""
     try:
@@ -98,12 +121,12 @@ def _cut_off(line: bytes) -> bool:
 
 
 def run(
-    jobs: Sequence[Job], results: ResultsFile | None = None, during: Callable[[Job], AbstractContextManager] | None = None
+    jobs: Sequence[Job], results: ResultsFile | None = None, during: Callable[[Job], AbstractContextManager[Say]] | None = None
 ) -> Iterator[tuple[Record, bool]]:
     """Measure every job that `results` does not answer yet, in order; yields (record, whether it was measured now). A known
     result under a new peak is written once more with its shares of that, and the last line counts.
 
-    In a torchrun the first process alone has `results`, and tells the others. during: a context to measure in.
+    In a torchrun the first process alone has `results`, and tells the others. during: a context to measure in, which is told what is done.
     """
     for job in jobs:
         known = results.records.get(job.key()) if results else None
@@ -119,8 +142,8 @@ def run(
                     results.append(known)
             yield known, False
             continue
-        with during(job) if during else nullcontext():
-            record = measured_or_failed(job)
+        with during(job) if during else nullcontext(quiet) as say:
+            record = measured_or_failed(job, say)
         if results:
             results.append(record)
         if job.world and isinstance(record, Failed):
@@ -130,12 +153,12 @@ def run(
         yield record, True
 
 
-def measured_or_failed(job: Job) -> Record:
+def measured_or_failed(job: Job, say: Say = quiet) -> Record:
     """A Result, or a Failed where memory ran out; what was held is let go. Raises UsageError where another process of many has ended."""
     try:
         reason = lacking(job)
         if reason is None:
-            return measure(job)
+            return measure(job, say)
     except (RuntimeError, MemoryError) as error:
         if job.world and job.world.lost(error):
             raise UsageError(f"rank {job.world.rank}: another process of this run has ended; what it printed says why") from error

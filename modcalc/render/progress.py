@@ -6,16 +6,23 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
-    """A spinner with `text`; where stderr is no terminal, the text once."""
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with `text` and the time since; where stderr is no terminal, the text once. Yields say(detail), which adds to it
+    what is done right now.
+
+    It moves twice a second only, for drawing takes time from what may be measured.
+    """
     if not sys.stderr.isatty():
         print(f"{text} ...", file=sys.stderr, flush=True)
-        yield
+        yield lambda detail: None
         return
     from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status(text):
-        yield
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as shown:
+        task = shown.add_task(text, total=None)
+        yield lambda detail: shown.update(task, description=f"{text}: {detail}")
 
 
 @contextmanager

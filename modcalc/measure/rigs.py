@@ -1,0 +1,152 @@
+"""The models of a point, built and warm, and the samples of their steps: on the CPU of several builds."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from modcalc.cost.account import Report, account
+from modcalc.cost.recompute import hardware_flops
+from modcalc.cost.roofline import step_bytes
+from modcalc.measure.build import build
+from modcalc.measure.compiling import room_for_graphs
+from modcalc.measure.hardware import Device, describe
+from modcalc.measure.identity import content_hash
+from modcalc.measure.records import Energy, Flops, Measured, Memory, Settings, StepTime, WarmUpTime, number
+from modcalc.measure.settle import settle
+from modcalc.measure.steps import build_step, waits
+from modcalc.measure.steptime import Step, WarmUp, alternate, means, shared_out, warm_up
+from modcalc.measure.usage import PeakMemory, retries
+from modcalc.spec.schema import Spec
+
+if TYPE_CHECKING:
+    from modcalc.measure.point import Job
+    from modcalc.models.decoder import Decoder
+
+Say = Callable[[str], None]
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+def promised(spec: Spec, settings: Settings) -> Report:
+    """The account of one step. Raises UsageError where spec and settings make no workload."""
+    s = settings
+    return account(spec, seq_len=s.seq_len, batch=s.batch, phase=s.mode, context=s.context, causal=s.causal)
+
+
+def step_flops(report: Report) -> Flops:
+    """FLOPs of one step: the model's, and with those that fused attention computes again in its backward pass."""
+    if report.work.phase != "train":
+        return Flops(number(report.flops.forward), number(report.flops.forward))
+    return Flops(number(report.flops.train_step), number(hardware_flops(report).train_step))
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A model built and warm."""
+
+    report: Report
+    model: "Decoder"
+    step: Step
+    warm: WarmUp
+    memory: Memory
+    flops: Flops
+
+    @property
+    def drawn(self) -> bool:
+        """Whether chance decides which tokens pass routed blocks."""
+        plan = self.report.plan
+        return self.report.work.sampling and bool(plan.routed or plan.recursion)
+
+    @classmethod
+    def build(cls, spec: Spec, job: "Job", again: bool = False) -> "Rig":
+        """again: not for the first time, so that the machine is warm and only the model's own first step must be over."""
+        s, world = job.settings, job.world
+        report = promised(spec, s)
+        if job.device.type == "cpu":
+            settle(s.mode, s.compile)
+        peak = PeakMemory(job.device)
+        # FSDP gives each process its share of weights that were nowhere whole.
+        model = build(report.plan, device="meta" if s.parallel == "fsdp" else job.device, dtype=s.dtype)
+        wrap = world.wrap(s) if world else None
+        step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else 0)
+        warm = warm_up(step, job.device, 1 if again and s.warmup is None else s.warmup, world.any if world else bool)
+        return cls(report, model, step, warm, peak.read(), step_flops(report))
+
+    def measured(self, spec: Spec, time: StepTime, burnt: Energy | None, job: "Job") -> dict[str, Any]:
+        """The fields of Measured."""
+        ranks = job.world.size if job.world else 1
+        rate = self.flops.step / time.median
+        loss = None if self.step.loss is None else float(self.step.loss)
+        fields = dict(
+            spec=spec.name,
+            spec_sha256=content_hash(spec),
+            params=self.report.params.total,
+            flops=self.flops,
+            step_bytes=number(step_bytes(self.report, next(self.model.parameters()).element_size())),
+            warmup=WarmUpTime(self.warm.steps, self.warm.seconds, self.warm.first_step_s),
+            step_time_s=time,
+            launch_s=None if waits(self.report.plan, job.settings.mode) else self.warm.launch_s,
+            tokens_per_s=ranks * self.report.work.tokens / time.median,
+            flops_per_s=ranks * rate,
+            mfu=None,  # shares of peaks: see `rated`
+            hfu=None,
+            mfu_reached=None,
+            peak_memory_bytes=self.memory.allocated,
+            memory=self.memory,
+            energy=burnt,
+            loss=loss,
+            drawn=self.drawn,
+        )
+        assert fields.keys() == set(Measured.__struct_fields__)
+        return fields
+
+
+def built(job: "Job", turn: slice, before: list[Rig]) -> list[Rig]:
+    """The models of a job, built and warm, in the order of its specs. turn: the order to build them in. before: the same, built
+    earlier and let go here, for memory need not hold them twice; empty at first.
+    """
+    told = [(rig.warm, rig.memory) for rig in before]
+    before.clear()
+    torch.compiler.reset()  # graphs of earlier models count against the compiler's limit
+    with room_for_graphs() if job.settings.compile else nullcontext():
+        rigs = [Rig.build(spec, job, again=bool(told)) for spec in job.specs[turn]][turn]
+    return [replace(rig, warm=warm.then(rig.warm), memory=memory) for rig, (warm, memory) in zip(rigs, told, strict=True)] if told else rigs
+
+
+class Samples(NamedTuple):
+    """builds: build -> model -> seconds of its samples. rigs: the last build. device: as it was under load. freed: how often the
+    allocator had to make room.
+    """
+
+    builds: list[list[list[float]]]
+    rigs: list[Rig]
+    device: Device
+    freed: int
+
+    def of_models(self) -> list[list[float]]:
+        """Seconds of each model, build after build."""
+        return [list(chain.from_iterable(own)) for own in zip(*self.builds, strict=True)]
+
+
+def sampled(job: "Job", rigs: list[Rig], rounds: int, steps: int, say: Say) -> Samples:
+    """`rounds` samples of each model, the mean of `steps` steps each, shared out among the builds."""
+    turn, freed = slice(None), 0
+    builds: list[list[list[float]]] = []
+    seen: list[Device] = []
+    parts = shared_out(rounds, job.builds)
+    for n, part in enumerate(parts):
+        say(f"build {n + 1} of {len(parts)}, {part:,} of {rounds:,} samples" if len(parts) > 1 else f"{part:,} samples")
+        if n:
+            turn = slice(None, None, -1 if n % 2 else 1)  # neither is always the first
+            rigs = built(job, turn, rigs)
+        before = retries(job.device)
+        taken = alternate([rig.step for rig in rigs[turn]], job.device, part * steps, lambda: seen.append(describe(job.device)))[turn]
+        freed += retries(job.device) - before
+        builds.append([means(times, steps) for times in taken])
+    return Samples(builds, rigs, seen[-1], freed)
