@@ -38,7 +38,7 @@ if wanted self; then
     point self $shapes/cpu-512.yaml --baseline $shapes/cpu-512.yaml --mode forward --batch 1 "${long[@]}"
     # Steps so short that many samples would make an interval narrow enough to miss 1, if it were not the right one.
     for run in 01 02 03 04 05 06 07 08 09 10; do
-        point "self-$run" mod-small --baseline mod-small --mode forward "${short[@]}"
+        attempt "self-$run" records "self-$run" mod-small --baseline mod-small --mode forward "${short[@]}" >/dev/null
     done
 fi
 if wanted where; then

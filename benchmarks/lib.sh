@@ -120,8 +120,14 @@ point() {
     local name=$1 plot=()
     shift
     "$python" -c 'import matplotlib' 2>/dev/null && plot=(--plot "$results/$name.svg")
-    attempt "$name" into "$results/$name.md" "${launcher[@]}" -m modcalc.cli.app profile "$@" --device "$device" --dtype "$dtype" \
-        --out "$results/$name.jsonl" "${plot[@]}" --format markdown
+    attempt "$name" into "$results/$name.md" records "$name" "$@" "${plot[@]}" --format markdown
+}
+
+# records NAME WORDS...: one `modcalc profile`, its records in NAME.jsonl.
+records() {
+    local name=$1
+    shift
+    "${launcher[@]}" -m modcalc.cli.app profile "$@" --device "$device" --dtype "$dtype" --out "$results/$name.jsonl"
 }
 
 # finish: write the summary, and say what failed. Exit code 1 if anything did.

@@ -162,12 +162,9 @@ def themselves(again: list[Result]) -> Aim:
     met = [itself(r).met for r in again]
     ratios = [r.baseline.time_ratio for r in again]
     seen = f"{sum(met)} of {len(met)} runs; time ratios {ratio(min(ratios))} to {ratio(max(ratios))}"
-    return Aim(
-        f"{again[0].spec} against itself, {again[0].mode}, {len(met)} runs",
-        f"{share(again[0].baseline.confidence)} of intervals contain 1",
-        seen,
-        None,
-    )
+    sure = again[0].baseline.confidence
+    aim = f"{share(sure)} of the intervals contain 1" if sure else "the intervals contain 1"
+    return Aim(f"{again[0].spec} against itself, {again[0].mode}, {len(met)} runs", aim, seen, None)
 
 
 def attributed(r: Result) -> Aim:
