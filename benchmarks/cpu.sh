@@ -6,7 +6,7 @@
 #   benchmarks/cpu.sh [--quick] [STAGE ...]
 #   stages: saving rows llama repeat self where decode speed; default: all
 #
-# Needs a machine that does nothing else, for about 20 minutes on two cores; --quick takes two samples of everything, to see that
+# Needs a machine that does nothing else, for about half an hour on two cores; --quick takes two samples of everything, to see that
 # it runs. Results go to benchmarks/results/<processor>-<date>/ (or to $RESULTS), and what is there already is not measured again.
 # PYTHON: the interpreter; default: python3 if it has modcalc and all that is needed, else a virtual environment that is made here.
 set -euo pipefail
@@ -38,7 +38,9 @@ if wanted self; then
     point self $shapes/cpu-512.yaml --baseline $shapes/cpu-512.yaml --mode forward --batch 1 "${long[@]}"
     # Steps so short that many samples would make an interval narrow enough to miss 1, if it were not the right one.
     for run in 01 02 03 04 05 06 07 08 09 10; do
-        attempt "self-$run" records "self-$run" mod-small --baseline mod-small --mode forward "${short[@]}" >/dev/null
+        itself=(mod-small --baseline mod-small --mode forward "${short[@]}")
+        attempt "self-$run" records "self-$run" "${itself[@]}" >/dev/null
+        attempt "self-once-$run" records "self-once-$run" "${itself[@]}" --builds 1 >/dev/null
     done
 fi
 if wanted where; then

@@ -96,8 +96,9 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
             yield from (itself(r) for r in records)
         elif name == "where":
             yield from (attributed(r) for r in records)
-    if again := [r for name, records in found.items() if name.startswith("self-") for r in records]:
-        yield themselves(again)
+    again = [r for name, records in found.items() if name.startswith("self-") for r in records]
+    for builds in sorted({len(r.baseline.build_ratios) for r in again}):
+        yield themselves([r for r in again if len(r.baseline.build_ratios) == builds], builds)
     runs = [found[name][0] for name in sorted(found) if name.startswith("repeat-")]
     for a, b in pairwise(runs):
         yield repeated(a, b)
@@ -158,13 +159,14 @@ def itself(r: Result) -> Aim:
     return Aim(f"{r.spec} against itself, {r.mode}", "the interval contains 1", f"{ratio(r.baseline.time_ratio)} ({between(ends)})", met)
 
 
-def themselves(again: list[Result]) -> Aim:
+def themselves(again: list[Result], builds: int) -> Aim:
     met = [itself(r).met for r in again]
     ratios = [r.baseline.time_ratio for r in again]
     seen = f"{sum(met)} of {len(met)} runs; time ratios {ratio(min(ratios))} to {ratio(max(ratios))}"
     sure = again[0].baseline.confidence
     aim = f"{share(sure)} of the intervals contain 1" if sure else "the intervals contain 1"
-    return Aim(f"{again[0].spec} against itself, {again[0].mode}, {len(met)} runs", aim, seen, None)
+    built = f"built {builds} times" if builds else "built once"
+    return Aim(f"{again[0].spec} against itself, {again[0].mode}, {built}, {len(met)} runs", aim, seen, None)
 
 
 def attributed(r: Result) -> Aim:

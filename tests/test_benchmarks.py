@@ -135,8 +135,9 @@ def test_the_summary_of_results(tmp_path, monkeypatch, capsys):
     assert out == (tmp_path / "summary.md").read_text() + "\n"
     met = {row[1].split(",")[0].strip(): row[4].strip() for row in (line.split("|") for line in out.splitlines()) if len(row) == 6}
     assert met["realised saving"] == "yes" and met["two runs of the same command"] == "no" and met["tests that need a GPU"] == "no"
-    assert "| tiny against itself, forward, 2 runs | 96.9 % of the intervals contain 1 | 1 of 2 runs; time ratios 0.9900 to 1.1500 |" in " ".join(
-        out.split()
+    assert (
+        "| tiny against itself, forward, built 6 times, 2 runs | 96.9 % of the intervals contain 1 | 1 of 2 runs; time ratios 0.9900 to 1.1500 |"
+        in " ".join(out.split())
     )
     llama = {row[1].split(",")[1].strip(): row[4].strip() for row in (line.split("|") for line in out.splitlines() if "Llama" in line)}
     assert llama == {"forward": "yes", "train": "no"}

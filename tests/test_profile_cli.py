@@ -329,6 +329,7 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
         (("--peaks", "--out", "r.jsonl"), "--out with --peaks alone"),
         (("tiny.yaml", "--cuda-graph"), "--cuda-graph: only a GPU has them"),
         (("tiny.yaml", "--builds", "0"), "--builds"),
+        (("tiny.yaml", "--baseline", "dense", "--builds", "3"), "--builds 3 with --baseline: the interval is over builds, and needs 6 at least"),
         (("tiny.yaml", "--builds", "3", "--iterations", "2"), "--builds 3 with --iterations 2: every build takes a sample at least"),
         (("tiny.yaml", "--parallel", "ddp"), "--parallel: start it under torchrun"),
         (("tiny.yaml", "--trace", "no/folder.json"), "--trace no/folder.json: "),

@@ -80,12 +80,13 @@ def test_rounds():
 
 def test_rounds_are_shared_out_among_builds():
     assert steptime.shared_out(20, 6) == [4, 4, 3, 3, 3, 3]
-    assert steptime.shared_out(4, 6) == [1, 1, 1, 1] and steptime.shared_out(7, 1) == [7]
+    assert steptime.shared_out(6, 6) == [1] * 6 and steptime.shared_out(7, 1) == [7]
 
 
 def test_a_warm_up_of_models_built_twice():
-    one, two = steptime.WarmUp(3, 1.0, 0.5, 0.1, 0.01), steptime.WarmUp(1, 0.25, 0.25, 0.2, 0.02)
-    assert one.then(two) == steptime.WarmUp(4, 1.25, 0.5, 0.2, 0.02)
+    """The second time a cold step alone: its pace is none."""
+    one, two = steptime.WarmUp(3, 1.0, 0.5, 0.1, 0.01), steptime.WarmUp(1, 0.25, 0.25, 0.25, 0.2)
+    assert one.then(two) == steptime.WarmUp(4, 1.25, 0.5, 0.1, 0.01)
 
 
 def test_means_of_steps_in_a_row():

@@ -9,14 +9,14 @@ import pytest
 from modcalc.cost.account import account, dense_twin
 from modcalc.cost.recompute import hardware_flops
 from modcalc.measure.hardware import Peak
-from modcalc.measure.records import Record, Result, Settings
+from modcalc.measure.records import Memory, Record, Result, Settings
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Spec
 
 torch = pytest.importorskip("torch")
 from modcalc.models.losses import training_loss  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
-from modcalc.measure import point, rigs, steps, sweep  # noqa: E402
+from modcalc.measure import point, rigs, steps, steptime, sweep  # noqa: E402
 from modcalc.measure.build import build  # noqa: E402
 from modcalc.measure.point import Job, measure  # noqa: E402
 
@@ -90,13 +90,62 @@ def test_models_are_built_anew_so_that_no_place_in_memory_decides(monkeypatch):
     assert base.build_ratios == [median(pairs[i : i + 2]) for i in (0, 2, 4)] + pairs[6:]
     assert base.time_ratio == median(base.build_ratios)
     assert base.time_ratio_interval == (min(base.build_ratios), max(base.build_ratios)) and base.confidence == 1 - 2 / 2**6
-    assert done.warmup.steps >= 3 + 5 and done.warmup.first_step_s < done.warmup.seconds
+    assert done.warmup.first_step_s < done.warmup.seconds
+
+
+def test_what_each_build_tells(monkeypatch):
+    """Each model's samples are its own whoever went first; warm-ups and lacks of room are of all builds, memory of the first."""
+    order, memory, freed = [], iter(range(100)), iter(range(100))
+
+    class Peak:
+        def __init__(self, device):
+            pass
+
+        def read(self):
+            return Memory(next(memory), None, "counted")
+
+    def timed(steps, device, rounds, between):
+        between()
+        names = [step.model.plan.name for step in steps]
+        order.append(names)
+        return [[3.0 if name == "tiny" else 4.0] * rounds for name in names]
+
+    monkeypatch.setattr(rigs, "PeakMemory", Peak)
+    monkeypatch.setattr(rigs, "alternate", timed)
+    monkeypatch.setattr(rigs, "retries", lambda device: next(freed))
+    monkeypatch.setattr(steptime, "WARM_S", 0)
+    done = measure(job(settings=settings(iterations=9, warmup=None)))
+    assert order == [["tiny", "tiny (dense twin)"], ["tiny (dense twin)", "tiny"]] * 3
+    assert done.baseline.build_ratios == [0.75] * 6
+    assert (done.step_time_s.median, done.baseline.step_time_s.median) == (3.0, 4.0)
+    assert (done.warmup.steps, done.baseline.warmup.steps) == (3 + 5, 3 + 5)
+    assert (done.memory.allocated, done.baseline.memory.allocated) == (0, 1)
+    assert any("ran out of room 6 times" in doubt for doubt in done.warnings)
+
+
+def test_every_build_draws_anew(monkeypatch):
+    """What chance decides in decode: alike for both models of a build, and of no two builds."""
+    drawn = []
+    own = rigs.build_step
+
+    def noted(*args, seed, **more):
+        drawn.append(seed)
+        return own(*args, seed=seed, **more)
+
+    monkeypatch.setattr(rigs, "build_step", noted)
+    measure(job(settings=settings(mode="decode", seq_len=1, context=4, iterations=6)))
+    assert drawn == [n for n in range(6) for _ in range(2)]
+
+
+def test_there_are_as_many_samples_as_builds():
+    done = measure(job(settings=settings(iterations=None, seconds=0.001, builds=8)))
+    assert (done.step_time_s.n, len(done.baseline.build_ratios)) == (8, 8)
 
 
 def test_what_is_done_right_now_is_said():
     said = []
     measure(job(settings=settings(iterations=3, builds=2), by="layer"), said.append)
-    assert said == ["building and warming up", "build 1 of 2, 2 of 3 samples", "build 2 of 2, 1 of 3 samples", "where the time goes, by layer"]
+    assert said == ["building and warming up", "build 1 of 2", "build 2 of 2", "where the time goes, by layer"]
     said.clear()
     measure(job(baseline=None), said.append)
     assert said == ["building and warming up", "7 samples"]
@@ -109,7 +158,8 @@ def test_builds_as_asked_for():
     base = measure(job(settings=settings(builds=1))).baseline
     assert base.build_ratios == [] and base.time_ratio_interval is not None and base.confidence == 1 - 2 / 2**7
     base = measure(job(settings=settings(builds=3))).baseline
-    assert len(base.build_ratios) == 3 and base.confidence == 1 - 2 / 2**7, "too few for an interval of their own: that of the pairs"
+    assert len(base.build_ratios) == 3 and base.time_ratio_interval is None, "pairs of several builds are not independent"
+    assert job(settings=settings(iterations=2)).builds == 2
     assert measure(job(baseline=None, settings=settings(builds=3))).step_time_s.n == 7
 
 

@@ -281,8 +281,11 @@ def test_a_file_is_of_one_process_at_a_time(tmp_path, monkeypatch):
         with ResultsFile(path):
             pass
     monkeypatch.undo()
-    with ResultsFile(path):
-        pass
+    measured(path)
+    early = ResultsFile(path)
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    with early:
+        assert len(early.records) == 1, "as it is once it is this process's"
 
     def not_here(*_):
         raise OSError(95, "Operation not supported")

@@ -189,10 +189,10 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
         return working(text) if first else nullcontext(quiet)
 
     file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
-    todo = _with_peaks(todo, file, peaks, during)
     records: list[Record] = []
     stopped: BaseException | None = None
     with file if file and first else nullcontext() as results:
+        todo = _with_peaks(todo, file, peaks, during)
         if results and results.cut:
             print(f"warning: {out}: a line was cut off; its point is measured again", file=sys.stderr)
         try:

@@ -41,14 +41,21 @@ Sweep = Annotated[
 Seconds = Annotated[float | None, typer.Option("--seconds", min=0.0, help="Time for samples, per point. [default: 5]", show_default=False)]
 Iterations = Annotated[int | None, typer.Option("--iterations", "-n", min=1, help="Samples of each model, instead of --seconds.", show_default=False)]
 WarmUp = Annotated[
-    int | None, typer.Option("--warmup", min=1, help="Steps before the clock counts. [default: at least 3, for at least 1 s]", show_default=False)
+    int | None,
+    typer.Option(
+        "--warmup",
+        min=1,
+        help="Steps of each build before the clock counts. [default: at least 3, for at least 1 s; of later builds 1]",
+        show_default=False,
+    ),
 ]
 Builds = Annotated[
     int | None,
     typer.Option(
         "--builds",
         min=1,
-        help="Build the models anew so many times: where memory lies moves a build's steps. [default: 6 for eager --baseline on the CPU, else 1]",
+        help="Build the models so many times, on top of --seconds: where memory lies moves a build's steps. "
+        "[default: 6 for --baseline, eager on the CPU; else 1]",
         show_default=False,
     ),
 ]

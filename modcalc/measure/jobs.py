@@ -15,6 +15,7 @@ from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure.point import Job
 from modcalc.measure.records import Settings
 from modcalc.measure.rigs import promised
+from modcalc.measure.stats import MIN_SAMPLES
 from modcalc.measure.steps import waits
 from modcalc.spec.near import nearest
 from modcalc.spec.schema import Spec
@@ -71,7 +72,7 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
     dense: each spec's own dense twin is its baseline. Raises UsageError, before anything is measured, where a spec has no other
     dense twin than itself, or a spec, a baseline and a point make no workload (a sequence longer than learned positions, …).
     """
-    check(template, axes)
+    check(template, axes, compared=dense or template.baseline is not None)
     found = []
     for spec in specs:
         if dense and spec.mod is None:
@@ -98,7 +99,7 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
     return found
 
 
-def check(job: Job, axes: Sequence[Axis]) -> None:
+def check(job: Job, axes: Sequence[Axis], compared: bool) -> None:
     """Whether the settings go together and the machine has what they need. Raises UsageError or MissingDependency."""
     s, device = job.settings, job.device.type
     if s.cuda_graph and device != "cuda":
@@ -117,6 +118,8 @@ def check(job: Job, axes: Sequence[Axis]) -> None:
         )
     if s.builds and s.iterations and s.builds > s.iterations:
         raise UsageError(f"--builds {s.builds} with --iterations {s.iterations}: every build takes a sample at least; give more of these")
+    if compared and s.builds and 1 < s.builds < MIN_SAMPLES:
+        raise UsageError(f"--builds {s.builds} with --baseline: the interval is over builds, and needs {MIN_SAMPLES} at least; or give 1")
     if s.parallel == "fsdp" and device == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
         raise MissingDependency(f"--parallel fsdp on the CPU: it needs torch 2.7, found {torch.__version__}; use --parallel ddp")
     if s.compile and device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++", "cl"))):

@@ -24,7 +24,7 @@ from modcalc.measure.records import (
     ends,
 )
 from modcalc.measure.rigs import Rig, Say, built, quiet, sampled
-from modcalc.measure.stats import built_ratio, paired_ratio, realised_saving
+from modcalc.measure.stats import MIN_SAMPLES, built_ratio, paired_ratio, realised_saving
 from modcalc.measure.steps import uncompiled
 from modcalc.measure.steptime import rounds_for
 from modcalc.measure.usage import energy, out_of_memory
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from modcalc.measure.distributed import World
 
 SECONDS = 5.0
-BUILDS = 6  # the fewest that give an interval of their own
 DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
 PROTOCOL = 5  # grows when a step or its timing changes: what was measured before is then measured again
 
@@ -78,8 +77,11 @@ class Job:
     def builds(self) -> int:
         """How often the models are built anew: a ratio of eager steps on the CPU depends on where memory happens to lie."""
         s = self.settings
-        usual = BUILDS if self.baseline and self.device.type == "cpu" and not (s.compile or self.world) else 1
-        return usual if s.builds is None else s.builds
+        if s.builds is not None:
+            return s.builds
+        if self.baseline is None or self.device.type != "cpu" or s.compile or self.world:
+            return 1
+        return MIN_SAMPLES if s.iterations is None else min(MIN_SAMPLES, s.iterations)
 
     def answered_by(self, record: Record) -> bool:
         """Whether a record of an equal key tells all that is asked beside the time."""
@@ -92,17 +94,18 @@ def measure(job: Job, say: Say = quiet) -> Result:
     """Measure one point. say: is told what is done right now. Raises what torch raises when memory runs out (see `usage.out_of_memory`)."""
     s = job.settings
     say("building and warming up")
-    rigs = built(job, slice(None), [])
+    rigs = built(job, 0, [])
     steps = DRAWN_STEPS if s.mode == "decode" and any(rig.drawn for rig in rigs) else 1
-    rounds = rounds_for([rig.warm for rig in rigs], job.device, job.seconds, s.iterations, steps)
+    rounds = max(job.builds, rounds_for([rig.warm for rig in rigs], job.device, job.seconds, s.iterations, steps))
     if job.world:
         rounds = job.world.most(rounds)
     found = sampled(job, rigs, rounds, steps, say)
     rigs, samples, device = found.rigs, found.of_models(), found.device
     ranks = None
     if job.world:
+        say("communication")
         ranks, samples = job.world.compare(samples, rigs[0].step, s)
-    if job.device.type == "cuda":
+    elif job.device.type == "cuda":
         say("energy")
     # A run of as many steps as two seconds hold would differ between processes, which wait for each other.
     burnt = [None if job.world else energy(rig.step, job.device, rig.warm.step_s, rig.report.work.tokens) for rig in rigs]

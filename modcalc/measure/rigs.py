@@ -64,8 +64,10 @@ class Rig:
         return self.report.work.sampling and bool(plan.routed or plan.recursion)
 
     @classmethod
-    def build(cls, spec: Spec, job: "Job", again: bool = False) -> "Rig":
-        """again: not for the first time, so that the machine is warm and only the model's own first step must be over."""
+    def build(cls, spec: Spec, job: "Job", n: int) -> "Rig":
+        """n: how often it was built before. Each build draws anew what chance decides; the models of one draw alike. From the
+        second on the machine is warm, and only the model's own first step must be over.
+        """
         s, world = job.settings, job.world
         report = promised(spec, s)
         if job.device.type == "cpu":
@@ -74,8 +76,8 @@ class Rig:
         # FSDP gives each process its share of weights that were nowhere whole.
         model = build(report.plan, device="meta" if s.parallel == "fsdp" else job.device, dtype=s.dtype)
         wrap = world.wrap(s) if world else None
-        step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else 0)
-        warm = warm_up(step, job.device, 1 if again and s.warmup is None else s.warmup, world.any if world else bool)
+        step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else n)
+        warm = warm_up(step, job.device, 1 if n and s.warmup is None else s.warmup, world.any if world else bool)
         return cls(report, model, step, warm, peak.read(), step_flops(report))
 
     def measured(self, spec: Spec, time: StepTime, burnt: Energy | None, job: "Job") -> dict[str, Any]:
@@ -107,16 +109,21 @@ class Rig:
         return fields
 
 
-def built(job: "Job", turn: slice, before: list[Rig]) -> list[Rig]:
-    """The models of a job, built and warm, in the order of its specs. turn: the order to build them in. before: the same, built
-    earlier and let go here, for memory need not hold them twice; empty at first.
+def built(job: "Job", n: int, before: list[Rig]) -> list[Rig]:
+    """The models of a job, built and warm, in the order of its specs; the last is built first where n, the number of builds before,
+    is odd. before: the same, built earlier and let go here, for memory need not hold them twice.
     """
     told = [(rig.warm, rig.memory) for rig in before]
     before.clear()
     torch.compiler.reset()  # graphs of earlier models count against the compiler's limit
     with room_for_graphs() if job.settings.compile else nullcontext():
-        rigs = [Rig.build(spec, job, again=bool(told)) for spec in job.specs[turn]][turn]
+        rigs = [Rig.build(spec, job, n) for spec in job.specs[turn(n)]][turn(n)]
     return [replace(rig, warm=warm.then(rig.warm), memory=memory) for rig, (warm, memory) in zip(rigs, told, strict=True)] if told else rigs
+
+
+def turn(n: int) -> slice:
+    """To the order in which the models of build n are made and run, and back: neither is always the first."""
+    return slice(None, None, -1 if n % 2 else 1)
 
 
 class Samples(NamedTuple):
@@ -136,17 +143,17 @@ class Samples(NamedTuple):
 
 def sampled(job: "Job", rigs: list[Rig], rounds: int, steps: int, say: Say) -> Samples:
     """`rounds` samples of each model, the mean of `steps` steps each, shared out among the builds."""
-    turn, freed = slice(None), 0
+    freed = 0
     builds: list[list[list[float]]] = []
     seen: list[Device] = []
     parts = shared_out(rounds, job.builds)
     for n, part in enumerate(parts):
-        say(f"build {n + 1} of {len(parts)}, {part:,} of {rounds:,} samples" if len(parts) > 1 else f"{part:,} samples")
+        say(f"build {n + 1} of {len(parts)}" if len(parts) > 1 else f"{part:,} samples")
         if n:
-            turn = slice(None, None, -1 if n % 2 else 1)  # neither is always the first
-            rigs = built(job, turn, rigs)
+            rigs = built(job, n, rigs)
         before = retries(job.device)
-        taken = alternate([rig.step for rig in rigs[turn]], job.device, part * steps, lambda: seen.append(describe(job.device)))[turn]
+        # No name for the steps: it would hold their models while the next are built.
+        taken = alternate([rig.step for rig in rigs[turn(n)]], job.device, part * steps, lambda: seen.append(describe(job.device)))[turn(n)]
         freed += retries(job.device) - before
         builds.append([means(times, steps) for times in taken])
     return Samples(builds, rigs, seen[-1], freed)

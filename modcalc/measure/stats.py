@@ -12,7 +12,7 @@ from statistics import median, quantiles
 WIDE = 0.10  # a spread (IQR / median) above this is called wide, as in torch.utils.benchmark
 CONFIDENCE = 0.95
 LEAST_GAP = 0.01  # of FLOPs, for a realised saving to mean something
-MIN_PAIRS = 6  # the fewest that give a 95 % interval of the median
+MIN_SAMPLES = 6  # the fewest that give a 95 % interval of the median
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,9 @@ def paired_ratio(times: Sequence[float], base: Sequence[float], confidence: floa
 def built_ratio(ratios: Sequence[float], times: Sequence[float], base: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """`paired_ratio` of models that were built anew several times, given the ratio of each build.
 
-    Where memory happens to lie moves all steps of one build alike, which its pairs cannot see: the builds are the samples, as
-    soon as they are enough for an interval.
+    Where memory happens to lie moves all steps of one build alike, which its pairs cannot see: then the builds are the samples.
     """
-    return median_interval(ratios, confidence) if len(ratios) >= MIN_PAIRS else paired_ratio(times, base, confidence)
+    return median_interval(ratios, confidence) if ratios else paired_ratio(times, base, confidence)
 
 
 def realised_saving(time_ratio: Interval, flop_ratio: float) -> Interval | None:

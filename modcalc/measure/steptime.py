@@ -12,7 +12,7 @@ from statistics import fmean, median
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
-from modcalc.measure.stats import MIN_PAIRS
+from modcalc.measure.stats import MIN_SAMPLES
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +43,10 @@ class WarmUp:
     launch_s: float | None
 
     def then(self, later: "WarmUp") -> "WarmUp":
-        """This one and that of the model built anew: all steps, the first one's compilation, the later one's pace."""
-        return replace(later, steps=self.steps + later.steps, seconds=self.seconds + later.seconds, first_step_s=self.first_step_s)
+        """This one and that of the model built anew: the steps and seconds of both. The later one may be a first step alone, so it
+        tells nothing about the pace.
+        """
+        return replace(self, steps=self.steps + later.steps, seconds=self.seconds + later.seconds)
 
 
 def synchronize(device: "torch.device") -> None:
@@ -85,12 +87,11 @@ def rounds_for(warm: Sequence[WarmUp], device: "torch.device", seconds: float | 
     if iterations is not None:
         return iterations
     a_round = steps * sum(w.step_s for w in warm) * (2 if led(len(warm), device) else 1)
-    return max(MIN_PAIRS, min(MAX_ROUNDS, int(seconds / max(a_round, 1e-9))))
+    return max(MIN_SAMPLES, min(MAX_ROUNDS, int(seconds / max(a_round, 1e-9))))
 
 
 def shared_out(rounds: int, builds: int) -> list[int]:
-    """How many of the rounds each build takes: at least one, so there are no more builds than rounds."""
-    builds = min(builds, rounds)
+    """How many of the rounds each build takes."""
     return [rounds // builds + (n < rounds % builds) for n in range(builds)]
 
 

@@ -37,10 +37,14 @@ class ResultsFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.records: dict[str, Record] = {}
-        self.cut = False
         if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
             raise UsageError(f"{path}: cannot be read again, so nothing could be resumed; choose another --out")
+        self._read()
+
+    def _read(self) -> None:
+        path = self.path
+        self.records: dict[str, Record] = {}
+        self.cut = False
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -70,6 +74,7 @@ class ResultsFile:
         if not _locked(self.file):
             self.file.close()
             raise UsageError(f"{self.path}: another modcalc profile writes it, and two at once disturb each other's times; wait until it is done")
+        self._read()  # what another process has written since
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 from modcalc.measure.hardware import Device
-from modcalc.measure.stats import MIN_PAIRS, WIDE, drift, summarize
+from modcalc.measure.stats import MIN_SAMPLES, WIDE, drift, summarize
 
 DRIFT = 0.05
 LAUNCH = 0.9
@@ -54,9 +54,9 @@ def launch_bound(name: str, launch_s: float | None, step_s: float) -> str | None
 
 def few_samples(n: int, compared: bool) -> str | None:
     """A warning where no interval can be given."""
-    if not compared or n >= MIN_PAIRS:
+    if not compared or n >= MIN_SAMPLES:
         return None
-    return f"{n} sample{'s are' if n != 1 else ' is'} too few for an interval of the ratio; at least {MIN_PAIRS} are needed (--iterations)"
+    return f"{n} sample{'s are' if n != 1 else ' is'} too few for an interval of the ratio; at least {MIN_SAMPLES} are needed (--iterations)"
 
 
 def memory_was_freed(times: int) -> str | None:

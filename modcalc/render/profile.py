@@ -7,7 +7,7 @@ import msgspec
 
 from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
-from modcalc.measure.stats import MIN_PAIRS
+from modcalc.measure.stats import MIN_SAMPLES
 from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds, share, si
 from modcalc.render.table import Column, Table, bad
@@ -116,7 +116,9 @@ def times(records: Sequence[Record]) -> Table:
     )
     rows = [[name, *_points(s), *_measured(m)] for name, s, m in models(records)]
     memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
-    notes = ["step: median; p25, p75: quartiles; warm-up: all steps before the clock counted; first: the first of them, compilation included"]
+    notes = [
+        "step: median; p25, p75: quartiles; warm-up: all steps that are not timed, of every build; first: the first of them, compilation included"
+    ]
     if memory:
         about = "; it is known to some MiB only, and a first compiled model's holds what the compiler took" if records[0].device.type == "cpu" else ""
         notes.append(f"memory: {memory}, at its peak, less what was held before{about}")
@@ -165,9 +167,9 @@ def comparison(done: Sequence[Result]) -> Table:
     sure = next((b.confidence for r in done if (b := r.baseline) and b.confidence), None)
     builds = max(len(r.baseline.build_ratios) for r in done if r.baseline)
     saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
-    whose = f"of {builds} builds of both models, each the median " if builds >= MIN_PAIRS else ""
+    whose = f"of {builds} builds of both models, each the median " if builds >= MIN_SAMPLES else ""
     notes = [f"time ratio: median {whose}over pairs of steps that ran next to each other; {saving}"]
-    of = "builds" if builds >= MIN_PAIRS else "pairs"
+    of = "builds" if builds >= MIN_SAMPLES else "pairs"
     notes += [f"intervals cover the true median with {share(sure)}, whatever the distribution (order statistics of the {of})"] if sure else []
     return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
 
