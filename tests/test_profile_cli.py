@@ -113,6 +113,27 @@ def test_several_specs_and_points_make_one_document(profile):
     assert "measuring tiny, forward, batch 2, 8 tokens" in err
 
 
+def test_an_interrupted_sweep_has_the_shape_of_a_whole_one(profile, monkeypatch):
+    from modcalc.measure import sweep
+
+    own = sweep.measure
+
+    def stopped(job, say):
+        if job.settings.batch == 2:
+            raise KeyboardInterrupt
+        return own(job, say)
+
+    monkeypatch.setattr(sweep, "measure", stopped)
+    code, out, err = profile("tiny.yaml", "--sweep", "batch=1,2", "-f", "json", *QUICK)
+    assert code == 130 and "interrupted: 1 of 2 points were measured" in err
+    assert [r["workload"]["batch"] for r in json.loads(out)["results"]] == [1]
+
+
+def test_what_is_reached_needs_no_advice_to_measure_it(profile):
+    code, out, err = profile("tiny.yaml", "--peaks", "-f", "plain", *QUICK)
+    assert code == 0 and "reached: " in out and "give it with --peak-tflops\n" in out
+
+
 def test_the_plot(profile):
     pytest.importorskip("matplotlib")
     code, out, err = profile("tiny.yaml", "--baseline", "dense", "--sweep", "batch=1,2,4", "--plot", "p.svg", "--peak-tflops", "0.2", *QUICK)

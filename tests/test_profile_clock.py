@@ -32,8 +32,14 @@ class Noted:
 def test_steps_take_turns_with_new_inputs_each():
     log: list[str] = []
     taken = steptime.alternate([Noted("A", log), Noted("B", log)], CPU, 3, lambda: log.append("end"))
-    assert log == ["new A", "A", "new B", "B"] * 3 + ["end"]
+    assert log == ["new A", "A", "new B", "B"] * (3 + 3) + ["end"], "three rounds before those that are timed"
     assert [len(samples) for samples in taken] == [3, 3]
+    log.clear()
+    steptime.alternate([Noted("A", log), Noted("B", log)], CPU, 1)
+    assert log == ["new A", "A", "new B", "B"] * 2
+    log.clear()
+    steptime.alternate([Noted("A", log)], CPU, 2)
+    assert log == ["new A", "A"] * 2
 
 
 def test_making_inputs_is_not_timed():
@@ -176,6 +182,16 @@ def test_samples_that_agree_on_a_busy_machine(monkeypatch):
     for idle in (4.5, None):
         monkeypatch.setattr(verdict, "_load", lambda idle=idle: idle)
         assert verdict.busy(MACHINE) is None
+
+
+def test_threads_that_wait_for_a_core(monkeypatch):
+    """Counted by the kernel, and so true whatever the load of the last minute was."""
+    monkeypatch.setattr(verdict, "_load", lambda: 40.0)
+    says = "on average 0.75 of this process's 2 threads waited for a core: run on an idle machine"
+    assert f"too long: {says}" in verdict.busy(MACHINE, 0.75) and verdict.busy(MACHINE, 0.04) is None
+    assert verdict.busy(Device("cuda", "a GPU", 2**34, 4, 2), 0.75) is None
+    rising = [1.0 + 0.05 * i for i in range(30)]
+    assert says in verdict.wide_spread("m", rising, MACHINE, 0.75) and "rose by" in verdict.wide_spread("m", rising, MACHINE, 0.0)
 
 
 def test_one_thread_cannot_become_fewer(monkeypatch):

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from modcalc.models.losses import training_loss  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
-from modcalc.measure import point, rigs, steps, steptime, sweep  # noqa: E402
+from modcalc.measure import point, rigs, steps, steptime, sweep, usage  # noqa: E402
 from modcalc.measure.build import build  # noqa: E402
 from modcalc.measure.point import Job, measure  # noqa: E402
 
@@ -95,7 +95,7 @@ def test_models_are_built_anew_so_that_no_place_in_memory_decides(monkeypatch):
 
 def test_what_each_build_tells(monkeypatch):
     """Each model's samples are its own whoever went first; warm-ups and lacks of room are of all builds, memory of the first."""
-    order, memory, freed = [], iter(range(100)), iter(range(100))
+    order, memory, freed, waited = [], iter(range(100)), iter(range(100)), iter(range(100))
 
     class Peak:
         def __init__(self, device):
@@ -113,6 +113,7 @@ def test_what_each_build_tells(monkeypatch):
     monkeypatch.setattr(rigs, "PeakMemory", Peak)
     monkeypatch.setattr(rigs, "alternate", timed)
     monkeypatch.setattr(rigs, "retries", lambda device: next(freed))
+    monkeypatch.setattr(rigs, "waited_s", lambda: 1000.0 * next(waited))
     monkeypatch.setattr(steptime, "WARM_S", 0)
     done = measure(job(settings=settings(iterations=9, warmup=None)))
     assert order == [["tiny", "tiny (dense twin)"], ["tiny (dense twin)", "tiny"]] * 3
@@ -121,6 +122,19 @@ def test_what_each_build_tells(monkeypatch):
     assert (done.warmup.steps, done.baseline.warmup.steps) == (3 + 5, 3 + 5)
     assert (done.memory.allocated, done.baseline.memory.allocated) == (0, 1)
     assert any("ran out of room 6 times" in doubt for doubt in done.warnings)
+    assert any("threads waited for a core" in doubt for doubt in done.warnings)
+
+
+def test_seconds_that_threads_waited(tmp_path):
+    assert usage.waited_s(tmp_path) is None
+    for thread, text in (("1", "2000000000 500000000 7\n"), ("2", "1 250000000 1\n")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(text)
+    (tmp_path / "3").mkdir()
+    assert usage.waited_s(tmp_path) == 0.75
+    for thread in "12":
+        (tmp_path / thread / "schedstat").write_text("0 0 0\n")
+    assert usage.waited_s(tmp_path) is None, "a kernel that does not count"
 
 
 def test_every_build_draws_anew(monkeypatch):

@@ -267,6 +267,8 @@ def test_a_foreign_line_after_ours_is_found(tmp_path):
 def test_paths_that_cannot_be_files(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         ResultsFile(tmp_path)
+    with pytest.raises(UsageError, match="which takes a file"):
+        ResultsFile("-")
     with pytest.raises(UsageError, match="cannot be written"), ResultsFile(tmp_path / "no" / "folder.jsonl"):
         pass
 

@@ -74,7 +74,7 @@ def profile(
     """Step times of real models, median with quartiles, and what becomes of the FLOPs.
 
     Each step has new random tokens; warm-up and compilation are not counted. With --baseline both models run in turn; the
-    time ratio with its interval, the FLOP ratio and the realised saving are given. Interrupted, what was measured is kept.
+    time ratio with its interval, the FLOP ratio and the realised saving are given. Interrupted, the points that are finished are kept.
     """
     from modcalc.measure import hardware
     from modcalc.render.output import chosen
@@ -210,7 +210,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
                 shown = results.records | {record.key: record for record in records}
                 records = [shown[key] for job in todo if (key := job.key()) in shown]
         if first and records:
-            emit(document(records), tables(records, format), format)
+            emit(document(records, len(todo)), tables(records, format), format)
             if target:
                 from modcalc.render.plot_profile import plot_profile
 

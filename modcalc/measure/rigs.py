@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from modcalc.measure.records import Energy, Flops, Measured, Memory, Settings, S
 from modcalc.measure.settle import settle
 from modcalc.measure.steps import build_step, waits
 from modcalc.measure.steptime import Step, WarmUp, alternate, means, shared_out, warm_up
-from modcalc.measure.usage import PeakMemory, retries
+from modcalc.measure.usage import PeakMemory, retries, waited_s
 from modcalc.spec.schema import Spec
 
 if TYPE_CHECKING:
@@ -128,13 +129,14 @@ def turn(n: int) -> slice:
 
 class Samples(NamedTuple):
     """builds: build -> model -> seconds of its samples. rigs: the last build. device: as it was under load. freed: how often the
-    allocator had to make room.
+    allocator had to make room. waiting: threads that waited for a core, on average (None: unknown).
     """
 
     builds: list[list[list[float]]]
     rigs: list[Rig]
     device: Device
     freed: int
+    waiting: float | None
 
     def of_models(self) -> list[list[float]]:
         """Seconds of each model, build after build."""
@@ -143,7 +145,8 @@ class Samples(NamedTuple):
 
 def sampled(job: "Job", rigs: list[Rig], rounds: int, steps: int, say: Say) -> Samples:
     """`rounds` samples of each model, the mean of `steps` steps each, shared out among the builds."""
-    freed = 0
+    freed, passed = 0, 0.0
+    waited: list[float | None] = []
     builds: list[list[list[float]]] = []
     seen: list[Device] = []
     parts = shared_out(rounds, job.builds)
@@ -151,9 +154,12 @@ def sampled(job: "Job", rigs: list[Rig], rounds: int, steps: int, say: Say) -> S
         say(f"build {n + 1} of {len(parts)}" if len(parts) > 1 else f"{part:,} samples")
         if n:
             rigs = built(job, n, rigs)
-        before = retries(job.device)
+        before, waiting, start = retries(job.device), waited_s(), perf_counter()
         # No name for the steps: it would hold their models while the next are built.
         taken = alternate([rig.step for rig in rigs[turn(n)]], job.device, part * steps, lambda: seen.append(describe(job.device)))[turn(n)]
         freed += retries(job.device) - before
+        passed += perf_counter() - start
+        after = waited_s()
+        waited.append(None if after is None or waiting is None else max(0.0, after - waiting))  # less where a thread has ended
         builds.append([means(times, steps) for times in taken])
-    return Samples(builds, rigs, seen[-1], freed)
+    return Samples(builds, rigs, seen[-1], freed, None if None in waited else sum(waited) / passed)

@@ -37,6 +37,8 @@ class ResultsFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if str(path) == "-":
+            raise UsageError("--out -: results are read again to go on, which takes a file; --format json writes to stdout")
         if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
             raise UsageError(f"{path}: cannot be read again, so nothing could be resumed; choose another --out")
         self._read()

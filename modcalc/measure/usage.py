@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -66,6 +67,18 @@ def proc_bytes(file: Path, key: str) -> int | None:
             return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
     except OSError:
         return None
+
+
+def waited_s(tasks: Path = Path("/proc/self/task")) -> float | None:
+    """Seconds that threads of this process were ready to run and had no core, so far (Linux, Documentation/scheduler/sched-stats);
+    None where the kernel does not tell.
+    """
+    ran = waited = 0
+    for task in tasks.glob("*"):
+        with suppress(OSError, ValueError):  # it has ended since, or nothing is counted
+            own, waiting, _ = map(int, (task / "schedstat").read_text(encoding="ascii").split())
+            ran, waited = ran + own, waited + waiting
+    return waited / 1e9 if ran else None
 
 
 def energy(step: Step, device: torch.device, step_s: float, tokens: int) -> Energy | None:

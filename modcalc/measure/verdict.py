@@ -11,21 +11,21 @@ DRIFT = 0.05
 LAUNCH = 0.9
 OUTLIER = 2.0
 SLOWED = 1.5
+WAITING = 0.05  # on an idle machine it is below 0.01
 
 
-def wide_spread(name: str, samples: Sequence[float], device: Device) -> str | None:
-    """A warning where the middle half of the samples is wider than 10 % of the median."""
+def wide_spread(name: str, samples: Sequence[float], device: Device, waiting: float | None = None) -> str | None:
+    """A warning where the middle half of the samples is wider than 10 % of the median. waiting: see `busy`."""
     s = summarize(samples)
     if not s.wide:
         return None
     said = f"{name}: the step times spread {s.spread:.1%} (IQR / median, over {WIDE:.0%})"
     change = drift(samples)
-    load = _load()
-    if abs(change - 1) > max(DRIFT, s.spread / 2):  # less does not explain it
+    if wanted := _wanted(device, waiting):
+        cause = wanted
+    elif abs(change - 1) > max(DRIFT, s.spread / 2):  # less does not explain it
         moved = f"{'rose' if change > 1 else 'fell'} by {abs(change - 1):.0%}"
         cause = f"they {moved} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
-    elif device.type == "cpu" and load is not None and load > device.threads + 0.5:
-        cause = _wanted(load, device)
     elif max(samples) > OUTLIER * s.median:
         slow = f"single steps take up to {max(samples) / s.median:.1f} times the median"
         cause = f"{slow}: something else runs now and then; stop it, or take more samples (--seconds)"
@@ -34,12 +34,12 @@ def wide_spread(name: str, samples: Sequence[float], device: Device) -> str | No
     return f"{said}. {cause}"
 
 
-def busy(device: Device) -> str | None:
-    """A warning where other work takes this processor's time: samples that agree may all be too long."""
-    load = _load()
-    if device.type != "cpu" or load is None or load <= device.cores + 0.5:
-        return None
-    return f"other work ran while this was measured, so times may be too long: {_wanted(load, device)}"
+def busy(device: Device, waiting: float | None = None) -> str | None:
+    """A warning where other work takes this processor's time: samples that agree may all be too long. waiting: how many of this
+    process's threads waited for a core on average, None where nobody counts it: then the machine's load tells.
+    """
+    wanted = _wanted(device, waiting)
+    return wanted and f"other work ran while this was measured, so times may be too long: {wanted}"
 
 
 def launch_bound(name: str, launch_s: float | None, step_s: float) -> str | None:
@@ -100,9 +100,17 @@ def not_finite(name: str, loss: float | None) -> str | None:
     return f"{name}: the loss became {loss}; such a step may run faster than a real one; try --dtype bf16 or fp32"
 
 
-def _wanted(load: float, device: Device) -> str:
-    fewer = ", or with fewer threads (OMP_NUM_THREADS)" if device.threads > 1 else ""
-    return f"{load:.1f} threads want the {device.cores} cores, of which this process uses {device.threads}: run on an idle machine{fewer}"
+def _wanted(device: Device, waiting: float | None) -> str | None:
+    """Where more threads want a processor's cores than it has: how many, and what to do."""
+    if device.type != "cpu":
+        return None
+    advice = "run on an idle machine" + (", or with fewer threads (OMP_NUM_THREADS)" if device.threads > 1 else "")
+    if waiting is not None:
+        return f"on average {waiting:.2f} of this process's {device.threads} threads waited for a core: {advice}" if waiting > WAITING else None
+    load = _load()
+    if load is None or load <= device.cores + 0.5:
+        return None
+    return f"{load:.1f} threads want the {device.cores} cores, of which this process uses {device.threads}: {advice}"
 
 
 def _load() -> float | None:

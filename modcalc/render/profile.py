@@ -9,7 +9,7 @@ from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
 from modcalc.measure.stats import MIN_SAMPLES
 from modcalc.render.breakdown import in_order
-from modcalc.render.numbers import seconds, share, si
+from modcalc.render.numbers import seconds, several, share, si
 from modcalc.render.table import Column, Table, bad
 from modcalc.render.wording import LABELS, PAIRS
 
@@ -22,15 +22,15 @@ MODES = {
 OWN_LABELS = {**LABELS, "loss": "losses", "optimizer": "optimizer", "idle": "idle (no kernel runs)", "other": "other"}
 
 
-def document(records: Sequence[Record]) -> dict[str, Any]:
-    """One point as it is; several under `results`."""
+def document(records: Sequence[Record], asked: int) -> dict[str, Any]:
+    """One point as it is; where several were asked for, those that there are under `results`."""
     plain = [msgspec.to_builtins(record) for record in records]
-    return plain[0] if len(plain) == 1 else {"results": plain}
+    return plain[0] if asked == 1 else {"results": plain}
 
 
 def point_name(spec: str, s: Settings) -> str:
     """`mod-220m, train, batch 4, 2,048 tokens`."""
-    length = f"{s.seq_len:,} tokens" if s.mode != "decode" else "1 token"
+    length = several(s.seq_len, "token")
     cached = f" after {s.context:,} cached" if s.mode == "decode" else ""
     return f"{spec}, {s.mode}, batch {s.batch}, {length}{cached}"
 
@@ -63,7 +63,10 @@ def headline(records: Sequence[Record]) -> list[str]:
     if isinstance(record, Result):
         pairs = f"; {PAIRS[record.convention['causal']]}" if s.mode != "decode" else ""  # its one token attends to all cached ones
         lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs{pairs}")
-        lines += [peak_line(record.peak, s.dtype), *([f"reached: {_rates(record.reached)} ({record.reached.source})"] if record.reached else [])]
+        lines += [
+            peak_line(record.peak, s.dtype, record.reached is not None),
+            *([f"reached: {_rates(record.reached)} ({record.reached.source})"] if record.reached else []),
+        ]
     return lines
 
 
@@ -75,10 +78,12 @@ def device_line(d: Device) -> str:
     return f"{d.name}{clock}"
 
 
-def peak_line(peak: Peak | None, dtype: str) -> str:
-    """The peak that MFU is a share of."""
+def peak_line(peak: Peak | None, dtype: str, reached: bool = False) -> str:
+    """The peak that MFU is a share of. reached: what the device reaches is known."""
     if peak is None:
-        return f"no {dtype} peak is known for this device, so no MFU; give it with --peak-tflops, or measure it with --peaks"
+        return f"no {dtype} peak is known for this device, so no MFU; give it with --peak-tflops" + (
+            "" if reached else ", or measure it with --peaks"
+        )
     return f"peak: {_rates(peak)}, dense {dtype} ({peak.source})"
 
 
