@@ -37,8 +37,8 @@ fi
 if wanted self; then
     point self $shapes/cpu-512.yaml --baseline $shapes/cpu-512.yaml --mode forward --batch 1 "${long[@]}"
     # Steps so short that many samples would make an interval narrow enough to miss 1, if it were not the right one.
+    itself=(mod-small --baseline mod-small --mode forward "${short[@]}")
     for run in 01 02 03 04 05 06 07 08 09 10; do
-        itself=(mod-small --baseline mod-small --mode forward "${short[@]}")
         attempt "self-$run" records "self-$run" "${itself[@]}" >/dev/null
         attempt "self-once-$run" records "self-once-$run" "${itself[@]}" --builds 1 >/dev/null
     done

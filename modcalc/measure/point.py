@@ -10,7 +10,7 @@ import torch
 
 from modcalc.measure import verdict
 from modcalc.measure.attribution import attribute, whole
-from modcalc.measure.hardware import Peak, describe
+from modcalc.measure.hardware import Device, Peak, describe
 from modcalc.measure.identity import point_key
 from modcalc.measure.rating import rated
 from modcalc.measure.records import (
@@ -23,7 +23,7 @@ from modcalc.measure.records import (
     StepTime,
     ends,
 )
-from modcalc.measure.rigs import Rig, Samples, Say, built, quiet, sampled
+from modcalc.measure.rigs import Rig, Say, built, quiet, sampled
 from modcalc.measure.stats import MIN_SAMPLES, built_ratio, paired_ratio, realised_saving
 from modcalc.measure.steps import uncompiled
 from modcalc.measure.steptime import rounds_for
@@ -132,7 +132,7 @@ def measure(job: Job, say: Say = quiet) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[doubt for doubt in (*doubts(fields, samples, found), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
+        warnings=[doubt for doubt in (*doubts(fields, samples, device, found.waiting), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
     )
     return rated(result, job.peak, job.reached)
 
@@ -173,9 +173,8 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list
     return found, [*(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in found), cut]
 
 
-def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], found: Samples) -> list[str | None]:
-    """What a sceptical reader would object to, None for each that there is no reason for."""
-    device, waiting = found.device, found.waiting
+def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, waiting: float | None) -> list[str | None]:
+    """What a sceptical reader would object to, None for each that there is no reason for. waiting: see `verdict.busy`."""
     found = [verdict.few_samples(len(samples[0]), len(samples) > 1)]
     spreads = [verdict.wide_spread(own["spec"], taken, device, waiting) for own, taken in zip(fields, samples, strict=True)]
     found += spreads if any(spreads) else [verdict.busy(device, waiting)]
