@@ -45,6 +45,13 @@ if wanted self; then
 fi
 if wanted where; then
     point where $shapes/cpu-512.yaml --baseline dense --mode train --batch 1 --by component "${short[@]}"
+    # Whether that is so: clocks around the modules, without a profiler.
+    rounds=8
+    [ -z "$quick" ] || rounds=1
+    for spec in mod-small $shapes/cpu-512.yaml; do
+        name=clocks-$(basename "$spec" .yaml)
+        once "$results/$name.md" "$name" "$python" -m benchmarks.attribution_clocks "$spec" --rounds "$rounds"
+    done
 fi
 if wanted decode; then
     once "$results/decode.md" decode "$python" -m benchmarks.decode_context $shapes/cpu-512.yaml --device cpu --dtype fp32 \

@@ -3,7 +3,8 @@
 Every module of the model opens a range named after its path while it runs, so forward work belongs to the innermost open
 range. Backward work belongs to the forward operation that made its autograd node, found by sequence number. On the CPU each
 event's own time counts; on a GPU the times of the kernels that each event launched. What is left of the step by the clock
-is `other` on the CPU and `idle` on a GPU.
+is `other` on the CPU and `idle` on a GPU. Steps without the profiler lie between those under it, and are what the lines add up
+to: on the CPU, where the profiler slows everything, all are scaled; a GPU's kernels take no longer, only the host.
 """
 
 import gzip
@@ -12,7 +13,10 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from modcalc.cost.account import Report, layer
 from modcalc.measure.records import Attribution, Line, number
-from modcalc.measure.steptime import Step, alternate, warm_up
+from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
 
 if TYPE_CHECKING:
     from torch.autograd.profiler_util import FunctionEvent
@@ -29,10 +33,12 @@ if TYPE_CHECKING:
 PREFIX = "modcalc:"
 STEP = f"{PREFIX}step"
 MODULE = f"{PREFIX}module:"
-ROUNDS = (3, 10)  # at least and at most, in between what a second holds
+ROUNDS = (6, 12)  # at least and at most, in between what a second holds
 OVERHEAD = ("router", "predictor")  # the components that a dense model does not have
 PARTS = ("router", "select", "gather", "scatter", "predictor")
 USER_SCOPE = 7
+# record_function calls an operator: some 50 us once a matrix product has emptied the caches, in all a tenth of a small step.
+Range = getattr(torch._C._profiler, "_RecordFunctionFast", record_function)
 
 
 class Ranged:
@@ -40,39 +46,40 @@ class Ranged:
 
     def __init__(self, step: Step) -> None:
         self.step = step
+        self.range = Range(STEP)
 
     def prepare(self) -> None:
         self.step.prepare()
 
     def run(self) -> None:
-        with record_function(STEP):
+        with self.range:
             self.step.run()
 
 
 @contextmanager
 def ranges(model: nn.Module) -> Iterator[None]:
     """Every module of `model` opens a profiler range named after its path for as long as its forward runs."""
-    opened: list[record_function] = []
-    hooks = []
 
-    def enter(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            opened.append(record_function(f"{MODULE}{name}"))
-            opened[-1].__enter__()
+    def ranged(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
+        opened = Range(f"{MODULE}{name}")
 
-        return hook
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with opened:
+                return forward(*args, **kwargs)
 
-    def leave(*_: Any) -> None:
-        opened.pop().__exit__(None, None, None)
+        return run
 
+    before = [(module, module.__dict__.get("forward")) for module in model.modules()]
     for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(enter(name)))
-        hooks.append(module.register_forward_hook(leave))
+        module.forward = ranged(module.forward, name)  # hooks would take a longer way through Module.__call__
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for module, own in before:
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own
 
 
 @contextmanager
@@ -149,23 +156,39 @@ def _backward(event: "FunctionEvent | None") -> bool:
 
 def attribute(step: Step, model: nn.Module, report: Report, device: torch.device, by: str = "component", trace: str | None = None) -> Attribution:
     """Attribution of the (eager) step by `component`, `layer` or `path`; `trace`: a file for the Chrome trace."""
-    rounds = max(ROUNDS[0], min(ROUNDS[1], int(1 / warm_up(step, device, 2).step_s)))
-    plain = alternate([step], device, rounds)[0]
+    pace = warm_up(step, device, 2).step_s
+    rounds = max(ROUNDS[0], min(ROUNDS[1], int(1 / pace)))
+    untimed = max(1, min(UNTIMED, int(0.1 / pace)))  # after other work, of which short steps feel more
+    # A drift of the machine must cancel out. On a GPU steps are timed in a row, see `steptime`.
+    blocks, each = (rounds, 1) if device.type == "cpu" else (1, rounds)
     ranged = Ranged(step)
-    with ranges(model), profiled(device, ranged) as profiler:
-        samples = alternate([ranged], device, rounds)[0]
+    plain = alternate([step], device, each)[0]
+    taken: list[tuple[float, dict[str, float]]] = []
+    for _ in range(blocks):
+        with ranges(model), profiled(device, ranged) as profiler:
+            samples = alternate([ranged], device, each)[0]
+        taken.append((sum(samples), _times(Owners(profiler.events(), report.work.phase == "train"), device)))
+        plain += alternate([step], device, untimed + each)[0][untimed:]
+    kept = _middle(taken, key=itemgetter(0))
     if trace:
         with suppress(OSError):  # see `whole`
             Path(trace).unlink(missing_ok=True)
             profiler.export_chrome_trace(trace)
             Path(f"{trace}.tmp").unlink(missing_ok=True)
-    plain += alternate([step], device, rounds)[0]  # before and after, so that a drift of the machine cancels out
-    owners = Owners(profiler.events(), report.work.phase == "train")
-    times = {path: seconds / rounds for path, seconds in _times(owners, device).items()}
-    total = sum(samples) / rounds
-    rest = "idle" if device.type == "cuda" else ""
-    times[rest] = times.get(rest, 0.0) + total - sum(times.values())
-    return summed(times, total, sum(plain) / len(plain), report, by, rounds)
+    rounds = each * len(kept)
+    under, without = sum(seconds for seconds, _ in kept) / rounds, fmean(_middle(plain))
+    rest, scale = ("idle", 1.0) if device.type == "cuda" else ("", without / under)
+    times: dict[str, float] = {}
+    for path, seconds in chain.from_iterable(own.items() for _, own in kept):
+        times[path] = times.get(path, 0.0) + scale * seconds / rounds
+    times[rest] = times.get(rest, 0.0) + without - sum(times.values())
+    return summed(times, under, without, report, by, rounds)
+
+
+def _middle(taken: list[Any], key: Callable[[Any], float] | None = None) -> list[Any]:
+    """Without the fastest and the slowest quarter: a few steps that something disturbed would show in a mean."""
+    quarter = len(taken) // 4
+    return sorted(taken, key=key)[quarter : len(taken) - quarter]
 
 
 def whole(trace: str) -> bool:
@@ -194,8 +217,8 @@ def _times(owners: Owners, device: torch.device) -> dict[str, float]:
     return times
 
 
-def summed(times: dict[str, float], total: float, unprofiled: float, report: Report, by: str, rounds: int) -> Attribution:
-    """Lines in the order of the model, then loss, optimizer, idle and other."""
+def summed(times: dict[str, float], profiled: float, total: float, report: Report, by: str, rounds: int) -> Attribution:
+    """Lines in the order of the model, then loss, optimizer, idle and other: of the step that takes `total` without the profiler."""
     components = {path: op.component for op in reversed(report.rows) for path in op.paths()}
     train = report.work.phase == "train"
 
@@ -229,8 +252,8 @@ def summed(times: dict[str, float], total: float, unprofiled: float, report: Rep
         spec=report.plan.name,
         by=by,
         rounds=rounds,
-        step_time_s=total,
-        unprofiled_s=unprofiled,
+        step_time_s=profiled,
+        unprofiled_s=total,
         lines=lines,
         routing=routing,
         routing_s=overhead,

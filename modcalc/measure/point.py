@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
-PROTOCOL = 5  # grows when a step or its timing changes: what was measured before is then measured again
+PROTOCOL = 6  # grows when a step or its timing changes: what was measured before is then measured again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,8 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list
             raise
         return found, [verdict.not_attributed(rig.report.plan.name, job.by)]
     cut = verdict.no_trace(job.trace) if job.trace and not whole(job.trace) else None
-    return found, [*(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in found), cut]
+    slowed = (a for a in found if job.device.type == "cpu")  # a GPU's kernels take no longer
+    return found, [*(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in slowed), cut]
 
 
 def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, waiting: float | None) -> list[str | None]:

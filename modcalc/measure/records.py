@@ -151,8 +151,8 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an eager step's time goes. The lines, `other` last, add up to step_time_s, the step under the profiler;
-    unprofiled_s: the same step without it. Means of `rounds` steps. routing: the overhead of Mixture-of-Depths, by part and in all.
+    """Where an eager step's time goes. step_time_s: the step under the profiler, a mean of `rounds`; unprofiled_s: the same without
+    it, to which the lines, `other` last, add up. routing: the overhead of Mixture-of-Depths, by part and in all.
     """
 
     spec: str

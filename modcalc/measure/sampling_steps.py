@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
-from modcalc.measure.attribution import MODULE
+from modcalc.measure.attribution import MODULE, Range
 from modcalc.measure.records import Settings
 from modcalc.measure.steps import Tokens
 from modcalc.models.cache import Cache, Place
@@ -63,7 +62,7 @@ class DrawnPass(Pass):
 
 def _range(path: str) -> AbstractContextManager:
     """A profiler range of a module's path; nothing while nobody profiles."""
-    return record_function(f"{MODULE}{path}") if torch.autograd._profiler_enabled() else nullcontext()
+    return Range(f"{MODULE}{path}") if torch.autograd._profiler_enabled() else nullcontext()
 
 
 class PrefillStep:
