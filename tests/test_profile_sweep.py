@@ -99,8 +99,8 @@ def with_settings(**over) -> Job:
         (with_settings(), [Axis("context", (1, 2))], "--context with --mode forward"),
         (with_settings(mode="prefill", context=4), [], "--context with --mode prefill"),
         (with_settings(mode="decode", context=4, compile=True), [], "--mode decode: .*runs eagerly"),
-        (with_settings(parallel="ddp"), [], "under torchrun: only --mode train"),
-        (with_settings(parallel="ddp", mode="train", builds=2), [], "--by and --builds"),
+        (with_settings(parallel="ddp", mode="decode"), [], "^--mode decode: not under torchrun, where --mode forward and train are timed"),
+        (with_settings(parallel="ddp", mode="prefill", builds=2), [], "^--mode prefill and --builds: not under torchrun"),
     ],
 )
 def test_settings_that_do_not_go_together(job, axes, says):

@@ -112,10 +112,12 @@ def check(job: Job, axes: Sequence[Axis], compared: bool) -> None:
         raise UsageError(
             f"--mode {s.mode}: sampling computes the rows that pass, whose number changes, so it runs eagerly; leave out --compile and --cuda-graph"
         )
-    if s.parallel != "none" and (s.mode != "train" or s.cuda_graph or job.by or job.builds > 1):
-        raise UsageError(
-            "under torchrun: only --mode train, without --cuda-graph, --by and --builds; the ranks' spread and communication are reported instead"
-        )
+    if s.parallel != "none":
+        alone = {f"--mode {s.mode}": s.mode not in ("forward", "train"), "--cuda-graph": s.cuda_graph, "--by": job.by, "--builds": job.builds > 1}
+        if found := [option for option, given in alone.items() if given]:
+            raise UsageError(
+                f"{' and '.join(found)}: not under torchrun, where --mode forward and train are timed, with the ranks' spread and communication"
+            )
     if s.builds and s.iterations and s.builds > s.iterations:
         raise UsageError(f"--builds {s.builds} with --iterations {s.iterations}: every build takes a sample at least; give more of these")
     if compared and s.builds and 1 < s.builds < MIN_SAMPLES:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from modcalc.measure.identity import content_hash
 from modcalc.measure.records import Energy, Flops, Measured, Memory, Settings, StepTime, WarmUpTime, number
 from modcalc.measure.settle import settle
 from modcalc.measure.steps import build_step, waits
-from modcalc.measure.steptime import Step, WarmUp, alternate, means, shared_out, warm_up
+from modcalc.measure.steptime import Step, WarmUp, alternate, means, round_s, shared_out, warm_up
 from modcalc.measure.usage import PeakMemory, retries, waited_s
 from modcalc.spec.schema import Spec
 
@@ -150,8 +151,10 @@ def sampled(job: "Job", rigs: list[Rig], rounds: int, steps: int, say: Say) -> S
     builds: list[list[list[float]]] = []
     seen: list[Device] = []
     parts = shared_out(rounds, job.builds)
+    about = round_s([rig.warm for rig in rigs], job.device, steps)
     for n, part in enumerate(parts):
-        say(f"build {n + 1} of {len(parts)}" if len(parts) > 1 else f"{part:,} samples")
+        which = f"build {n + 1} of {len(parts)}" if len(parts) > 1 else f"{part:,} samples"
+        say(f"{which}, about {ceil(part * about):,} s")
         if n:
             rigs = built(job, n, rigs)
         before, waiting, start = retries(job.device), waited_s(), perf_counter()

@@ -36,8 +36,9 @@ class Tokens:
 class ForwardStep:
     """Logits of B sequences of T tokens, without gradients."""
 
-    def __init__(self, model: "Decoder", tokens: Tokens) -> None:
-        self.model, self.tokens = model.eval(), tokens
+    def __init__(self, model: "Decoder", tokens: Tokens, *, wrap: Wrap | None = None) -> None:
+        self.tokens = tokens
+        self.model = wrap(model.eval()) if wrap else model.eval()
         self.loss: Tensor | None = None
 
     def prepare(self) -> None:
@@ -123,7 +124,7 @@ def build_step(model: "Decoder", settings: Settings, device: torch.device, *, wr
         tokens = Tokens(settings.batch, settings.seq_len + 1, vocab, device, seed)
         step = TrainStep(model, tokens, wrap=wrap, compile=settings.compile, capturable=settings.cuda_graph)
     elif settings.mode == "forward":
-        step = ForwardStep(model, Tokens(settings.batch, settings.seq_len, vocab, device, seed))
+        step = ForwardStep(model, Tokens(settings.batch, settings.seq_len, vocab, device, seed), wrap=wrap)
     else:
         from modcalc.measure.sampling_steps import sampling_step
 

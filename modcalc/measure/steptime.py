@@ -87,8 +87,12 @@ def rounds_for(warm: Sequence[WarmUp], device: "torch.device", seconds: float | 
     """Samples of each kind of step, of `steps` steps each: `iterations`, or as many as fit into `seconds`, at least as many as an interval needs."""
     if iterations is not None:
         return iterations
-    a_round = steps * sum(w.step_s for w in warm) * (2 if led(len(warm), device) else 1)
-    return max(MIN_SAMPLES, min(MAX_ROUNDS, int(seconds / max(a_round, 1e-9))))
+    return max(MIN_SAMPLES, min(MAX_ROUNDS, int(seconds / max(round_s(warm, device, steps), 1e-9))))
+
+
+def round_s(warm: Sequence[WarmUp], device: "torch.device", steps: int = 1) -> float:
+    """About how long a sample of each kind takes."""
+    return steps * sum(w.step_s for w in warm) * (2 if led(len(warm), device) else 1)
 
 
 def shared_out(rounds: int, builds: int) -> list[int]:
