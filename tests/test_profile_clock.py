@@ -207,7 +207,7 @@ def test_other_doubts():
     assert "use --cuda-graph" in verdict.launch_bound("m", 0.0099, 0.01)
     assert verdict.few_samples(5, compared=False) is None and verdict.few_samples(6, compared=True) is None
     assert verdict.beyond_peak("m", None, "") is None and verdict.beyond_peak("m", 1.0, "") is None
-    assert "m: MFU 250.0%, more than all: the peak (--peak-tflops) is not" in verdict.beyond_peak("m", 2.5, "--peak-tflops")
+    assert "m: MFU 250.0 %, more than all: the peak (--peak-tflops) is not" in verdict.beyond_peak("m", 2.5, "--peak-tflops")
     assert "at least 6" in verdict.few_samples(5, compared=True) and verdict.few_samples(1, compared=True).startswith("1 sample is too few")
     assert verdict.profiler_slows("m", "layer", 1.4, 1.0) is None
     assert "m: the step takes 2.0 times as long under the profiler" in verdict.profiler_slows("m", "layer", 2.0, 1.0)

@@ -19,19 +19,19 @@ def wide_spread(name: str, samples: Sequence[float], device: Device, waiting: fl
     s = summarize(samples)
     if not s.wide:
         return None
-    said = f"{name}: the step times spread {s.spread:.1%} (IQR / median, over {WIDE:.0%})"
+    said = f"{name}: the step times spread {100 * s.spread:.1f} % (IQR / median, over {100 * WIDE:.0f} %)"
     change = drift(samples)
     if wanted := _wanted(device, waiting):
         cause = wanted
     elif abs(change - 1) > max(DRIFT, s.spread / 2):  # less does not explain it
-        moved = f"{'rose' if change > 1 else 'fell'} by {abs(change - 1):.0%}"
+        moved = f"{'rose' if change > 1 else 'fell'} by {100 * abs(change - 1):.0f} %"
         cause = f"they {moved} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
     elif max(samples) > OUTLIER * s.median:
         slow = f"single steps take up to {max(samples) / s.median:.1f} times the median"
         cause = f"{slow}: something else runs now and then; stop it, or take more samples (--seconds)"
     else:
         cause = "no single cause shows: take more samples (--seconds), on a machine that does nothing else"
-    return f"{said}. {cause}"
+    return f"{said}; {cause}"
 
 
 def busy(device: Device, waiting: float | None = None) -> str | None:
@@ -90,7 +90,7 @@ def beyond_peak(name: str, mfu: float | None, source: str) -> str | None:
     """A warning where a model would be faster than its device can be."""
     if mfu is None or mfu <= 1:
         return None
-    return f"{name}: MFU {mfu:.1%}, more than all: the peak ({source}) is not this device's, or not of this dtype"
+    return f"{name}: MFU {100 * mfu:.1f} %, more than all: the peak ({source}) is not this device's, or not of this dtype"
 
 
 def not_finite(name: str, loss: float | None) -> str | None:
