@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PREFIX = "modcalc:"
 STEP = f"{PREFIX}step"
 MODULE = f"{PREFIX}module:"
-ROUNDS = (6, 12)  # at least and at most, in between what a second holds
+ROUNDS = (4, 12)  # at least and at most, in between what three seconds hold
 OVERHEAD = ("router", "predictor")  # the components that a dense model does not have
 PARTS = ("router", "select", "gather", "scatter", "predictor")
 USER_SCOPE = 7
@@ -157,7 +157,7 @@ def _backward(event: "FunctionEvent | None") -> bool:
 def attribute(step: Step, model: nn.Module, report: Report, device: torch.device, by: str = "component", trace: str | None = None) -> Attribution:
     """Attribution of the (eager) step by `component`, `layer` or `path`; `trace`: a file for the Chrome trace."""
     pace = warm_up(step, device, 2).step_s
-    rounds = max(ROUNDS[0], min(ROUNDS[1], int(1 / pace)))
+    rounds = max(ROUNDS[0], min(ROUNDS[1], int(3 / pace)))
     untimed = max(1, min(UNTIMED, int(0.1 / pace)))  # after other work, of which short steps feel more
     # A drift of the machine must cancel out. On a GPU steps are timed in a row, see `steptime`.
     blocks, each = (rounds, 1) if device.type == "cpu" else (1, rounds)
