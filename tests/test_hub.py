@@ -102,6 +102,13 @@ def test_windows_by_layer() -> None:
     assert tiny("qwen3", **qwen, layer_types=types).attention.window == [None, 9]
     assert tiny("qwen3_moe", **qwen).attention.window == 9
     assert tiny("qwen3_moe", num_key_value_heads=2, sliding_window=9).attention.window is None
+    ministral = dict(num_key_value_heads=2, head_dim=8)
+    assert tiny("ministral", **ministral).attention.window == 4096 and tiny("ministral", **ministral, sliding_window=None).attention.window is None
+    # As AutoConfig reads it: a mistral with a list of its layers.
+    assert named("ministral-8b").attention.window == [None, 32768, 32768, 32768]
+    assert tiny("mistral", **ministral, layer_types=types).attention.window == [None, 4096]
+    with pytest.raises(SpecError, match="head_dim: null, or left out"):
+        tiny("ministral", num_key_value_heads=2)
 
 
 def test_opt_350m() -> None:

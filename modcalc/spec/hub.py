@@ -86,7 +86,8 @@ def _model_type(at: Source) -> ModelType:
                 raise SpecError(
                     [at.problem(key, f"this model reads {SECTIONS[key]} too; only its text decoder can be billed: remove this section for that")]
                 )
-        return TYPES[name]
+        # As the library's AutoConfig does: Ministral's published file calls itself mistral.
+        return TYPES["ministral" if name == "mistral" and "layer_types" in raw else name]
     for key, what in SECTIONS.items():
         if raw.get(key) is not None:
             text = raw.get("text_config")

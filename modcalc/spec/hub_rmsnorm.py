@@ -30,6 +30,10 @@ from modcalc.spec.hub_parts import (
 )
 from modcalc.spec.hub_rules import of
 
+MISTRAL_DEFAULTS = sizes(
+    32000, 4096, 32, 32, max_position_embeddings=131072, intermediate_size=14336, num_key_value_heads=8, head_dim=None,
+    rms_norm_eps=1e-6, sliding_window=4096, **SILU, **rope(),
+)  # fmt: skip
 QWEN_WINDOW = {"attention.window": layers.layered_window(lambda c, i: i >= c["max_window_layers"], "use_sliding_window")}
 
 RMSNORM: dict[str, ModelType] = {
@@ -41,12 +45,17 @@ RMSNORM: dict[str, ModelType] = {
         fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,)},
     ),
     "mistral": ModelType(
-        defaults=sizes(
-            32000, 4096, 32, 32, max_position_embeddings=131072, intermediate_size=14336, num_key_value_heads=8, head_dim=None,
-            rms_norm_eps=1e-6, sliding_window=4096, **SILU, **rope(),
-        ),
+        defaults=MISTRAL_DEFAULTS,
         knobs={**LLAMA, **WINDOW},
         checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED | NO_BIAS,
+    ),
+    "ministral": ModelType(
+        defaults={**MISTRAL_DEFAULTS, "layer_types": None},
+        knobs={**LLAMA, "attention.window": layers.layered_window(lambda c, i: c["sliding_window"] is not None)},
+        # The library's layers cannot do without head_dim.
+        checks=(*WHOLE, r.needed("head_dim")),
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_BIAS,
     ),
