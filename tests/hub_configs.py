@@ -9,7 +9,7 @@ KV_FREE = (
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
     "ministral",
 )  # fmt: skip
-KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe")
+KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium")
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = ("qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral")
 ROTARY_PARTIAL = {
@@ -87,6 +87,8 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(attention_bias=flag())
         case "ministral":  # the library's class makes the windows' mask in any case
             return dict(sliding_window=window, **(dict(layer_types=layers) if flag() else {}))
+        case "helium":
+            return dict(head_dim=c["hidden_size"] // H, attention_bias=flag(), mlp_bias=flag())
         case "olmo3":
             return dict(attention_bias=flag(), sliding_window=window, **(dict(layer_types=layers) if flag() else {}))
         case "arcee":

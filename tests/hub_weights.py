@@ -59,7 +59,7 @@ OWN = {
     "glm4": {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
 }
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
-NEIGHBOURS = ("glm", "glm4", "ernie4_5", "cohere", "cohere2", "gptj", "deepseek_v2")
+NEIGHBOURS = ("glm", "glm4", "ernie4_5", "cohere", "cohere2", "gptj", "deepseek_v2", "helium")
 
 
 def convert(model: torch.nn.Module) -> dict[str, Tensor]:

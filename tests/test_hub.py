@@ -133,6 +133,7 @@ def test_biases_by_projection() -> None:
     assert named("qwen2.5-0.5b").attention.bias == ProjectionBias(q=True, k=True, v=True)
     assert tiny("stablelm", num_key_value_heads=4, use_qkv_bias=True).attention.bias == ProjectionBias(q=True, k=True, v=True)
     assert named("stablelm-3b-4e1t").attention.bias is False
+    assert tiny("helium", num_key_value_heads=4, head_dim=8, attention_bias=True).attention.bias == ProjectionBias(q=True, k=True, v=True)
     latent = dict(first_k_dense_replace=1, num_key_value_heads=4, attention_bias=True)
     assert tiny("deepseek_v3", **latent).attention.bias == ProjectionBias(q=True, k=True, o=True)
     assert tiny("deepseek_v3", **latent, q_lora_rank=None).attention.bias == ProjectionBias(k=True, o=True)

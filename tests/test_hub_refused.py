@@ -85,6 +85,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "falcon", "num_ln_in_parallel_attn": 2}, "1 is possible"),
         ({"model_type": "falcon", "multi_query": False, "num_kv_heads": 2}, "num_attention_heads (71) is needed"),
         ({"model_type": "olmoe", "head_dim": 64}, "are not hidden_size 2048"),
+        ({"model_type": "helium", "hidden_size": 2048}, "128 x 20 heads are not hidden_size 2048"),
         ({"model_type": "deepseek_v3", "num_key_value_heads": 8}, "one key and value per head"),
         ({"model_type": "deepseek_v3", "scoring_func": "softmax"}, 'only "sigmoid" here'),
         ({"model_type": "mixtral", "num_experts_per_tok": 9}, "moe.top_k"),

@@ -143,6 +143,18 @@ RMSNORM: dict[str, ModelType] = {
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_BIAS,
     ),
+    "helium": ModelType(
+        defaults=sizes(
+            48000, 2560, 24, 20, max_position_embeddings=4096, intermediate_size=7040, num_key_value_heads=20, head_dim=128,
+            rms_norm_eps=1e-8, attention_bias=False, mlp_bias=False, **SILU, **rope(100000.0),
+        ),
+        # Its output projection has no bias, and the width of the model on both sides.
+        knobs={**LLAMA, **QKV_BIAS, "mlp.bias": of("mlp_bias")},
+        only_if={"attention.bias": of("attention_bias")},
+        checks=(*WHOLE, r.equal_heads),
+        free=ATTENTION_DROPOUT | {"pretraining_tp"},
+        fixed=UNROTATED | NO_WINDOW,
+    ),
     "granite": ModelType(
         defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False, **NO_MULTIPLIERS),
         knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES},
