@@ -255,6 +255,12 @@ def test_shared_experts_and_groups() -> None:
     assert tiny("glm4_moe_lite", **latent, first_k_dense_replace=3, mlp_layer_types=three).moe.offset == 3
     with pytest.raises(SpecError, match="num_experts_per_tok: null, or left out"):
         tiny("deepseek_v2")
+    dots = named("dots.llm1")
+    assert (dots.moe.n_shared, dots.moe.offset, dots.attention.qk_norm.scope, dots.attention.window) == (2, 1, "head", None)
+    few = dict(num_key_value_heads=4, num_experts_per_tok=2, n_routed_experts=4)
+    assert tiny("dots1", **few, n_shared_experts=1, max_window_layers=3).attention.window == [None, None, None, 4096]
+    with pytest.raises(SpecError, match="n_shared_experts: null, or left out"):
+        tiny("dots1", **few)
     assert (named("minimax-m2").positions.fraction, named("minimax-m2").attention.qk_norm.scope) == (0.5, "full")
     two = dict(num_key_value_heads=4, rotary_dim=64)
     assert tiny("minimax_m2", **two, rope_parameters={"partial_rotary_factor": 0.25}).positions.fraction == 0.25

@@ -1,9 +1,10 @@
-"""Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin."""
+"""Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin, dots.llm1."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_experts import ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
+    ATTENTION_BIAS,
     LLAMA,
     NO_MLP_BIAS,
     PARTIAL,
@@ -106,5 +107,23 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
         free=FREE | MLA_FREE,
         fixed=UNROTATED | NO_MLP_BIAS | FIXED,
+    ),
+    "dots1": ModelType(
+        defaults=sizes(
+            152064, 4608, 62, 32, max_position_embeddings=2048, intermediate_size=10944, num_key_value_heads=32, head_dim=None,
+            moe_intermediate_size=1408, n_shared_experts=None, n_routed_experts=None, routed_scaling_factor=1.0, n_group=1, topk_group=1,
+            num_experts_per_tok=None, first_k_dense_replace=0, norm_topk_prob=False, rms_norm_eps=1e-6, attention_bias=False,
+            sliding_window=4096, max_window_layers=62, layer_types=None, **SILU, **rope(),
+        ),
+        knobs={
+            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **SHARED, **SIGMOID, **OFFSET, "attention.head_dim": r.floored_head_dim,
+            "attention.window": layers.layered_window(lambda c, i: c["sliding_window"] is not None and i >= c["max_window_layers"]),
+            "moe.n_experts": r.needed("n_routed_experts"), "moe.n_shared": r.needed("n_shared_experts"),
+        },
+        only_if=AFTER_DENSE,
+        checks=WHOLE,
+        names={"num_local_experts": "n_routed_experts"},
+        free=FREE | {"pretraining_tp"},
+        fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"use_sliding_window": (False, None)},
     ),
 }  # fmt: skip
