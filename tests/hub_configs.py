@@ -20,11 +20,14 @@ GPT = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_h
 NAMES = {
     "gpt2": GPT,
     "gptj": GPT,
+    "codegen": GPT,
     "gpt_bigcode": GPT,
     "gpt_neo": {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
     "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "seq_length"},
 }
-INNER = {"gpt2": "n_inner", "gptj": "n_inner", "gpt_bigcode": "n_inner", "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None}
+INNER = {
+    **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), "n_inner"), "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None,
+}  # fmt: skip
 
 
 def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     def flag() -> bool:
         return rng.random() < 0.5
 
-    H = rng.choice((1, 2, 4, 6))
+    H = rng.choice((4, 8) if model_type == "codegen" else (1, 2, 4, 6))
     N = 4 * rng.randint(1, 3)  # half of it is rotated in pairs
     free = model_type in KV_FREE and flag()
     # Without a head_dim of its own a model's width is that of its heads.
@@ -114,7 +117,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
         case "cohere2":
             more = dict(layer_types=layers) if flag() else dict(sliding_window_pattern=rng.randint(1, 4)) if flag() else {}
             return dict(attention_bias=flag(), sliding_window=window, logit_scale=0.25, **more)
-        case "gptj":
+        case "gptj" | "codegen":
             return dict(rotary_dim=rng.choice((2, 4)))
         case "gpt_bigcode":
             return dict(multi_query=flag(), scale_attn_weights=flag())

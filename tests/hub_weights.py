@@ -59,7 +59,7 @@ OWN = {
     "glm4": {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
 }
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
-NEIGHBOURS = ("glm", "glm4", "ernie4_5", "cohere", "cohere2", "gptj", "deepseek_v2", "helium")
+NEIGHBOURS = ("glm", "glm4", "ernie4_5", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium")
 
 
 def convert(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -88,11 +88,12 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
         yield "attn.core.sinks", value
     elif "experts." in f"{module}.{leaf}." and "shared" not in module:
         yield from _experts(kind, rest, value)
-    elif module in ("self_attn.qkv_proj", "attn.c_attn", "attention.query_key_value", "self_attention.query_key_value"):
+    elif module in ("self_attn.qkv_proj", "attn.qkv_proj", "attn.c_attn", "attention.query_key_value", "self_attention.query_key_value"):
         if kind == "gpt2":
             value = value.t() if value.dim() == 2 else value
         for p, part in zip("qkv", _qkv(config, value), strict=True):
-            yield f"attn.{p}_proj.{leaf}", part
+            ours = f"attn.{p}_proj"
+            yield f"{ours}.{leaf}", part if p == "v" else _turned(config, ours, part)
     elif module == "mlp.gate_up_proj":
         gate, up = value.chunk(2)
         yield f"mlp.gate_proj.{leaf}", gate
@@ -123,7 +124,7 @@ def _turned(config: object, ours: str, value: Tensor) -> Tensor:
     else:
         N, before = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads, 0
         share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
-        r = (config.rotary_dim or N) if kind == "gptj" else int(N * share)
+        r = (config.rotary_dim or N) if kind in ("gptj", "codegen") else int(N * share)
     heads = value.unflatten(0, (-1, N))
     part = heads[:, before : before + r]
     # nanochat turns the other way, which is the second half before the first.
@@ -136,6 +137,9 @@ def _qkv(config: object, fused: Tensor) -> list[Tensor]:
     H = config.num_attention_heads
     N = getattr(config, "head_dim", None) or config.hidden_size // H
     kind = config.model_type
+    if kind == "codegen":
+        q, v, k = (part.flatten(0, 1) for part in fused.unflatten(0, (4, 3, -1)).unbind(1))
+        return [q, k, v]
     if kind == "gpt_bigcode" and config.multi_query:
         return list(fused.split((H * N, N, N)))
     if kind in ("gpt_neox", "bloom", "gpt_bigcode") or (kind == "falcon" and not config.new_decoder_architecture and not config.multi_query):

@@ -211,6 +211,8 @@ def test_the_gpt_family() -> None:
     assert neo.attention.window == [None, 256] and neo.attention.scale == 1.0 and neo.attention.bias == ProjectionBias(o=True)
     assert (j.parallel, j.positions.kind, j.positions.fraction, j.head.bias, j.attention.bias) == ("shared_norm", "rotary", 0.25, True, False)
     assert tiny("gptj", rotary_dim=6).positions.fraction == 0.75
+    code = named("codegen-350m")
+    assert (code.parallel, code.positions.fraction, code.head.bias, code.attention.bias, code.mlp.bias) == ("shared_norm", 0.5, True, False, True)
     assert (star.attention.n_kv_heads, star.positions.kind, star.seq_len) == (1, "learned", 8192)
     assert tiny("gpt_bigcode", multi_query=False).attention.n_kv_heads is None
     with pytest.raises(SpecError, match="attention_types: 24 layers for num_hidden_layers 4"):

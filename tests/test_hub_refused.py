@@ -83,6 +83,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "gemma", "use_bidirectional_attention": True}, "only false here"),
         ({"model_type": "falcon", "new_decoder_architecture": True, "parallel_attn": False}, "cannot run such a model"),
         ({"model_type": "falcon", "num_ln_in_parallel_attn": 2}, "1 is possible"),
+        ({"model_type": "codegen", "n_head": 2}, "n_head: 2 is no multiple of 4"),
         ({"model_type": "falcon", "multi_query": False, "num_kv_heads": 2}, "num_attention_heads (71) is needed"),
         ({"model_type": "olmoe", "head_dim": 64}, "are not hidden_size 2048"),
         ({"model_type": "helium", "hidden_size": 2048}, "128 x 20 heads are not hidden_size 2048"),

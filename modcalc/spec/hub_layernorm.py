@@ -1,4 +1,4 @@
-"""Model types with LayerNorm: the GPT family, OPT, BLOOM, Phi, StarCoder, StableLM, Falcon, OLMo, Command R."""
+"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BLOOM, Phi, StarCoder, StableLM, Falcon, OLMo, Command R."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
@@ -40,6 +40,12 @@ GPT2_FREE = frozenset({
     "attn_pdrop", "embd_pdrop", "n_ctx", "resid_pdrop", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
     "summary_use_proj",
 })  # fmt: skip
+GPTJ = {
+    **GPT, "positions.kind": "rotary", "positions.fraction": r.rotary_dims, "head.bias": True, "parallel": "shared_norm",
+}  # fmt: skip
+GPTJ_DEFAULTS = sizes(
+    50400, 4096, 28, 16, max_position_embeddings=2048, n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, rotary_dim=64,
+)  # fmt: skip
 COHERE = {
     **DECODER, **GROUPED, **GATED, **ATTENTION_BIAS, **norm("layernorm", "layer_norm_eps"), "norm.bias": False, "parallel": "shared_norm",
     "head.scale": r.factor("logit_scale"),
@@ -171,16 +177,20 @@ LAYERNORM: dict[str, ModelType] = {
         free=GPT2_FREE | ATTENTION_DROPOUT | {"classifier_dropout", "embed_dropout", "resid_dropout"},
     ),
     "gptj": ModelType(
-        defaults=sizes(
-            50400, 4096, 28, 16, max_position_embeddings=2048, n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, rotary_dim=64,
-        ),
-        knobs={
-            **GPT, "positions.kind": "rotary", "positions.fraction": r.rotary_dims, "head.bias": True, "parallel": "shared_norm",
-        },
+        defaults=GPTJ_DEFAULTS,
+        knobs=GPTJ,
         checks=(r.needed("rotary_dim"),),
         names=GPT2_NAMES,
         free=GPT2_FREE,
         fixed={"rotary": (True,), "scale_attn_weights": (True,)},
+    ),
+    "codegen": ModelType(
+        defaults=GPTJ_DEFAULTS,
+        knobs=GPTJ,
+        checks=(r.needed("rotary_dim"), r.heads_in_four_parts),
+        names=GPT2_NAMES,
+        free=GPT2_FREE,
+        fixed={"scale_attn_weights": (True,)},
     ),
     "gpt_bigcode": ModelType(
         defaults=sizes(

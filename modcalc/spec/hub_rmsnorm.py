@@ -153,7 +153,7 @@ RMSNORM: dict[str, ModelType] = {
         only_if={"attention.bias": of("attention_bias")},
         checks=(*WHOLE, r.equal_heads),
         free=ATTENTION_DROPOUT | {"pretraining_tp"},
-        fixed=UNROTATED | NO_WINDOW,
+        fixed=UNROTATED,
     ),
     "granite": ModelType(
         defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False, **NO_MULTIPLIERS),

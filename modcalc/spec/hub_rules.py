@@ -78,6 +78,13 @@ def equal_heads(c: Config) -> None:
         raise Refused("head_dim", f"{dims}, which this model_type needs")
 
 
+def heads_in_four_parts(c: Config) -> None:
+    """CodeGen: queries, values and keys of a quarter of the heads stand together."""
+    H = c["num_attention_heads"]
+    if H % 4:
+        raise Refused("num_attention_heads", f"{H} is no multiple of 4, which the transformers library needs for this model_type")
+
+
 def kv_heads(c: Config) -> int | None:
     """K, if it is not H."""
     H, K = c["num_attention_heads"], c["num_key_value_heads"]
