@@ -7,11 +7,11 @@ from typing import Any
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
-    "ministral", "dots1",
+    "ministral", "ministral3", "dots1",
 )  # fmt: skip
 KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium")
 # Types whose own default of head_dim is no width of D / H, or that have no default.
-OWN_HEAD_DIM = ("qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral")
+OWN_HEAD_DIM = ("qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3")
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct", **dict.fromkeys(("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe"), "partial_rotary_factor"),
 }  # fmt: skip
@@ -88,6 +88,8 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(word_embed_proj_dim=narrow, **{name: flag() for name in names})
         case "gemma" | "olmo" | "olmo2" | "glm" | "glm4" | "nanochat":
             return dict(attention_bias=flag())
+        case "ministral3":
+            return dict(sliding_window=rng.choice((window, "null")))
         case "ministral":  # the library's class makes the windows' mask in any case
             return dict(sliding_window=window, **(dict(layer_types=layers) if flag() else {}))
         case "helium":

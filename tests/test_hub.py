@@ -283,6 +283,7 @@ def test_free_head_dim_and_partial_rotary() -> None:
 def test_the_description_says_what_is_not_carried() -> None:
     assert "llama3 RoPE scaling" in named("llama-3.2-1b").description
     assert named("deepseek-v3").description.endswith("Not carried: the modules for multi-token prediction, quantization, yarn RoPE scaling.")
+    assert named("ministral-3-3b").description.endswith("Not carried: yarn RoPE scaling, queries scaled by position.")
     assert "Not carried" not in named("llama-3-8b").description
     assert all(not defaulted(from_config(path)) for path in CONFIGS.glob("*.json"))
     stump = from_config({"model_type": "gpt2", "n_embd": 768, "scale_attn_by_inverse_layer_idx": True})

@@ -199,6 +199,8 @@ def _description(raw: Mapping[str, Any], kind: ModelType) -> str:
         section = raw.get(key) or {}
         types = [s.get("rope_type") or s.get("type") for s in (section, *section.values()) if isinstance(s, Mapping)]
         dropped += sorted({f"{name} RoPE scaling" for name in types if name not in (None, "default")})
+        # Ministral 3: a factor on queries that grows with their position.
+        dropped += ["queries scaled by position"] if section.get("llama_4_scaling_beta") else []
     text = f"Imported from a config.json of the transformers library, model_type {raw['model_type']}."
     text += f" {DEFAULTED}{', '.join(silent)}." if silent else ""
     return f"{text} {NOT_CARRIED}{', '.join(dict.fromkeys(dropped))}." if dropped else text

@@ -59,6 +59,16 @@ RMSNORM: dict[str, ModelType] = {
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_BIAS,
     ),
+    "ministral3": ModelType(
+        defaults=sizes(
+            131072, 4096, 34, 32, max_position_embeddings=262144, intermediate_size=14336, num_key_value_heads=8, head_dim=128,
+            rms_norm_eps=1e-5, sliding_window=None, **SILU, **rope(1000000.0),
+        ),
+        knobs={**LLAMA, **WINDOW},
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED | NO_BIAS,
+    ),
     "qwen2": ModelType(
         defaults=sizes(
             151936, 4096, 32, 32, max_position_embeddings=32768, intermediate_size=22016, num_key_value_heads=32, head_dim=None,
