@@ -9,7 +9,7 @@ KV_FREE = (
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
     "ministral", "ministral3", "dots1",
 )  # fmt: skip
-KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium")
+KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe")
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = ("qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3")
 ROTARY_PARTIAL = {
@@ -28,6 +28,9 @@ NAMES = {
 INNER = {
     **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), "n_inner"), "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None,
 }  # fmt: skip
+
+
+BALANCE = "e_score_correction_bias"
 
 
 def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
@@ -160,6 +163,11 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
         case "minimax_m2":
             half = dict(rotary_dim=c["head_dim"] // 2) if flag() else {}
             return dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top, **half)
+        case "ernie4_5_moe":
+            shared, ends = rng.randint(0, 2), (-1, *range(L))
+            experts = dict(moe_num_experts=top + rng.randint(0, 3), moe_k=top, moe_intermediate_size=rng.randint(3, 20))
+            where = dict(moe_layer_start_index=rng.randint(0, L), moe_layer_end_index=rng.choice(ends), moe_layer_interval=rng.randint(1, 3))
+            return dict(use_bias=flag() and not shared, moe_num_shared_experts=shared, **experts, **where)
         case "granitemoe":
             experts = dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
             return dict(attention_bias=flag(), **experts, **_multipliers(rng, flag))
@@ -225,7 +233,8 @@ def library_model(config: Any, device: str) -> Any:
 
 
 def library_params(config: Any) -> int:
-    return sum(p.numel() for p in library_model(config, "meta").parameters())
+    # ERNIE's bias for the experts' selection is a frozen parameter there, that of the others a buffer.
+    return sum(p.numel() for name, p in library_model(config, "meta").named_parameters() if not name.endswith(BALANCE))
 
 
 def library_flops(config: Any, batch: int, tokens: int, device: str) -> int:

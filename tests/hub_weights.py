@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 import torch
+from hub_configs import BALANCE
 from torch import Tensor
 
 # Library's module -> ours; {} is the layer. Where a type differs from the others it stands under its own name.
@@ -59,14 +60,20 @@ OWN = {
     "glm4": {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
 }
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
-NEIGHBOURS = ("glm", "glm4", "ernie4_5", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium")
+NEIGHBOURS = ("glm", "glm4", "ernie4_5", "ernie4_5_moe", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium")
+
+
+def tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What the library model computes with: its parameters, and the biases that balance its experts."""
+    yield from model.named_parameters()
+    yield from ((name, value) for name, value in model.named_buffers() if name.endswith(BALANCE))
 
 
 def convert(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Our parameters by name, made from the library model's."""
+    """Our parameters and buffers by name, made from the library model's."""
     config = model.config
     out: dict[str, Tensor] = {}
-    for name, value in model.named_parameters():
+    for name, value in tensors(model):
         layer = re.search(r"\.(\d+)\.", name)
         i = layer.group(1) if layer else ""
         rest = name[layer.end() :] if layer else name.removeprefix("model.").rpartition("decoder.")[2]
@@ -84,7 +91,9 @@ def convert(model: torch.nn.Module) -> dict[str, Tensor]:
 def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator[tuple[str, Tensor]]:
     kind = config.model_type
     module, _, leaf = rest.rpartition(".")
-    if module.endswith("sinks") or rest == "self_attn.sinks":
+    if leaf == BALANCE:
+        yield "moe.balance_bias", value.flatten()
+    elif module.endswith("sinks") or rest == "self_attn.sinks":
         yield "attn.core.sinks", value
     elif "experts." in f"{module}.{leaf}." and "shared" not in module:
         yield from _experts(kind, rest, value)

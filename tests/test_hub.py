@@ -53,7 +53,8 @@ def test_every_understood_field_changes_the_spec(model_type: str) -> None:
     kind = TYPES[model_type]
     others = {
         "size": [1, 2, 3, 5, 6, 12], "layers": [1, 3], "count": [0, 1, 2, 3], "flag": [True, False], "number": [0.5, 0.25, 0.125, 7.0],
-        "texts": [["full_attention"] * 4], "text": ["relu", "silu", "gelu"], "section": [{"rope_theta": 123.0}], "counts": [[1], [0, 2]],
+        "index": [-1, 0, 2], "texts": [["full_attention"] * 4], "text": ["relu", "silu", "gelu"], "section": [{"rope_theta": 123.0}],
+        "counts": [[1], [0, 2]],
         "pattern": [1, 2], "runs": [[[["local", "global"], 1]], [[["local"], 3]]],
     }  # fmt: skip
     starts = [nulled(draw(model_type, random.Random(f"fields {model_type} {seed}"))) for seed in range(40)]
@@ -257,6 +258,12 @@ def test_shared_experts_and_groups() -> None:
     assert tiny("glm4_moe_lite", **latent, first_k_dense_replace=3, mlp_layer_types=three).moe.offset == 3
     with pytest.raises(SpecError, match="num_experts_per_tok: null, or left out"):
         tiny("deepseek_v2")
+    ernie, four = named("ernie-4.5-21b-a3b"), dict(num_key_value_heads=4)
+    assert (ernie.moe.offset, ernie.moe.n_shared, ernie.moe.score, ernie.moe.balance_bias) == (1, 2, "softmax_topk", True)
+    assert tiny("ernie4_5_moe", **four, moe_layer_start_index=0, moe_layer_end_index=2).moe.layers == [0, 1, 2]
+    assert tiny("ernie4_5_moe", **four, moe_layer_start_index=0, moe_layer_interval=2).moe.layers == [1, 3]
+    assert tiny("ernie4_5_moe", **four, moe_layer_start_index=4, use_bias=True).moe is None
+    assert tiny("ernie4_5_moe", **four, moe_num_shared_experts=0, use_bias=True).head.bias
     dots = named("dots.llm1")
     assert (dots.moe.n_shared, dots.moe.offset, dots.attention.qk_norm.scope, dots.attention.window) == (2, 1, "head", None)
     few = dict(num_key_value_heads=4, num_experts_per_tok=2, n_routed_experts=4)

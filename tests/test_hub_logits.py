@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.23")
 
 from hub_configs import draw, library_config, library_model, nulled  # noqa: E402
-from hub_weights import convert  # noqa: E402
+from hub_weights import convert, tensors  # noqa: E402
 
 from modcalc import build  # noqa: E402
 from modcalc.spec.hub import TYPES, from_config  # noqa: E402
@@ -39,12 +39,12 @@ def test_same_logits_as_the_library(model_type: str) -> None:
         theirs = library_model(library_config(config), "cpu")
         torch.manual_seed(zlib.crc32(f"{model_type}{seed}".encode()))
         with torch.no_grad():
-            for parameter in theirs.parameters():
+            for _, parameter in tensors(theirs):
                 # Far from the initial zeros and ones, so that no bias or norm can hide.
                 parameter.copy_(torch.randn_like(parameter) * 0.4 + (1.0 if parameter.dim() == 1 else 0.0))
             ours = build(spec, seq_len=TOKENS).eval()
             found = convert(theirs)
-            assert set(found) == set(dict(ours.named_parameters())), config
+            assert set(found) == {name for name, _ in (*ours.named_parameters(), *ours.named_buffers())}, config
             ours.load_state_dict(found, strict=False)
             tokens = torch.randint(0, spec.vocab_size, (2, TOKENS))
             expected = theirs(input_ids=tokens, use_cache=False).logits

@@ -38,7 +38,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "qwen3_next"}, '"qwen3_next": its models may have layers without softmax attention'),
         ({"model_type": "llama4_text"}, '"llama4_text": its models may have attention in chunks, which no spec can describe; supported: arcee, '),
         ({"model_type": "gemma3"}, "did you mean gemma3_text?"),
-        ({"model_type": "ernie4_5_moe"}, '"ernie4_5_moe" is not supported; supported: '),
+        ({"model_type": "ernie4_5_vl_moe"}, '"ernie4_5_vl_moe" is not supported; supported: '),
         ({"model_type": [1]}, "[1] is not supported"),
         ({"model_type": 7}, "7 is not supported"),
         ({}, "model_type: missing"),
@@ -90,6 +90,8 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "deepseek_v3", "num_key_value_heads": 8}, "one key and value per head"),
         ({"model_type": "deepseek_v3", "scoring_func": "softmax"}, 'only "sigmoid" here'),
         ({"model_type": "mixtral", "num_experts_per_tok": 9}, "moe.top_k"),
+        ({"model_type": "ernie4_5_moe", "use_bias": True}, "biases in shared but not in routed experts"),
+        ({"model_type": "ernie4_5_moe", "moe_layer_end_index": -2}, "-2 is not an integer from -1"),
         ({"model_type": "phi3", "attention_bias": True}, "only false here"),
     ],
 )  # fmt: skip

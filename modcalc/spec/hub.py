@@ -98,7 +98,7 @@ def _model_type(at: Source) -> ModelType:
         raise SpecError([at.problem("model_type", f"missing: is this the config.json of a model? {supported}")])
     if isinstance(name, str) and name in BEYOND:
         raise SpecError([at.problem("model_type", f"{show(name)}: its models may have {BEYOND[name]}, which no spec can describe; {supported}")])
-    # A longer name is another type (ernie4_5_moe), not a misspelt one.
+    # A longer name is another type (ernie4_5_vl_moe), not a misspelt one.
     known = str(name).lower()
     near = [] if known.startswith(tuple(f"{kind}_" for kind in TYPES)) else get_close_matches(known, TYPES, 1, 0.75)
     near = [f"{known}_text"] if f"{known}_text" in TYPES else near

@@ -99,7 +99,7 @@ DEEPSEEK: dict[str, ModelType] = {
             norm_topk_prob=True, mlp_layer_types=None, first_k_dense_replace=1, rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
         ),
         knobs={
-            **LLAMA, **MLA, **SHARED, **SIGMOID, "moe.offset": layers.glm_offset, "moe.layers": layers.glm_explicit_layers,
+            **LLAMA, **MLA, **SHARED, **SIGMOID, **layers.to_the_end(layers.glm_sparse_layers),
         },
         only_if=MLA_BIASED | {"moe": layers.glm_sparse_layers},
         checks=(*WHOLE, r.latent_kv_heads),

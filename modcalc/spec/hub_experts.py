@@ -1,4 +1,4 @@
-"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, gpt-oss, MiniMax-M2, Granite-MoE."""
+"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, gpt-oss, MiniMax-M2, Granite-MoE, ERNIE 4.5."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
@@ -137,5 +137,22 @@ EXPERTS: dict[str, ModelType] = {
         checks=WHOLE,
         free=ROUTED_FREE,
         fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "ernie4_5_moe": ModelType(
+        defaults=sizes(
+            103424, 2560, 28, 20, tied=True, max_position_embeddings=131072, intermediate_size=12288, num_key_value_heads=4, head_dim=None,
+            rms_norm_eps=1e-5, use_bias=False, moe_intermediate_size=1536, num_experts_per_tok=6, num_experts=64, moe_num_shared_experts=2,
+            moe_layer_start_index=1, moe_layer_end_index=-1, moe_layer_interval=1, **SILU, **rope(500000.0),
+        ),
+        knobs={
+            **LLAMA, **experts("num_experts"), **layers.to_the_end(layers.ernie_sparse_layers), "attention.head_dim": r.floored_head_dim,
+            "attention.bias": of("use_bias"), "mlp.bias": layers.ernie_mlp_bias, "head.bias": of("use_bias"),
+            "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": of("moe_num_shared_experts"), "moe.balance_bias": True,
+        },
+        only_if={"moe": layers.ernie_sparse_layers},
+        checks=(*WHOLE, layers.ernie_biases),
+        names={"moe_k": "num_experts_per_tok", "moe_num_experts": "num_experts"},
+        free=ROUTED_FREE | {"moe_capacity", "moe_gate", "moe_norm_min", "num_nextn_predict_layers"},
+        fixed=UNROTATED | NO_BIAS | {"moe_use_aux_free": (True,)},
     ),
 }  # fmt: skip

@@ -9,19 +9,25 @@ from typing import Any
 
 from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 
-# What understood fields hold. size: integer >= 1; count: integer >= 0; flag: true or false; number: > 0.
+# What understood fields hold. size: integer >= 1; count: integer >= 0; index: the same, or -1; flag: true or false; number: > 0.
 KINDS = {
     **dict.fromkeys(
         (
             "decoder_sparse_step", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank",
-            "max_position_embeddings", "moe_intermediate_size", "n_group", "n_inner", "n_routed_experts", "no_rope_layer_interval",
-            "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
+            "max_position_embeddings", "moe_intermediate_size", "moe_layer_interval", "n_group", "n_inner", "n_routed_experts",
+            "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
             "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
             "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
         ),
         "size",
     ),
-    **dict.fromkeys(("first_k_dense_replace", "max_window_layers", "n_shared_experts", "num_experts", "num_ln_in_parallel_attn"), "count"),
+    **dict.fromkeys(
+        (
+            "first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "moe_num_shared_experts", "n_shared_experts", "num_experts",
+            "num_ln_in_parallel_attn",
+        ),
+        "count",
+    ),
     **dict.fromkeys(
         (
             "_remove_final_layer_norm", "alibi", "attention_bias", "attention_out_bias", "bias", "do_layer_norm_before", "enable_bias",
@@ -44,6 +50,7 @@ KINDS = {
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
     **dict.fromkeys(("attn_type_list", "mlp_only_layers", "no_rope_layers"), "counts"),
     "num_hidden_layers": "layers",
+    "moe_layer_end_index": "index",
     "attention_types": "runs",
     "window_pattern": "pattern",
 }  # fmt: skip
@@ -89,6 +96,7 @@ DROPPED: dict[str, tuple[str, tuple]] = {
     "alibi": ("Falcon's ALiBi divided by sqrt(head_dim)", (False, None)),
     "apply_residual_connection_post_layernorm": ("the residual taken after the norm", (False, None)),
     "clip_qkv": ("clip_qkv", (None,)),
+    "moe_norm_min": ("a least sum of the experts' weights", (1e-12,)),
     "num_mtp_layers": ("the modules for multi-token prediction", (0, None)),
     "num_mtp_modules": ("the modules for multi-token prediction", (0, None)),
     "num_nextn_predict_layers": ("the modules for multi-token prediction", (0, None)),
@@ -127,6 +135,7 @@ _CHECKS = {
     "size": (lambda v: _whole(v, 1), f"an integer from 1 to {MAX_SIZE:,}"),
     "layers": (lambda v: _whole(v, 1) and v <= MAX_LAYERS, f"an integer from 1 to {MAX_LAYERS:,}"),
     "count": (lambda v: _whole(v, 0), f"an integer from 0 to {MAX_SIZE:,}"),
+    "index": (lambda v: _whole(v, -1), f"an integer from -1 to {MAX_SIZE:,}"),
     "flag": (lambda v: isinstance(v, bool), "true or false"),
     "number": (lambda v: type(v) in (int, float) and 0 < v < 10**300, "a number above 0"),
     "text": (lambda v: isinstance(v, str), "a string"),
@@ -167,6 +176,6 @@ def wrong(field: str, value: Any) -> str | None:
     if good(value):
         return None
     hint = ""
-    if isinstance(value, str) and KINDS[field] in ("size", "layers", "count", "number", "flag"):
+    if isinstance(value, str) and KINDS[field] in ("size", "layers", "count", "index", "number", "flag"):
         hint = "; write it without quotes" if value.strip().replace(".", "", 1).isdigit() or value in ("true", "false") else ""
     return f"{show(value)} is not {allowed}{hint}"

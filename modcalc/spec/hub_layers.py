@@ -138,14 +138,30 @@ def glm_sparse_layers(c: Config) -> list[int]:
     return [i for i, name in enumerate(types) if name == "sparse"]
 
 
-def glm_offset(c: Config) -> int | None:
-    """The first layer with experts, where all after it have some."""
-    layers = glm_sparse_layers(c)
-    return layers[0] if layers == list(range(layers[0], c["num_hidden_layers"])) else None
+def ernie_sparse_layers(c: Config) -> list[int]:
+    """ERNIE 4.5: every moe_layer_interval-th layer from the first to the last that may have experts; -1 is the model's last."""
+    first, step, last = c["moe_layer_start_index"], c["moe_layer_interval"], c["moe_layer_end_index"]
+    return [i for i in range(step - 1, c["num_hidden_layers"], step) if i >= first and (i <= last or last == -1)]
 
 
-def glm_explicit_layers(c: Config) -> list[int] | None:
-    return glm_sparse_layers(c) if glm_offset(c) is None else None
+def ernie_biases(c: Config) -> None:
+    if c["use_bias"] and c["moe_num_shared_experts"] and ernie_sparse_layers(c):
+        raise Refused("use_bias", "true: biases in shared but not in routed experts, which no spec can describe")
+
+
+def ernie_mlp_bias(c: Config) -> bool:
+    """Of layers without experts, whose own have none."""
+    return c["use_bias"] and len(ernie_sparse_layers(c)) < c["num_hidden_layers"]
+
+
+def to_the_end(sparse: Callable[[Config], list[int]]) -> dict[str, Rule]:
+    """Layers with experts: the first, where all after it have some, or one by one."""
+
+    def offset(c: Config) -> int | None:
+        layers = sparse(c)
+        return layers[0] if layers == list(range(layers[0], c["num_hidden_layers"])) else None
+
+    return {"moe.offset": offset, "moe.layers": lambda c: sparse(c) if offset(c) is None else None}
 
 
 def if_grouped(field: str) -> Rule:
