@@ -4,7 +4,7 @@
 
 Both have the same weights, the same scaled_dot_product_attention and the same dtype, and see the same tokens; that they
 compute the same logits is checked first. Forward (no gradients) and train step (mean cross-entropy, backward, fused AdamW)
-are timed by modcalc's own clock, all eager. Where memory happens to lie moves either by some percent for as long as a model
+are timed by modcalc's own clock, all eager, and freed memory is kept. Where memory happens to lie moves either by some percent for as long as a model
 lives, so both are built several times, and go first in turn: the ratio is the median over the builds, its 95 % interval that
 of their medians. Prints one JSON document: ratio and interval, samples of each build. SPEC: a gated, bias-free, pre-norm
 shape (default: benchmarks/shapes/llama-512.yaml). Needs transformers.
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from modcalc import build, load
 from modcalc.measure.hardware import describe, pick
+from modcalc.measure.heap import keep
 from modcalc.measure.records import StepTime, ends
 from modcalc.measure.stats import paired_ratio
 from modcalc.measure.steps import LEARNING_RATE, ForwardStep, Tokens, TrainStep
@@ -135,6 +136,7 @@ def main() -> None:
     import transformers
 
     device, dtype, spec = pick(options.device), DTYPES[options.dtype], load(options.spec)
+    keep()
     difference = check(spec, device)
     found = {}
     for mode in ("forward", "train"):

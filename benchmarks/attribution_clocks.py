@@ -23,6 +23,7 @@ from modcalc.cost.account import Report, account
 from modcalc.measure.attribution import attribute, summed
 from modcalc.measure.build import build
 from modcalc.measure.hardware import describe
+from modcalc.measure.heap import keep
 from modcalc.measure.records import Attribution, Settings
 from modcalc.measure.steps import build_step
 from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
@@ -82,6 +83,7 @@ def means(found: list[Attribution]) -> dict[str, float]:
 
 def table(spec: Spec, batch: int, length: int, rounds: int) -> Table:
     settings = Settings(mode="forward", batch=batch, seq_len=length, context=0, dtype="fp32", compile=False, cuda_graph=False)
+    keep()
     report = account(spec, seq_len=length, batch=batch, phase="forward")
     model = build(report.plan, device=CPU, dtype="fp32")
     step = build_step(model, settings, CPU)

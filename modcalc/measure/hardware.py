@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modcalc.errors import MissingDependency, UsageError
+from modcalc.measure import heap
 from modcalc.measure.nvml import Gpu
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ class Clocks(msgspec.Struct, frozen=True):
 
 
 class Device(msgspec.Struct, frozen=True):
-    """What was measured on. memory_bytes: of the GPU, or of the machine. threads: that torch uses within one operation on the CPU."""
+    """What was measured on. memory_bytes: of the GPU, or of the machine. threads: that torch uses within one operation on the CPU.
+    keeps_freed: whether the CPU's heap was told to keep freed memory (see `heap`).
+    """
 
     type: str
     name: str
@@ -37,6 +40,7 @@ class Device(msgspec.Struct, frozen=True):
     driver: str | None = None
     cuda: str | None = None
     clocks: Clocks | None = None
+    keeps_freed: bool = False
 
 
 class Peak(msgspec.Struct, frozen=True):
@@ -101,7 +105,7 @@ def describe(device: "torch.device") -> Device:
     torch = import_torch()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cpu":
-        return Device("cpu", cpu_name(), machine_memory(), cores, torch.get_num_threads())
+        return Device("cpu", cpu_name(), machine_memory(), cores, torch.get_num_threads(), keeps_freed=heap.keeps())
     properties = torch.cuda.get_device_properties(device)
     with Gpu.of(device) as gpu:
         clocks = Clocks(gpu.sm_mhz(), gpu.sm_max_mhz(), gpu.memory_mhz()) if gpu else None

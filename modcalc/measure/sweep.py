@@ -13,6 +13,7 @@ import torch
 
 from modcalc.errors import UsageError
 from modcalc.measure.hardware import Peak, describe
+from modcalc.measure.heap import give_back
 from modcalc.measure.point import Job, measure
 from modcalc.measure.rating import named, rated
 from modcalc.measure.records import Failed, Record, Result
@@ -176,6 +177,8 @@ def measured_or_failed(job: Job, say: Say = quiet) -> Record:
         gc.collect()
         if job.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            give_back()
     return Failed(
         key=job.key(),
         spec=job.spec.name,

@@ -1,14 +1,13 @@
 """What a step holds and burns: peak memory and energy."""
 
-import ctypes
 import gc
-import sys
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
+from modcalc.measure.heap import give_back
 from modcalc.measure.nvml import Gpu
 from modcalc.measure.records import Energy, Memory
 from modcalc.measure.steptime import Step, synchronize
@@ -50,8 +49,7 @@ class PeakMemory:
 
 def _reset_resident_peak() -> int | None:
     """Resident bytes now, the high-water mark set to them (Linux, proc(5): clear_refs); None where that is not possible."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # glibc: what an earlier model freed is no longer held
+    give_back()
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as refs:
             refs.write("5")

@@ -73,7 +73,7 @@ def headline(records: Sequence[Record]) -> list[str]:
 def device_line(d: Device) -> str:
     """The device, with what its speed depends on."""
     if d.type == "cpu":
-        return f"{d.name}, {d.threads} of {d.cores} cores"
+        return f"{d.name}, {d.threads} of {d.cores} cores{', freed memory is kept' if d.keeps_freed else ''}"
     clock = f", SM clock {d.clocks.sm_mhz} of {d.clocks.sm_max_mhz} MHz" if d.clocks and d.clocks.sm_mhz else ""
     return f"{d.name}{clock}"
 
