@@ -9,8 +9,7 @@ differences, in all and by component, as shares of the step.
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from statistics import fmean
 from time import perf_counter_ns
 from typing import Any
@@ -20,7 +19,7 @@ from torch import nn
 
 from modcalc import load
 from modcalc.cost.account import Report, account
-from modcalc.measure.attribution import attribute, summed
+from modcalc.measure.attribution import Forward, attribute, summed, wrapped
 from modcalc.measure.build import build
 from modcalc.measure.hardware import describe
 from modcalc.measure.heap import keep
@@ -29,6 +28,7 @@ from modcalc.measure.steps import build_step
 from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import share
+from modcalc.render.profile import device_line
 from modcalc.render.table import Column, Table
 from modcalc.spec.schema import Spec
 
@@ -36,12 +36,11 @@ CPU = torch.device("cpu")
 STEPS = 6
 
 
-@contextmanager
-def clocks(model: nn.Module, own: dict[str, float]) -> Iterator[None]:
+def clocks(model: nn.Module, own: dict[str, float]) -> AbstractContextManager[None]:
     """Adds the seconds of every module's forward, without those of the modules within it, to `own` by path."""
     within: list[int] = []
 
-    def clocked(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def clocked(forward: Forward, name: str) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
             within.append(0)
             start = perf_counter_ns()
@@ -54,13 +53,7 @@ def clocks(model: nn.Module, own: dict[str, float]) -> Iterator[None]:
 
         return run
 
-    for name, module in model.named_modules():
-        module.forward = clocked(module.forward, name)
-    try:
-        yield
-    finally:
-        for module in model.modules():
-            del module.forward
+    return wrapped(model, clocked)
 
 
 def clocked(step: Step, model: nn.Module, report: Report) -> Attribution:
@@ -95,13 +88,12 @@ def table(spec: Spec, batch: int, length: int, rounds: int) -> Table:
     rows = [[label, ours.get(label, 0.0), clock[label], (ours.get(label, 0.0) - clock[label]) / whole] for label in labels if clock[label]]
     apart = sum(abs(row[-1]) for row in rows)
     slower = fmean(a.step_time_s / a.unprofiled_s for a, _ in pairs) - 1
-    machine = describe(CPU)
     return Table(
         columns=(Column("component"), Column("--by component", "seconds"), Column("by clocks", "seconds"), Column("difference / step", "change")),
         rows=rows,
         total=["total", sum(ours.values()), whole, sum(ours.values()) / whole - 1],
         title=f"Attribution against clocks: {spec.name}, forward, batch {batch}, {length:,} tokens",
-        headline=[f"{machine.name}, {machine.threads} of {machine.cores} cores; torch {torch.__version__}; fp32, eager; {rounds} rounds"],
+        headline=[f"{device_line(describe(CPU))}; torch {torch.__version__}; fp32, eager; {rounds} rounds"],
         notes=[f"differences in all: {share(apart)} of the step; the profiler slowed it by {share(slower)}"],
     )
 

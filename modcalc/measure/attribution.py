@@ -12,7 +12,7 @@ import os
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -29,6 +29,8 @@ from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
 
 if TYPE_CHECKING:
     from torch.autograd.profiler_util import FunctionEvent
+
+Forward = Callable[..., Any]
 
 PREFIX = "modcalc:"
 STEP = f"{PREFIX}step"
@@ -56,11 +58,10 @@ class Ranged:
             self.step.run()
 
 
-@contextmanager
-def ranges(model: nn.Module) -> Iterator[None]:
+def ranges(model: nn.Module) -> AbstractContextManager[None]:
     """Every module of `model` opens a profiler range named after its path for as long as its forward runs."""
 
-    def ranged(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def ranged(forward: Forward, name: str) -> Forward:
         opened = Range(f"{MODULE}{name}")
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -69,9 +70,15 @@ def ranges(model: nn.Module) -> Iterator[None]:
 
         return run
 
+    return wrapped(model, ranged)
+
+
+@contextmanager
+def wrapped(model: nn.Module, wrap: Callable[[Forward, str], Forward]) -> Iterator[None]:
+    """Every module of `model` has wrap(its forward, its path) as its forward; hooks would take a longer way through Module.__call__."""
     before = [(module, module.__dict__.get("forward")) for module in model.modules()]
     for name, module in model.named_modules():
-        module.forward = ranged(module.forward, name)  # hooks would take a longer way through Module.__call__
+        module.forward = wrap(module.forward, name)
     try:
         yield
     finally:
