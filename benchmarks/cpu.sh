@@ -6,7 +6,7 @@
 #   benchmarks/cpu.sh [--quick] [STAGE ...]
 #   stages: saving rows llama repeat self where decode speed; default: all
 #
-# Needs a machine that does nothing else, for about half an hour on two cores; --quick takes two samples of everything, to see that
+# Needs a machine that does nothing else, for about three quarters of an hour on two cores; --quick takes two samples of everything, to see that
 # it runs. Results go to benchmarks/results/<processor>-<date>/ (or to $RESULTS), and what is there already is not measured again.
 # PYTHON: the interpreter; default: python3 if it has modcalc and all that is needed, else a virtual environment that is made here.
 set -euo pipefail
@@ -16,15 +16,20 @@ begin cpu fp32 45 8 "$@"
 shapes=benchmarks/shapes
 
 if wanted saving; then
-    for size in 512:4 768:2; do
+    # 128 rows of a sequence pass a routed block: a batch whose products have about a thousand or half as many. A pair of train steps takes 9 s.
+    whole=(--seconds 120)
+    [ -z "$quick" ] || whole=("${long[@]}")
+    for size in 512:8 768:4; do
         for mode in forward train; do
-            point "saving-${size%%:*}-$mode" $shapes/cpu-${size%%:*}.yaml --baseline dense --mode $mode --batch "${size##*:}" "${long[@]}"
+            point "saving-${size%%:*}-$mode" $shapes/cpu-${size%%:*}.yaml --baseline dense --mode $mode --batch "${size##*:}" "${whole[@]}"
         done
     done
 fi
 if wanted rows; then
-    # How many rows a routed block's products must have: 128 a sequence.
-    point rows $shapes/cpu-768.yaml --baseline dense --mode forward --sweep batch=1,2,4 "${short[@]}"
+    # What fewer rows lose.
+    for mode in forward train; do
+        point "rows-$mode" $shapes/cpu-512.yaml --baseline dense --mode $mode --sweep batch=1,2,4 "${short[@]}"
+    done
 fi
 if wanted llama; then
     once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cpu --batch 2 "${llama[@]}"
