@@ -25,7 +25,7 @@ from modcalc.measure.sweep import ResultsFile, run
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import interval, seconds
 from modcalc.render.plot import COLOURS, figure, plot_target
-from modcalc.render.profile import headline
+from modcalc.render.profile import BYTES, headline
 from modcalc.render.table import Column, Table
 
 if TYPE_CHECKING:
@@ -86,22 +86,23 @@ def table(records: Sequence[Record]) -> Table:
     columns = (
         Column("batch", "count"), Column("cached", "count"),
         Column("dense", "seconds"), Column("quartiles"), Column("MoD", "seconds"), Column("quartiles"),
-        Column("time ratio", "ratio"), Column("interval"), Column("FLOP ratio", "ratio"),
+        Column("time ratio", "ratio"), Column("interval"), Column("FLOP ratio", "ratio"), Column("byte ratio", "ratio"),
     )  # fmt: skip
     rows = []
     for r in records:
         row = [r.settings.batch, r.settings.context]
         if isinstance(r, Failed):
-            rows.append([*row, None, "out of memory", None, "", None, "", None])
+            rows.append([*row, None, "out of memory", None, "", None, "", None, None])
             continue
         b = r.baseline
         for time in (b.step_time_s, r.step_time_s):
             row += [time.median, f"{seconds(time.p25)} to {seconds(time.p75)}"]
         ends = b.time_ratio_interval
-        rows.append([*row, b.time_ratio, interval(ends) if ends else "too few", b.flop_ratio])
+        rows.append([*row, b.time_ratio, interval(ends) if ends else "too few", b.flop_ratio, r.byte_ratio])
     notes = [
         "time of one step: one token of each sequence, so the time that each of them waits for its next token",
         "ratios are MoD / dense; each token passes a routed block by chance of its share, and a routed cache holds that share",
+        BYTES,
     ]
     return Table(columns=columns, rows=rows, title="Time per token against context", headline=about(records), notes=notes)
 
@@ -141,6 +142,7 @@ def _ratios(axes: "Axes", points: Sequence[Result], marker: str, name: str) -> N
     x = [r.settings.context for r in points]
     axes.plot(x, [r.baseline.time_ratio for r in points], color=COLOURS[2], marker=marker, label=f"time, {name}")
     axes.plot(x, [r.baseline.flop_ratio for r in points], color=COLOURS[3], marker=marker, linestyle="--", label=f"FLOPs, {name}")
+    axes.plot(x, [r.byte_ratio for r in points], color=COLOURS[4], marker=marker, linestyle=":", label=f"bytes, {name}")
 
 
 def main() -> None:

@@ -150,7 +150,8 @@ def gpu_pairs(records: list[Result]) -> Iterator[Aim]:
 def decoded(r: Result) -> Aim:
     rates = [r.tokens_per_s / r.settings.batch, r.baseline.tokens_per_s / r.settings.batch]
     about = f"decode, {r.spec} and {r.baseline.spec}, batch {r.settings.batch}, {r.settings.context:,} tokens cached"
-    return Aim(about, "reported", f"{rates[0]:,.1f} and {rates[1]:,.1f} steps/s; time ratio {ratio(r.baseline.time_ratio)}", None)
+    seen = f"{rates[0]:,.1f} and {rates[1]:,.1f} steps/s; time ratio {ratio(r.baseline.time_ratio)}, bytes {ratio(r.byte_ratio)}"
+    return Aim(about, "reported", seen, None)
 
 
 def itself(r: Result) -> Aim:

@@ -40,8 +40,9 @@ def test_every_point_is_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.Monke
         assert isinstance(r, Result) and r.mode == "decode" and r.dtype == "fp32" and r.device.type == "cpu" and r.torch
         assert len(r.step_time_s.samples) == len(r.baseline.step_time_s.samples) == 6
         assert r.spec == "tiny" and r.baseline.flop_ratio < 1
+        assert r.byte_ratio == r.step_bytes / r.baseline.step_bytes and f"{r.byte_ratio:.4f} |" in out
     plot = (tmp_path / "decode.svg").read_text()
-    for text in ("Time per token against context", "tokens cached", "dense, batch 1", "MoD, batch 3", "FLOPs, batch 3"):
+    for text in ("Time per token against context", "tokens cached", "dense, batch 1", "MoD, batch 3", "FLOPs, batch 3", "bytes, batch 3"):
         assert text in plot
 
     size = (tmp_path / "decode.jsonl").stat().st_size

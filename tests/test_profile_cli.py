@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modcalc.cost.account import account
+from modcalc.cost.account import account, dense_twin
+from modcalc.cost.roofline import step_bytes
 from modcalc.spec.load import loads
 
 torch = pytest.importorskip("torch")
@@ -417,3 +418,14 @@ def test_a_trace(profile):
     assert names.count("modcalc:step") == 1 and json.loads(out)["attribution"][0]["rounds"] >= 3
     assert all(line["time_s"] >= 0 for line in json.loads(out)["attribution"][0]["lines"] if line["label"] != "other")
     assert json.loads(out)["attribution"][0]["by"] == "component"
+
+
+def test_at_decode_the_bytes_are_compared_too(profile):
+    """Four tokens of chance 1/4 read the weights of a routed block in 68 % of the steps: more bytes are left than FLOPs."""
+    code, out, _ = profile("tiny.yaml", "--mode", "decode", "--baseline", "dense", "-B", "4", "--context", "8", "--format", "csv", *QUICK)
+    assert code == 0
+    table = out[out.index("model,baseline") :].splitlines()
+    row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
+    moved = [step_bytes(account(spec, batch=4, phase="decode", context=8), 4) for spec in (loads(YAML), dense_twin(loads(YAML)))]
+    assert float(row["byte_ratio"]) == pytest.approx(float(moved[0] / moved[1])) and float(row["byte_ratio"]) > float(row["flop_ratio"])
+    assert "byte" not in profile("tiny.yaml", "--baseline", "dense", "-B", "4", *QUICK)[1]

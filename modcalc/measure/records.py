@@ -201,6 +201,11 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     attribution: list[Attribution] = []
     warnings: list[str] = []
 
+    @property
+    def byte_ratio(self) -> float | None:
+        """Spec over baseline in the fewest bytes that a step moves: what is to be saved where memory sets the pace, as at decode."""
+        return self.baseline and self.step_bytes / self.baseline.step_bytes
+
 
 Record = Result | Failed
 

@@ -19,6 +19,10 @@ MODES = {
     "prefill": "prefill: the prompt into the cache, logits of the last token",
     "decode": "decode: one new token for each sequence",
 }
+BYTES = (
+    "byte ratio: of the fewest bytes that a step moves, which set the pace of small batches; the weights of a routed block are read "
+    "as soon as the token of one sequence passes"
+)
 OWN_LABELS = {**LABELS, "loss": "losses", "optimizer": "optimizer", "idle": "idle (no kernel runs)", "other": "other"}
 
 
@@ -156,6 +160,7 @@ def comparison(done: Sequence[Result]) -> Table:
         Column("baseline", drop=3),
         *POINT,
         Column("FLOP ratio", "ratio"),
+        Column("byte ratio", "ratio", drop=4),
         Column("time ratio", "ratio"),
         Column("interval", "interval", drop=1),
         Column("realised saving", "ratio"),
@@ -165,13 +170,16 @@ def comparison(done: Sequence[Result]) -> Table:
     for r in done:
         if b := r.baseline:
             saving = [b.realised_saving, b.realised_saving_interval]
-            rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, b.time_ratio, b.time_ratio_interval, *saving])
+            moved = r.byte_ratio if r.mode == "decode" else None
+            rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, moved, b.time_ratio, b.time_ratio_interval, *saving])
     saved = any(r.baseline and r.baseline.realised_saving is not None for r in done)
     sure = next((b.confidence for r in done if (b := r.baseline) and b.confidence), None)
     builds = max(len(r.baseline.build_ratios) for r in done if r.baseline)
     saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
     whose = f"of {builds} builds of both models, each the median " if builds >= MIN_SAMPLES else ""
     notes = [f"time ratio: median {whose}over pairs of steps that ran next to each other; {saving}"]
+    if done[0].mode == "decode":
+        notes.append(BYTES)
     of = "builds" if builds >= MIN_SAMPLES else "pairs"
     notes += [f"intervals cover the true median with {share(sure)}, whatever the distribution (order statistics of the {of})"] if sure else []
     return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
