@@ -7,11 +7,14 @@ from typing import Any
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
-    "ministral", "ministral3", "dots1",
+    "ministral", "ministral3", "dots1", "solar_open",
 )  # fmt: skip
 KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe")
 # Types whose own default of head_dim is no width of D / H, or that have no default.
-OWN_HEAD_DIM = ("qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3")
+OWN_HEAD_DIM = (
+    "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
+    "solar_open",
+)  # fmt: skip
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct", **dict.fromkeys(("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe"), "partial_rotary_factor"),
 }  # fmt: skip
@@ -176,14 +179,14 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
         case "gpt_oss":
             more = dict(layer_types=layers) if flag() else {}
             return dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top, sliding_window=window, attention_bias=flag(), **more)
-        case "deepseek_v2" | "deepseek_v3" | "glm4_moe" | "glm4_moe_lite" | "dots1":
+        case "deepseek_v2" | "deepseek_v3" | "glm4_moe" | "glm4_moe_lite" | "dots1" | "solar_open":
             groups = rng.choice((1, 2))
             # Groups are ranked by their two best experts, so each needs two.
             chosen = dict(n_group=groups, topk_group=rng.randint(1, groups), n_routed_experts=groups * rng.randint(2, 4), num_experts_per_tok=2)
             chosen |= dict(n_shared_experts=rng.randint(1, 2), moe_intermediate_size=rng.randint(3, 20))
             if model_type == "glm4_moe_lite":
                 chosen |= dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)]) if flag() else {}
-            else:
+            elif model_type != "solar_open":
                 chosen |= dict(first_k_dense_replace=rng.randint(0, L))
             if model_type == "deepseek_v2":
                 chosen |= dict(topk_method=rng.choice(("greedy", "group_limited_greedy")), routed_scaling_factor=2.0)
@@ -192,6 +195,8 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             if model_type == "dots1":
                 more = dict(layer_types=layers) if flag() else dict(max_window_layers=rng.randint(0, L))
                 return dict(attention_bias=flag(), sliding_window=window, **more, **chosen)
+            if model_type == "solar_open":
+                return dict(attention_bias=flag(), **chosen)
             if model_type == "glm4_moe":
                 return dict(attention_bias=flag(), use_qk_norm=flag(), **chosen)
             dims = dict(kv_lora_rank=rng.randint(2, 9), q_lora_rank=rng.choice(("null", rng.randint(2, 9))), qk_rope_head_dim=2 * rng.randint(1, 4))

@@ -264,6 +264,8 @@ def test_shared_experts_and_groups() -> None:
     assert tiny("ernie4_5_moe", **four, moe_layer_start_index=0, moe_layer_interval=2).moe.layers == [1, 3]
     assert tiny("ernie4_5_moe", **four, moe_layer_start_index=4, use_bias=True).moe is None
     assert tiny("ernie4_5_moe", **four, moe_num_shared_experts=0, use_bias=True).head.bias
+    solar = named("solar-open-100b")
+    assert (solar.moe.n_shared, solar.moe.layers, solar.moe.offset, solar.attention.qk_norm, solar.mlp.d_ff) == (1, None, None, None, 1280)
     dots = named("dots.llm1")
     assert (dots.moe.n_shared, dots.moe.offset, dots.attention.qk_norm.scope, dots.attention.window) == (2, 1, "head", None)
     few = dict(num_key_value_heads=4, num_experts_per_tok=2, n_routed_experts=4)

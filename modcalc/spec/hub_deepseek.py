@@ -1,4 +1,5 @@
-"""Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin, dots.llm1."""
+"""Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin,
+Solar Open, dots.llm1."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
@@ -90,6 +91,20 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_local_experts": "n_routed_experts"},
         free=FREE,
         fixed=NO_MLP_BIAS | FIXED,
+    ),
+    "solar_open": ModelType(
+        defaults=sizes(
+            196608, 4096, 48, 64, max_position_embeddings=131072, num_key_value_heads=8, head_dim=128, moe_intermediate_size=1280,
+            num_experts_per_tok=8, n_shared_experts=1, n_routed_experts=128, routed_scaling_factor=1.0, n_group=1, topk_group=1,
+            norm_topk_prob=True, rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(1000000.0),
+        ),
+        knobs={**LLAMA, **QKV_BIAS, **SHARED, **SIGMOID, "mlp.d_ff": of("moe_intermediate_size")},
+        only_if={"attention.bias": of("attention_bias")},
+        checks=WHOLE,
+        names={"num_local_experts": "n_routed_experts"},
+        # No layer is dense.
+        free=FREE | {"intermediate_size"},
+        fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"first_k_dense_replace": (0,), "use_qk_norm": (False,)},
     ),
     "glm4_moe_lite": ModelType(
         defaults=sizes(
