@@ -87,10 +87,10 @@ class TheirTrainStep:
         self.tokens.fill()
 
     def run(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
         inputs, targets = self.tokens.buffer[:, :-1], self.tokens.buffer[:, 1:]
         F.cross_entropy(self.model(inputs).float().flatten(0, 1), targets.flatten()).backward()
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def check(spec: Spec, device: torch.device) -> float:

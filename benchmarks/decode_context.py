@@ -12,6 +12,7 @@ the tokens in every other block.
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="default: bf16 on a GPU, fp32 on the CPU")
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--contexts", default="128,1024,4096,8192")
-    parser.add_argument("--seconds", type=float, help="for samples, per point; default 10")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for samples, per point; default 10")
     parser.add_argument("-n", "--iterations", type=int, help="samples of each model, instead of --seconds")
     parser.add_argument("--warmup", type=int, help="steps before the clock counts")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl")
@@ -61,7 +62,7 @@ def measured(args: argparse.Namespace) -> list[Record]:
         dtype=dtype,
         compile=False,
         cuda_graph=False,
-        seconds=None if args.iterations else args.seconds or 10.0,
+        seconds=None if args.iterations else args.seconds,
         iterations=args.iterations,
         warmup=args.warmup,
     )
@@ -113,7 +114,7 @@ def plot(target: Path, records: Sequence[Record]) -> None:
     if not done:
         return
     with figure(target, "Time per token against context", "\n".join(about(done)), width=13.0, height=5.0, grid=(1, 2)) as axes:
-        for marker, batch in zip(MARKERS, sorted({r.settings.batch for r in done}), strict=False):
+        for marker, batch in zip(cycle(MARKERS), sorted({r.settings.batch for r in done}), strict=False):
             points = sorted((r for r in done if r.settings.batch == batch), key=lambda r: r.settings.context)
             _times(axes[0], points, marker, f"batch {batch}")
             _ratios(axes[1], points, marker, f"batch {batch}")

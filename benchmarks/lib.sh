@@ -10,12 +10,12 @@ begin() {
     device=$1 dtype=$2 long=(--seconds "$3") short=(--seconds "$4") llama=(--seconds "$3") quick=
     shift 4
     stages=()
-    local known word name
-    known=" $(sed -n 's/^#   stages: \(.*\);.*/\1/p' "$0") "
+    local known word name script=benchmarks/${0##*/}  # $0 may be relative to where this was called
+    known=" $(sed -n 's/^#   stages: \(.*\);.*/\1/p' "$script") "
     for word in "$@"; do
         case $word in
         --quick) quick=yes long=(-n 2 --warmup 1) short=(-n 2 --warmup 1) llama=(--seconds 0 --builds 1) ;;
-        -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$script"; exit 0 ;;
         -*) echo "$0: unknown option $word; see --help" >&2; exit 2 ;;
         *)
             [[ $known == *" $word "* ]] || { echo "$0: no stage is called $word; see --help" >&2; exit 2; }

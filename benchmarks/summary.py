@@ -172,13 +172,11 @@ def themselves(again: list[Result], builds: int) -> Aim:
 
 def attributed(r: Result) -> Aim:
     a = r.attribution[0]
-    total, other = sum(line.time_s for line in a.lines), sum(line.share for line in a.lines if line.label in ("other", "idle"))
-    off, slower = total / a.unprofiled_s - 1, a.step_time_s / a.unprofiled_s - 1
-    seen = (
-        f"{100 * off:+.1f} %; in no component {share(other)}; the profiler's own {100 * slower:+.1f} %; "
-        f"routing overhead {share(a.routing_share)}; step {seconds(a.unprofiled_s)}"
-    )
-    return Aim(f"attribution of {r.spec}, {r.mode}", f"sums to the step without profiler within {share(SUM)}", seen, abs(off) <= SUM)
+    # The lines `other` and `idle` are what is left to the step.
+    parts = sum(line.time_s for line in a.lines if line.label not in ("other", "idle"))
+    off, slower = parts / a.unprofiled_s - 1, a.step_time_s / a.unprofiled_s - 1
+    seen = f"{100 * off:+.1f} %; the profiler's own {100 * slower:+.1f} %; routing overhead {share(a.routing_share)}; step {seconds(a.unprofiled_s)}"
+    return Aim(f"attribution of {r.spec}, {r.mode}", f"components sum to the step without profiler within {share(SUM)}", seen, abs(off) <= SUM)
 
 
 def repeated(a: Result, b: Result) -> Aim:
@@ -224,7 +222,8 @@ def main() -> None:
     if not found and not rows and not (folder / "peaks.json").is_file():
         parser.error(f"{folder}: no results there; benchmarks/cpu.sh and benchmarks/gpu.sh write them")
     headline = []
-    for one in [records[0] for records in found.values()][:1]:
+    if found:
+        one = next(iter(found.values()))[0]
         headline += [
             f"{device_line(msgspec.structs.replace(one.device, clocks=None))}; torch {one.torch}; {one.time[:10]}",
             *clocks([r.device for records in found.values() for r in records]),

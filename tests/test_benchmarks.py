@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -63,12 +65,13 @@ def test_every_stage_runs_and_what_it_names_is_there(script, tmp_path, name):
     points = [words for words in commands if "profile" in words]
     assert len(points) >= len(stages(name)) - 5
     for words in points:
-        at = words.index("profile") + 1
-        named = [] if words[at].startswith("--") else [words[at]]
+        named = list(takewhile(lambda word: not word.startswith("--"), words[words.index("profile") + 1 :]))
         if "--baseline" in words:
             named.append(words[words.index("--baseline") + 1])
         for one in named:
             assert one == "dense" or one.endswith("other.yaml") or load(one if not one.startswith("benchmarks/") else str(ROOT / one))
+    modules = {words[words.index("-m") + 1] for words in commands if "-m" in words}
+    assert "benchmarks.summary" in modules and all(find_spec(module) for module in modules)
     for stage in stages(name):
         shutil.rmtree(tmp_path / "results")
         assert len(script(name, stage)[2]) > 1, stage

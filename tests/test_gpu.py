@@ -11,6 +11,7 @@ import pytest
 
 from modcalc.cost.account import account
 from modcalc.measure.records import Settings
+from modcalc.spec.load import load
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
 
 torch = pytest.importorskip("torch")
@@ -124,13 +125,14 @@ def test_a_captured_step_is_the_eager_one(kind):
 @gpu_only
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_attribution_on_a_gpu(mode):
-    device = torch.device("cuda")
-    model = build(spec("mod"), device=device, dtype="bf16")
-    found = attribute(build_step(model, settings(mode=mode, dtype="bf16"), device), model, account(spec("mod"), batch=4, phase=mode), device)
+    """Work that keeps the GPU busy: kernels that are counted twice do not fit into the step."""
+    device, large = torch.device("cuda"), load("mod-220m")
+    model, asked = build(large, device=device, dtype="bf16"), settings(mode=mode, dtype="bf16", batch=8, seq_len=2048)
+    found = attribute(build_step(model, asked, device), model, account(large, batch=8, phase=mode), device)
     lines = {line.label: line.time_s for line in found.lines}
     whole = found.unprofiled_s
     assert sum(lines.values()) == pytest.approx(whole)
-    assert all(lines[label] > 0 for label in ("attention", "mlp", "router", "head")) and 0 <= lines["idle"] < whole
+    assert all(lines[label] > 0 for label in ("attention", "mlp", "router", "head")) and -0.02 * whole <= lines["idle"] < 0.5 * whole
     assert lines["other"] < 0.02 * whole
     assert {line.label for line in found.routing} == {"router", "select", "gather", "scatter"}
 

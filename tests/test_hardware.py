@@ -9,8 +9,10 @@ import pytest
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure import hardware
 from modcalc.measure.nvml import Gpu
+from modcalc.measure.records import Energy
 
 torch = pytest.importorskip("torch")
+from modcalc.measure import usage  # noqa: E402
 
 # Dense bf16 TFLOP/s by datasheet, and fp32 and memory of the parts that the benchmarks use.
 BF16 = {
@@ -86,8 +88,17 @@ def test_a_dtype_without_products(monkeypatch):
 
     assert hardware.pick_dtype("fp32", torch.device("cpu")) is torch.float32
     monkeypatch.setattr(torch, "ones", lacking)
-    with pytest.raises(UsageError, match="dtype fp16: this torch computes no matrix product in it on the cpu"):
+    with pytest.raises(UsageError, match="dtype fp16: a matrix product in it fails on the cpu: .* not implemented for 'Half'; --dtype fp32 may do"):
         hardware.pick_dtype("fp16", torch.device("cpu"))
+
+
+def test_a_full_gpu_lacks_no_dtype(monkeypatch):
+    def full(*_args, **_kw):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "ones", full)
+    with pytest.raises(UsageError, match="on the cpu: CUDA out of memory.$"):
+        hardware.pick_dtype("fp32", torch.device("cpu"))
 
 
 def test_the_processor_describes_itself():
@@ -166,6 +177,43 @@ def test_a_gpu_that_nvml_does_not_know(monkeypatch, one_gpu):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     with Gpu.of(torch.device("cuda", 0)) as gpu:
         assert gpu is None
+
+
+class Burning:
+    """A step of 3 J, of which `nvml` learns."""
+
+    def __init__(self, nvml: FakeNvml) -> None:
+        self.nvml, self.prepared, self.joules = nvml, 0, 0.0
+        nvml.nvmlDeviceGetTotalEnergyConsumption = self.counted
+
+    def counted(self, handle):
+        if self.joules > 90:
+            raise self.nvml.NVMLError
+        return 1000 * self.joules
+
+    def prepare(self):
+        self.prepared += 1
+
+    def run(self):
+        self.joules += 3
+
+
+@pytest.mark.parametrize("step_s, steps", [(0.1, 20), (0.15, 14), (5.0, 10)])
+def test_energy_of_a_step(monkeypatch, one_gpu, step_s, steps):
+    """A run of two seconds, or of ten steps."""
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.setattr(usage, "synchronize", lambda device: None)
+    monkeypatch.setattr(usage, "perf_counter", iter([100.0, 102.5]).__next__)
+    step = Burning(sys.modules["pynvml"])
+    assert usage.energy(step, torch.device("cuda", 0), step_s, tokens=4) == Energy(3.0, 0.75, 3 * steps / 2.5)
+    assert step.prepared == steps
+    assert usage.energy(step, torch.device("cpu"), step_s, tokens=4) is None
+
+
+def test_a_counter_that_falls_silent(monkeypatch, one_gpu):
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.setattr(usage, "synchronize", lambda device: None)
+    assert usage.energy(Burning(sys.modules["pynvml"]), torch.device("cuda", 0), 0.01, tokens=4) is None
 
 
 def test_without_nvml(monkeypatch, one_gpu):

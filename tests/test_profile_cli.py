@@ -130,6 +130,47 @@ def test_an_interrupted_sweep_has_the_shape_of_a_whole_one(profile, monkeypatch)
     assert [r["workload"]["batch"] for r in json.loads(out)["results"]] == [1]
 
 
+def test_an_interrupt_shows_only_what_answers(profile, monkeypatch):
+    """Points known from a run that asked for less are not measured yet; the others are shown as they are asked for now."""
+    from modcalc.measure import sweep
+
+    asked = ("--sweep", "batch=1,2", "--out", "r.jsonl", *QUICK)
+    assert profile("tiny.yaml", *asked)[0] == 0
+    Path("again.yaml").write_text(YAML.replace("tiny", "again"))
+    assert profile("again.yaml", "-B", "2", "--by", "layer", "--out", "r.jsonl", *QUICK)[0] == 0
+
+    def stopped(job, say):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "measure", stopped)
+    code, out, err = profile("again.yaml", *asked, "--by", "layer", "--peak-tflops", "1", "-f", "json")
+    assert code == 130 and "interrupted: 1 of 2 points were measured" in err
+    (only,) = json.loads(out)["results"]
+    assert (only["spec"], only["workload"]["batch"], only["attribution"][0]["by"]) == ("again", 2, "layer") and only["mfu"] > 0
+
+
+def test_peaks_where_no_memory_is_free(profile, monkeypatch):
+    def full(*_args, **_kw):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(reach, "reached", full)
+    for words in ([], ["tiny.yaml", *QUICK]):
+        code, out, err = profile("--peaks", *words)
+        assert code == 2 and out == "" and err.endswith("error: --peaks: memory ran out on the cpu; does something else use it?\n")
+
+
+def test_no_trace_of_another_run_is_left(profile, monkeypatch):
+    from modcalc.measure import attribution
+
+    def full(*_args, **_kw):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    Path("t.json").write_text("{}\n")
+    monkeypatch.setattr(attribution, "profiled", full)
+    code, out, err = profile("tiny.yaml", "--trace", "t.json", *QUICK)
+    assert code == 0 and "memory ran out" in err and not Path("t.json").exists()
+
+
 def test_what_is_reached_needs_no_advice_to_measure_it(profile):
     code, out, err = profile("tiny.yaml", "--peaks", "-f", "plain", *QUICK)
     assert code == 0 and "reached: " in out and "give it with --peak-tflops\n" in out

@@ -144,25 +144,21 @@ def _world(device: "torch.device") -> Iterator["World | None"]:
         yield None
         return
     world = World.join(device)
-    try:
-        yield world
-    finally:
-        world.leave()
+    yield world
+    world.leave()  # not after an error: over NCCL it would wait for processes that wait for this one
 
 
 def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: str, world: "World | None") -> None:
     """What the device reaches (under torchrun the first one), and nothing else."""
     from modcalc.measure import verdict
     from modcalc.measure.hardware import describe
-    from modcalc.measure.reach import reached
     from modcalc.render.output import emit
     from modcalc.render.profile import peaks_document, peaks_table
     from modcalc.render.progress import working
 
     if world and world.rank:
         return
-    with working("measuring what the device reaches"):
-        found = reached(device, dtype)
+    found = _reached(device, dtype, working)
     machine = describe(device)
     doubts = [verdict.busy(machine)]
     if promise:
@@ -177,7 +173,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
     from modcalc.errors import UsageError
     from modcalc.measure.records import Failed, Record
     from modcalc.measure.rigs import quiet
-    from modcalc.measure.sweep import ResultsFile, run
+    from modcalc.measure.sweep import ResultsFile, recalled, run
     from modcalc.render.output import emit
     from modcalc.render.profile import document, point_name, tables
     from modcalc.render.progress import working
@@ -206,9 +202,9 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
                         print(f"warning: {doubt}", file=sys.stderr)
         except (KeyboardInterrupt, UsageError) as why:
             stopped = why
-            if results:  # a point may be there that has not come here
-                shown = results.records | {record.key: record for record in records}
-                records = [shown[key] for job in todo if (key := job.key()) in shown]
+            if results:  # points behind this one may be known
+                shown = {record.key: record for record in records}
+                records = [record for job in todo if (record := shown.get(job.key()) or recalled(job, results))]
         if first and records:
             emit(document(records, len(todo)), tables(records, format), format)
             if target:
@@ -230,11 +226,24 @@ def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, du
     measure: find out what is reached where the file does not say.
     """
     from modcalc.measure.hardware import describe
-    from modcalc.measure.reach import reached
 
     device, dtype = todo[0].device, todo[0].settings.dtype
     peak, found = file.peaks(describe(device).name, dtype) if file else (None, None)
     if measure and found is None:
-        with during("measuring what the device reaches"):
-            found = reached(device, dtype)
+        found = _reached(device, dtype, during)
     return [replace(job, peak=job.peak or peak, reached=found) for job in todo]
+
+
+def _reached(device: "torch.device", dtype: str, during: "Callable[[str], AbstractContextManager]") -> "Peak":
+    """What the device reaches. Raises UsageError where it has no memory free for that."""
+    from modcalc.errors import UsageError
+    from modcalc.measure.reach import reached
+    from modcalc.measure.usage import out_of_memory
+
+    try:
+        with during("measuring what the device reaches"):
+            return reached(device, dtype)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UsageError(f"--peaks: memory ran out on the {device.type}; does something else use it?") from error

@@ -163,6 +163,9 @@ def _backward(event: "FunctionEvent | None") -> bool:
 
 def attribute(step: Step, model: nn.Module, report: Report, device: torch.device, by: str = "component", trace: str | None = None) -> Attribution:
     """Attribution of the (eager) step by `component`, `layer` or `path`; `trace`: a file for the Chrome trace."""
+    if trace:
+        with suppress(OSError):
+            Path(trace).unlink(missing_ok=True)  # or that of another run would stand for this one's, should memory run out
     pace = warm_up(step, device, 2).step_s
     rounds = max(ROUNDS[0], min(ROUNDS[1], int(3 / pace)))
     untimed = max(1, min(UNTIMED, int(0.1 / pace)))  # after other work, of which short steps feel more
@@ -179,7 +182,6 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
     kept = _middle(taken, key=itemgetter(0))
     if trace:
         with suppress(OSError):  # see `whole`
-            Path(trace).unlink(missing_ok=True)
             profiler.export_chrome_trace(trace)
             Path(f"{trace}.tmp").unlink(missing_ok=True)
     rounds = each * len(kept)

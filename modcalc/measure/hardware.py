@@ -95,8 +95,10 @@ def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
     dtype = getattr(torch, DTYPES[name])
     try:
         torch.ones(2, 2, dtype=dtype, device=device) @ torch.ones(2, 2, dtype=dtype, device=device)
-    except RuntimeError as lacking:
-        raise UsageError(f"dtype {name}: this torch computes no matrix product in it on the {device.type}; use --dtype fp32") from lacking
+    except RuntimeError as failed:
+        why = (str(failed).splitlines() or [type(failed).__name__])[0]
+        instead = "" if name == "fp32" else "; --dtype fp32 may do"
+        raise UsageError(f"dtype {name}: a matrix product in it fails on the {device.type}: {why}{instead}") from failed
     return dtype
 
 

@@ -107,9 +107,9 @@ def measure(job: Job, say: Say = quiet) -> Result:
         ranks, samples = job.world.compare(samples, rigs[0].step, s)
     elif job.device.type == "cuda":
         say("energy")
-    # A run of as many steps as two seconds hold would differ between processes, which wait for each other.
-    burnt = [None if job.world else energy(rig.step, job.device, rig.warm.step_s, rig.report.work.tokens) for rig in rigs]
     times = [StepTime.of(own, steps) for own in samples]
+    # A run of as many steps as two seconds hold would differ between processes, which wait for each other.
+    burnt = [None if job.world else energy(rig.step, job.device, t.median, rig.report.work.tokens) for rig, t in zip(rigs, times, strict=True)]
     fields = [rig.measured(spec, time, e, job) for rig, spec, time, e in zip(rigs, job.specs, times, burnt, strict=True)]
     baseline = against(fields, found.builds, samples) if job.baseline else None
     if job.by:
@@ -159,8 +159,9 @@ def against(fields: Sequence[dict[str, Any]], builds: Sequence[Sequence[Sequence
 def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list[str | None]]:
     """(where each model's time goes, if asked; warnings: memory may run out on the way, as an eager step may need more than a compiled one)."""
     found: list[Attribution] = []
+    doubtful: list[str | None] = []
     if job.by is None:
-        return found, []
+        return found, doubtful
     try:
         for i, rig in enumerate(rigs):
             with uncompiled(rig.step) as step:
@@ -168,10 +169,11 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list
     except (RuntimeError, MemoryError) as error:
         if job.world or not out_of_memory(error):
             raise
-        return found, [verdict.not_attributed(rig.report.plan.name, job.by)]
-    cut = verdict.no_trace(job.trace) if job.trace and not whole(job.trace) else None
+        doubtful.append(verdict.not_attributed(rig.report.plan.name, job.by))
+    if found and job.trace and not whole(job.trace):
+        doubtful.append(verdict.no_trace(job.trace))
     slowed = (a for a in found if job.device.type == "cpu")  # a GPU's kernels take no longer
-    return found, [*(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in slowed), cut]
+    return found, [*doubtful, *(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in slowed)]
 
 
 def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, waiting: float | None) -> list[str | None]:

@@ -68,7 +68,7 @@ class Rig:
 
     @classmethod
     def build(cls, spec: Spec, job: "Job", n: int) -> "Rig":
-        """n: how often it was built before. Each build draws anew what chance decides; the models of one draw alike. From the
+        """n: how often it was built before. Each build draws anew what chance decides. From the
         second on the machine is warm, and only the model's own first step must be over.
         """
         s, world = job.settings, job.world

@@ -1,5 +1,6 @@
 """The steps that are timed: forward, train, prefill and decode of a built model, with new random tokens each time."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -83,7 +84,8 @@ class GraphStep:
         self.step = step
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This instance was constructed with capturable")  # it is captured afterwards
             for _ in range(3):  # compilation, library handles and optimizer state must exist before capture
                 step.prepare()
                 step.run()

@@ -103,8 +103,8 @@ def shared_out(rounds: int, builds: int) -> list[int]:
 def alternate(steps: Sequence[Step], device: "torch.device", rounds: int, between: Callable[[], None] | None = None) -> list[list[float]]:
     """Seconds of each step, `rounds` of each, taken in turn: A B A B …
 
-    What disturbs the machine disturbs both alike. On the CPU as many rounds as are timed, at most three, go first. `between` is
-    called once at the end of the measurement while the device is still at work (to read its clock).
+    What disturbs the machine disturbs both alike. On the CPU as many rounds as are timed, at most three, go first where there are
+    several kinds. `between` is called once at the end of the measurement while the device is still at work (to read its clock).
     """
     mark = _events if device.type == "cuda" else _host
     marks: list[list[Callable[[], float]]] = [[] for _ in steps]

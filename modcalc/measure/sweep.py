@@ -74,10 +74,13 @@ class ResultsFile:
             self.file = open(self.path, "ab")
         except OSError as wrong:
             raise UsageError(f"{self.path}: cannot be written: {wrong.strerror}") from wrong
-        if not _locked(self.file):
+        try:
+            if not _locked(self.file):
+                raise UsageError(f"{self.path}: another modcalc profile writes it, and two at once disturb each other's times; wait until it is done")
+            self._read()  # what another process has written since
+        except BaseException:
             self.file.close()
-            raise UsageError(f"{self.path}: another modcalc profile writes it, and two at once disturb each other's times; wait until it is done")
-        self._read()  # what another process has written since
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -128,6 +131,18 @@ def _cut_off(line: bytes) -> bool:
     return False
 
 
+def recalled(job: Job, results: ResultsFile | None) -> Record | None:
+    """What `results` knows of the job, under its names and rated by its peaks; None where that does not tell all that is asked."""
+    known = results.records.get(job.key()) if results else None
+    if known is None or not job.answered_by(known):
+        return None
+    return rated(_named(known, job), job.peak, job.reached) if isinstance(known, Result) else _named(known, job)
+
+
+def _named(known: Record, job: Job) -> Record:
+    return named(known, job.spec.name, job.baseline and job.baseline.name)
+
+
 def run(
     jobs: Sequence[Job], results: ResultsFile | None = None, during: Callable[[Job], AbstractContextManager[Say]] | None = None
 ) -> Iterator[tuple[Record, bool]]:
@@ -137,17 +152,12 @@ def run(
     In a torchrun the first process alone has `results`, and tells the others. during: a context to measure in, which is told what is done.
     """
     for job in jobs:
-        known = results.records.get(job.key()) if results else None
-        if known and not job.answered_by(known):
-            known = None
+        known = recalled(job, results)
         if job.world:
             known = job.world.from_first(known)
         if known:
-            known = named(known, job.spec.name, job.baseline and job.baseline.name)
-            if isinstance(known, Result) and known != (again := rated(known, job.peak, job.reached)):
-                known = again
-                if results:
-                    results.append(known)
+            if results and known != _named(results.records[known.key], job):
+                results.append(known)
             yield known, False
             continue
         with during(job) if during else nullcontext(quiet) as say:

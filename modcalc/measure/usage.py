@@ -2,6 +2,7 @@
 
 import gc
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from time import perf_counter
 
@@ -80,20 +81,23 @@ def waited_s(tasks: Path = Path("/proc/self/task")) -> float | None:
 
 
 def energy(step: Step, device: torch.device, step_s: float, tokens: int) -> Energy | None:
-    """Energy of a step from a run of its own of at least 2 seconds; None where NVML counts none."""
+    """Energy of a step, which takes `step_s` among its like, from a run of its own of at least 2 seconds; None where NVML counts none."""
     if device.type != "cuda":
         return None
     with Gpu.of(device) as gpu:
         if gpu is None or gpu.energy_j() is None:
             return None
-        n = max(10, round(ENERGY_S / step_s))
+        n = max(10, ceil(ENERGY_S / step_s))
         synchronize(device)
         before, start = gpu.energy_j(), perf_counter()
         for _ in range(n):
             step.prepare()
             step.run()
         synchronize(device)
-        joules, seconds = gpu.energy_j() - before, perf_counter() - start
+        after, seconds = gpu.energy_j(), perf_counter() - start
+    if before is None or after is None:
+        return None
+    joules = after - before
     return Energy(joules / n, joules / (n * tokens), joules / seconds)
 
 
