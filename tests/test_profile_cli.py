@@ -130,6 +130,37 @@ def test_an_interrupted_sweep_has_the_shape_of_a_whole_one(profile, monkeypatch)
     assert [r["workload"]["batch"] for r in json.loads(out)["results"]] == [1]
 
 
+def test_a_file_keeps_every_breakdown_of_a_point(profile):
+    for by in ("component", "layer", "component"):
+        assert profile("tiny.yaml", "--by", by, "--out", "r.jsonl", *QUICK)[0] == 0
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [[a["by"] for a in line["attribution"]] for line in lines] == [["component"], ["layer", "component"]]
+
+
+def test_what_is_reached_is_that_of_as_many_threads(profile):
+    assert profile("tiny.yaml", "--peaks", "--out", "r.jsonl", *QUICK)[0] == 0
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert json.loads(profile("tiny.yaml", "--out", "r.jsonl", "-f", "json", *QUICK)[1])["reached"] is None
+    finally:
+        torch.set_num_threads(threads)
+    assert json.loads(profile("tiny.yaml", "-B", "2", "--out", "r.jsonl", "-f", "json", *QUICK)[1])["reached"]
+
+
+def test_expectations_are_called_so(profile):
+    """At sampling no-op experts are counted by their share."""
+    Path("moe.yaml").write_text(YAML.replace("mod: {capacity: 0.25}", "moe: {n_experts: 3, top_k: 1, n_noop: 1, capacity: 1.25}"))
+    assert "FLOPs are expectations" in profile("moe.yaml", "--mode", "prefill", "-f", "plain", *QUICK)[1]
+    found = [json.loads(profile("moe.yaml", "--mode", mode, "-f", "json", *QUICK)[1]) for mode in ("prefill", "forward")]
+    assert [(d["expectation"], d["drawn"]) for d in found] == [(True, False), (False, False)]
+
+
+def test_what_to_make_smaller_is_an_option_of_the_mode(profile):
+    code, _, err = profile("tiny.yaml", "--mode", "decode", "--context", "1000000000", *QUICK)
+    assert code == 2 and err.endswith("try a smaller --batch or --context\n")
+
+
 def test_an_interrupt_shows_only_what_answers(profile, monkeypatch):
     """Points known from a run that asked for less are not measured yet; the others are shown as they are asked for now."""
     from modcalc.measure import sweep

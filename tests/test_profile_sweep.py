@@ -101,6 +101,7 @@ def with_settings(**over) -> Job:
         (with_settings(mode="decode", context=4, compile=True), [], "--mode decode: .*runs eagerly"),
         (with_settings(parallel="ddp", mode="decode"), [], "^--mode decode: not under torchrun, where --mode forward and train are timed"),
         (with_settings(parallel="ddp", mode="prefill", builds=2), [], "^--mode prefill and --builds: not under torchrun"),
+        (replace(with_settings(parallel="ddp"), by="component", trace="t.json"), [], "^--trace: not under torchrun"),
     ],
 )
 def test_settings_that_do_not_go_together(job, axes, says):

@@ -217,7 +217,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
         print(f"interrupted: {len(records)} of {len(todo)} points were measured", file=sys.stderr)
         raise typer.Exit(130)
     if all(isinstance(record, Failed) for record in records):
-        raise UsageError(f"no point fitted into memory: {records[0].error}; try a smaller --batch or --seq-len")
+        raise UsageError(f"no point fitted into memory: {records[0].error}; {records[0].settings.smaller}")
 
 
 def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, during: "Callable[[str], AbstractContextManager]") -> "list[Job]":
@@ -228,7 +228,7 @@ def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, du
     from modcalc.measure.hardware import describe
 
     device, dtype = todo[0].device, todo[0].settings.dtype
-    peak, found = file.peaks(describe(device).name, dtype) if file else (None, None)
+    peak, found = file.peaks(describe(device), dtype) if file else (None, None)
     if measure and found is None:
         found = _reached(device, dtype, during)
     return [replace(job, peak=job.peak or peak, reached=found) for job in todo]

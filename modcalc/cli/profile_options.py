@@ -55,7 +55,7 @@ Builds = Annotated[
         "--builds",
         min=1,
         help="Build the models so many times, on top of --seconds: where memory lies moves a build's steps. "
-        "[default: 6 for --baseline, eager on the CPU; else 1]",
+        "[default: 6, or --iterations if fewer, for --baseline, eager on the CPU without torchrun; else 1]",
         show_default=False,
     ),
 ]

@@ -88,7 +88,7 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
     for job in found:
         s = job.settings
         if s.batch * (s.seq_len + 1) > MOST_TOKENS:
-            raise UsageError(f"batch {s.batch} of {s.seq_len} tokens: more than torch can count; try a smaller --batch or --seq-len")
+            raise UsageError(f"batch {s.batch} of {s.seq_len} tokens: more than torch can count; {s.smaller}")
         for spec in job.specs:
             plan = promised(spec, s).plan
             if s.cuda_graph and waits(plan, s.mode):
@@ -113,7 +113,8 @@ def check(job: Job, axes: Sequence[Axis], compared: bool) -> None:
             f"--mode {s.mode}: sampling computes the rows that pass, whose number changes, so it runs eagerly; leave out --compile and --cuda-graph"
         )
     if s.parallel != "none":
-        alone = {f"--mode {s.mode}": s.mode not in ("forward", "train"), "--cuda-graph": s.cuda_graph, "--by": job.by, "--builds": job.builds > 1}
+        parts = "--trace" if job.trace else "--by"
+        alone = {f"--mode {s.mode}": s.mode not in ("forward", "train"), "--cuda-graph": s.cuda_graph, parts: job.by, "--builds": job.builds > 1}
         if found := [option for option, given in alone.items() if given]:
             raise UsageError(
                 f"{' and '.join(found)}: not under torchrun, where --mode forward and train are timed, with the ranks' spread and communication"

@@ -33,6 +33,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     warmup: int | None = None
     builds: int | None = None
 
+    @property
+    def smaller(self) -> str:
+        """What to do where memory runs out."""
+        return f"try a smaller --batch or --{'context' if self.mode == 'decode' else 'seq-len'}"
+
 
 class StepTime(msgspec.Struct, frozen=True):
     """Seconds of one step. spread: interquartile range over median. A sample is the mean of `steps` steps in a row."""
@@ -85,8 +90,8 @@ class Energy(msgspec.Struct, frozen=True):
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """One model at one point. step_bytes: the fewest that a step moves through memory. tokens_per_s counts new tokens. mfu and
-    hfu are shares of `peak`, mfu_reached of what the device reached. drawn: tokens pass routed blocks by chance of their share, so
-    FLOPs are expectations.
+    hfu are shares of `peak`, mfu_reached of what the device reached. drawn: tokens pass routed blocks by chance of their share.
+    expectation: FLOPs are expected ones, for that or for no-op experts.
     """
 
     spec: str
@@ -107,6 +112,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     energy: Energy | None
     loss: float | None
     drawn: bool = False
+    expectation: bool = False
 
 
 class Baseline(Measured, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from modcalc.cost.account import Report, account
+from modcalc.cost.compare import is_expectation
 from modcalc.cost.recompute import hardware_flops
 from modcalc.cost.roofline import step_bytes
 from modcalc.measure.build import build
@@ -108,6 +109,7 @@ class Rig:
             energy=burnt,
             loss=loss,
             drawn=self.drawn,
+            expectation=is_expectation(self.report),
         )
         assert fields.keys() == set(Measured.__struct_fields__)
         return fields
@@ -155,8 +157,8 @@ def sampled(job: "Job", rigs: list[Rig], rounds: int, steps: int, say: Say) -> S
     parts = shared_out(rounds, job.builds)
     about = round_s([rig.warm for rig in rigs], job.device, steps)
     for n, part in enumerate(parts):
-        which = f"build {n + 1} of {len(parts)}" if len(parts) > 1 else f"{part:,} samples"
-        say(f"{which}, about {ceil(part * about):,} s")
+        which = f"build {n + 1} of {len(parts)}: samples for" if len(parts) > 1 else f"{part:,} samples,"
+        say(f"{which} about {ceil(part * about):,} s")
         if n:
             rigs = built(job, n, rigs)
         before, waiting, start = retries(job.device), waited_s(), perf_counter()

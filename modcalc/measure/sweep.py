@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from modcalc.errors import UsageError
-from modcalc.measure.hardware import Peak, describe
+from modcalc.measure.hardware import Device, Peak, describe
 from modcalc.measure.heap import give_back
 from modcalc.measure.point import Job, measure
 from modcalc.measure.rating import named, rated
@@ -102,10 +102,12 @@ class ResultsFile:
         except OSError as wrong:
             raise UsageError(f"{self.path}: cannot be written: {wrong.strerror}") from wrong
 
-    def peaks(self, device: str, dtype: str) -> tuple[Peak | None, Peak | None]:
-        """(peak, what was reached) of a device and a type, as the last records know them."""
-        of_it = [r for r in self.records.values() if isinstance(r, Result) and (r.device.name, r.dtype) == (device, dtype)]
-        peaks, reached = [r.peak for r in of_it if r.peak], [r.reached for r in of_it if r.reached]
+    def peaks(self, device: Device, dtype: str) -> tuple[Peak | None, Peak | None]:
+        """(peak, what was reached) of a device and a type, as the last records know them: the latter by as many threads and this torch."""
+        of_it = [r for r in self.records.values() if isinstance(r, Result) and (r.device.name, r.dtype) == (device.name, dtype)]
+        here = (device.threads, device.cores, str(torch.__version__))
+        peaks = [r.peak for r in of_it if r.peak]
+        reached = [r.reached for r in of_it if r.reached and (r.device.threads, r.device.cores, r.torch) == here]
         return peaks[-1] if peaks else None, reached[-1] if reached else None
 
 
@@ -143,6 +145,14 @@ def _named(known: Record, job: Job) -> Record:
     return named(known, job.spec.name, job.baseline and job.baseline.name)
 
 
+def _with_other_parts(record: Record, before: Record | None) -> Record:
+    """The record with what an earlier one of its point says of where the time goes by other parts: the last line knows more."""
+    if not (isinstance(record, Result) and isinstance(before, Result)):
+        return record
+    have = {(a.spec, a.by) for a in record.attribution}
+    return msgspec.structs.replace(record, attribution=[*record.attribution, *(a for a in before.attribution if (a.spec, a.by) not in have)])
+
+
 def run(
     jobs: Sequence[Job], results: ResultsFile | None = None, during: Callable[[Job], AbstractContextManager[Say]] | None = None
 ) -> Iterator[tuple[Record, bool]]:
@@ -163,11 +173,12 @@ def run(
         with during(job) if during else nullcontext(quiet) as say:
             record = measured_or_failed(job, say)
         if results:
+            record = _with_other_parts(record, results.records.get(record.key))
             results.append(record)
         if job.world and isinstance(record, Failed):
             # The others may wait in collectives that will not come.
             kept = "; it is in --out, so the same command goes on behind it" if results else ""
-            raise UsageError(f"rank {job.world.rank}: {record.error}; try a smaller --batch or --seq-len{kept}")
+            raise UsageError(f"rank {job.world.rank}: {record.error}; {job.settings.smaller}{kept}")
         yield record, True
 
 

@@ -106,7 +106,8 @@ def _wanted(device: Device, waiting: float | None) -> str | None:
         return None
     advice = "run on an idle machine" + (", or with fewer threads (OMP_NUM_THREADS)" if device.threads > 1 else "")
     if waiting is not None:
-        return f"on average {waiting:.2f} of this process's {device.threads} threads waited for a core: {advice}" if waiting > WAITING else None
+        threads = f"{device.threads} threads" if device.threads > 1 else "1 thread"
+        return f"on average {waiting:.2f} of this process's {threads} waited for a core: {advice}" if waiting > WAITING else None
     load = _load()
     if load is None or load <= device.cores + 0.5:
         return None

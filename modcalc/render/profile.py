@@ -36,7 +36,7 @@ def point_name(spec: str, s: Settings) -> str:
     """`mod-220m, train, batch 4, 2,048 tokens`."""
     length = several(s.seq_len, "token")
     cached = f" after {s.context:,} cached" if s.mode == "decode" else ""
-    return f"{spec}, {s.mode}, batch {s.batch}, {length}{cached}"
+    return f"{spec}, {s.mode}, batch {s.batch:,}, {length}{cached}"
 
 
 def tables(records: Sequence[Record], format: str = "") -> list[Table]:
@@ -64,6 +64,8 @@ def headline(records: Sequence[Record]) -> list[str]:
     if drawn := [m for _, _, m in models(records) if m and m.drawn]:
         of = f"; a sample is the mean of {steps} steps" if (steps := drawn[0].step_time_s.steps) > 1 else ""
         lines.append(f"tokens pass routed blocks by chance of their share, drawn anew each step, so FLOPs are expectations{of}")
+    elif any(m and m.expectation for _, _, m in models(records)):
+        lines.append("no-op experts are counted by their share of all experts, and an untrained router has its own, so FLOPs are expectations")
     if isinstance(record, Result):
         pairs = f"; {PAIRS[record.convention['causal']]}" if s.mode != "decode" else ""  # its one token attends to all cached ones
         lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs{pairs}")

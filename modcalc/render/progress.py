@@ -19,7 +19,8 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    # The time first: what a narrow terminal lacks room for is the end of the text.
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as shown:
         task = shown.add_task(text, total=None)
         yield lambda detail: shown.update(task, description=f"{text}: {detail}")
