@@ -130,6 +130,16 @@ def test_an_interrupted_sweep_has_the_shape_of_a_whole_one(profile, monkeypatch)
     assert [r["workload"]["batch"] for r in json.loads(out)["results"]] == [1]
 
 
+def test_a_dense_model_against_itself_with_routing(profile):
+    Path("dense.yaml").write_text(YAML.replace("mod: {capacity: 0.25}\n", ""))
+    asked = ("dense.yaml", "--mod", "capacity=4", "-f", "json", *QUICK)
+    for baseline, name in (("dense.yaml", "tiny"), ("dense", "tiny-mod (dense twin)")):
+        code, out, _ = profile(*asked, "--baseline", baseline)
+        d = json.loads(out)
+        assert (code, d["spec"], d["baseline"]["spec"]) == (0, "tiny-mod", name)
+        assert d["flops"]["step"] == account(loads(YAML)).flops.forward < d["baseline"]["flops"]["step"]
+
+
 def test_a_file_keeps_every_breakdown_of_a_point(profile):
     for by in ("component", "layer", "component"):
         assert profile("tiny.yaml", "--by", by, "--out", "r.jsonl", *QUICK)[0] == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from modcalc.cli.options import Batch, Causal, Format, Plot, SeqLen
+from modcalc.cli.options import AsMod, Batch, Causal, Format, Plot, SeqLen
 from modcalc.cli.profile_options import (
     BaselineName,
     Builds,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 def profile(
     ctx: typer.Context,
     specs: Specs = None,
+    mod: AsMod = None,
     device: DeviceName = "auto",
     mode: Mode = "forward",
     batch: Batch = 1,
@@ -78,15 +79,17 @@ def profile(
     """
     from modcalc.measure import hardware
     from modcalc.render.output import chosen
-    from modcalc.spec.load import load, told_apart
+    from modcalc.spec.load import told_apart
+    from modcalc.spec.mod_option import load_as
 
     format = chosen(format)
     check(given(ctx), specs, mode, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
     where = hardware.pick(device)
     dtype = dtype or ("bf16" if where.type == "cuda" else "fp32")
     against = baseline not in (None, "dense")
-    named = [*(specs or ()), *([baseline] if against else [])]
-    loaded = told_apart([load(name) for name in named], named)
+    sources = [(name, mod) for name in specs or ()] + ([(baseline, None)] if against else [])
+    named = [name for name, _ in sources]
+    loaded = told_apart([load_as(name, mod) for name, mod in sources], named)
     other = loaded.pop() if against else None
     target = _targets(plot, trace, out, named)
     with _world(where) as world:
