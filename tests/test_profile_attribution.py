@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import nullcontext
 from time import sleep
 from types import SimpleNamespace
 
@@ -210,3 +211,23 @@ def test_what_is_left_of_a_gpus_step_is_idle():
     lines = {line.label: (line.time_s, line.share) for line in found.lines if line.time_s}
     assert lines == {"mlp": (0.6, 0.6 / 0.8), "optimizer": (0.1, 0.1 / 0.8), "idle": (0.05, 0.05 / 0.8), "other": (0.05, 0.05 / 0.8)}
     assert (found.step_time_s, found.unprofiled_s, found.routing_s) == (1.0, 0.8, 0.0)
+
+
+@pytest.mark.parametrize("kind, rest, mlp", [("cuda", "idle", 0.6), ("cpu", "other", 0.6 * 0.8)])
+def test_lines_add_up_to_the_step_without_profiler(monkeypatch, kind, rest, mlp):
+    """A GPU's kernels take no longer under the profiler; on the CPU all is scaled. Steps that go first or are disturbed do not count."""
+    blocks, each = (6, 1) if kind == "cpu" else (1, 6)
+    under = iter([*[[1.0] * each] * (blocks - 1), [50.0 if kind == "cpu" else 1.0] * each])
+
+    def alternate(steps, device, n):
+        return [next(under) if isinstance(steps[0], attribution.Ranged) else [9.0] * (n - each) + [0.8] * each]
+
+    monkeypatch.setattr(attribution, "warm_up", lambda *_: SimpleNamespace(step_s=0.5))
+    monkeypatch.setattr(attribution, "alternate", alternate)
+    monkeypatch.setattr(attribution, "profiled", lambda *_: nullcontext(SimpleNamespace(events=list)))
+    monkeypatch.setattr(attribution, "Owners", lambda *_: None)
+    monkeypatch.setattr(attribution, "_times", lambda *_: {"blocks.0.mlp.up_proj": 0.6 * each})
+    found = attribute(None, torch.nn.Module(), account(SPEC), torch.device(kind))
+    lines = {line.label: line.time_s for line in found.lines if line.time_s}
+    assert lines == {"mlp": pytest.approx(mlp), rest: pytest.approx(0.8 - mlp)}
+    assert (found.step_time_s, found.unprofiled_s) == (1.0, pytest.approx(0.8))
