@@ -111,7 +111,8 @@ def test_several_specs_and_points_make_one_document(profile):
     assert [(r["spec"], r["workload"]["batch"], r["workload"]["seq_len"]) for r in results] == [
         (name, batch, length) for name in ("tiny", "b") for batch in (1, 2) for length in (8, 16)
     ]
-    assert "measuring tiny, forward, batch 2, 8 tokens" in err
+    cost = account(loads(YAML), batch=2, seq_len=8).flops.forward
+    assert f"measuring tiny, forward, batch 2, 8 tokens, {cost / 1000:.2f} kFLOPs a step ..." in err
 
 
 def test_an_interrupted_sweep_has_the_shape_of_a_whole_one(profile, monkeypatch):

@@ -274,7 +274,7 @@ WAIT = (
 
 def test_progress_on_a_terminal_leaves_nothing_behind() -> None:
     out = on_terminal(WAIT)
-    assert "thinking: hard" in out and "looking" in out and "\x1b[?25h" in out  # drawn, and the cursor is back
+    assert "hard; thinking" in out and "looking" in out and "\x1b[?25h" in out  # drawn, and the cursor is back
 
 
 def test_progress_elsewhere_is_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

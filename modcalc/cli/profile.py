@@ -195,7 +195,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
         if results and results.cut:
             print(f"warning: {out}: a line was cut off; its point is measured again", file=sys.stderr)
         try:
-            for record, fresh in run(todo, results, lambda job: during(f"measuring {point_name(job.spec.name, job.settings)}")):
+            for record, fresh in run(todo, results, lambda job: during(f"measuring {point_name(job.spec.name, job.settings)}, {_promise(job)}")):
                 records.append(record)
                 if first and not fresh:
                     again = "; memory ran out then, delete its line to try again" if isinstance(record, Failed) else ""
@@ -221,6 +221,14 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
         raise typer.Exit(130)
     if all(isinstance(record, Failed) for record in records):
         raise UsageError(f"no point fitted into memory: {records[0].error}; {records[0].settings.smaller}")
+
+
+def _promise(job: "Job") -> str:
+    """What a step costs, which tells how long to wait before any step is over."""
+    from modcalc.measure.rigs import promised, step_flops
+    from modcalc.render.numbers import si
+
+    return f"{si(step_flops(promised(job.spec, job.settings)).step)}FLOPs a step"
 
 
 def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, during: "Callable[[str], AbstractContextManager]") -> "list[Job]":

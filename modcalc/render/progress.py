@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def working(text: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with `text` and the time since; where stderr is no terminal, the text once. Yields say(detail), which adds to it
+    """A spinner with `text` and the time since; where stderr is no terminal, the text once. Yields say(detail), which puts before it
     what is done right now.
 
     It moves twice a second only, for drawing takes time from what may be measured.
@@ -19,11 +19,11 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    # The time first: what a narrow terminal lacks room for is the end of the text.
+    # The end is what a narrow terminal lacks room for.
     columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as shown:
         task = shown.add_task(text, total=None)
-        yield lambda detail: shown.update(task, description=f"{text}: {detail}")
+        yield lambda detail: shown.update(task, description=f"{detail}; {text}")
 
 
 @contextmanager
