@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from modcalc.cli import app
 # Workers share the cores: more threads in each would only wait for one another. Read when torch is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts what runs in the background deaf to Ctrl-C, and so would be the children that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
