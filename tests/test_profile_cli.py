@@ -36,6 +36,11 @@ mod: {capacity: 0.25}
 QUICK = ["--device", "cpu", "-n", "6", "--warmup", "1"]
 
 
+def full(*_args, **_kw):
+    """Stands in for what finds no memory."""
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 @pytest.fixture
 def profile(monkeypatch, capsys, tmp_path):
     """Run the command in a folder with tiny.yaml, peaks measured in no time; returns (exit code, stdout, stderr)."""
@@ -146,6 +151,9 @@ def test_a_file_keeps_every_breakdown_of_a_point(profile):
         assert profile("tiny.yaml", "--by", by, "--out", "r.jsonl", *QUICK)[0] == 0
     lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert [[a["by"] for a in line["attribution"]] for line in lines] == [["component"], ["layer", "component"]]
+    Path("again.yaml").write_text(YAML.replace("tiny", "again"))
+    found = json.loads(profile("again.yaml", "--by", "path", "--out", "r.jsonl", "-f", "json", *QUICK)[1])["attribution"]
+    assert [(a["spec"], a["by"]) for a in found] == [("again", by) for by in ("path", "layer", "component")]
 
 
 def test_what_is_reached_is_that_of_as_many_threads(profile):
@@ -192,9 +200,6 @@ def test_an_interrupt_shows_only_what_answers(profile, monkeypatch):
 
 
 def test_peaks_where_no_memory_is_free(profile, monkeypatch):
-    def full(*_args, **_kw):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     monkeypatch.setattr(reach, "reached", full)
     for words in ([], ["tiny.yaml", *QUICK]):
         code, out, err = profile("--peaks", *words)
@@ -203,9 +208,6 @@ def test_peaks_where_no_memory_is_free(profile, monkeypatch):
 
 def test_no_trace_of_another_run_is_left(profile, monkeypatch):
     from modcalc.measure import attribution
-
-    def full(*_args, **_kw):
-        raise torch.OutOfMemoryError("CUDA out of memory")
 
     Path("t.json").write_text("{}\n")
     monkeypatch.setattr(attribution, "profiled", full)
@@ -466,9 +468,6 @@ def test_the_plot_of_no_cached_tokens(profile):
 def test_nothing_fits(profile, monkeypatch):
     from modcalc.measure import sweep
 
-    def full(job, say):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     monkeypatch.setattr(sweep, "measure", full)
     words = ("tiny.yaml", "--baseline", "dense", "--sweep", "batch=1,2", "-f", "plain", "--out", "r.jsonl", *QUICK)
     code, out, err = profile(*words)
@@ -507,8 +506,7 @@ def test_at_decode_the_bytes_are_compared_too(profile):
     """Four tokens of chance 1/4 read the weights of a routed block in 68 % of the steps: more bytes are left than FLOPs."""
     code, out, _ = profile("tiny.yaml", "--mode", "decode", "--baseline", "dense", "-B", "4", "--context", "8", "--format", "csv", *QUICK)
     assert code == 0
-    table = out[out.index("model,baseline") :].splitlines()
-    row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
+    (row,) = csv.DictReader(io.StringIO(out.split("\n\n")[1]))
     moved = [step_bytes(account(spec, batch=4, phase="decode", context=8), 4) for spec in (loads(YAML), dense_twin(loads(YAML)))]
     assert float(row["byte_ratio"]) == pytest.approx(float(moved[0] / moved[1])) and float(row["byte_ratio"]) > float(row["flop_ratio"])
     assert "byte" not in profile("tiny.yaml", "--baseline", "dense", "-B", "4", *QUICK)[1]

@@ -89,7 +89,7 @@ def profile(
     against = baseline not in (None, "dense")
     sources = [(name, mod) for name in specs or ()] + ([(baseline, None)] if against else [])
     named = [name for name, _ in sources]
-    loaded = told_apart([load_as(name, mod) for name, mod in sources], named)
+    loaded = told_apart([load_as(*source) for source in sources], named)
     other = loaded.pop() if against else None
     target = _targets(plot, trace, out, named)
     with _world(where) as world:

@@ -134,19 +134,21 @@ def _cut_off(line: bytes) -> bool:
 
 
 def recalled(job: Job, results: ResultsFile | None) -> Record | None:
-    """What `results` knows of the job, under its names and rated by its peaks; None where that does not tell all that is asked."""
-    known = results.records.get(job.key()) if results else None
+    """What `results` knows of the job, rated by its peaks; None where that does not tell all that is asked."""
+    known = _known(job, results)
     if known is None or not job.answered_by(known):
         return None
-    return rated(_named(known, job), job.peak, job.reached) if isinstance(known, Result) else _named(known, job)
+    return rated(known, job.peak, job.reached) if isinstance(known, Result) else known
 
 
-def _named(known: Record, job: Job) -> Record:
-    return named(known, job.spec.name, job.baseline and job.baseline.name)
+def _known(job: Job, results: ResultsFile | None) -> Record | None:
+    """The record of the job's key, its models called as now."""
+    known = results.records.get(job.key()) if results else None
+    return known and named(known, job.spec.name, job.baseline and job.baseline.name)
 
 
 def _with_other_parts(record: Record, before: Record | None) -> Record:
-    """The record with what an earlier one of its point says of where the time goes by other parts: the last line knows more."""
+    """The record with what `_known` says of where the time goes by other parts: the last line knows more."""
     if not (isinstance(record, Result) and isinstance(before, Result)):
         return record
     have = {(a.spec, a.by) for a in record.attribution}
@@ -166,14 +168,14 @@ def run(
         if job.world:
             known = job.world.from_first(known)
         if known:
-            if results and known != _named(results.records[known.key], job):
+            if results and known != _known(job, results):
                 results.append(known)
             yield known, False
             continue
         with during(job) if during else nullcontext(quiet) as say:
             record = measured_or_failed(job, say)
         if results:
-            record = _with_other_parts(record, results.records.get(record.key))
+            record = _with_other_parts(record, _known(job, results))
             results.append(record)
         if job.world and isinstance(record, Failed):
             # The others may wait in collectives that will not come.
