@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
+from standin import FakeNvml
 
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure import hardware
@@ -114,42 +115,6 @@ def test_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: measuring needs torch, which is not installed: pip install 'modcalc[torch]'\n"
-
-
-class FakeNvml(ModuleType):
-    """NVML with one GPU, which has no energy counter if `old`."""
-
-    NVMLError = type("NVMLError", (Exception,), {})
-    NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
-
-    def __init__(self, old: bool = False) -> None:
-        super().__init__("pynvml")
-        self.old, self.open = old, 0
-
-    def nvmlInit(self):
-        self.open += 1
-
-    def nvmlShutdown(self):
-        self.open -= 1
-
-    def nvmlDeviceGetHandleByUUID(self, uuid):
-        if uuid != "GPU-0123":
-            raise self.NVMLError
-        return "handle"
-
-    def nvmlSystemGetDriverVersion(self):
-        return b"580.1" if self.old else "580.1"
-
-    def nvmlDeviceGetClockInfo(self, handle, kind):
-        return {1: 1980, 2: 3201}[kind]
-
-    def nvmlDeviceGetMaxClockInfo(self, handle, kind):
-        return 1990
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
-        if self.old:
-            raise self.NVMLError
-        return 123_456
 
 
 @pytest.fixture

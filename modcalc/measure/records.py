@@ -65,7 +65,7 @@ class Flops(msgspec.Struct, frozen=True):
 
 
 class WarmUpTime(msgspec.Struct, frozen=True):
-    """What came before the clock counted; first_step_s includes compilation."""
+    """What came before the clock counted; first_step_s includes compilation, and the capture of a graph."""
 
     steps: int
     seconds: float

@@ -78,21 +78,11 @@ class TrainStep:
 
 
 class GraphStep:
-    """A step captured once as a CUDA graph and replayed: what it costs without the host's launches."""
+    """A step captured as a CUDA graph when it first runs, and replayed: what it costs without the host's launches."""
 
     def __init__(self, step: Step, device: torch.device) -> None:
-        self.step = step
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This instance was constructed with capturable")  # it is captured afterwards
-            for _ in range(3):  # compilation, library handles and optimizer state must exist before capture
-                step.prepare()
-                step.run()
-        torch.cuda.current_stream(device).wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            step.run()
+        self.step, self.device = step, device
+        self.graph: torch.cuda.CUDAGraph | None = None
 
     @property
     def loss(self) -> Tensor | None:
@@ -102,7 +92,23 @@ class GraphStep:
         self.step.prepare()
 
     def run(self) -> None:
+        if self.graph is None:
+            self.graph = self._captured()
         self.graph.replay()
+
+    def _captured(self) -> "torch.cuda.CUDAGraph":
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This instance was constructed with capturable")  # it is captured afterwards
+            for _ in range(3):  # compilation, library handles and optimizer state must exist before capture
+                self.step.run()
+                self.step.prepare()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step.run()
+        return graph
 
 
 @contextmanager

@@ -127,7 +127,8 @@ def times(records: Sequence[Record]) -> Table:
     )
     rows = [[name, *_points(s), *_measured(m)] for name, s, m in models(records)]
     memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
-    notes = ["step: median; p25, p75: quartiles; warm-up: of each model alone, in every build; first: its first step, compilation included"]
+    before = "compilation and capture" if records[0].settings.cuda_graph else "compilation"
+    notes = [f"step: median; p25, p75: quartiles; warm-up: of each model alone, in every build; first: its first step, {before} included"]
     if memory:
         about = "; it is known to some MiB only, and a first compiled model's holds what the compiler took" if records[0].device.type == "cpu" else ""
         notes.append(f"memory: {memory}, at its peak, less what was held before{about}")
