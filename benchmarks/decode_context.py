@@ -22,7 +22,8 @@ from modcalc.measure.hardware import describe, peak, pick
 from modcalc.measure.jobs import axis, jobs
 from modcalc.measure.point import Job
 from modcalc.measure.records import Failed, Record, Result, Settings
-from modcalc.measure.sweep import ResultsFile, run
+from modcalc.measure.results import ResultsFile
+from modcalc.measure.sweep import run
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import interval, seconds
 from modcalc.render.plot import COLOURS, figure, plot_target

@@ -17,7 +17,7 @@ import msgspec
 
 from modcalc.measure.hardware import Device
 from modcalc.measure.records import Result, Settings
-from modcalc.measure.sweep import ResultsFile
+from modcalc.measure.results import read_results
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import interval, ratio, seconds, share
 from modcalc.render.profile import device_line
@@ -38,7 +38,7 @@ class Aim(NamedTuple):
 
 def results(folder: Path) -> dict[str, list[Result]]:
     """File name without suffix -> its finished points."""
-    found = {path.stem: [r for r in ResultsFile(path).records.values() if isinstance(r, Result)] for path in sorted(folder.glob("*.jsonl"))}
+    found = {path.stem: [r for r in read_results(path).records.values() if isinstance(r, Result)] for path in sorted(folder.glob("*.jsonl"))}
     return {name: records for name, records in found.items() if records}
 
 

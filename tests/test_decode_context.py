@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks import decode_context
 from modcalc.measure.records import Result
-from modcalc.measure.sweep import ResultsFile
+from modcalc.measure.results import ResultsFile
 
 SPEC = """name: tiny
 vocab_size: 50

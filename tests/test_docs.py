@@ -79,7 +79,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "Llama-3.2-1B"
     folder.mkdir()
     shutil.copy(ROOT / "tests" / "data" / "configs" / "llama-3.2-1b.json", folder / "config.json")
-    (tmp_path / "specs").symlink_to(ROOT / "specs")
+    for shipped in ("specs", "benchmarks"):
+        (tmp_path / shipped).symlink_to(ROOT / shipped)
     monkeypatch.chdir(tmp_path)
     for variable in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(variable, raising=False)

@@ -19,7 +19,7 @@ from modcalc.spec.load import loads
 
 torch = pytest.importorskip("torch")
 from modcalc.cli import app  # noqa: E402
-from modcalc.measure import reach, steptime  # noqa: E402
+from modcalc.measure import reach, steptime, sweep  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
 from modcalc.measure.records import Settings  # noqa: E402
 
@@ -121,8 +121,6 @@ def test_several_specs_and_points_make_one_document(profile):
 
 
 def test_an_interrupted_sweep_has_the_shape_of_a_whole_one(profile, monkeypatch):
-    from modcalc.measure import sweep
-
     own = sweep.measure
 
     def stopped(job, say):
@@ -182,8 +180,6 @@ def test_what_to_make_smaller_is_an_option_of_the_mode(profile):
 
 def test_an_interrupt_shows_only_what_answers(profile, monkeypatch):
     """Points known from a run that asked for less are not measured yet; the others are shown as they are asked for now."""
-    from modcalc.measure import sweep
-
     asked = ("--sweep", "batch=1,2", "--out", "r.jsonl", *QUICK)
     assert profile("tiny.yaml", *asked)[0] == 0
     Path("again.yaml").write_text(YAML.replace("tiny", "again"))
@@ -466,8 +462,6 @@ def test_the_plot_of_no_cached_tokens(profile):
 
 
 def test_nothing_fits(profile, monkeypatch):
-    from modcalc.measure import sweep
-
     monkeypatch.setattr(sweep, "measure", full)
     words = ("tiny.yaml", "--baseline", "dense", "--sweep", "batch=1,2", "-f", "plain", "--out", "r.jsonl", *QUICK)
     code, out, err = profile(*words)
@@ -475,7 +469,7 @@ def test_nothing_fits(profile, monkeypatch):
     assert "error: no point fitted into memory: CUDA out of memory; try a smaller --batch or --seq-len" in err
     code, out, err = profile(*words)
     assert code == 2 and out.count("out of memory") == 2
-    assert "batch 2, 16 tokens: already in r.jsonl; memory ran out then, delete its line to try again" in err
+    assert "batch 2, 16 tokens: already in r.jsonl; memory ran out then, --again tries once more" in err
 
 
 def test_peaks_alone_and_beside(profile):
@@ -510,3 +504,26 @@ def test_at_decode_the_bytes_are_compared_too(profile):
     moved = [step_bytes(account(spec, batch=4, phase="decode", context=8), 4) for spec in (loads(YAML), dense_twin(loads(YAML)))]
     assert float(row["byte_ratio"]) == pytest.approx(float(moved[0] / moved[1])) and float(row["byte_ratio"]) > float(row["flop_ratio"])
     assert "byte" not in profile("tiny.yaml", "--baseline", "dense", "-B", "4", *QUICK)[1]
+
+
+def test_again(profile, monkeypatch):
+    """Points of the file are measured once more and their new lines count; an interrupt shows those alone that were measured."""
+    words = ["tiny.yaml", "--sweep", "batch=1,2", "--out", "r.jsonl", *QUICK]
+    assert profile(*words)[0] == 0
+    code, _, err = profile(*words, "--again", "--by", "component")
+    assert code == 0 and "already in" not in err
+    lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [d["settings"]["batch"] for d in lines] == [1, 2, 1, 2]
+    assert [d["key"] for d in lines[:2]] == [d["key"] for d in lines[2:]] and lines[0]["time"] <= lines[2]["time"]
+    # What was found out before about where the time goes stays known.
+    assert profile(*words, "--again")[0] == 0
+    assert json.loads(Path("r.jsonl").read_text().splitlines()[-1])["attribution"]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "measure", stop)
+    code, out, err = profile(*words, "--again")
+    assert code == 130 and out == "" and err.endswith("interrupted: 0 of 2 points were measured\n")
+    code, _, err = profile("tiny.yaml", "--again", *QUICK)
+    assert code == 2 and "--again: measures points of a results file once more; name it with --out" in err

@@ -20,10 +20,11 @@ from modcalc.spec.load import loads
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
 
 torch = pytest.importorskip("torch")
-from modcalc.measure import sweep  # noqa: E402
+from modcalc.measure import results, sweep  # noqa: E402
 from modcalc.measure.jobs import Axis, axis, jobs, points  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
-from modcalc.measure.sweep import ResultsFile, run  # noqa: E402
+from modcalc.measure.results import ResultsFile  # noqa: E402
+from modcalc.measure.sweep import run  # noqa: E402
 
 CPU = torch.device("cpu")
 SPEC = Spec(
@@ -280,7 +281,7 @@ def test_a_file_is_of_one_process_at_a_time(tmp_path, monkeypatch):
     with ResultsFile(path):
         with pytest.raises(UsageError, match="another modcalc profile writes it"), ResultsFile(path):
             pass
-        monkeypatch.setattr(sweep, "fcntl", None)
+        monkeypatch.setattr(results, "fcntl", None)
         with ResultsFile(path):
             pass
     monkeypatch.undo()
@@ -293,7 +294,7 @@ def test_a_file_is_of_one_process_at_a_time(tmp_path, monkeypatch):
     def not_here(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(sweep.fcntl, "flock", not_here)
+    monkeypatch.setattr(results.fcntl, "flock", not_here)
     with ResultsFile(path):
         pass
 

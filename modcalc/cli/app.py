@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "Hold specs to their budgets; for CI",
     "diff": "What changed in cost between two specs, and which component caused it",
     "profile": "Measured step times, against the FLOPs that were promised",
+    "results": "Tables and plots of what profile measured, on any machine",
     "import": "A spec from a config.json of the transformers library",
     "specs": "List the shipped specs",
     "schema": "JSON Schema of a spec, for editors",

@@ -11,6 +11,7 @@ import typer
 
 from modcalc.cli.options import AsMod, Batch, Causal, Format, Plot, SeqLen
 from modcalc.cli.profile_options import (
+    Again,
     BaselineName,
     Builds,
     By,
@@ -32,6 +33,7 @@ from modcalc.cli.profile_options import (
     WarmUp,
     check,
     given,
+    targets,
 )
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
     from modcalc.measure.distributed import World
     from modcalc.measure.hardware import Peak
     from modcalc.measure.point import Job
+    from modcalc.measure.results import ResultsFile
     from modcalc.measure.rigs import Say
-    from modcalc.measure.sweep import ResultsFile
 
 
 def profile(
@@ -70,6 +72,7 @@ def profile(
     causal: Causal = None,
     plot: Plot = None,
     out: Out = None,
+    again: Again = False,
     format: Format = None,
 ) -> None:
     """Step times of real models, median with quartiles, and what becomes of the FLOPs.
@@ -91,7 +94,7 @@ def profile(
     named = [name for name, _ in sources]
     loaded = told_apart([load_as(*source) for source in sources], named)
     other = loaded.pop() if against else None
-    target = _targets(plot, trace, out, named)
+    target = targets({"--out": out, "--plot": plot, "--trace": trace}, dict.fromkeys(named, "the spec"))
     with _world(where) as world:
         where = world.device if world else where
         hardware.pick_dtype(dtype, where)  # not before: each process must touch its own GPU alone
@@ -121,21 +124,7 @@ def profile(
         by = by or ("component" if trace else None)
         shared = Job(spec=loaded[0], baseline=other, settings=settings, device=where, peak=promise, by=by, trace=trace, world=world)
         todo = jobs(shared, loaded, [axis(text) for text in sweep or ()], dense=baseline == "dense")
-        _measure(todo, peaks, out, target, format)
-
-
-def _targets(plot: str | None, trace: str | None, out: str | None, specs: list[str]) -> Path | None:
-    """Where the plot goes. What is written is checked before anything is measured: each to a file of its own, and where it can be."""
-    from modcalc.errors import UsageError
-    from modcalc.render.plot import plot_target, writable
-
-    taken = {Path(spec).resolve(): "the spec" for spec in specs}
-    for option, file in (("--out", out), ("--plot", plot), ("--trace", trace)):
-        if file and (other := taken.setdefault(Path(file).resolve(), option)) != option:
-            raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")
-    if trace:
-        writable(Path(trace), "--trace")
-    return plot_target(plot) if plot else None
+        _measure(todo, peaks, out, again, target, format)
 
 
 @contextmanager
@@ -171,12 +160,13 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
     emit(peaks_document(machine, dtype, promise, found), [peaks_table(machine, dtype, promise, found)], format)
 
 
-def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | None, format: str) -> None:
+def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, target: Path | None, format: str) -> None:
     """Measure every job, say what is doubtful, and show all at the end, or what there is when interrupted."""
     from modcalc.errors import UsageError
     from modcalc.measure.records import Failed, Record
+    from modcalc.measure.results import ResultsFile
     from modcalc.measure.rigs import quiet
-    from modcalc.measure.sweep import ResultsFile, recalled, run
+    from modcalc.measure.sweep import recalled, run
     from modcalc.render.output import emit
     from modcalc.render.profile import document, point_name, tables
     from modcalc.render.progress import working
@@ -187,6 +177,9 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
     def during(text: str) -> "AbstractContextManager[Say]":
         return working(text) if first else nullcontext(quiet)
 
+    def measuring(job: "Job") -> "AbstractContextManager[Say]":
+        return during(f"measuring {point_name(job.spec.name, job.settings)}, {_promise(job)}")
+
     file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
     records: list[Record] = []
     stopped: BaseException | None = None
@@ -195,17 +188,17 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, target: Path | Non
         if results and results.cut:
             print(f"warning: {out}: a line was cut off; its point is measured again", file=sys.stderr)
         try:
-            for record, fresh in run(todo, results, lambda job: during(f"measuring {point_name(job.spec.name, job.settings)}, {_promise(job)}")):
+            for record, fresh in run(todo, results, measuring, again=again):
                 records.append(record)
                 if first and not fresh:
-                    again = "; memory ran out then, delete its line to try again" if isinstance(record, Failed) else ""
-                    print(f"{point_name(record.spec, record.settings)}: already in {out}{again}", file=sys.stderr)
+                    full = "; memory ran out then, --again tries once more" if isinstance(record, Failed) else ""
+                    print(f"{point_name(record.spec, record.settings)}: already in {out}{full}", file=sys.stderr)
                 if first:
-                    for doubt in [f"out of memory: {record.error}"] if isinstance(record, Failed) else record.warnings:
+                    for doubt in record.doubts:
                         print(f"warning: {doubt}", file=sys.stderr)
         except (KeyboardInterrupt, UsageError) as why:
             stopped = why
-            if results:  # points behind this one may be known
+            if results and not again:  # points behind this one may be known
                 shown = {record.key: record for record in records}
                 records = [record for job in todo if (record := shown.get(job.key()) or recalled(job, results))]
         if first and records:
@@ -236,10 +229,12 @@ def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, du
 
     measure: find out what is reached where the file does not say.
     """
+    import torch
+
     from modcalc.measure.hardware import describe
 
     device, dtype = todo[0].device, todo[0].settings.dtype
-    peak, found = file.peaks(describe(device), dtype) if file else (None, None)
+    peak, found = file.peaks(describe(device), dtype, str(torch.__version__)) if file else (None, None)
     if measure and found is None:
         found = _reached(device, dtype, during)
     return [replace(job, peak=job.peak or peak, reached=found) for job in todo]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence, Set
 from math import isfinite
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -77,6 +78,7 @@ Out = Annotated[
         "--out", "-o", metavar="FILE", help="Append points to FILE (JSON Lines); those it holds are not measured again.", show_default=False
     ),
 ]
+Again = Annotated[bool, typer.Option("--again", help="Measure points that --out holds once more; their new lines count.")]
 
 
 ALONE = {"device", "dtype", "peaks", "peak_tflops", "format", "specs"}  # what --peaks without a SPEC goes with
@@ -108,8 +110,26 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
         raise UsageError("--mode decode: say how many tokens are already cached with --context S")
     if mode == "decode" and "seq_len" in words:
         raise UsageError("--seq-len with --mode decode: one token per sequence is computed; give its history with --context")
+    if "again" in words and "out" not in words:
+        raise UsageError("--again: measures points of a results file once more; name it with --out")
     if "parallel" in words and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UsageError("--parallel: start it under torchrun: torchrun --nproc-per-node 8 --no-python modcalc profile ...")
+
+
+def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None:
+    """Where the plot goes, if one is asked for. Raises UsageError, before anything is measured, where a file to be written cannot be,
+    or is one of another option or that is read. written: option -> file. read: file -> what it is.
+    """
+    from modcalc.render.plot import plot_target, writable
+
+    taken = {Path(file).resolve(): what for file, what in read.items()}
+    for option, file in written.items():
+        if file and (other := taken.setdefault(Path(file).resolve(), option)) != option:
+            raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")
+    if trace := written.get("--trace"):
+        writable(Path(trace), "--trace")
+    plot = written["--plot"]
+    return plot_target(plot) if plot else None
 
 
 def _flags(names: Set[str]) -> str:

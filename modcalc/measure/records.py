@@ -185,6 +185,11 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag=
     torch: str
     error: str
 
+    @property
+    def doubts(self) -> list[str]:
+        """What to say beside the row."""
+        return [f"out of memory: {self.error}"]
+
 
 class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     """A finished point. time: when it was measured (UTC)."""
@@ -206,6 +211,11 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     ranks: Ranks | None = None
     attribution: list[Attribution] = []
     warnings: list[str] = []
+
+    @property
+    def doubts(self) -> list[str]:
+        """What to say beside the row."""
+        return self.warnings
 
     @property
     def byte_ratio(self) -> float | None:

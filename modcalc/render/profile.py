@@ -26,8 +26,8 @@ BYTES = (
 OWN_LABELS = {**LABELS, "loss": "losses", "optimizer": "optimizer", "idle": "idle (no kernel runs)", "other": "other"}
 
 
-def document(records: Sequence[Record], asked: int) -> dict[str, Any]:
-    """One point as it is; where several were asked for, those that there are under `results`."""
+def document(records: Sequence[Record], asked: int | None = None) -> dict[str, Any]:
+    """Records under `results`; one alone as it is where no more were asked for."""
     plain = [msgspec.to_builtins(record) for record in records]
     return plain[0] if asked == 1 else {"results": plain}
 
@@ -59,7 +59,9 @@ def headline(records: Sequence[Record]) -> list[str]:
     d, s = record.device, record.settings
     how = "torch.compile block by block" if s.compile else "eager"
     software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
-    lines = [f"{device_line(d)}; {', '.join(software)}", f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}"]
+    days = sorted({r.time[:10] for r in records if isinstance(r, Result)})
+    when = [f"measured {' to '.join(dict.fromkeys([days[0], days[-1]]))}"] if days else []
+    lines = ["; ".join([device_line(d), ", ".join(software), *when]), f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}"]
     lines.append("new random tokens each step; warm-up and compilation are not in the times")
     if drawn := [m for _, _, m in models(records) if m and m.drawn]:
         of = f"; a sample is the mean of {steps} steps" if (steps := drawn[0].step_time_s.steps) > 1 else ""
@@ -176,7 +178,9 @@ def comparison(done: Sequence[Result]) -> Table:
             moved = r.byte_ratio if r.mode == "decode" else None
             rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, moved, b.time_ratio, b.time_ratio_interval, *saving])
     saved = any(r.baseline and r.baseline.realised_saving is not None for r in done)
-    sure = next((b.confidence for r in done if (b := r.baseline) and b.confidence), None)
+    confidences = {share(b.confidence): b.confidence for r in done if (b := r.baseline) and b.confidence}
+    sure = min(confidences, key=confidences.get, default=None)
+    least = "at least " if len(confidences) > 1 else ""
     builds = max(len(r.baseline.build_ratios) for r in done if r.baseline)
     saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
     whose = f"of {builds} builds of both models, each the median " if builds >= MIN_SAMPLES else ""
@@ -184,7 +188,7 @@ def comparison(done: Sequence[Result]) -> Table:
     if done[0].mode == "decode":
         notes.append(BYTES)
     of = "builds" if builds >= MIN_SAMPLES else "pairs"
-    notes += [f"intervals cover the true median with {share(sure)}, whatever the distribution (order statistics of the {of})"] if sure else []
+    notes += [f"intervals cover the true median with {least}{sure}, whatever the distribution (order statistics of the {of})"] if sure else []
     return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
 
 
