@@ -527,3 +527,24 @@ def test_again(profile, monkeypatch):
     assert code == 130 and out == "" and err.endswith("interrupted: 0 of 2 points were measured\n")
     code, _, err = profile("tiny.yaml", "--again", *QUICK)
     assert code == 2 and "--again: measures points of a results file once more; name it with --out" in err
+
+
+def test_the_plot_of_a_breakdown(profile, monkeypatch):
+    """A panel for each: components as bars, numbers in them where they are few; layers as lines; paths are too many."""
+    pytest.importorskip("matplotlib")
+    words = ("tiny.yaml", "--baseline", "dense", "--out", "r.jsonl", "--plot", "p.svg", *QUICK)
+    assert profile(*words, "--by", "component")[0] == 0
+    said = texts("p.svg")
+    assert {"time of an eager step, by component", "mod router", "mlp", "tiny", "tiny (dense twin)"} <= said
+    assert any(re.fullmatch(r"\d+\.\d %", text) for text in said), "shares stand in the bars"
+    assert profile(*words, "--by", "layer")[0] == profile(*words, "--by", "path")[0] == 0
+    said = texts("p.svg")
+    assert {"time of an eager step, by component", "time of an eager step, by layer", "final_norm"} <= said
+    assert not any("by path" in text for text in said)
+    assert profile(*words, "--by", "component", "--sweep", "batch=1,2,3")[0] == 0
+    said = texts("p.svg")
+    assert {"tiny, batch 3", "tiny (dense twin), batch 1"} <= said and not any(re.fullmatch(r"\d+\.\d %", text) for text in said)
+
+
+def texts(file: str) -> set[str]:
+    return set(re.findall(r"<text[^>]*>([^<]*)</text>", Path(file).read_text()))

@@ -10,14 +10,13 @@ from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import real, seconds
 from modcalc.render.plot import COLOURS, amounts, figure
-from modcalc.render.profile import headline, point_name
+from modcalc.render.plot_attribution import FEW, broken_down, draw
+from modcalc.render.profile import AXES, headline, point_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-# What an axis is called, and how one value of it is.
-AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
 MARKERS = ("o", "s", "^", "D")
 Lines = dict[str, list[tuple[Settings, Measured]]]
 
@@ -28,17 +27,24 @@ def swept(records: Sequence[Record]) -> str:
 
 
 def plot_profile(target: Path, records: Sequence[Record]) -> None:
-    """Left: median step time with quartiles (solid) and FLOPs of a step (dashed, right scale). Right: the roofline."""
+    """Left: median step time with quartiles (solid) and FLOPs of a step (dashed, right scale). Beside it the roofline, and a
+    panel for each breakdown that the records have.
+    """
     done = [r for r in records if not isinstance(r, Failed)]
     if not done:
         return
     lost = ", ".join(point_name(r.spec, r.settings) for r in records if isinstance(r, Failed))
     subtitle = "\n".join([*headline(done), *([f"out of memory: {lost}"] if lost else [])])
-    with figure(target, "Step time and FLOPs", subtitle, width=13.0, height=5.0, grid=(1, 2)) as axes:
+    breakdowns = broken_down(done)
+    panels = 2 + len(breakdowns)
+    height = 6.5 if any(len(times) > FEW for times in breakdowns.values()) else 5.0  # names of many bars stand upright below them
+    with figure(target, "Step time and FLOPs", subtitle, width=6.5 * panels, height=height, grid=(1, panels)) as axes:
         along = swept(done)
         lines = _lines(done, along)
         _times(axes[0], lines, along)
         _roofline(axes[1], lines, done[-1])
+        for panel, (by, times) in zip(axes[2:], breakdowns.items(), strict=True):
+            draw(panel, by, times)
 
 
 def _lines(records: Sequence[Result], along: str) -> Lines:

@@ -19,6 +19,8 @@ MODES = {
     "prefill": "prefill: the prompt into the cache, logits of the last token",
     "decode": "decode: one new token for each sequence",
 }
+# What an axis is called, and how one value of it is.
+AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
 BYTES = (
     "byte ratio: of the fewest bytes that a step moves, which set the pace of small batches; the weights of a routed block are read "
     "as soon as the token of one sequence passes"
