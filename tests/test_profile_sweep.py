@@ -110,6 +110,16 @@ def test_settings_that_do_not_go_together(job, axes, says):
         jobs(job, [SPEC], axes)
 
 
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_experts_that_choose_cannot_sample(mode):
+    """Said before anything is measured, not when it is its turn."""
+    choosing = msgspec.structs.replace(SPEC, name="choosing", moe=Moe(n_experts=4, choice="expert", capacity=0.5, d_ff=8))
+    job = with_settings(mode=mode, context=4 if mode == "decode" else 0)
+    with pytest.raises(UsageError, match=f"--mode {mode}: choosing has experts that choose among all tokens .* cannot sample; time --mode forward"):
+        jobs(job, [SPEC, choosing], [])
+    assert len(jobs(with_settings(), [SPEC, choosing], [])) == 2
+
+
 def test_a_graph_cannot_be_captured_where_the_host_waits():
     experts = msgspec.structs.replace(SPEC, name="experts", moe=Moe(n_experts=4, top_k=2, d_ff=8))
     captured = replace(with_settings(cuda_graph=True), device=torch.device("cuda", 0))

@@ -11,6 +11,7 @@ import msgspec
 import torch
 
 from modcalc.cost.account import dense_twin
+from modcalc.cost.compare import experts_choose
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure.point import Job
 from modcalc.measure.records import Settings
@@ -91,6 +92,11 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
             raise UsageError(f"batch {s.batch} of {s.seq_len} tokens: more than torch can count; {s.smaller}")
         for spec in job.specs:
             plan = promised(spec, s).plan
+            if s.mode in ("prefill", "decode") and experts_choose(plan):
+                raise UsageError(
+                    f"--mode {s.mode}: {spec.name} has experts that choose among all tokens of a sequence, later ones included, and so cannot "
+                    "sample; time --mode forward or train"
+                )
             if s.cuda_graph and waits(plan, s.mode):
                 raise UsageError(
                     f"--cuda-graph: {spec.name} has experts without a buffer, whose work depends on how many tokens come to each; "
