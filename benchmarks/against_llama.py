@@ -20,16 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modcalc import build, load
-from modcalc.measure.hardware import describe, pick
+from modcalc.measure.hardware import DTYPES, describe, pick, pick_dtype
 from modcalc.measure.heap import keep
 from modcalc.measure.records import StepTime, ends
 from modcalc.measure.stats import paired_ratio
-from modcalc.measure.steps import LEARNING_RATE, ForwardStep, Tokens, TrainStep
+from modcalc.measure.steps import ForwardStep, Tokens, TrainStep
 from modcalc.measure.steptime import alternate, rounds_for, warm_up
 from modcalc.render.output import machine_values
 from modcalc.spec.schema import Spec
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def llama(spec: Spec, like: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -76,21 +74,11 @@ class Logits(nn.Module):
         return self.model(tokens, use_cache=False).logits
 
 
-class TheirTrainStep:
-    """The train step of modcalc.measure.steps.TrainStep, for the library's model."""
+class TheirTrainStep(TrainStep):
+    """Our train step with the library's model and its loss."""
 
-    def __init__(self, model: nn.Module, tokens: Tokens) -> None:
-        self.model, self.tokens = model.train(), tokens
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
-
-    def prepare(self) -> None:
-        self.tokens.fill()
-
-    def run(self) -> None:
-        inputs, targets = self.tokens.buffer[:, :-1], self.tokens.buffer[:, 1:]
-        F.cross_entropy(self.model(inputs).float().flatten(0, 1), targets.flatten()).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def loss_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.model(inputs).float().flatten(0, 1), targets.flatten())
 
 
 def check(spec: Spec, device: torch.device) -> float:
@@ -135,7 +123,8 @@ def main() -> None:
     options = parser.parse_args()
     import transformers
 
-    device, dtype, spec = pick(options.device), DTYPES[options.dtype], load(options.spec)
+    device, spec = pick(options.device), load(options.spec)
+    dtype = pick_dtype(options.dtype, device)
     keep()
     difference = check(spec, device)
     found = {}

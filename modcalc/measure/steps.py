@@ -70,11 +70,15 @@ class TrainStep:
 
     def run(self) -> None:
         inputs, targets = self.tokens.buffer[:, :-1], self.tokens.buffer[:, 1:]
-        loss, _ = self.objective(self.model.plan, self.wrapped(inputs), targets)
+        loss = self.loss_of(inputs, targets)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # at the end: between steps a model holds no gradients while the other runs
         self.loss = loss.detach()  # a graph kept alive would tie the next step to this one's stream
+
+    def loss_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """What is minimised: a scalar from tokens and targets, both [B, T]."""
+        return self.objective(self.model.plan, self.wrapped(inputs), targets)[0]
 
 
 class GraphStep:
