@@ -31,3 +31,8 @@ class CountFailed(ModcalcError):
     def __init__(self, message: str, unseen: "dict[str, int] | None" = None) -> None:
         self.unseen = unseen or {}
         super().__init__(message)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without the stack or list that torch appends; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

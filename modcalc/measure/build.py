@@ -3,7 +3,8 @@
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from modcalc.errors import MissingDependency, UsageError
+from modcalc.errors import MissingDependency, UsageError, first_line
+from modcalc.measure import hardware
 from modcalc.spec.plan import Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from modcalc.models.decoder import Decoder
 
-DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES = {"fp64": "float64", **hardware.DTYPES}
 
 
 def build(
@@ -64,8 +65,7 @@ def _device(device: "str | torch.device") -> "torch.device":
         if where.type != "meta":
             torch.empty(0, device=where)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # Only the first line: torch appends a stack or a list of all backends.
-        raise UsageError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
     return where
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from modcalc.errors import MissingDependency, UsageError
+from modcalc.errors import MissingDependency, UsageError, first_line
 from modcalc.measure import heap
 from modcalc.measure.nvml import Gpu
 
@@ -96,9 +96,8 @@ def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
     try:
         torch.ones(2, 2, dtype=dtype, device=device) @ torch.ones(2, 2, dtype=dtype, device=device)
     except RuntimeError as failed:
-        why = (str(failed).splitlines() or [type(failed).__name__])[0]
         instead = "" if name == "fp32" else "; --dtype fp32 may do"
-        raise UsageError(f"dtype {name}: a matrix product in it fails on the {device.type}: {why}{instead}") from failed
+        raise UsageError(f"dtype {name}: a matrix product in it fails on the {device.type}: {first_line(failed)}{instead}") from failed
     return dtype
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
-from modcalc.errors import CountFailed
+from modcalc.errors import CountFailed, first_line
 
 # Wrapper class -> its attribute that holds the wrapped module, which is no part of a path.
 WRAPPERS = {
@@ -47,8 +47,8 @@ def outputs_of(output: Any) -> list[Tensor]:
 
 def reason(error: Exception) -> str:
     """An exception in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
 
 
 def is_fake(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:

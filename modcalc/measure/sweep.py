@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import msgspec
 import torch
 
-from modcalc.errors import UsageError
+from modcalc.errors import UsageError, first_line
 from modcalc.measure.hardware import describe
 from modcalc.measure.heap import give_back
 from modcalc.measure.point import Job, measure
@@ -85,7 +85,7 @@ def measured_or_failed(job: Job, say: Say = quiet) -> Record:
             raise UsageError(f"rank {job.world.rank}: another process of this run has ended; what it printed says why") from error
         if not out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or ["out of memory"])[0]
+        reason = first_line(error)
     finally:
         gc.collect()
         if job.device.type == "cuda":
