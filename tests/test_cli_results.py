@@ -1,5 +1,7 @@
 """`modcalc results`: results files shown, without torch."""
 
+import csv
+import io
 import json
 import re
 import subprocess
@@ -10,9 +12,11 @@ import msgspec
 import pytest
 
 from modcalc.cli import app
-from modcalc.measure.alike import alike, conditions, facts, told_apart
-from modcalc.measure.records import Failed, Settings
-from modcalc.measure.results import read_results
+from modcalc.errors import UsageError
+from modcalc.measure.alike import alike, conditions, differences, facts, told_apart
+from modcalc.measure.records import Failed, Ranks, Settings
+from modcalc.measure.results import ResultsFile, read_results
+from modcalc.render.profile import comparison
 
 MEASURED = Path(__file__).parent.parent / "benchmarks" / "results"
 H200 = MEASURED / "nvidia-h200-2026-11-26"
@@ -43,11 +47,11 @@ def test_what_a_gpu_measured_is_shown_without_torch():
     code = "import sys; sys.modules['torch'] = None; from modcalc.cli.app import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "results", H200 / "train.jsonl"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "NVIDIA H200, SM clock 1875 of 1980 MHz; torch 2.11.0+cu130, CUDA 13.0, driver 580.159.04; measured 2026-11-26\n" in done.stdout
+    assert "NVIDIA H200, SM clock 1560 to 1965 of 1980 MHz; torch 2.11.0+cu130, CUDA 13.0, driver 580.159.04; measured 2026-11-26\n" in done.stdout
     rows = re.findall(r"^(mod-\S+)(?: \(dense twin\))? +(4|16) +2,048 +\S", done.stdout, re.MULTILINE)
     assert len(rows) == 10 and "mod-3b with mod-3b (dense twin)     16   2,048  out of memory" in done.stdout
     assert "warning: mod-220m, train, batch 4, 2,048 tokens: the host needs" in done.stderr
-    assert "warning: mod-3b, train, batch 16, 2,048 tokens: out of memory: CUDA out of memory" in done.stderr
+    assert "warning: mod-3b, train, batch 16, 2,048 tokens: out of memory: CUDA out of memory. Tried to allocate 1.95 GiB\n" in done.stderr
 
 
 def test_the_document_is_that_of_the_file(results):
@@ -76,9 +80,20 @@ def test_tables_of_their_own(results):
 
 def test_records_are_rated_by_the_last_peak(results):
     first, last = records(H200 / "repeat-1.jsonl", H200 / "repeat-2.jsonl")
-    (one, two) = alike([msgspec.structs.replace(first, peak=None, mfu=None, hfu=None), last])[0]
+    replace = msgspec.structs.replace
+    bare = replace(first, peak=None, mfu=None, hfu=None)
+    (one, two) = alike([bare, last])[0]
     assert (one.peak, two) == (last.peak, last)
     assert one.mfu == one.flops.step / one.step_time_s.median / last.peak.flops_per_s
+    # Whatever the order of the files: the newest counts.
+    peak, reached = replace(first.peak, flops_per_s=2e15), replace(first.peak, flops_per_s=1e15)
+    newer = replace(first, peak=peak, reached=reached, time="2027-01-01T00:00:00+00:00")
+    for group in (*alike([newer, last]), *alike([last, newer])):
+        assert {(r.peak.flops_per_s, r.reached.flops_per_s) for r in group} == {(2e15, 1e15)}
+        assert all(r.mfu == r.flops.step / r.step_time_s.median / 2e15 for r in group)
+    (given,) = alike([bare], peak_tflops=500.0)[0]
+    assert (given.peak.flops_per_s, given.peak.source, given.peak.bytes_per_s) == (5e14, "--peak-tflops", 4.8e12)
+    assert "MFU" in results(CPU / "self.jsonl", "--peak-tflops", "1")[1]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +101,7 @@ def test_records_are_rated_by_the_last_peak(results):
     [
         (["spec=mod-3b"], [("mod-3b", 4), ("mod-3b", 16)]),
         (["spec=mod-3b,mod-1b", "batch=16"], [("mod-1b", 16), ("mod-3b", 16)]),
+        (["tokens=2,048", "model=mod-1b", "cached=0"], [("mod-1b", 4), ("mod-1b", 16)]),
         (["cuda_graph=no", "spec=mod-1b"], [("mod-1b", 4), ("mod-1b", 16)]),
         (["device=NVIDIA H200", "seq-len=2048", "baseline=mod-220m (dense twin)"], [("mod-220m", 4), ("mod-220m", 16)]),
     ],
@@ -109,6 +125,19 @@ def test_every_format(results, format):
     assert code == 0 and "attention" in out and "realised saving" in out.replace("_", " "), err
 
 
+def test_csv_says_in_every_row_what_it_is(results):
+    """Results of all kinds in one table."""
+    code, out, _ = results(H200 / "train.jsonl", H200 / "forward.jsonl", CPU / "self.jsonl", "-f", "csv")
+    times, compared = (list(csv.DictReader(io.StringIO(part))) for part in out.split("\n\n"))
+    assert code == 0 and len(times) == 11 + 12 + 2 and len(compared) == 5 + 6 + 1
+    assert {(row["mode"], row["dtype"], row["device"]) for row in times} == {
+        ("train", "bf16", "NVIDIA H200"), ("forward", "bf16", "NVIDIA H200"), ("forward", "fp32", "Intel(R) Xeon(R) Processor"),
+    }  # fmt: skip
+    (full,) = (row for row in times if row["status"] != "ok")
+    assert (full["status"], full["step_s"], full["torch"]) == ("out_of_memory", "", "2.11.0+cu130")
+    assert all(float(row["step_s"]) > 0 for row in times if row["status"] == "ok")
+
+
 def test_a_plot(results):
     code, _, err = results(H200 / "train.jsonl", "--plot", "t.svg")
     assert code == 0, err
@@ -121,15 +150,30 @@ def test_a_plot(results):
 
 def test_what_differs_is_named():
     groups = alike(records(H200 / "self.jsonl", CPU / "self.jsonl"))
-    assert told_apart(groups).startswith("device NVIDIA H200, Intel(R) Xeon(R) Processor")
-    assert "mode" not in told_apart(groups)
+    assert differences(groups).startswith("device NVIDIA H200, Intel(R) Xeon(R) Processor")
+    assert "mode" not in differences(groups)
 
 
-def test_everything_but_the_length_of_a_measurement_tells_records_apart():
-    """A setting that is new must be known to `facts`, or tables would mix what it parts."""
+@pytest.mark.parametrize(
+    "of, change",
+    [
+        ("device", dict(name="another")), ("device", dict(cores=1)), ("device", dict(threads=1)), ("device", dict(keeps_freed=True)),
+        ("device", dict(driver="1")), ("device", dict(cuda="1")), ("", dict(torch="1")), ("settings", dict(mode="forward")),
+        ("settings", dict(dtype="fp32")), ("settings", dict(compile=False)), ("settings", dict(cuda_graph=True)),
+        ("settings", dict(causal="half")), ("settings", dict(parallel="ddp")), ("", dict(ranks=Ranks(2, "nccl", "none", [1.0], 0.0, 0.0, 0.0, None))),
+    ],
+)  # fmt: skip
+def test_what_parts_tables(of, change):
+    record, other = records(H200 / "train.jsonl")[:2]
+    replace = msgspec.structs.replace
+    changed = replace(other, **(change if not of else {of: replace(getattr(other, of), **change)}))
+    assert len(alike([record, other])) == 1 and len(alike([record, changed])) == 2
+
+
+def test_every_setting_is_a_fact():
+    """One that is new must be known to `facts`, or tables would mix what it parts."""
     (record,) = records(H200 / "self.jsonl")
-    named = {name.replace("-", "_") for name in facts(record)}
-    assert set(Settings.__struct_fields__) - named == {"seconds", "iterations", "warmup", "builds"}
+    assert set(Settings.__struct_fields__) <= {name.replace("-", "_") for name in facts(record)}
     assert set(conditions(record)) < set(facts(record))
     failed = next(r for r in records(H200 / "train.jsonl") if isinstance(r, Failed))
     assert facts(failed)["baseline"] == "mod-3b (dense twin)"
@@ -143,6 +187,7 @@ def test_everything_but_the_length_of_a_measurement_tells_records_apart():
         (["--only", "mode"], "NAME=VALUE,VALUE,… with NAME one of"),
         (["--only", "mode=trian"], "no result has mode 'trian'; there are train; did you mean train?"),
         (["--only", "spec=mod-1b,"], "no result has spec ''; there are mod-220m, mod-1b, mod-3b"),
+        (["--only", "batch=64"], "no result has batch '64'; there are 4, 16\n"),
         (["--only", "batch=16", "--only", "batch=4"], "--only: no result has all of batch=16 and batch=4"),
         (["--plot", "p.pdf"], "p.pdf"),
     ],
@@ -150,6 +195,60 @@ def test_everything_but_the_length_of_a_measurement_tells_records_apart():
 def test_bad_words(results, words, said):
     code, out, err = results(H200 / "train.jsonl", *words)
     assert code == 2 and out == "" and said in err and "Traceback" not in err
+
+
+def test_rows_that_look_alike_say_what_parts_them():
+    replace = msgspec.structs.replace
+    one, two = records(H200 / "repeat-1.jsonl", H200 / "repeat-2.jsonl")
+    file = [("r.jsonl", one), ("r.jsonl", one)]
+    assert told_apart(file) == [one]
+    assert [r.spec for r in told_apart([("r.jsonl", one), ("s.jsonl", two)])] == ["dense-220m (r.jsonl)", "dense-220m (s.jsonl)"]
+    edited = replace(one, key="other", spec_sha256="abcdef0123", time=two.time)
+    assert [r.spec for r in told_apart([("r", one), ("r", edited)])] == [f"dense-220m (spec {one.spec_sha256[:8]})", "dense-220m (spec abcdef01)"]
+    longer = replace(one, key="other", settings=replace(one.settings, seconds=9.0))
+    assert [r.spec for r in told_apart([("r", one), ("r", longer)])] == ["dense-220m (seconds 4.0)", "dense-220m (seconds 9.0)"]
+    assert [r.spec for r in told_apart([("r", one), ("r", two)])] == [f"dense-220m (at {r.time})" for r in (one, two)]
+    # Of three: as many marks as it takes.
+    three = told_apart([("r", one), ("r", longer), ("s", replace(longer, time=two.time))])
+    assert [r.spec for r in three] == [f"dense-220m ({mark})" for mark in ("r, seconds 4.0", "r, seconds 9.0", "s, seconds 9.0")]
+    mod = records(H200 / "train.jsonl")
+    assert told_apart([("r", r) for r in mod]) == mod, "other points are no repeats"
+    again = told_apart([("r", mod[0]), ("s", replace(mod[0], time=two.time))])
+    assert [(r.spec, r.baseline.spec) for r in again] == [(f"mod-220m ({file})", "mod-220m (dense twin)") for file in "rs"]
+
+
+def test_a_folder_is_its_results_files(results, tmp_path):
+    code, out, _ = results(H200)
+    assert code == 0 and out.count("Measured step times") == 3
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "self.jsonl").write_text((H200 / "self.jsonl").read_text().replace("2026-11-26T", f"2026-11-2{int(folder == 'a')}T"))
+    code, out, _ = results("a", "b")
+    assert code == 0 and "mod-220m (a/self.jsonl)" in out and "mod-220m (b/self.jsonl)" in out
+    assert "; measured 2026-11-20 to 2026-11-21\n" in out
+    Path("c").mkdir()
+    assert results("c")[::2] == (2, "error: c: cannot be read: Is a directory\n")
+
+
+def test_of_how_many_builds_a_ratio_is():
+    later = MEASURED / "intel-xeon-2026-11-29-later"
+    both = ["self-01", "self-once-01"]
+    six, once, both = (comparison(records(*(later / f"{name}.jsonl" for name in names))) for names in (both[:1], both[1:], both))
+    assert once.notes[0].startswith("time ratio: median over pairs of steps that ran next to each other;") and "of the pairs)" in once.notes[-1]
+    assert six.notes[0].startswith("time ratio: median of 6 builds of both models, each the median over pairs") and "of the builds)" in six.notes[-1]
+    assert "of several builds, the median of theirs" in both.notes[0] and "of the builds, or pairs of one)" in both.notes[-1]
+    at = [column.title for column in both.columns].index("builds")
+    assert [row[at] for row in both.rows] == [6, 1] and not any(c.title == "builds" for one in (once, six) for c in one.columns)
+
+
+def test_a_narrow_terminal_keeps_what_differs(monkeypatch, capsys):
+    from modcalc.render.terminal import fitting
+
+    context = comparison(records(H200 / "context.jsonl"))
+    kept = {context.columns[i].title for i in fitting(context, 80)[0]}
+    assert {"batch", "cached"} <= kept and "tokens" not in kept
+    two = records(H200 / "decode.jsonl")[:1] + [r for r in records(H200 / "context.jsonl") if r.settings.batch == 1 and r.settings.context == 2048]
+    assert "baseline" in {two_columns.title for two_columns in comparison(two).columns if not two_columns.drop}
 
 
 def test_bad_files(results, tmp_path):
@@ -162,14 +261,38 @@ def test_bad_files(results, tmp_path):
     line = (H200 / "self.jsonl").read_text()
     Path("cut.jsonl").write_text(line + line[:40])
     code, out, err = results("cut.jsonl")
-    assert code == 0 and "mod-220m" in out and "warning: cut.jsonl: a line is cut off; its point is not shown" in err
+    assert code == 0 and "mod-220m" in out and "warning: cut.jsonl: a line is cut off, and points that were not measured again are missing" in err
     assert Path("cut.jsonl").read_text() == line + line[:40]
+    Path("middle.jsonl").write_text(line[:40] + "\n" + line + line[:60] + "\n")
+    code, out, err = results("middle.jsonl")
+    assert code == 0 and "mod-220m" in out and "warning: middle.jsonl: 2 lines are cut off" in err
+    Path("bom.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode())
+    assert results("bom.jsonl")[0] == 0
+    Path("latin.jsonl").write_bytes(b'{"status":"ok","spec":"\xff"}\n')
+    code, _, err = results("latin.jsonl")  # could have been cut off within a character
+    assert code == 2 and err.endswith("error: latin.jsonl: no result yet\n") and "a line is cut off" in err
+    Path("latin.txt").write_bytes(b"caf\xe9\n")
+    assert results("latin.txt")[2].startswith("error: latin.txt:1: not a result of modcalc profile (")
+    for document in ('{\n"schema": 1,\n"results": []}', '{"schema": 1, "kind": "profile"}'):
+        Path("d.json").write_text(document)
+        assert "(it is a document of --format json; name the file that --out wrote)" in results("d.json")[2]
+    Path("new.jsonl").write_text(line.replace('"schema":1', '"schema":2') + line)
+    assert "new.jsonl:1: not a result of modcalc profile (its schema is 2, and this modcalc reads 1)" in results("new.jsonl")[2]
+    code, out, err = results(H200 / "train.jsonl", "--only", "spec=mod-3b", "--only", "batch=16", "--plot", "p.svg")
+    assert (code, out, err) == (2, "", "error: --plot: nothing to draw, as memory ran out at every point\n")
     Path("r.svg").write_text(line)
     code, _, err = results("r.svg", "--plot", "r.svg")
     assert code == 2 and "--plot r.svg: that is a results file, which it would overwrite" in err and Path("r.svg").read_text() == line
 
 
-def test_a_file_that_cannot_be_written_can_be_read(results, tmp_path):
+def test_a_file_that_cannot_be_written_can_be_read(results, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
     Path("r.jsonl").write_text((H200 / "self.jsonl").read_text())
-    Path("r.jsonl").chmod(0o444)
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refused)
+        said = "r.jsonl: cannot be written: Permission denied; modcalc results r.jsonl shows what it holds"
+        with pytest.raises(UsageError, match=said), ResultsFile("r.jsonl"):
+            pass
     assert results("r.jsonl")[0] == 0

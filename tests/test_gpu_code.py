@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from modcalc.errors import UsageError
@@ -18,7 +19,9 @@ from standin import NAME, FakeNvml, stand_in  # noqa: E402
 from modcalc.cli import app  # noqa: E402
 from modcalc.measure import distributed, reach, rigs, steptime, usage  # noqa: E402
 from modcalc.measure.distributed import World  # noqa: E402
+from modcalc.measure.results import read_results  # noqa: E402
 from modcalc.measure.steps import GraphStep  # noqa: E402
+from modcalc.render.profile import times  # noqa: E402
 
 YAML = "{name: tiny, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}, mod: {capacity: 0.25}}"
 QUICK = ["--device", "cuda", "-n", "6", "--warmup", "2", "--format", "json", "--out", "r.jsonl"]
@@ -84,6 +87,10 @@ def test_captured_steps(gpu, profile, monkeypatch, mode):
     for step in built.steps:
         assert mode == "forward" or step.step.optimizer.defaults["capturable"]
     assert d["settings"]["cuda_graph"]
+    found = list(read_results(Path("r.jsonl")).records.values())
+    assert times(found).notes[0].endswith("first: its first step, capture included")
+    both = [msgspec.structs.replace(r, settings=msgspec.structs.replace(r.settings, compile=True)) for r in found]
+    assert times(both).notes[0].endswith("first: its first step, compilation and capture included")
 
 
 class Built:

@@ -105,7 +105,7 @@ def test_other_formats(profile, format):
 def test_unknown_device_no_mfu(profile):
     code, out, err = profile("tiny.yaml", "-f", "plain", *QUICK)
     assert code == 0 and "MFU " not in out
-    assert "no fp32 peak is known for this device, so no MFU; give it with --peak-tflops, or measure it with --peaks" in out
+    assert "no fp32 peak is known for this device, so no MFU; give it with --peak-tflops; profile --peaks measures what is reached" in out
 
 
 def test_several_specs_and_points_make_one_document(profile):
@@ -324,6 +324,12 @@ def test_a_full_disk_costs_no_result(profile, monkeypatch):
     code, out, err = profile("tiny.yaml", "--sweep", "batch=1,2", "--out", "r.jsonl", "-f", "plain", *QUICK)
     assert code == 2 and err.splitlines()[-1] == "error: r.jsonl: cannot be written: No space left on device"
     assert out.count("\ntiny ") == 1
+    synced = iter([None, None, None, full])  # of a file that holds both: the second point finds no room
+    monkeypatch.setattr(os, "fsync", lambda fd: (next(synced) or str)(fd))
+    words = ("tiny.yaml", "--sweep", "batch=1,2", "--out", "s.jsonl", "-f", "plain", *QUICK)
+    assert profile(*words)[0] == 0
+    code, out, err = profile(*words, "--again")
+    assert code == 2 and "cannot be written" in err and out.count("\ntiny ") == 2
 
 
 def test_what_lacks_memory_on_a_cpu_is_not_begun(profile, monkeypatch):
@@ -469,7 +475,7 @@ def test_nothing_fits(profile, monkeypatch):
     assert "error: no point fitted into memory: CUDA out of memory; try a smaller --batch or --seq-len" in err
     code, out, err = profile(*words)
     assert code == 2 and out.count("out of memory") == 2
-    assert "batch 2, 16 tokens: already in r.jsonl; memory ran out then, --again tries once more" in err
+    assert "batch 2, 16 tokens: already in r.jsonl; memory ran out then; --again measures all points of a command once more" in err
 
 
 def test_peaks_alone_and_beside(profile):
@@ -510,14 +516,13 @@ def test_again(profile, monkeypatch):
     """Points of the file are measured once more and their new lines count; an interrupt shows those alone that were measured."""
     words = ["tiny.yaml", "--sweep", "batch=1,2", "--out", "r.jsonl", *QUICK]
     assert profile(*words)[0] == 0
-    code, _, err = profile(*words, "--again", "--by", "component")
+    assert profile(*words, "--by", "component")[0] == 0
+    code, _, err = profile(*words, "--again")
     assert code == 0 and "already in" not in err
     lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
-    assert [d["settings"]["batch"] for d in lines] == [1, 2, 1, 2]
-    assert [d["key"] for d in lines[:2]] == [d["key"] for d in lines[2:]] and lines[0]["time"] <= lines[2]["time"]
-    # What was found out before about where the time goes stays known.
-    assert profile(*words, "--again")[0] == 0
-    assert json.loads(Path("r.jsonl").read_text().splitlines()[-1])["attribution"]
+    assert [d["settings"]["batch"] for d in lines] == [1, 2] * 3
+    assert [d["key"] for d in lines[:2]] == [d["key"] for d in lines[4:]]
+    assert lines[2]["attribution"] and not lines[4]["attribution"], "what is measured again is not told with figures of before"
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -535,11 +540,17 @@ def test_the_plot_of_a_breakdown(profile, monkeypatch):
     words = ("tiny.yaml", "--baseline", "dense", "--out", "r.jsonl", "--plot", "p.svg", *QUICK)
     assert profile(*words, "--by", "component")[0] == 0
     said = texts("p.svg")
+    assert {"time ratio (solid), FLOP ratio (dashed)", "tiny / tiny (dense twin)"} <= said
     assert {"time of an eager step, by component", "mod router", "mlp", "tiny", "tiny (dense twin)"} <= said
     assert any(re.fullmatch(r"\d+\.\d %", text) for text in said), "shares stand in the bars"
-    assert profile(*words, "--by", "layer")[0] == profile(*words, "--by", "path")[0] == 0
+    code, _, err = profile(*words, "--by", "path")
+    assert code == 0 and err.startswith("warning: --plot: a breakdown by path has too many lines to draw")
+    assert profile(*words, "--by", "layer")[0] == 0
     said = texts("p.svg")
     assert {"time of an eager step, by component", "time of an eager step, by layer", "final_norm"} <= said
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", Path("p.svg").read_text())
+    layers = [drawn.index(name) for name in ("embedding.tokens", "final_norm")]
+    assert drawn[layers[0] : layers[1] + 1] == ["embedding.tokens", "0", "1", "final_norm"]
     assert not any("by path" in text for text in said)
     assert profile(*words, "--by", "component", "--sweep", "batch=1,2,3")[0] == 0
     said = texts("p.svg")

@@ -62,7 +62,7 @@ def test_warm_up_of_its_own_accord(monkeypatch):
     assert steptime.warm_up(Noted("A", [], 0.06), CPU).steps == steptime.WARM_STEPS  # at least so often
 
 
-def test_the_first_step_stands_apart():
+def test_the_first_step_stands_apart(monkeypatch):
     class Compiled(Noted):
         def run(self) -> None:
             super().run()
@@ -71,6 +71,12 @@ def test_the_first_step_stands_apart():
 
     warm = steptime.warm_up(Compiled("A", []), CPU, 5)
     assert warm.first_step_s >= 0.2 > 0.1 > warm.step_s
+    # It does not use up the time that a device needs to become fast, and tells no pace of the host.
+    monkeypatch.setattr(steptime, "WARM_S", 0.1)
+    assert 0.3 <= steptime.warm_up(Compiled("A", [], 0.01), CPU).seconds < 0.6
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    one, two = (steptime.warm_up(Compiled("A", []), GPU, n) for n in (1, 2))
+    assert one.launch_s is None and one.step_s == one.first_step_s and two.launch_s < 0.1 <= two.first_step_s
 
 
 def test_rounds():

@@ -33,8 +33,8 @@ from modcalc.cli.profile_options import (
     WarmUp,
     check,
     given,
-    targets,
 )
+from modcalc.cli.targets import targets
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,8 @@ def profile(
     loaded = told_apart([load_as(*source) for source in sources], named)
     other = loaded.pop() if against else None
     target = targets({"--out": out, "--plot": plot, "--trace": trace}, dict.fromkeys(named, "the spec"))
+    if target and by == "path":
+        print("warning: --plot: a breakdown by path has too many lines to draw; --by component and --by layer are drawn", file=sys.stderr)
     with _world(where) as world:
         where = world.device if world else where
         hardware.pick_dtype(dtype, where)  # not before: each process must touch its own GPU alone
@@ -184,6 +186,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
     records: list[Record] = []
     stopped: BaseException | None = None
     with file if file and first else nullcontext() as results:
+        before = dict(results.records) if results and again else {}
         todo = _with_peaks(todo, file, peaks, during)
         if results and results.cut:
             print(f"warning: {out}: a line was cut off; its point is measured again", file=sys.stderr)
@@ -191,16 +194,17 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
             for record, fresh in run(todo, results, measuring, again=again):
                 records.append(record)
                 if first and not fresh:
-                    full = "; memory ran out then, --again tries once more" if isinstance(record, Failed) else ""
+                    full = "; memory ran out then; --again measures all points of a command once more" if isinstance(record, Failed) else ""
                     print(f"{point_name(record.spec, record.settings)}: already in {out}{full}", file=sys.stderr)
                 if first:
                     for doubt in record.doubts:
                         print(f"warning: {doubt}", file=sys.stderr)
         except (KeyboardInterrupt, UsageError) as why:
             stopped = why
-            if results and not again:  # points behind this one may be known
+            if results:  # points behind this one may be known, and one that the disk had no room for is
                 shown = {record.key: record for record in records}
-                records = [record for job in todo if (record := shown.get(job.key()) or recalled(job, results))]
+                known = [job for job in todo if results.records.get(job.key()) is not before.get(job.key())]
+                records = [record for job in known if (record := shown.get(job.key()) or recalled(job, results))]
         if first and records:
             emit(document(records, len(todo)), tables(records, format), format)
             if target:
@@ -209,6 +213,8 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
                 plot_profile(target, records)
         if isinstance(stopped, UsageError):
             raise stopped
+    if stopped and not first:
+        raise typer.Exit(130)
     if stopped:
         print(f"interrupted: {len(records)} of {len(todo)} points were measured", file=sys.stderr)
         raise typer.Exit(130)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence, Set
 from math import isfinite
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -114,22 +113,6 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
         raise UsageError("--again: measures points of a results file once more; name it with --out")
     if "parallel" in words and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UsageError("--parallel: start it under torchrun: torchrun --nproc-per-node 8 --no-python modcalc profile ...")
-
-
-def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None:
-    """Where the plot goes, if one is asked for. Raises UsageError, before anything is measured, where a file to be written cannot be,
-    or is one of another option or that is read. written: option -> file. read: file -> what it is.
-    """
-    from modcalc.render.plot import plot_target, writable
-
-    taken = {Path(file).resolve(): what for file, what in read.items()}
-    for option, file in written.items():
-        if file and (other := taken.setdefault(Path(file).resolve(), option)) != option:
-            raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")
-    if trace := written.get("--trace"):
-        writable(Path(trace), "--trace")
-    plot = written["--plot"]
-    return plot_target(plot) if plot else None
 
 
 def _flags(names: Set[str]) -> str:

@@ -2,13 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modcalc.cli.options import Format, Plot
+from modcalc.cli.profile_options import PeakTflops
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="What modcalc profile wrote with --out.", show_default=False)]
+if TYPE_CHECKING:
+    from modcalc.measure.records import Record
+
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE...", help="What modcalc profile wrote with --out, or folders of such .jsonl files.", show_default=False)
+]
 Only = Annotated[
     list[str] | None,
     typer.Option(
@@ -21,38 +27,59 @@ Only = Annotated[
 ]
 
 
-def results(files: Files, only: Only = None, plot: Plot = None, format: Format = None) -> None:
+def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plot: Plot = None, format: Format = None) -> None:
     """Tables and plots of results files. Nothing is measured, so neither the device nor torch need be here, and files stay as they are.
 
-    Results that do not share a device, a torch or a kind of step stand in tables of their own.
+    Results that do not share a device, a torch or a kind of step stand in tables of their own. Each is shown once, and rated by the
+    newest peak among its like.
     """
-    from modcalc.cli.profile_options import targets
+    from modcalc.cli.targets import targets
     from modcalc.errors import UsageError
-    from modcalc.measure.alike import alike, told_apart
-    from modcalc.measure.alike import only as chosen_by
-    from modcalc.measure.results import read_results
+    from modcalc.measure import alike
+    from modcalc.measure.records import Failed
     from modcalc.render.output import chosen, emit
     from modcalc.render.profile import document, point_name, tables
 
     format = chosen(format)
-    target = targets({"--plot": plot}, dict.fromkeys(files, "a results file"))
-    found = []
-    for file in files:
-        held = read_results(Path(file))
-        found += held.records.values()
-        if held.cut:
-            print(f"warning: {file}: a line is cut off; its point is not shown", file=sys.stderr)
-    if not found:
-        raise UsageError(f"{', '.join(files)}: no result yet")
-    groups = alike(chosen_by(found, only or ()))
-    if target and len(groups) > 1:
-        raise UsageError(f"--plot: one plot shows results of one kind, and these differ; choose with --only: {told_apart(groups)}")
+    paths = [path for file in files for path in _within(Path(file))]
+    target = targets({"--plot": plot}, {str(path): "a results file" for path in paths})
+    found = _read(paths)
+    groups = alike.alike(alike.told_apart(alike.only(found, only or ())), peak_tflops)
     records = [record for group in groups for record in group]
+    if target and len(groups) > 1:
+        raise UsageError(f"--plot: one plot shows results of one kind, and these differ; choose with --only: {alike.differences(groups)}")
+    if target and all(isinstance(record, Failed) for record in records):
+        raise UsageError("--plot: nothing to draw, as memory ran out at every point")
+    shown = [records] if format == "csv" else groups
+    emit(document(records), [table for group in shown for table in tables(group, format)], format)
     for record in records:
         for doubt in record.doubts:
             print(f"warning: {point_name(record.spec, record.settings)}: {doubt.removeprefix(f'{record.spec}: ')}", file=sys.stderr)
-    emit(document(records), [table for group in groups for table in tables(group, format)], format)
     if target:
         from modcalc.render.plot_profile import plot_profile
 
         plot_profile(target, records)
+
+
+def _within(path: Path) -> list[Path]:
+    """The file itself, or the results files of a folder."""
+    return sorted(path.glob("*.jsonl")) or [path] if path.is_dir() else [path]
+
+
+def _read(paths: "list[Path]") -> "list[tuple[str, Record]]":
+    """(file, record) of all that the files hold."""
+    from modcalc.errors import UsageError
+    from modcalc.measure.results import read_results
+
+    # As few parts of a path as tell the files apart.
+    deep = next((n for n in (1, 2) if len({path.parts[-n:] for path in paths}) == len(set(paths))), 0)
+    found = []
+    for path in paths:
+        held = read_results(path)
+        found += [("/".join(path.parts[-deep:]), record) for record in held.records.values()]
+        if held.lost:
+            lines = "a line is cut off" if held.lost == 1 else f"{held.lost:,} lines are cut off"
+            print(f"warning: {path}: {lines}, and points that were not measured again are missing", file=sys.stderr)
+    if not found:
+        raise UsageError(f"{', '.join(map(str, paths))}: no result yet")
+    return found

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from modcalc.errors import UsageError
-from modcalc.measure.rating import rated
+from modcalc.measure import hardware
+from modcalc.measure.rating import named, rated
 from modcalc.measure.records import Failed, Record, Result
 from modcalc.spec.near import nearest
+
+LENGTH = ("seconds", "iterations", "warmup", "builds")  # how long it was measured
+TITLES = {"model": "spec", "tokens": "seq-len", "cached": "context"}  # as columns call them
 
 
 def facts(record: Record) -> dict[str, str]:
@@ -14,15 +18,17 @@ def facts(record: Record) -> dict[str, str]:
     s = record.settings
     baseline = record.baseline if isinstance(record, Failed) else record.baseline and record.baseline.spec
     point = {"spec": record.spec, "baseline": baseline, "batch": s.batch, "seq-len": s.seq_len, "context": s.context}
-    return {name: _word(value) for name, value in point.items()} | conditions(record)
+    length = {name: getattr(s, name) for name in LENGTH}
+    return {name: _word(value) for name, value in point.items()} | conditions(record) | {name: _word(value) for name, value in length.items()}
 
 
 def conditions(record: Record) -> dict[str, str]:
     """Those of `facts` that all records under one headline share."""
     s, d = record.settings, record.device
+    ranks = record.ranks.world_size if isinstance(record, Result) and record.ranks else 1 if s.parallel == "none" else None
     where = {"device": d.name, "cores": d.cores, "threads": d.threads, "keeps-freed": d.keeps_freed, "driver": d.driver, "cuda": d.cuda}
     how = {"mode": s.mode, "dtype": s.dtype, "compile": s.compile, "cuda-graph": s.cuda_graph, "causal": s.causal, "parallel": s.parallel}
-    return {name: _word(value) for name, value in {**where, "torch": record.torch, **how}.items()}
+    return {name: _word(value) for name, value in {**where, "torch": record.torch, **how, "ranks": ranks}.items()}
 
 
 def _word(value: Any) -> str:
@@ -31,51 +37,90 @@ def _word(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def only(records: Sequence[Record], words: Sequence[str]) -> list[Record]:
-    """The records whose fact NAME is one of the values, for each of `words`: NAME=VALUE,VALUE,….
+def only(found: Sequence[tuple[str, Record]], words: Sequence[str]) -> list[tuple[str, Record]]:
+    """Those (file, record) of at least one whose fact NAME is one of the values, for each of `words`: NAME=VALUE,VALUE,….
 
     Raises UsageError for a NAME that there is not, or a VALUE that no record has.
     """
-    known = [facts(record) for record in records]
+    known = [facts(record) for _, record in found]
     kept = range(len(known))
     for word in words:
         name, equals, rest = word.partition("=")
         name = name.strip().replace("_", "-")
-        there = list(dict.fromkeys(of[name] for of in known)) if known and name in known[0] else None
-        if there is None or not equals:
-            raise UsageError(f"--only {word!r}: NAME=VALUE,VALUE,… with NAME one of {', '.join(known[0] if known else ())}{_meant(name, known[0])}")
-        values = [rest] if rest in there else [value.strip() for value in rest.split(",")]  # a device's name may have commas
+        name = TITLES.get(name, name)
+        if name not in known[0] or not equals:
+            raise UsageError(f"--only {word!r}: NAME=VALUE,VALUE,… with NAME one of {', '.join(known[0])}{_meant(name, known[0])}")
+        there = list(dict.fromkeys(of[name] for of in known))
+        number = rest.replace(",", "")  # as tables write it
+        whole = [rest, *([number] if number.isdecimal() else [])]  # a device's name may have commas too
+        values = [value for value in whole if value in there][:1] or [value.strip() for value in rest.split(",")]
         for value in values:
             if value not in there:
                 raise UsageError(f"--only {word!r}: no result has {name} {value!r}; there are {', '.join(there)}{_meant(value, there)}")
         kept = [i for i in kept if known[i][name] in values]
     if not kept:
         raise UsageError(f"--only: no result has all of {' and '.join(words)}")
-    return [records[i] for i in kept]
+    return [found[i] for i in kept]
 
 
 def _meant(word: str, names: Any) -> str:
-    meant = nearest(word, names)
+    meant = None if word.isdecimal() else nearest(word, names)
     return f"; did you mean {meant}?" if meant and meant != word else ""
 
 
-def alike(records: Sequence[Record]) -> list[list[Record]]:
-    """Records under the same conditions together, in their order, all rated by the peaks that the last of them know."""
+def alike(records: Sequence[Record], peak_tflops: float | None = None) -> list[list[Record]]:
+    """Records under the same conditions together, in their order, all rated by the newest peaks among them, or by `peak_tflops`."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(conditions(record).values()), []).append(record)
-    return [_rated(group) for group in groups.values()]
+    return [_rated(group, peak_tflops) for group in groups.values()]
 
 
-def _rated(group: list[Record]) -> list[Record]:
-    done = [r for r in group if isinstance(r, Result)]
-    peak = next((r.peak for r in reversed(done) if r.peak), None)
-    reached = next((r.reached for r in reversed(done) if r.reached), None)
+def _rated(group: list[Record], peak_tflops: float | None) -> list[Record]:
+    done = sorted((r for r in group if isinstance(r, Result)), key=lambda r: r.time, reverse=True)
+    given = hardware.peak(group[0].device.name, group[0].settings.dtype, peak_tflops) if peak_tflops else None
+    peak = given or next((r.peak for r in done if r.peak), None)
+    reached = next((r.reached for r in done if r.reached), None)
     return [rated(r, peak, reached) if isinstance(r, Result) else r for r in group]
 
 
-def told_apart(groups: Sequence[Sequence[Record]]) -> str:
+def differences(groups: Sequence[Sequence[Record]]) -> str:
     """In what groups differ: `mode forward, train; dtype bf16, fp32`."""
     each = [conditions(group[0]) for group in groups]
     values = {name: list(dict.fromkeys(of[name] for of in each)) for name in each[0]}
     return "; ".join(f"{name} {', '.join(found)}" for name, found in values.items() if len(found) > 1)
+
+
+def told_apart(found: Sequence[tuple[str, Record]]) -> list[Record]:
+    """Records with the file that each is from -> each once. Those that would look alike (one name and point, but another file, another
+    spec, measured longer or at another time) have what parts them in their names.
+    """
+    once = list({(record.key, getattr(record, "time", "")): (file, record) for file, record in found}.values())
+    same: dict[tuple[str, ...], list[int]] = {}
+    for i, (_, record) in enumerate(once):
+        shown = facts(record)
+        same.setdefault(tuple(value for name, value in shown.items() if name not in LENGTH), []).append(i)
+    records = [record for _, record in once]
+    for places in same.values():
+        if len(places) > 1:
+            marks = _marks([(once[i][0], records[i]) for i in places])
+            for i, mark in zip(places, marks, strict=True):
+                records[i] = named(records[i], f"{records[i].spec} ({mark})", facts(records[i])["baseline"] if records[i].baseline else None)
+    return records
+
+
+def _marks(found: Sequence[tuple[str, Record]]) -> list[str]:
+    """What parts each from the others, by the first of these that does, or by as many as it takes."""
+    names: dict[str, list[str]] = {
+        "": [file for file, _ in found],
+        "spec": [getattr(r, "spec_sha256", "")[:8] for _, r in found],
+        **{name: [facts(r)[name] for _, r in found] for name in LENGTH},
+        "at": [getattr(r, "time", "") for _, r in found],
+    }
+    used: list[str] = []
+    for name, values in names.items():
+        if len(set(values)) > 1:
+            used.append(name)
+        if len(set(zip(*(names[n] for n in used), strict=True))) == len(found):
+            break
+    return [", ".join(f"{name} {names[name][i]}".strip() for name in used) for i in range(len(found))]

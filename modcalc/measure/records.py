@@ -188,7 +188,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag=
     @property
     def doubts(self) -> list[str]:
         """What to say beside the row."""
-        return [f"out of memory: {self.error}"]
+        return [f"out of memory: {self.error.partition('. GPU ')[0]}"]  # not how torch's allocator is tuned
 
 
 class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):

@@ -16,13 +16,17 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+BOM = b"\xef\xbb\xbf"  # some editors and shells put it in front
 OPENING = b'{"status":"'  # how every record begins
 
 
 class Held(NamedTuple):
-    """What a results file holds. records: by key, of which the last counts. cut: its last line is cut off. unended: it has no newline."""
+    """What a results file holds. records: by key, of which the last counts. lost: lines that are cut off. cut: the last one is.
+    unended: it has no newline.
+    """
 
     records: dict[str, Record]
+    lost: int
     cut: bool
     unended: bool
 
@@ -34,21 +38,34 @@ def read_results(path: Path) -> Held:
     except OSError as wrong:
         raise UsageError(f"{path}: cannot be read: {wrong.strerror}") from wrong
     records: dict[str, Record] = {}
-    cut = False
-    lines = content.split(b"\n")
+    lost, cut = 0, False
+    lines = content.removeprefix(BOM).split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         cut = False
         try:
             record = msgspec.json.decode(line, type=Record)
-        except (msgspec.DecodeError, msgspec.ValidationError) as wrong:
+        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
             if _cut_off(line):
-                cut = True
+                lost, cut = lost + 1, True
                 continue
-            raise UsageError(f"{path}:{number}: not a result of modcalc profile ({wrong})") from wrong
+            raise UsageError(f"{path}:{number}: not a result of modcalc profile ({_other(content) or wrong})") from wrong
         records[record.key] = record
-    return Held(records, cut, bool(lines[-1]))
+    return Held(records, lost, cut, bool(lines[-1]))
+
+
+def _other(content: bytes) -> str | None:
+    """What a file is that modcalc wrote, but not with --out."""
+    try:
+        found = msgspec.json.decode(content.partition(b"\n")[0] if content.startswith(OPENING) else content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if not isinstance(found, dict) or "schema" not in found:
+        return None
+    if found["schema"] != 1:
+        return f"its schema is {found['schema']!r}, and this modcalc reads 1"
+    return "it is a document of --format json; name the file that --out wrote"
 
 
 class ResultsFile:
@@ -68,9 +85,10 @@ class ResultsFile:
 
     def _read(self) -> None:
         try:
-            self.records, self.cut, self.unended = read_results(self.path) if self.path.exists() else Held({}, False, False)
+            held = read_results(self.path) if self.path.exists() else Held({}, 0, False, False)
         except UsageError as wrong:
             raise UsageError(f"{wrong}; nothing was changed, choose another --out") from wrong
+        self.records, self.cut, self.unended = held.records, held.cut, held.unended
 
     def __enter__(self) -> "ResultsFile":
         try:
@@ -132,6 +150,6 @@ def _cut_off(line: bytes) -> bool:
     """Whether a line is the beginning of a record of ours and no whole JSON value."""
     try:
         msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return line.startswith(OPENING) or OPENING.startswith(line)
     return False

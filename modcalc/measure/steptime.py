@@ -33,8 +33,9 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """What came before the clock counted. first_step_s: the first step, compilation included. step_s: a warm step, host waiting
-    for the device. launch_s: the host's part of it, before it waited (None on the CPU). seconds: the whole warm-up.
+    """What came before the clock counted. first_step_s: the first step, with compilation and the capture of a graph. step_s: a warm
+    step, host waiting for the device (the first if there is no other). launch_s: the host's part of it, before it waited (None on
+    the CPU, and of the first). seconds: the whole warm-up.
     """
 
     steps: int
@@ -59,14 +60,15 @@ def synchronize(device: "torch.device") -> None:
 
 
 def warm_up(step: Step, device: "torch.device", steps: int | None = None, agree: Callable[[bool], bool] = bool) -> WarmUp:
-    """Run `step` until it is warm: `steps` times, by default at least 3 times and 1 second (a GPU needs that to raise its clock).
+    """Run `step` until it is warm: `steps` times, by default at least 3 times and, after the first, which may compile, 1 second (a GPU
+    needs that to raise its clock).
 
     agree: whether to go on, given whether this process would; processes that communicate in a step must take as many.
     """
     whole: list[float] = []
     launch: list[float] = []
-    begin = perf_counter_ns()
-    while agree(len(whole) < (WARM_STEPS if steps is None else max(1, steps)) or (steps is None and _since(begin) < WARM_S)):
+    begin = compiled = perf_counter_ns()
+    while agree(len(whole) < (WARM_STEPS if steps is None else max(1, steps)) or (steps is None and _since(compiled) < WARM_S)):
         step.prepare()
         synchronize(device)
         start = perf_counter_ns()
@@ -74,8 +76,11 @@ def warm_up(step: Step, device: "torch.device", steps: int | None = None, agree:
         launch.append(_since(start))
         synchronize(device)
         whole.append(_since(start))
+        if len(whole) == 1:
+            compiled = perf_counter_ns()
     late = slice(len(whole) // 2, None)
-    return WarmUp(len(whole), _since(begin), whole[0], median(whole[late]), median(launch[late]) if device.type == "cuda" else None)
+    known = device.type == "cuda" and len(whole) > 1
+    return WarmUp(len(whole), _since(begin), whole[0], median(whole[late]), median(launch[late]) if known else None)
 
 
 def led(kinds: int, device: "torch.device") -> bool:

@@ -65,11 +65,11 @@ def run(
         with during(job) if during else nullcontext(quiet) as say:
             record = measured_or_failed(job, say)
         if results:
-            record = _with_other_parts(record, _known(job, results))
+            record = record if again else _with_other_parts(record, _known(job, results))  # figures that are doubted are not kept
             results.append(record)
         if job.world and isinstance(record, Failed):
             # The others may wait in collectives that will not come.
-            kept = "; it is in --out, so the same command goes on behind it" if results else ""
+            kept = f"; it is in --out, so the same command{' without --again' if again else ''} goes on behind it" if results else ""
             raise UsageError(f"rank {job.world.rank}: {record.error}; {job.settings.smaller}{kept}")
         yield record, True
 

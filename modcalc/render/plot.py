@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".svg", ".png")
 # Told apart by people who do not see all colours: Okabe & Ito, Color Universal Design (2008), darkest grey added.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
+MARKERS = ("o", "s", "^", "D")
 LIGHT = ("#E69F00", "#56B4E9", "#F0E442")  # text on these is dark
 _STYLE = {
     "axes.spines.top": False,
@@ -109,6 +110,11 @@ def amounts(axis: "Axis", name: str) -> None:
     if axis.get_scale() == "log":
         axis.set_minor_formatter(Between(minor_thresholds=(2, 0.4)))
     axis.set_label_text(name)
+
+
+def look(i: int) -> tuple[str, str]:
+    """Colour and marker of line i: when the colours are used up, the next marker."""
+    return COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
 
 
 def legend_beside(axes: "Axes", **more: Any) -> None:

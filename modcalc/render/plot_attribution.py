@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from modcalc.measure.records import Attribution, Result, Settings
+from modcalc.measure.records import Result
 from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds
-from modcalc.render.plot import COLOURS, legend_beside
+from modcalc.render.plot import legend_beside, look
 from modcalc.render.plot_bars import parts, stacked
-from modcalc.render.profile import AXES, OWN_LABELS
+from modcalc.render.profile import AXES, OWN_LABELS, varying
 
 FEW = 4  # bars that have room for numbers
 Times = list[tuple[str, dict[str, float]]]
@@ -16,23 +16,24 @@ Times = list[tuple[str, dict[str, float]]]
 
 def broken_down(records: Sequence[Result]) -> dict[str, Times]:
     """By what (component, layer; paths are too many to draw) -> name of each model and point, and its seconds by label."""
-    found: dict[str, list[tuple[Attribution, Settings]]] = {}
+    found: dict[str, Times] = {}
+    differ = varying([r.settings for r in records if r.attribution])
     for r in records:
+        point = [AXES[name][1].format(getattr(r.settings, name)) for name in differ]
         for a in r.attribution:
             if a.by != "path":
-                found.setdefault(a.by, []).append((a, r.settings))
-    return {by: [(_name(a, s, [s for _, s in of]), {line.label: line.time_s for line in a.lines}) for a, s in of] for by, of in found.items()}
-
-
-def _name(a: Attribution, s: Settings, all: Sequence[Settings]) -> str:
-    """The model, with those settings in which the points differ."""
-    values = [form.format(getattr(s, name)) for name, (_, form) in AXES.items() if len({getattr(other, name) for other in all}) > 1]
-    return ", ".join([a.spec, *values])
+                times = found.setdefault(a.by, [])
+                name = ", ".join([a.spec, *point])
+                again = " (as baseline)" if times and times[-1][0] == name else ""
+                times.append((f"{name}{again}", {line.label: line.time_s for line in a.lines}))
+    return found
 
 
 def draw(axes: Any, by: str, times: Times) -> None:
     """A panel of seconds by component or layer."""
-    labels = in_order(list(dict.fromkeys(label for _, of in times for label in of)), str)
+    labels = list(dict.fromkeys(label for _, of in times for label in of))
+    order = {label: i for i, label in enumerate(OWN_LABELS)}
+    labels = sorted(labels, key=lambda label: order.get(label, len(order))) if by == "component" else in_order(labels, str)
     if by == "component":
         names, sums = [name for name, _ in times], [of for _, of in times]
         legend = {label: OWN_LABELS.get(label, label) for label in labels}
@@ -46,10 +47,11 @@ def draw(axes: Any, by: str, times: Times) -> None:
     else:
         places = range(len(labels))
         for i, (name, of) in enumerate(times):
-            axes.plot(places, [of.get(label, float("nan")) for label in labels], marker=".", color=COLOURS[i % len(COLOURS)], label=name)
-        axes.set_xticks(places, [label.removeprefix("blocks.") for label in labels], rotation=90 if len(labels) > 12 else 0, fontsize=8)
+            colour, marker = look(i)
+            axes.plot(places, [of.get(label, float("nan")) for label in labels], marker=marker, markersize=4, color=colour, label=name)
+        axes.set_xticks(places, [label.removeprefix("blocks.") for label in labels], rotation=90, fontsize=8)
         axes.set_xlabel("block, by number, and what stands before and after")
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8)
+        legend_beside(axes)
     axes.yaxis.set_major_formatter(lambda x, _: seconds(x) if x else "0")
     axes.set_ylabel(f"time of an eager step, by {by}")

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import real, seconds
-from modcalc.render.plot import COLOURS, amounts, figure
+from modcalc.render.plot import amounts, figure, look
 from modcalc.render.plot_attribution import FEW, broken_down, draw
-from modcalc.render.profile import AXES, headline, point_name
+from modcalc.render.profile import AXES, headline, point_name, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-MARKERS = ("o", "s", "^", "D")
 Lines = dict[str, list[tuple[Settings, Measured]]]
 
 
@@ -27,8 +26,8 @@ def swept(records: Sequence[Record]) -> str:
 
 
 def plot_profile(target: Path, records: Sequence[Record]) -> None:
-    """Left: median step time with quartiles (solid) and FLOPs of a step (dashed, right scale). Beside it the roofline, and a
-    panel for each breakdown that the records have.
+    """Left: median step time with quartiles (solid) and FLOPs of a step (dashed, right scale). Beside it the roofline, the time ratio
+    against the FLOP ratio where there are baselines, and a panel for each breakdown that the records have.
     """
     done = [r for r in records if not isinstance(r, Failed)]
     if not done:
@@ -36,20 +35,23 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
     lost = ", ".join(point_name(r.spec, r.settings) for r in records if isinstance(r, Failed))
     subtitle = "\n".join([*headline(done), *([f"out of memory: {lost}"] if lost else [])])
     breakdowns = broken_down(done)
-    panels = 2 + len(breakdowns)
+    compared = [r for r in done if r.baseline]
+    panels = 2 + bool(compared) + len(breakdowns)
     height = 6.5 if any(len(times) > FEW for times in breakdowns.values()) else 5.0  # names of many bars stand upright below them
     with figure(target, "Step time and FLOPs", subtitle, width=6.5 * panels, height=height, grid=(1, panels)) as axes:
         along = swept(done)
         lines = _lines(done, along)
         _times(axes[0], lines, along)
         _roofline(axes[1], lines, done[-1])
-        for panel, (by, times) in zip(axes[2:], breakdowns.items(), strict=True):
+        if compared:
+            _ratios(axes[2], compared, along)
+        for panel, (by, times) in zip(axes[panels - len(breakdowns) :], breakdowns.items(), strict=True):
             draw(panel, by, times)
 
 
 def _lines(records: Sequence[Result], along: str) -> Lines:
     """Label -> points of one line: of one model, alone, or as the baseline of one other, that differ in the setting `along` alone."""
-    others = [name for name in AXES if name != along and len({getattr(r.settings, name) for r in records}) > 1]
+    others = varying([r.settings for r in records], but=along)
     compared = {(r.spec, r.baseline.spec) for r in records if r.baseline}
     roles = Counter([baseline for _, baseline in compared] + list({r.spec for r in records}))
     found: Lines = {}
@@ -65,21 +67,14 @@ def _lines(records: Sequence[Result], along: str) -> Lines:
 def _times(axes: "Axes", lines: Lines, name: str) -> None:
     beside = axes.twinx()
     for i, (model, points) in enumerate(lines.items()):
-        colour, marker = _look(i)
+        colour, marker = look(i)
         points = sorted(points, key=lambda p: getattr(p[0], name))
         x = [getattr(s, name) for s, _ in points]
         times = [m.step_time_s for _, m in points]
         spread = [[t.median - t.p25 for t in times], [t.p75 - t.median for t in times]]
         axes.errorbar(x, [t.median for t in times], yerr=spread, color=colour, marker=marker, capsize=3, label=model)
         beside.plot(x, [m.flops.step for _, m in points], color=colour, linestyle="--", marker=".", alpha=0.6)
-    values = sorted({getattr(s, name) for points in lines.values() for s, _ in points})
-    if values[0] > 0:
-        axes.set_xscale("log", base=2)
-    else:  # no tokens cached: logarithmic from the next value on
-        axes.set_xscale("symlog", base=2, linthresh=next(iter(values[1:]), 1))
-    axes.set_xticks(values, [f"{v:,}" for v in values])
-    axes.minorticks_off()
-    axes.set_xlabel(AXES[name][0])
+    _along(axes, name, {getattr(s, name) for points in lines.values() for s, _ in points})
     _logarithmic(axes.yaxis)
     axes.yaxis.set_major_formatter(lambda x, _: seconds(x))
     axes.set_ylabel("time of a step (solid)")
@@ -90,13 +85,47 @@ def _times(axes: "Axes", lines: Lines, name: str) -> None:
     _legend_below(axes)
 
 
+def _along(axes: "Axes", name: str, found: set[int]) -> None:
+    """The axis of the setting that was swept, with its values."""
+    values = sorted(found)
+    if values[0] > 0:
+        axes.set_xscale("log", base=2)
+    else:  # no tokens cached: logarithmic from the next value on
+        axes.set_xscale("symlog", base=2, linthresh=next(iter(values[1:]), 1))
+    axes.set_xticks(values, [f"{v:,}" for v in values])
+    axes.minorticks_off()
+    axes.set_xlabel(AXES[name][0])
+
+
+def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
+    """Time ratios with their intervals (solid), and what the FLOPs promise (dashed)."""
+    others = varying([r.settings for r in compared], but=name)
+    lines: dict[str, list[Result]] = {}
+    for r in compared:
+        point = "".join(f", {AXES[other][1].format(getattr(r.settings, other))}" for other in others)
+        lines.setdefault(f"{r.spec} / {r.baseline.spec}{point}", []).append(r)
+    for i, (label, points) in enumerate(lines.items()):
+        colour, marker = look(i)
+        points = sorted(points, key=lambda r: getattr(r.settings, name))
+        x = [getattr(r.settings, name) for r in points]
+        y = [r.baseline.time_ratio for r in points]
+        ends = [r.baseline.time_ratio_interval or (r.baseline.time_ratio,) * 2 for r in points]
+        spread = [[value - low for value, (low, _) in zip(y, ends, strict=True)], [high - value for value, (_, high) in zip(y, ends, strict=True)]]
+        axes.errorbar(x, y, yerr=spread, color=colour, marker=marker, capsize=3, label=label)
+        axes.plot(x, [r.baseline.flop_ratio for r in points], color=colour, linestyle="--", marker=".", alpha=0.6)
+    axes.axhline(1.0, color="#999999", linewidth=0.8)
+    _along(axes, name, {getattr(r.settings, name) for r in compared})
+    axes.set_ylabel("time ratio (solid), FLOP ratio (dashed)")
+    _legend_below(axes)
+
+
 def _roofline(axes: "Axes", lines: Lines, last: Result) -> None:
     intensities, rates = [], []
     for i, (model, points) in enumerate(lines.items()):
         x = [m.flops.step / m.step_bytes for _, m in points]
         y = [m.flops.step / m.step_time_s.median for _, m in points]
         intensities, rates = intensities + x, rates + y
-        colour, marker = _look(i)
+        colour, marker = look(i)
         axes.plot(x, y, marker, color=colour, label=model)
     low, high = min(intensities) / 4, max(intensities) * 4
     for peak, style, name in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
@@ -112,11 +141,6 @@ def _roofline(axes: "Axes", lines: Lines, last: Result) -> None:
         axes.set_xlim(low, high)
     amounts(axes.yaxis, "FLOP/s of one device")
     _legend_below(axes)
-
-
-def _look(i: int) -> tuple[str, str]:
-    """Colour and marker of line i: when the colours are used up, the next marker."""
-    return COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]
 
 
 def _same_decades(axes: "Axes", beside: "Axes") -> None:

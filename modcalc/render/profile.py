@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
+from modcalc.measure.alike import conditions
 from modcalc.measure.hardware import Device, Peak
-from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
-from modcalc.measure.stats import MIN_SAMPLES
+from modcalc.measure.records import Attribution, Baseline, Failed, Measured, Record, Result, Settings
 from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds, several, share, si
-from modcalc.render.table import Column, Table, bad
+from modcalc.render.table import Column, Styled, Table, bad
 from modcalc.render.wording import LABELS, PAIRS
 
 MODES = {
@@ -42,17 +42,27 @@ def point_name(spec: str, s: Settings) -> str:
 
 
 def tables(records: Sequence[Record], format: str = "") -> list[Table]:
-    """Times and rates; the comparison with baselines; ranks; attributions: those that the records have. csv: all attributions in one."""
+    """Times and rates; the comparison with baselines; ranks; attributions: those that the records have. csv: all attributions in one,
+    and the conditions in every row.
+    """
     done = [r for r in records if isinstance(r, Result)]
-    found = [times(records)]
-    if any(r.baseline for r in done):
-        found.append(comparison(done))
-    if any(r.ranks for r in done):
-        found.append(ranks([r for r in done if r.ranks]))
-    times_by = [(a, r.settings) for r in done for a in r.attribution]
-    if format == "csv" and times_by:
-        return [*found, attributions(times_by)]
-    return found + [attribution(a, s) for a, s in times_by]
+    compared, parallel = [r for r in done if r.baseline], [r for r in done if r.ranks]
+    times_by = [(a, r) for r in done for a in r.attribution]
+    found = [(times(records), [r for r in records for _ in models([r])])]
+    found += [(comparison(compared), compared)] if compared else []
+    found += [(ranks(parallel), parallel)] if parallel else []
+    if format == "csv":
+        found += [(attributions([(a, r.settings) for a, r in times_by]), [r for a, r in times_by for _ in a.lines])] if times_by else []
+        return [_with_conditions(*one) for one in found]
+    return [table for table, _ in found] + [attribution(a, r) for a, r in times_by]
+
+
+def _with_conditions(table: Table, of: Sequence[Record]) -> Table:
+    """The table with what its headline says in every row. of: the record of each row."""
+    each = [{"status": "out_of_memory" if isinstance(r, Failed) else "ok", **conditions(r)} for r in of]
+    columns = [*table.columns, *(Column(name, key=name.replace("-", "_")) for name in each[0])]
+    rows = [[*(None if isinstance(cell, Styled) else cell for cell in row), *more.values()] for row, more in zip(table.rows, each, strict=True)]
+    return Table(columns=columns, rows=rows, title=table.title, headline=table.headline, notes=table.notes)
 
 
 def headline(records: Sequence[Record]) -> list[str]:
@@ -63,7 +73,9 @@ def headline(records: Sequence[Record]) -> list[str]:
     software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
     days = sorted({r.time[:10] for r in records if isinstance(r, Result)})
     when = [f"measured {' to '.join(dict.fromkeys([days[0], days[-1]]))}"] if days else []
-    lines = ["; ".join([device_line(d), ", ".join(software), *when]), f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}"]
+    clocks = [r.device.clocks.sm_mhz for r in records if r.device.clocks and r.device.clocks.sm_mhz]
+    lines = ["; ".join([device_line(d, clocks), ", ".join(software), *when])]
+    lines.append(f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}")
     lines.append("new random tokens each step; warm-up and compilation are not in the times")
     if drawn := [m for _, _, m in models(records) if m and m.drawn]:
         of = f"; a sample is the mean of {steps} steps" if (steps := drawn[0].step_time_s.steps) > 1 else ""
@@ -80,20 +92,20 @@ def headline(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def device_line(d: Device) -> str:
-    """The device, with what its speed depends on."""
+def device_line(d: Device, clocks: Sequence[int] = ()) -> str:
+    """The device, with what its speed depends on. clocks: MHz at each measurement."""
     if d.type == "cpu":
         return f"{d.name}, {d.threads} of {d.cores} cores{', freed memory is kept' if d.keeps_freed else ''}"
-    clock = f", SM clock {d.clocks.sm_mhz} of {d.clocks.sm_max_mhz} MHz" if d.clocks and d.clocks.sm_mhz else ""
-    return f"{d.name}{clock}"
+    if d.clocks and (clocks := sorted({*clocks} or {d.clocks.sm_mhz} - {None})):
+        return f"{d.name}, SM clock {' to '.join(map(str, dict.fromkeys([clocks[0], clocks[-1]])))} of {d.clocks.sm_max_mhz} MHz"
+    return d.name
 
 
 def peak_line(peak: Peak | None, dtype: str, reached: bool = False) -> str:
     """The peak that MFU is a share of. reached: what the device reaches is known."""
     if peak is None:
-        return f"no {dtype} peak is known for this device, so no MFU; give it with --peak-tflops" + (
-            "" if reached else ", or measure it with --peaks"
-        )
+        instead = "" if reached else "; profile --peaks measures what is reached"
+        return f"no {dtype} peak is known for this device, so no MFU; give it with --peak-tflops{instead}"
     return f"peak: {_rates(peak)}, dense {dtype} ({peak.source})"
 
 
@@ -106,14 +118,19 @@ def _points(s: Settings) -> list[Any]:
     return [s.batch, s.seq_len, s.context]
 
 
-POINT = (Column("batch", "count"), Column("tokens", "count"), Column("cached", "count", drop=9))
+def _point_columns(settings: Sequence[Settings]) -> list[Column]:
+    """What differs between rows stays on the narrowest terminal; what does not goes first."""
+    titles = {"batch": "batch", "seq_len": "tokens", "context": "cached"}
+    alike = {name for name in titles if len({getattr(s, name) for s in settings}) < 2}
+    first = alike if len(alike) < len(titles) else {"context"}
+    return [Column(title, "count", drop=9 if name in first else 0) for name, title in titles.items()]
 
 
 def times(records: Sequence[Record]) -> Table:
     """A row for each model at each point."""
     columns = (
         Column("model"),
-        *POINT,
+        *_point_columns([r.settings for r in records]),
         Column("step", "seconds", "step_s"),
         Column("p25", "seconds", "p25_s", drop=4),
         Column("p75", "seconds", "p75_s", drop=4),
@@ -128,15 +145,27 @@ def times(records: Sequence[Record]) -> Table:
         Column("memory", "bytes", "peak_memory_bytes", drop=2),
         Column("reserved", "bytes", "reserved_bytes", drop=7),
         Column("energy/token", "real", "joules_per_token", "J", drop=3),
+        Column("warnings", "count", drop=6),
     )
-    rows = [[name, *_points(s), *_measured(m)] for name, s, m in models(records)]
+    rows = []
+    for record in records:
+        said = [len(record.doubts) or None, None]  # of both models, beside the first
+        rows += [[name, *_points(s), *_measured(m), told] for (name, s, m), told in zip(models([record]), said, strict=False)]
     memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
-    before = "compilation and capture" if records[0].settings.cuda_graph else "compilation"
-    notes = [f"step: median; p25, p75: quartiles; warm-up: of each model alone, in every build; first: its first step, {before} included"]
+    s = records[0].settings
+    once = [what for what, done in (("compilation", s.compile), ("capture", s.cuda_graph)) if done]
+    included = f", {' and '.join(once)} included" if once else ""
+    notes = [f"step: median; p25, p75: quartiles; warm-up: of each model alone, in every build; first: its first step{included}"]
     if memory:
-        about = "; it is known to some MiB only, and a first compiled model's holds what the compiler took" if records[0].device.type == "cpu" else ""
+        about = "; it is known to some MiB only" if records[0].device.type == "cpu" else ""
+        about += ", and a first compiled model's holds what the compiler took" if about and s.compile else ""
         notes.append(f"memory: {memory}, at its peak, less what was held before{about}")
     return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records), notes=notes))
+
+
+def varying(settings: Sequence[Settings], but: str = "") -> list[str]:
+    """Names of the settings in which points differ, as in AXES."""
+    return [name for name in AXES if name != but and len({getattr(s, name) for s in settings}) > 1]
 
 
 def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured | None]]:
@@ -161,44 +190,64 @@ def _measured(m: Measured | None) -> list[Any]:
 
 
 def comparison(done: Sequence[Result]) -> Table:
-    """Each spec against its baseline: what the FLOPs promise and what the clock says."""
+    """Each spec against its baseline: what the FLOPs promise and what the clock says. All of `done` have one."""
     columns = (
         Column("model"),
-        Column("baseline", drop=3),
-        *POINT,
+        Column("baseline", drop=0 if _several(done) else 3),
+        *_point_columns([r.settings for r in done]),
         Column("FLOP ratio", "ratio"),
         Column("byte ratio", "ratio", drop=4),
         Column("time ratio", "ratio"),
         Column("interval", "interval", drop=1),
         Column("realised saving", "ratio"),
         Column("saving interval", "interval", drop=2),
+        Column("builds", "count", drop=5),
     )
+    builds = {len(r.baseline.build_ratios) or 1 for r in done}
     rows = []
     for r in done:
-        if b := r.baseline:
-            saving = [b.realised_saving, b.realised_saving_interval]
-            moved = r.byte_ratio if r.mode == "decode" else None
-            rows.append([r.spec, b.spec, *_points(r.settings), b.flop_ratio, moved, b.time_ratio, b.time_ratio_interval, *saving])
-    saved = any(r.baseline and r.baseline.realised_saving is not None for r in done)
-    confidences = {share(b.confidence): b.confidence for r in done if (b := r.baseline) and b.confidence}
-    sure = min(confidences, key=confidences.get, default=None)
-    least = "at least " if len(confidences) > 1 else ""
-    builds = max(len(r.baseline.build_ratios) for r in done if r.baseline)
-    saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
-    whose = f"of {builds} builds of both models, each the median " if builds >= MIN_SAMPLES else ""
-    notes = [f"time ratio: median {whose}over pairs of steps that ran next to each other; {saving}"]
+        b = r.baseline
+        saving = [b.realised_saving, b.realised_saving_interval]
+        moved = r.byte_ratio if r.mode == "decode" else None
+        row = [r.spec, b.spec, *_points(r.settings), b.flop_ratio, moved, b.time_ratio, b.time_ratio_interval, *saving]
+        rows.append([*row, len(b.build_ratios) or 1 if len(builds) > 1 else None])
+    notes = _how_compared([r.baseline for r in done], builds)
     if done[0].mode == "decode":
-        notes.append(BYTES)
-    of = "builds" if builds >= MIN_SAMPLES else "pairs"
-    notes += [f"intervals cover the true median with {least}{sure}, whatever the distribution (order statistics of the {of})"] if sure else []
+        notes.insert(1, BYTES)
     return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
+
+
+def _how_compared(found: Sequence[Baseline], builds: set[int]) -> list[str]:
+    """What the time ratio is a median of, and how sure its interval is. builds: how often models were built."""
+    saved = any(b.realised_saving is not None for b in found)
+    saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
+    pairs = "over pairs of steps that ran next to each other"
+    if builds == {1}:
+        median = pairs
+    elif len(builds) == 1:
+        median = f"of {max(builds):,} builds of both models, each the median {pairs}"
+    else:
+        median = f"{pairs}; of several builds, the median of theirs"
+    notes = [f"time ratio: median {median}; {saving}"]
+    sure = {share(b.confidence): b.confidence for b in found if b.confidence}
+    if sure:
+        of = "pairs" if builds == {1} else "builds, or pairs of one" if 1 in builds else "builds"
+        share_of = f"{'at least ' if len(sure) > 1 else ''}{min(sure, key=sure.get)}"
+        notes.append(f"intervals cover the true median with {share_of}, whatever the distribution (order statistics of the {of})")
+    return notes
+
+
+def _several(done: Sequence[Result]) -> bool:
+    """Whether a model was compared with more than one other."""
+    pairs = {(r.spec, r.baseline.spec) for r in done}
+    return len(pairs) > len({spec for spec, _ in pairs})
 
 
 def ranks(done: Sequence[Result]) -> Table:
     """What the processes of a torchrun say."""
     columns = (
         Column("model"),
-        *POINT,
+        *_point_columns([r.settings for r in done]),
         Column("ranks", "count"),
         Column("fastest", "seconds", "fastest_s"),
         Column("slowest", "seconds", "slowest_s"),
@@ -220,21 +269,24 @@ def ranks(done: Sequence[Result]) -> Table:
     return _used(Table(columns=columns, rows=rows, title="Ranks", notes=notes))
 
 
-def attribution(a: Attribution, s: Settings) -> Table:
-    """Where a step's time goes, routing overhead on a line of its own."""
+def attribution(a: Attribution, r: Result) -> Table:
+    """Where the time of a step of `r` goes, routing overhead on a line of its own."""
     columns = (Column(a.by), *TIMES)
     rows = _lines(a)
     parts = ", ".join(f"{line.label} {seconds(line.time_s)}" for line in a.routing)
     notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
     labels = {line.label for line in a.lines}
     slower = 100 * (a.step_time_s / a.unprofiled_s - 1)
+    timed = r.baseline if r.baseline and a.spec == r.baseline.spec else r
+    own = f"{seconds(a.unprofiled_s)}, where the steps timed above took {seconds(timed.step_time_s.median)}"
     notes.append(
-        f"mean of {a.rounds} eager steps; the profiler's own {slower:+.1f} % is taken off {'idle' if 'idle' in labels else 'all lines alike'}"
+        f"mean of {a.rounds} eager steps of {own}; the profiler's own {slower:+.1f} % is taken off "
+        f"{'idle' if 'idle' in labels else 'all lines alike'}"
     )
     if "other" in labels:
         notes.append("other: between the operations that the profiler sees, above all Python")
     total = ["total", a.unprofiled_s, 1.0, sum(line.flops for line in a.lines), None]
-    return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(a.spec, s)}", notes=notes)
+    return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(a.spec, r.settings)}", notes=notes)
 
 
 TIMES = (
@@ -250,7 +302,8 @@ def _lines(a: Attribution) -> list[list[Any]]:
 def attributions(found: Sequence[tuple[Attribution, Settings]]) -> Table:
     """The lines of all attributions, each with its model and point."""
     rows = [[a.spec, *_points(s), a.by, *line] for a, s in found for line in _lines(a)]
-    return Table(columns=(Column("model"), *POINT, Column("by"), Column("part"), *TIMES), rows=rows, title="Where the time goes")
+    columns = (Column("model"), *_point_columns([s for _, s in found]), Column("by"), Column("part"), *TIMES)
+    return Table(columns=columns, rows=rows, title="Where the time goes")
 
 
 def _used(table: Table) -> Table:

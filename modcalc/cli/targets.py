@@ -1,0 +1,21 @@
+"""Files that a command writes beside stdout, checked before it works."""
+
+from pathlib import Path
+
+from modcalc.errors import UsageError
+
+
+def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None:
+    """Where the plot goes, if one is asked for. Raises UsageError, before anything is measured, where a file to be written cannot be,
+    or is one of another option or that is read. written: option -> file, --plot among them. read: file -> what it is.
+    """
+    from modcalc.render.plot import plot_target, writable
+
+    taken = {Path(file).resolve(): what for file, what in read.items()}
+    for option, file in written.items():
+        if file and (other := taken.setdefault(Path(file).resolve(), option)) != option:
+            raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")
+    if trace := written.get("--trace"):
+        writable(Path(trace), "--trace")
+    plot = written["--plot"]
+    return plot_target(plot) if plot else None
