@@ -38,7 +38,7 @@ def _word(value: Any) -> str:
 
 
 def only(found: Sequence[tuple[str, Record]], words: Sequence[str]) -> list[tuple[str, Record]]:
-    """Those (file, record) of at least one whose fact NAME is one of the values, for each of `words`: NAME=VALUE,VALUE,….
+    """The pairs (file, record) whose fact NAME is one of the values, for each of `words`: NAME=VALUE,VALUE,…. found: at least one.
 
     Raises UsageError for a NAME that there is not, or a VALUE that no record has.
     """
