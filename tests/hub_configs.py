@@ -7,7 +7,7 @@ from typing import Any
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
-    "ministral", "ministral3", "dots1", "solar_open",
+    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe",
 )  # fmt: skip
 KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe")
 # Types whose own default of head_dim is no width of D / H, or that have no default.
@@ -114,10 +114,17 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             more |= dict(use_sliding_window=True, sliding_window=window) if flag() else {}
             more |= dict(layer_types=layers) if "sliding_window" in more and flag() else {}
             return dict(attention_bias=flag(), mlp_bias=flag(), **more)
-        case "exaone4":
-            if flag():
+        case "exaone4" | "exaone_moe":
+            if model_type == "exaone4" and flag():
                 return dict(sliding_window="null", layer_types=["full_attention"] * L)
-            return dict(sliding_window=window, **(dict(layer_types=layers) if flag() else dict(sliding_window_pattern=rng.randint(1, 4))))
+            where = dict(layer_types=layers) if flag() else dict(sliding_window_pattern=rng.randint(1, 4))
+            if model_type == "exaone_moe":
+                groups = rng.choice((1, 2))
+                where |= dict(n_group=groups, topk_group=rng.randint(1, groups), num_experts=groups * rng.randint(2, 4), num_experts_per_tok=2)
+                where |= dict(num_shared_experts=rng.randint(1, 2), moe_intermediate_size=rng.randint(3, 20), norm_topk_prob=flag())
+                listed = dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)])
+                where |= listed if flag() else dict(first_k_dense_replace=rng.randint(0, L))
+            return dict(sliding_window=window, **where)
         case "granite":
             return dict(attention_bias=flag(), mlp_bias=flag(), **_multipliers(rng, flag))
         case "cohere":

@@ -266,6 +266,13 @@ def test_shared_experts_and_groups() -> None:
     assert tiny("ernie4_5_moe", **four, moe_num_shared_experts=0, use_bias=True).head.bias
     solar = named("solar-open-100b")
     assert (solar.moe.n_shared, solar.moe.layers, solar.moe.offset, solar.attention.qk_norm, solar.mlp.d_ff) == (1, None, None, None, 1280)
+    exaone = named("k-exaone-236b-a23b")
+    assert (exaone.moe.n_shared, exaone.moe.offset, exaone.moe.scaling, exaone.norm.placement) == (1, 1, 2.5, "pre")
+    assert exaone.attention.window == [128, 128, 128, None] and exaone.positions.rotated == [True, True, True, False]
+    assert tiny("exaone_moe", num_key_value_heads=4, first_k_dense_replace=4).moe is None
+    assert tiny("exaone_moe", num_key_value_heads=4, mlp_layer_types=["sparse", "dense"] * 2).moe.layers == [0, 2]
+    with pytest.raises(SpecError, match="mlp_layer_types: .*dense or sparse for each of num_hidden_layers 4"):
+        tiny("exaone_moe", num_key_value_heads=4, mlp_layer_types=["sparse", "dense"])
     dots = named("dots.llm1")
     assert (dots.moe.n_shared, dots.moe.offset, dots.attention.qk_norm.scope, dots.attention.window) == (2, 1, "head", None)
     few = dict(num_key_value_heads=4, num_experts_per_tok=2, n_routed_experts=4)

@@ -1,5 +1,5 @@
 """Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin,
-Solar Open, dots.llm1."""
+Solar Open, dots.llm1, K-EXAONE."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
@@ -7,6 +7,7 @@ from modcalc.spec.hub_experts import ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     LLAMA,
+    NO_BIAS,
     NO_MLP_BIAS,
     PARTIAL,
     QK_HEAD,
@@ -140,5 +141,25 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_local_experts": "n_routed_experts"},
         free=FREE | {"pretraining_tp"},
         fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"use_sliding_window": (False, None)},
+    ),
+    "exaone_moe": ModelType(
+        defaults=sizes(
+            102400, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=16384, num_key_value_heads=32, head_dim=None,
+            moe_intermediate_size=1024, num_shared_experts=1, num_experts=64, routed_scaling_factor=2.5, n_group=1, topk_group=1,
+            num_experts_per_tok=8, norm_topk_prob=True, mlp_layer_types=None, first_k_dense_replace=1, rms_norm_eps=1e-5,
+            sliding_window=4096, window_pattern=4, layer_types=None, **SILU, **rope(),
+        ),
+        # As EXAONE 4, but with the norms before: where some layers have windows, these alone are rotated.
+        knobs={
+            **LLAMA, **layers.unrotated(layers.exaone_rotates), **QK_HEAD, **SHARED, **SIGMOID, **experts("num_experts", "sigmoid"),
+            **layers.to_the_end(layers.exaone_sparse_layers), "attention.window": layers.exaone_window, "moe.n_shared": of("num_shared_experts"),
+        },
+        only_if={"moe": layers.exaone_sparse_layers},
+        checks=WHOLE,
+        names={"sliding_window_pattern": "window_pattern"},
+        zeros=frozenset({"window_pattern"}),
+        # Of the release before the library had the class, which reads neither.
+        free=FREE | {"first_last_k_dense_replace", "is_moe_layer"},
+        fixed=UNROTATED | NO_BIAS | FIXED,
     ),
 }  # fmt: skip

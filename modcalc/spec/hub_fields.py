@@ -24,7 +24,7 @@ KINDS = {
     **dict.fromkeys(
         (
             "first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "moe_num_shared_experts", "n_shared_experts", "num_experts",
-            "num_ln_in_parallel_attn",
+            "num_ln_in_parallel_attn", "num_shared_experts",
         ),
         "count",
     ),
@@ -58,8 +58,8 @@ KINDS = {
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
     "attention_layers", "attention_types", "attn_logit_softcapping", "attn_type_list", "ffn_hidden_size", "final_logit_softcapping", "head_dim",
-    "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner", "no_rope_layers",
-    "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank",
+    "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner",
+    "no_rope_layers", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank",
     "rope_parameters", "rope_scaling", "rotary_dim", "sliding_window", "topk_group", "window_pattern", "word_embed_proj_dim",
 }  # fmt: skip
 

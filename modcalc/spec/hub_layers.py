@@ -133,6 +133,16 @@ def glm_sparse_layers(c: Config) -> list[int]:
         if c["first_k_dense_replace"] != 1:
             raise Refused("first_k_dense_replace", f"{c['first_k_dense_replace']}: this model_type has one dense layer, or those of mlp_layer_types")
         return list(range(1, L))
+    return _sparse(c)
+
+
+def exaone_sparse_layers(c: Config) -> list[int]:
+    """K-EXAONE: layers with experts by mlp_layer_types; without it all but the first first_k_dense_replace."""
+    return list(range(c["first_k_dense_replace"], c["num_hidden_layers"])) if c["mlp_layer_types"] is None else _sparse(c)
+
+
+def _sparse(c: Config) -> list[int]:
+    L, types = c["num_hidden_layers"], c["mlp_layer_types"]
     if len(types) != L or not set(types) <= {"dense", "sparse"}:
         raise Refused("mlp_layer_types", f"{show(types)}: dense or sparse for each of num_hidden_layers {L} is needed")
     return [i for i, name in enumerate(types) if name == "sparse"]
