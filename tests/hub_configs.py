@@ -7,7 +7,7 @@ from typing import Any
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
-    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe",
+    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron",
 )  # fmt: skip
 KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe")
 # Types whose own default of head_dim is no width of D / H, or that have no default.
@@ -16,7 +16,7 @@ OWN_HEAD_DIM = (
     "solar_open",
 )  # fmt: skip
 ROTARY_PARTIAL = {
-    "gpt_neox": "rotary_pct", **dict.fromkeys(("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe"), "partial_rotary_factor"),
+    "gpt_neox": "rotary_pct", **dict.fromkeys(("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron"), "partial_rotary_factor"),
 }  # fmt: skip
 # The library's own names where they differ from hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings.
 GPT = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
@@ -102,7 +102,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(head_dim=c["hidden_size"] // H, attention_bias=flag(), mlp_bias=flag())
         case "olmo3":
             return dict(attention_bias=flag(), sliding_window=window, **(dict(layer_types=layers) if flag() else {}))
-        case "arcee":
+        case "arcee" | "nemotron":
             return dict(attention_bias=flag(), mlp_bias=flag())
         case "ernie4_5":
             return dict(use_bias=flag())

@@ -62,7 +62,7 @@ def _norm(draw: Draw, parallel: str) -> Norm:
         kind=kind,
         affine=affine,
         bias=draw(st.sampled_from((None, True, False) if kind == "layernorm" and affine else (None, False))),
-        unit_offset=draw(st.booleans()) if kind == "rmsnorm" and affine else False,
+        unit_offset=draw(st.booleans()) if affine else False,
         eps=draw(st.sampled_from((1e-5, 1e-6, 1e-3))),
         placement=draw(st.sampled_from(("pre", "output", "sandwich", "post"))) if parallel == "none" else "pre",
         final=draw(st.booleans()),
@@ -72,7 +72,7 @@ def _norm(draw: Draw, parallel: str) -> Norm:
 def _qk_norm(draw: Draw, norm: Norm) -> QkNorm | None:
     if draw(st.booleans()):
         return None
-    own = draw(st.sampled_from((None, "rmsnorm") if norm.unit_offset else (None, "rmsnorm", "layernorm")))
+    own = draw(st.sampled_from((None, "rmsnorm", "layernorm")))
     if (own or norm.kind) == "layernorm":
         bias = draw(st.sampled_from((None, True, False) if norm.affine else (None, False)))
     else:  # rmsnorm has no bias, so a bias of the model's norm must not be inherited

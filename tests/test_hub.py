@@ -179,6 +179,12 @@ def test_rotary_bases_of_windowed_layers() -> None:
     assert named("olmo-3-7b").positions.local_theta is None
 
 
+def test_a_layernorm_around_one() -> None:
+    one = named("minitron-4b")
+    assert one.norm.kind == "layernorm" and one.norm.unit_offset and one.positions.fraction == 0.5
+    assert one.mlp.activation == "relu2" and one.mlp.kind == "plain" and not one.mlp.bias and not one.attention.bias
+
+
 def test_layers_without_positions() -> None:
     assert named("smollm3-3b").positions.rotated == [True, True, True, False] and named("smollm3-3b").attention.window is None
     command, aya = named("command-r7b"), named("aya-23-8b")

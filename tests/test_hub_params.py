@@ -164,6 +164,7 @@ NO_FIELDS = {
 # Fields without which the default model cannot run.
 NEEDED = {
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "nemotron": {"num_key_value_heads": 48},
     "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
     "ministral": {"head_dim": 128},
 }

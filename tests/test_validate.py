@@ -57,7 +57,6 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(mlp=dict(d_ff=64, activation="swiglu_clamped")), "mlp.activation", "only with mlp.kind gated"),
     (dict(mlp=dict(d_ff=64, bias=True), moe=MOE), "mlp.bias", "write moe.bias"),
     (dict(norm=dict(bias=True)), "norm.bias", "write kind: layernorm"),
-    (dict(norm=dict(kind="layernorm", unit_offset=True)), "norm.unit_offset", "belongs to rmsnorm"),
     (dict(norm=dict(kind="layernorm", affine=False, bias=True)), "norm.bias", "with norm.affine false"),
     (dict(norm=dict(affine=False, unit_offset=True)), "norm.unit_offset", "not with norm.affine false"),
     (dict(norm=dict(placement="post"), parallel="two_norms"), "norm.placement", "allowed pre with parallel two_norms"),
@@ -67,7 +66,6 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
         "attention.qk_norm.bias",
         "it is norm.bias unless given",
     ),
-    (dict(attention=dict(n_heads=4, qk_norm=dict(kind="layernorm")), norm=dict(unit_offset=True)), "norm.unit_offset", "would inherit it"),
     (
         dict(attention=dict(n_heads=4, qk_norm=dict(kind="layernorm", bias=True)), norm=dict(affine=False)),
         "attention.qk_norm.bias",

@@ -40,7 +40,7 @@ KINDS = {
     **dict.fromkeys(
         (
             "attention_multiplier", "attn_logit_softcapping", "embedding_multiplier", "final_logit_softcapping", "layer_norm_eps",
-            "layer_norm_epsilon", "logit_scale", "logits_scaling", "norm_epsilon", "partial_rotary_factor", "query_pre_attn_scalar",
+            "layer_norm_epsilon", "logit_scale", "logits_scaling", "norm_eps", "norm_epsilon", "partial_rotary_factor", "query_pre_attn_scalar",
             "residual_multiplier", "rms_norm_eps", "rope_local_base_freq", "rope_theta", "routed_scaling_factor",
         ),
         "number",

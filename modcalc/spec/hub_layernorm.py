@@ -1,4 +1,5 @@
-"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BLOOM, Phi, StarCoder, StableLM, Falcon, OLMo, Command R."""
+"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BLOOM, Phi, StarCoder, StableLM, Falcon, OLMo, Command R,
+Nemotron."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
@@ -10,6 +11,7 @@ from modcalc.spec.hub_parts import (
     GATED,
     GROUPED,
     LEARNED,
+    LLAMA_BIASES,
     NO_MLP_BIAS,
     PARTIAL,
     QK_HEAD,
@@ -132,6 +134,15 @@ LAYERNORM: dict[str, ModelType] = {
             "scale_attention_softmax_in_fp32",
         },
         fixed=UNROTATED | {"mlp_type": ("default",), "norm_type": ("layer_norm",), "scale_attn_weights": (True,)},
+    ),
+    "nemotron": ModelType(
+        defaults=sizes(
+            256000, 6144, 32, 48, max_position_embeddings=4096, intermediate_size=24576, num_key_value_heads=None, head_dim=None,
+            hidden_act="relu2", norm_eps=1e-5, attention_bias=False, mlp_bias=False, **rope(partial_rotary_factor=0.5),
+        ),
+        knobs={**DECODER, **GROUPED, **PARTIAL, **LLAMA_BIASES, **norm("layernorm", "norm_eps"), "norm.unit_offset": True},
+        # Left in the published files by the training code; the library reads head_dim.
+        free=ATTENTION_DROPOUT | {"kv_channels"},
     ),
     "stablelm": ModelType(
         defaults=sizes(

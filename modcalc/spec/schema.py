@@ -155,7 +155,7 @@ class Norm(Strict, kw_only=True):
     kind: _doc(Literal["rmsnorm", "layernorm"], "rmsnorm (arXiv 1910.07467) or layernorm (arXiv 1607.06450)") = "rmsnorm"
     bias: _doc(bool | None, "default: true for layernorm; rmsnorm has none") = None
     affine: _doc(bool, "a learned weight; false: neither weight nor bias") = True
-    unit_offset: _doc(bool, "rmsnorm only: the weight is applied as 1 + weight (Gemma)") = False
+    unit_offset: _doc(bool, "the weight is applied as 1 + weight, also those of q and k (Gemma; with layernorm Nemotron)") = False
     eps: _doc(Annotated[float, Meta(gt=0.0, lt=1.0)], "added under the root") = 1e-5
     placement: _doc(
         Literal["pre", "output", "sandwich", "post"],

@@ -144,8 +144,6 @@ def norm_rules(r: Rules) -> None:
         r.need(
             norm.bias is not True, "norm.bias", "false or nothing with norm.kind rmsnorm, which has no bias", "write kind: layernorm, or remove it"
         )
-    else:
-        r.need(not norm.unit_offset, "norm.unit_offset", "false with norm.kind layernorm: it belongs to rmsnorm")
     if not norm.affine:
         r.idle("with norm.affine false: there is no weight", "norm.unit_offset")
         if norm.kind == "layernorm":
@@ -157,8 +155,6 @@ def norm_rules(r: Rules) -> None:
     kind = qk.kind or norm.kind
     if kind == "rmsnorm" and (qk.bias or (qk.bias is None and norm.bias and norm.kind == "layernorm")):
         r.wrong("attention.qk_norm.bias", "false with an rmsnorm, which has no bias", "it is norm.bias unless given; write bias: false")
-    if kind == "layernorm" and norm.kind == "rmsnorm":
-        r.need(not norm.unit_offset, "norm.unit_offset", "false with attention.qk_norm.kind layernorm, which would inherit it")
     if kind == "layernorm" and not norm.affine:
         r.need(not qk.bias, "attention.qk_norm.bias", "false or nothing with norm.affine false")
 
