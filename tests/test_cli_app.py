@@ -50,13 +50,18 @@ def test_help_lists_the_commands_and_loads_none() -> None:
         (["flops", "--seqlen", "3", "gpt2"], "No such option"),
         (["flops"], "Missing argument"),
         (["flops", "gpt2", "--seq-len", "1e4"], "'1e4' is not a valid integer"),
+        (["profile", "gpt2", "--seq-len", "8,16"], "'8,16' is not a valid integer. Several values: --sweep seq-len=8,16"),
         (["flops", "gpt2", "--batch", "1" + "0" * 30], "not in the range"),
     ],
 )
 def test_what_is_mistyped(run, arguments: list[str], said: str) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "") and said in err.splitlines()[0]
-    assert err.startswith("error: ") and re.fullmatch(r"  options: modcalc( flops)? --help", err.splitlines()[1])
+    assert err.startswith("error: ") and re.fullmatch(r"  options: modcalc( flops| profile)? --help", err.splitlines()[1])
+
+
+def test_a_list_where_nothing_is_swept(run) -> None:
+    assert run("flops", "gpt2", "--seq-len", "8,16")[2].splitlines()[0].endswith("'8,16' is not a valid integer.")
 
 
 def test_nothing_asked_shows_the_help(run) -> None:

@@ -1,6 +1,7 @@
 """The command line's frame: finds a command, runs it, and turns every failure into one message and an exit code."""
 
 import os
+import re
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -126,8 +127,18 @@ def _usage(wrong: Exception) -> None:
     if len(sys.argv) < 2:
         return print(wrong.format_message(), file=sys.stderr)
     context = getattr(wrong, "ctx", None)
-    print(f"error: {wrong.format_message().replace('valid int range', 'valid integer')}", file=sys.stderr)
+    said = wrong.format_message().replace("valid int range", "valid integer")
+    print(f"error: {said}{_sweep(context, getattr(wrong, 'param', None), said)}", file=sys.stderr)
     print(f"  options: {context.command_path if context else 'modcalc'} --help", file=sys.stderr)
+
+
+def _sweep(context: typer.Context | None, option: object, said: str) -> str:
+    """What to write for a list of numbers, where the command takes one for what should be a single number."""
+    listed = re.search(r"'(\d+(,\d+)+)' is not a valid integer", said)
+    name = getattr(option, "name", "")
+    if not listed or name not in ("batch", "seq_len", "context") or not any(p.name == "sweep" for p in context.command.params):
+        return ""
+    return f" Several values: --sweep {name.replace('_', '-')}={listed[1]}"
 
 
 if __name__ == "__main__":
