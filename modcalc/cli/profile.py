@@ -213,10 +213,9 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
                 plot_profile(target, records)
         if isinstance(stopped, UsageError):
             raise stopped
-    if stopped and not first:
-        raise typer.Exit(130)
     if stopped:
-        print(f"interrupted: {len(records)} of {len(todo)} points were measured", file=sys.stderr)
+        if first:
+            print(f"interrupted: {len(records)} of {len(todo)} points were measured", file=sys.stderr)
         raise typer.Exit(130)
     if all(isinstance(record, Failed) for record in records):
         raise UsageError(f"no point fitted into memory: {records[0].error}; {records[0].settings.smaller}")

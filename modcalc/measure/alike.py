@@ -16,10 +16,13 @@ TITLES = {"model": "spec", "tokens": "seq-len", "cached": "context"}  # as colum
 def facts(record: Record) -> dict[str, str]:
     """What tells records apart, by name: the point, and the conditions that it was measured under."""
     s = record.settings
-    baseline = record.baseline if isinstance(record, Failed) else record.baseline and record.baseline.spec
-    point = {"spec": record.spec, "baseline": baseline, "batch": s.batch, "seq-len": s.seq_len, "context": s.context}
+    point = {"spec": record.spec, "baseline": _baseline(record), "batch": s.batch, "seq-len": s.seq_len, "context": s.context}
     length = {name: getattr(s, name) for name in LENGTH}
     return {name: _word(value) for name, value in point.items()} | conditions(record) | {name: _word(value) for name, value in length.items()}
+
+
+def _baseline(record: Record) -> str | None:
+    return record.baseline if isinstance(record, Failed) else record.baseline and record.baseline.spec
 
 
 def conditions(record: Record) -> dict[str, str]:
@@ -105,7 +108,7 @@ def told_apart(found: Sequence[tuple[str, Record]]) -> list[Record]:
         if len(places) > 1:
             marks = _marks([(once[i][0], records[i]) for i in places])
             for i, mark in zip(places, marks, strict=True):
-                records[i] = named(records[i], f"{records[i].spec} ({mark})", facts(records[i])["baseline"] if records[i].baseline else None)
+                records[i] = named(records[i], f"{records[i].spec} ({mark})", _baseline(records[i]))
     return records
 
 

@@ -21,7 +21,10 @@ from modcalc.measure.usage import out_of_memory
 
 def recalled(job: Job, results: ResultsFile | None) -> Record | None:
     """What `results` knows of the job, rated by its peaks; None where that does not tell all that is asked."""
-    known = _known(job, results)
+    return _answer(job, _known(job, results))
+
+
+def _answer(job: Job, known: Record | None) -> Record | None:
     if known is None or not job.answered_by(known):
         return None
     return rated(known, job.peak, job.reached) if isinstance(known, Result) else known
@@ -54,18 +57,19 @@ def run(
     In a torchrun the first process alone has `results`, and tells the others. during: a context to measure in, which is told what is done.
     """
     for job in jobs:
-        known = None if again else recalled(job, results)
+        before = _known(job, results)
+        known = None if again else _answer(job, before)
         if job.world:
             known = job.world.from_first(known)
         if known:
-            if results and known != _known(job, results):
+            if results and known != before:
                 results.append(known)
             yield known, False
             continue
         with during(job) if during else nullcontext(quiet) as say:
             record = measured_or_failed(job, say)
         if results:
-            record = record if again else _with_other_parts(record, _known(job, results))  # figures that are doubted are not kept
+            record = record if again else _with_other_parts(record, before)  # figures that are doubted are not kept
             results.append(record)
         if job.world and isinstance(record, Failed):
             # The others may wait in collectives that will not come.

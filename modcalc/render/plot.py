@@ -10,7 +10,7 @@ No display is needed: figures are drawn by Agg (.png) or as text that stays text
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -110,6 +110,12 @@ def amounts(axis: "Axis", name: str) -> None:
     if axis.get_scale() == "log":
         axis.set_minor_formatter(Between(minor_thresholds=(2, 0.4)))
     axis.set_label_text(name)
+
+
+def layer_ticks(axes: "Axes", names: Sequence[str], **more: Any) -> None:
+    """A tick for each layer, at 0, 1, …: blocks by their numbers."""
+    axes.set_xticks(range(len(names)), [name.removeprefix("blocks.") for name in names], **more)
+    axes.set_xlabel("block, by number, and what stands before and after")
 
 
 def look(i: int) -> tuple[str, str]:

@@ -6,9 +6,9 @@ from typing import Any
 from modcalc.measure.records import Result
 from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds
-from modcalc.render.plot import legend_beside, look
+from modcalc.render.plot import layer_ticks, legend_beside, look
 from modcalc.render.plot_bars import parts, stacked
-from modcalc.render.profile import AXES, OWN_LABELS, varying
+from modcalc.render.profile import OWN_LABELS, at, varying
 
 FEW = 4  # bars that have room for numbers
 Times = list[tuple[str, dict[str, float]]]
@@ -19,11 +19,10 @@ def broken_down(records: Sequence[Result]) -> dict[str, Times]:
     found: dict[str, Times] = {}
     differ = varying([r.settings for r in records if r.attribution])
     for r in records:
-        point = [AXES[name][1].format(getattr(r.settings, name)) for name in differ]
         for a in r.attribution:
             if a.by != "path":
                 times = found.setdefault(a.by, [])
-                name = ", ".join([a.spec, *point])
+                name = at(a.spec, r.settings, differ)
                 again = " (as baseline)" if times and times[-1][0] == name else ""
                 times.append((f"{name}{again}", {line.label: line.time_s for line in a.lines}))
     return found
@@ -32,26 +31,30 @@ def broken_down(records: Sequence[Result]) -> dict[str, Times]:
 def draw(axes: Any, by: str, times: Times) -> None:
     """A panel of seconds by component or layer."""
     labels = list(dict.fromkeys(label for _, of in times for label in of))
-    order = {label: i for i, label in enumerate(OWN_LABELS)}
-    labels = sorted(labels, key=lambda label: order.get(label, len(order))) if by == "component" else in_order(labels, str)
-    if by == "component":
-        names, sums = [name for name, _ in times], [of for _, of in times]
-        legend = {label: OWN_LABELS.get(label, label) for label in labels}
-        if len(times) <= FEW:
-            stacked(axes, names, sums, legend, seconds)
-            axes.tick_params(axis="x", labelsize=8)
-        else:
-            parts(axes, sums, legend, 0.8)
-            axes.set_xticks(range(len(times)), names, rotation=90, fontsize=8)
-            legend_beside(axes, reverse=True)
-    else:
-        places = range(len(labels))
-        for i, (name, of) in enumerate(times):
-            colour, marker = look(i)
-            axes.plot(places, [of.get(label, float("nan")) for label in labels], marker=marker, markersize=4, color=colour, label=name)
-        axes.set_xticks(places, [label.removeprefix("blocks.") for label in labels], rotation=90, fontsize=8)
-        axes.set_xlabel("block, by number, and what stands before and after")
-        axes.set_ylim(bottom=0)
-        legend_beside(axes)
+    (_components if by == "component" else _layers)(axes, labels, times)
     axes.yaxis.set_major_formatter(lambda x, _: seconds(x) if x else "0")
     axes.set_ylabel(f"time of an eager step, by {by}")
+
+
+def _components(axes: Any, labels: Sequence[str], times: Times) -> None:
+    order = {label: i for i, label in enumerate(OWN_LABELS)}
+    legend = {label: OWN_LABELS.get(label, label) for label in sorted(labels, key=lambda label: order.get(label, len(order)))}
+    names, sums = [name for name, _ in times], [of for _, of in times]
+    if len(times) <= FEW:
+        stacked(axes, names, sums, legend, seconds)
+        axes.tick_params(axis="x", labelsize=8)
+    else:
+        parts(axes, sums, legend, 0.8)
+        axes.set_xticks(range(len(times)), names, rotation=90, fontsize=8)
+        legend_beside(axes, reverse=True)
+
+
+def _layers(axes: Any, labels: Sequence[str], times: Times) -> None:
+    labels = in_order(labels, str)
+    for i, (name, of) in enumerate(times):
+        colour, marker = look(i)
+        seconds_of = [of.get(label, float("nan")) for label in labels]
+        axes.plot(range(len(labels)), seconds_of, marker=marker, markersize=4, color=colour, label=name)
+    layer_ticks(axes, labels, rotation=90, fontsize=8)
+    axes.set_ylim(bottom=0)
+    legend_beside(axes)

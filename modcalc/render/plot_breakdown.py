@@ -9,7 +9,7 @@ from typing import Any
 from modcalc.cost.account import Report, layer
 from modcalc.render.breakdown import folded, in_order, ordered
 from modcalc.render.numbers import si
-from modcalc.render.plot import amounts, figure, legend_beside
+from modcalc.render.plot import amounts, figure, layer_ticks, legend_beside
 from modcalc.render.plot_bars import parts, stacked
 from modcalc.render.wording import LABELS, Unit, headline
 
@@ -54,8 +54,7 @@ def plot_layers(target: Path, report: Report, unit: Unit, twin: Report | None = 
             axes.hlines(across, [i - 0.4 for i in places], [i + 0.4 for i in places], "black", label="dense twin")
             tops += across
         axes.set_ylim(0, 1.05 * max(tops))
-        axes.set_xticks(places, [name.removeprefix("blocks.") for name in names], rotation=90 if len(names) > 12 else 0)
-        axes.set_xlabel("block, by number, and what stands before and after")
+        layer_ticks(axes, names, rotation=90 if len(names) > 12 else 0)
         amounts(axes.yaxis, unit.name)
         legend_beside(axes, reverse=True)
 

@@ -11,7 +11,7 @@ from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import real, seconds
 from modcalc.render.plot import amounts, figure, look
 from modcalc.render.plot_attribution import FEW, broken_down, draw
-from modcalc.render.profile import AXES, headline, point_name, varying
+from modcalc.render.profile import AXES, at, headline, point_name, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,11 +56,10 @@ def _lines(records: Sequence[Result], along: str) -> Lines:
     roles = Counter([baseline for _, baseline in compared] + list({r.spec for r in records}))
     found: Lines = {}
     for r in records:
-        point = "".join(f", {AXES[name][1].format(getattr(r.settings, name))}" for name in others)
-        found.setdefault(f"{r.spec}{point}", []).append((r.settings, r))
+        found.setdefault(at(r.spec, r.settings, others), []).append((r.settings, r))
         if r.baseline:
             beside = f" (beside {r.spec})" if roles[r.baseline.spec] > 1 else ""
-            found.setdefault(f"{r.baseline.spec}{beside}{point}", []).append((r.settings, r.baseline))
+            found.setdefault(at(f"{r.baseline.spec}{beside}", r.settings, others), []).append((r.settings, r.baseline))
     return found
 
 
@@ -102,8 +101,7 @@ def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
     others = varying([r.settings for r in compared], but=name)
     lines: dict[str, list[Result]] = {}
     for r in compared:
-        point = "".join(f", {AXES[other][1].format(getattr(r.settings, other))}" for other in others)
-        lines.setdefault(f"{r.spec} / {r.baseline.spec}{point}", []).append(r)
+        lines.setdefault(at(f"{r.spec} / {r.baseline.spec}", r.settings, others), []).append(r)
     for i, (label, points) in enumerate(lines.items()):
         colour, marker = look(i)
         points = sorted(points, key=lambda r: getattr(r.settings, name))

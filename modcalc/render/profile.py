@@ -1,6 +1,6 @@
 """Measurements as tables and as one document. Nothing is computed here but what a cell shows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -62,7 +62,7 @@ def _with_conditions(table: Table, of: Sequence[Record]) -> Table:
     each = [{"status": "out_of_memory" if isinstance(r, Failed) else "ok", **conditions(r)} for r in of]
     columns = [*table.columns, *(Column(name, key=name.replace("-", "_")) for name in each[0])]
     rows = [[*(None if isinstance(cell, Styled) else cell for cell in row), *more.values()] for row, more in zip(table.rows, each, strict=True)]
-    return Table(columns=columns, rows=rows, title=table.title, headline=table.headline, notes=table.notes)
+    return msgspec.structs.replace(table, columns=columns, rows=rows)
 
 
 def headline(records: Sequence[Record]) -> list[str]:
@@ -71,8 +71,8 @@ def headline(records: Sequence[Record]) -> list[str]:
     d, s = record.device, record.settings
     how = "torch.compile block by block" if s.compile else "eager"
     software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
-    days = sorted({r.time[:10] for r in records if isinstance(r, Result)})
-    when = [f"measured {' to '.join(dict.fromkeys([days[0], days[-1]]))}"] if days else []
+    days = {r.time[:10] for r in records if isinstance(r, Result)}
+    when = [f"measured {_span(days)}"] if days else []
     clocks = [r.device.clocks.sm_mhz for r in records if r.device.clocks and r.device.clocks.sm_mhz]
     lines = ["; ".join([device_line(d, clocks), ", ".join(software), *when])]
     lines.append(f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}")
@@ -96,9 +96,14 @@ def device_line(d: Device, clocks: Sequence[int] = ()) -> str:
     """The device, with what its speed depends on. clocks: MHz at each measurement."""
     if d.type == "cpu":
         return f"{d.name}, {d.threads} of {d.cores} cores{', freed memory is kept' if d.keeps_freed else ''}"
-    if d.clocks and (clocks := sorted({*clocks} or {d.clocks.sm_mhz} - {None})):
-        return f"{d.name}, SM clock {' to '.join(map(str, dict.fromkeys([clocks[0], clocks[-1]])))} of {d.clocks.sm_max_mhz} MHz"
+    if d.clocks and (clocks := {*clocks} or {d.clocks.sm_mhz} - {None}):
+        return f"{d.name}, SM clock {_span(clocks)} of {d.clocks.sm_max_mhz} MHz"
     return d.name
+
+
+def _span(values: Set[Any]) -> str:
+    """`a`, or `a to b`."""
+    return " to ".join(str(end) for end in dict.fromkeys([min(values), max(values)]))
 
 
 def peak_line(peak: Peak | None, dtype: str, reached: bool = False) -> str:
@@ -120,10 +125,9 @@ def _points(s: Settings) -> list[Any]:
 
 def _point_columns(settings: Sequence[Settings]) -> list[Column]:
     """What differs between rows stays on the narrowest terminal; what does not goes first."""
+    stay = varying(settings) or ("batch", "seq_len")
     titles = {"batch": "batch", "seq_len": "tokens", "context": "cached"}
-    alike = {name for name in titles if len({getattr(s, name) for s in settings}) < 2}
-    first = alike if len(alike) < len(titles) else {"context"}
-    return [Column(title, "count", drop=9 if name in first else 0) for name, title in titles.items()]
+    return [Column(title, "count", drop=0 if name in stay else 9) for name, title in titles.items()]
 
 
 def times(records: Sequence[Record]) -> Table:
@@ -166,6 +170,11 @@ def times(records: Sequence[Record]) -> Table:
 def varying(settings: Sequence[Settings], but: str = "") -> list[str]:
     """Names of the settings in which points differ, as in AXES."""
     return [name for name in AXES if name != but and len({getattr(s, name) for s in settings}) > 1]
+
+
+def at(name: str, s: Settings, differ: Sequence[str]) -> str:
+    """`mod-220m, batch 4`: a name with the settings in which its points differ."""
+    return ", ".join([name, *(AXES[setting][1].format(getattr(s, setting)) for setting in differ)])
 
 
 def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured | None]]:
@@ -311,7 +320,7 @@ def _used(table: Table) -> Table:
     keep = [i for i, c in enumerate(table.columns) if any(row[i] not in ((None, 0) if c.title == "cached" else (None,)) for row in table.rows)]
     columns = [table.columns[i] for i in keep]
     rows = [[row[i] for i in keep] for row in table.rows]
-    return Table(columns=columns, rows=rows, title=table.title, headline=table.headline, notes=table.notes)
+    return msgspec.structs.replace(table, columns=columns, rows=rows)
 
 
 def peaks_document(device: Device, dtype: str, peak: Peak | None, reached: Peak) -> dict[str, Any]:
