@@ -56,17 +56,27 @@ class Ran:
 
 
 @pytest.fixture
-def flops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def modcalc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs `modcalc` with some words, in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["modcalc", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def flops(monkeypatch: pytest.MonkeyPatch, modcalc):
     """Runs `modcalc flops` with some arguments, in this process."""
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: object) -> Ran:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["modcalc", "flops", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            app.main()
-        return Ran(stop.value.code, *capsys.readouterr())
+        return Ran(*modcalc("flops", *arguments))
 
     return run
 

@@ -84,12 +84,11 @@ class FakeNvml(ModuleType):
 
 
 class StandIn:
-    """What was asked of it. memory: bytes that its allocator tells: held and reserved, and both at their peak."""
+    """What was asked of it. Its allocator tells bytes held and reserved, and both at their peak."""
 
     def __init__(self) -> None:
         self.asked = Counter()
         self.side = False  # whether work goes to another stream than the first
-        self.memory = dict(memory_allocated=1_000, memory_reserved=2_000, max_memory_allocated=501_000, max_memory_reserved=702_000)
 
     def calls(self) -> dict[str, object]:
         """name in torch.cuda -> what stands there."""
@@ -107,7 +106,10 @@ class StandIn:
             empty_cache=None,
             reset_peak_memory_stats=None,
             memory_stats={"num_alloc_retries": 0},
-            **self.memory,
+            memory_allocated=1_000,
+            memory_reserved=2_000,
+            max_memory_allocated=501_000,
+            max_memory_reserved=702_000,
         )
         return {name: self._told(name, answer) for name, answer in told.items()} | dict(
             get_rng_state=lambda device: torch.get_rng_state(),

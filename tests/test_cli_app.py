@@ -13,16 +13,8 @@ from modcalc.cli import app
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs `modcalc` with some arguments, in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["modcalc", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            app.main()
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+def run(modcalc):
+    return modcalc
 
 
 def test_every_command_is_there_and_described() -> None:

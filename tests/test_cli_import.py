@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from modcalc.cli.app import main
 from modcalc.spec.hub import from_config
 from modcalc.spec.load import load, loads
 from modcalc.spec.mod_option import apply_mod
@@ -18,17 +18,9 @@ GPT2 = str(CONFIGS / "gpt2.json")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def run(modcalc):
     """(exit code, stdout, stderr) of `modcalc import ARGS`."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["modcalc", "import", *args])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return run
+    return partial(modcalc, "import")
 
 
 def test_prints_a_spec(run) -> None:

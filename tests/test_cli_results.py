@@ -6,12 +6,12 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from modcalc.cli import app
 from modcalc.errors import UsageError
 from modcalc.measure.alike import alike, conditions, differences, facts, told_apart
 from modcalc.measure.records import Failed, Ranks, Settings
@@ -24,18 +24,10 @@ CPU = MEASURED / "intel-xeon-2026-11-29-batches"
 
 
 @pytest.fixture
-def results(monkeypatch, capsys, tmp_path):
+def results(modcalc, monkeypatch, tmp_path):
     """Run the command; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["modcalc", "results", *map(str, words)])
-        with pytest.raises(SystemExit) as done:
-            app.main()
-        out, err = capsys.readouterr()
-        return done.value.code or 0, out, err
-
-    return run
+    return partial(modcalc, "results")
 
 
 def records(*files: Path) -> list:

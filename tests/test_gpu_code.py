@@ -16,7 +16,6 @@ from modcalc.errors import UsageError
 torch = pytest.importorskip("torch")
 from standin import NAME, FakeNvml, stand_in  # noqa: E402
 
-from modcalc.cli import app  # noqa: E402
 from modcalc.measure import distributed, reach, rigs, steptime, usage  # noqa: E402
 from modcalc.measure.distributed import World  # noqa: E402
 from modcalc.measure.results import read_results  # noqa: E402
@@ -45,16 +44,14 @@ def gpu(monkeypatch):
 
 
 @pytest.fixture
-def profile(gpu, monkeypatch, capsys, tmp_path):
+def profile(gpu, modcalc, monkeypatch, tmp_path):
     """Run the command in a folder with tiny.yaml; returns its documents."""
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(YAML)
 
     def run(*words: str) -> list[dict]:
-        monkeypatch.setattr(sys, "argv", ["modcalc", "profile", *words, *QUICK])
-        with pytest.raises(SystemExit) as done:
-            app.main()
-        assert not done.value.code, capsys.readouterr().err
+        code, _, err = modcalc("profile", *words, *QUICK)
+        assert not code, err
         return [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
 
     return run
@@ -152,7 +149,7 @@ def test_more_than_fits_is_a_row_and_its_memory_is_given_back(gpu, profile, monk
     assert gpu.asked["empty_cache"] == 2 * 3  # before and behind each point
 
 
-def test_what_the_gpu_reaches(profile, gpu):
+def test_what_the_gpu_reaches(gpu):
     found = reach.reached(GPU, "bf16")
     assert found.flops_per_s > 0 and found.bytes_per_s > 0
     assert found.source == "measured: 128 x 128 x 128 bf16 product, copy of 1,048,576 bytes"

@@ -5,13 +5,11 @@ import io
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from modcalc import load
-from modcalc.cli import app
 from modcalc.cost.memory import train_memory
 from modcalc.spec.resolve import resolve
 
@@ -20,13 +18,10 @@ SPECS = Path(__file__).parent.parent / "specs"
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def run(modcalc):
     def call(*words: object, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["modcalc", "memory", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            app.main()
-        out, err = capsys.readouterr()
-        assert stop.value.code == code, err
+        stopped, out, err = modcalc("memory", *words)
+        assert stopped == code, err
         return out, err
 
     return call

@@ -5,8 +5,8 @@ import io
 import json
 import os
 import re
-import sys
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from modcalc.cost.roofline import step_bytes
 from modcalc.spec.load import loads
 
 torch = pytest.importorskip("torch")
-from modcalc.cli import app  # noqa: E402
 from modcalc.measure import reach, steptime, sweep  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
 from modcalc.measure.records import Settings  # noqa: E402
@@ -42,7 +41,7 @@ def full(*_args, **_kw):
 
 
 @pytest.fixture
-def profile(monkeypatch, capsys, tmp_path):
+def profile(modcalc, monkeypatch, tmp_path):
     """Run the command in a folder with tiny.yaml, peaks measured in no time; returns (exit code, stdout, stderr)."""
     for module, name, value in (
         (reach, "SECONDS", 0.01), (reach, "MATMUL", {"cpu": 128}), (reach, "COPY_BYTES", {"cpu": 2**20}), (steptime, "WARM_S", 0.05),
@@ -50,15 +49,7 @@ def profile(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(module, name, value)
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(YAML)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["modcalc", "profile", *words])
-        with pytest.raises(SystemExit) as done:
-            app.main()
-        out, err = capsys.readouterr()
-        return done.value.code or 0, out, err
-
-    return run
+    return partial(modcalc, "profile")
 
 
 def test_the_keys_that_scripts_rely_on(profile):
@@ -539,23 +530,24 @@ def test_the_plot_of_a_breakdown(profile, monkeypatch):
     pytest.importorskip("matplotlib")
     words = ("tiny.yaml", "--baseline", "dense", "--out", "r.jsonl", "--plot", "p.svg", *QUICK)
     assert profile(*words, "--by", "component")[0] == 0
-    said = texts("p.svg")
+    said = set(texts("p.svg"))
     assert {"time ratio (solid), FLOP ratio (dashed)", "tiny / tiny (dense twin)"} <= said
     assert {"time of an eager step, by component", "mod router", "mlp", "tiny", "tiny (dense twin)"} <= said
     assert any(re.fullmatch(r"\d+\.\d %", text) for text in said), "shares stand in the bars"
     code, _, err = profile(*words, "--by", "path")
     assert code == 0 and err.startswith("warning: --plot: a breakdown by path has too many lines to draw")
     assert profile(*words, "--by", "layer")[0] == 0
-    said = texts("p.svg")
+    drawn = texts("p.svg")
+    said = set(drawn)
     assert {"time of an eager step, by component", "time of an eager step, by layer", "final_norm"} <= said
-    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", Path("p.svg").read_text())
     layers = [drawn.index(name) for name in ("embedding.tokens", "final_norm")]
     assert drawn[layers[0] : layers[1] + 1] == ["embedding.tokens", "0", "1", "final_norm"]
     assert not any("by path" in text for text in said)
     assert profile(*words, "--by", "component", "--sweep", "batch=1,2,3")[0] == 0
-    said = texts("p.svg")
+    said = set(texts("p.svg"))
     assert {"tiny, batch 3", "tiny (dense twin), batch 1"} <= said and not any(re.fullmatch(r"\d+\.\d %", text) for text in said)
 
 
-def texts(file: str) -> set[str]:
-    return set(re.findall(r"<text[^>]*>([^<]*)</text>", Path(file).read_text()))
+def texts(file: str) -> list[str]:
+    """What a plot says, in the order in which it was drawn."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", Path(file).read_text())
