@@ -140,6 +140,22 @@ def test_a_plot(results):
     assert results(H200 / "train.jsonl", H200 / "forward.jsonl", "--plot", "both.svg", "--only", "mode=forward")[0] == 0
 
 
+def test_a_roofline_says_which_way_the_points_go(results):
+    assert results(H200 / "decode.jsonl", "--plot", "t.svg")[0] == 0
+    assert Path("t.svg").read_text().count("numbers at the ends: batch, sequences") == 1
+    assert results(H200 / "self.jsonl", "--plot", "one.svg")[0] == 0  # one point has no ends
+    assert "numbers at the ends" not in Path("one.svg").read_text()
+
+
+def test_a_warning_of_many_points_is_told_once(results):
+    _, _, err = results(H200 / "decode.jsonl")
+    launch = [line for line in err.splitlines() if "the host needs" in line]
+    assert len(launch) == 2 and launch[0].startswith("warning: mod-220m, decode, batch 1, 1 token after 2,048 cached: the host needs 72.38 ms")
+    told = [len(re.findall("the host needs", doubt)) for r in records(H200 / "decode.jsonl") for doubt in r.warnings]
+    more = [int(re.search(r"\(likewise at (\d+) more points\)$", line)[1]) for line in launch]
+    assert sum(more) + len(more) == sum(told)
+
+
 def test_what_differs_is_named():
     groups = alike(records(H200 / "self.jsonl", CPU / "self.jsonl"))
     assert differences(groups).startswith("device NVIDIA H200, Intel(R) Xeon(R) Processor")

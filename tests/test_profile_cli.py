@@ -334,7 +334,7 @@ def test_what_lacks_memory_on_a_cpu_is_not_begun(profile, monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda: 1000)
     code, out, err = profile(*words)
     assert code == 2 and out.count('"out_of_memory"') == 2
-    assert re.search(r"warning: out of memory: it takes [0-9.]+ KiB or more, and 1,000 B are free\n", err)
+    assert re.search(r"warning: tiny, forward, batch 1, 16 tokens: out of memory: it takes [0-9.]+ KiB or more, and 1,000 B are free\n", err)
 
 
 def test_free_memory(tmp_path):

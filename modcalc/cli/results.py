@@ -38,7 +38,7 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     from modcalc.measure import alike
     from modcalc.measure.records import Failed
     from modcalc.render.output import chosen, emit
-    from modcalc.render.profile import document, point_name, tables
+    from modcalc.render.profile import document, tables, warnings
 
     format = chosen(format)
     paths = [path for file in files for path in _within(Path(file))]
@@ -52,9 +52,8 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
         raise UsageError("--plot: nothing to draw, as memory ran out at every point")
     shown = [records] if format == "csv" else groups
     emit(document(records), [table for group in shown for table in tables(group, format)], format)
-    for record in records:
-        for doubt in record.doubts:
-            print(f"warning: {point_name(record.spec, record.settings)}: {doubt.removeprefix(f'{record.spec}: ')}", file=sys.stderr)
+    for doubt in warnings(records):
+        print(f"warning: {doubt}", file=sys.stderr)
     if target:
         from modcalc.render.plot_profile import plot_profile
 

@@ -42,7 +42,7 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
         along = swept(done)
         lines = _lines(done, along)
         _times(axes[0], lines, along)
-        _roofline(axes[1], lines, done[-1])
+        _roofline(axes[1], lines, along, done[-1])
         if compared:
             _ratios(axes[2], compared, along)
         for panel, (by, times) in zip(axes[panels - len(breakdowns) :], breakdowns.items(), strict=True):
@@ -117,22 +117,27 @@ def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
     _legend_below(axes)
 
 
-def _roofline(axes: "Axes", lines: Lines, last: Result) -> None:
+def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
     intensities, rates = [], []
     for i, (model, points) in enumerate(lines.items()):
+        points = sorted(points, key=lambda p: getattr(p[0], name))
         x = [m.flops.step / m.step_bytes for _, m in points]
         y = [m.flops.step / m.step_time_s.median for _, m in points]
         intensities, rates = intensities + x, rates + y
         colour, marker = look(i)
-        axes.plot(x, y, marker, color=colour, label=model)
+        axes.plot(x, y, marker=marker, color=colour, linewidth=0.6, label=model)
+        for *place, (s, _) in [(x[end], y[end], points[end]) for end in ((0, -1) if len(points) > 1 else ())]:
+            axes.annotate(f"{getattr(s, name):,}", place, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7, color=colour)
     low, high = min(intensities) / 4, max(intensities) * 4
-    for peak, style, name in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
+    for peak, style, label in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
         if peak:
-            _roof(axes, peak, low, high, style, f"peak given by {peak.source}" if peak.source.startswith("--") else name)
+            _roof(axes, peak, low, high, style, f"peak given by {peak.source}" if peak.source.startswith("--") else label)
             rates.append(peak.flops_per_s)
     _logarithmic(axes.xaxis)
     axes.xaxis.set_major_formatter(lambda x, _: real(x))
     axes.set_xlabel("FLOPs per byte that a step must move")
+    if any(len(points) > 1 for points in lines.values()):
+        axes.set_title(f"numbers at the ends: {AXES[name][0]}", fontsize=8, fontweight="normal", loc="right")
     _logarithmic(axes.yaxis)
     axes.set_ylim(min(rates) / 3, max(rates) * 3)
     if not (last.peak or last.reached):

@@ -1,5 +1,6 @@
 """Measurements as tables and as one document. Nothing is computed here but what a cell shows."""
 
+import re
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
@@ -39,6 +40,16 @@ def point_name(spec: str, s: Settings) -> str:
     length = several(s.seq_len, "token")
     cached = f" after {s.context:,} cached" if s.mode == "decode" else ""
     return f"{spec}, {s.mode}, batch {s.batch:,}, {length}{cached}"
+
+
+def warnings(records: Sequence[Record]) -> list[str]:
+    """What to doubt at which point. Those that differ in numbers alone are told once, with how many there are."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for r in records:
+        for doubt in r.doubts:
+            said = f"{point_name(r.spec, r.settings)}: {doubt.removeprefix(f'{r.spec}: ')}"
+            alike.setdefault((r.spec, re.sub(r"[\d.,]+", "0", doubt)), []).append(said)
+    return [first + (f" (likewise at {several(len(more), 'more point')})" if more else "") for first, *more in alike.values()]
 
 
 def tables(records: Sequence[Record], format: str = "") -> list[Table]:
