@@ -198,8 +198,17 @@ def test_headers_wrap_before_a_column_goes() -> None:
     assert [fitting(table, width)[2] for width in (60, 30)] == [[4, 26], [4, 11]] and not fitting(table, 30)[1]
 
 
-@pytest.mark.parametrize("command", [["conventions", "llama-2-7b"], ["flops", "mod-3b", "--backward", "--count", "analytic"], ["memory", "mod-3b"]])
-def test_a_terminal_of_80_columns_breaks_no_line(command: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "row"),
+    [
+        (["conventions", "llama-2-7b"], "│ convention "),
+        (["flops", "mod-3b", "--backward", "--count", "analytic"], "│ total "),
+        (["flops", "mod-3b", "gpt2", "--backward", "--count", "analytic"], "│ gpt2 "),
+        (["memory", "mod-3b"], "│ total "),
+        (["check", "mod-220m", "mod-3b"], "│ mod-3b "),
+    ],
+)
+def test_a_terminal_of_80_columns_breaks_no_line(command: list[str], row: str) -> None:
     code = "import sys; sys.stdout.isatty = lambda: True; from modcalc.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *command, "--format", "table"],
@@ -207,7 +216,7 @@ def test_a_terminal_of_80_columns_breaks_no_line(command: list[str]) -> None:
     )  # fmt: skip
     lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
     assert done.returncode == 0 and max(map(len, lines)) <= 80
-    assert any(line.startswith("│ convention " if command[0] == "conventions" else "│ total ") for line in lines)
+    assert any(line.startswith(row) for line in lines)
 
 
 def test_encodings_without_our_characters_lose_them_only() -> None:

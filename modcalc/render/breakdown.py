@@ -66,16 +66,16 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
     own_length = len({r.work.seq_len for r in reports}) > 1
     expected = "expected " if any(map(is_expectation, reports)) else ""
     per_token = "forward per token" if backward else "per token"
-    fields: list[Field] = [(Column("spec"), lambda r: r.plan.name), (Column("parameters", "count", "params"), lambda r: r.params.total)]
+    fields: list[Field] = [(Column("spec"), lambda r: r.plan.name), (Column("parameters", "count", "params", drop=1), lambda r: r.params.total)]
     if any(r.params.active != r.params.total for r in reports):
-        fields.append((Column("active", "count", "active_params", drop=2), lambda r: r.params.active))
+        fields.append((Column("active", "count", "active_params", drop=3), lambda r: r.params.active))
     if own_length:
         fields.append((Column("T", "count", "seq_len"), lambda r: r.work.seq_len))
     fields.append((Column(f"{expected}forward", "count", f"forward_{unit.key}", unit.name), lambda r: unit.of(r.flops.forward)))
     if backward:
         fields.append((Column("train step", "count", f"train_step_{unit.key}", unit.name), lambda r: unit.of(r.flops.train_step)))
     fields += [
-        (Column(per_token, "count", f"forward_{unit.key}_per_token", drop=1), lambda r: unit.of(r.flops.forward_per_token)),
+        (Column(per_token, "count", f"forward_{unit.key}_per_token", drop=2), lambda r: unit.of(r.flops.forward_per_token)),
         (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(r.flops.forward, first.flops.forward)),
     ]
     masked = [r.plan.name for r in reports if masked_windows(r)[0]]

@@ -65,8 +65,8 @@ def table(outcome: Outcome) -> Table:
         Column("Rule"),
         Column("Expected", "count"),
         Column("Actual", "count"),
-        Column("Difference", "change"),
-        Column("Unit", drop=1),
+        Column("Difference", "change", drop=1),
+        Column("Unit", drop=2),
         Column("Result"),
     ]
     rows: list[tuple] = []

@@ -61,22 +61,28 @@ def _printed(console: Console, *things: RenderableType) -> str:
 def fitting(table: Table, width: int) -> tuple[list[int], list[Column], list[int]]:
     """(indices of the columns shown, columns left out, width of each column): those with the highest `drop` go first, while numbers do not fit.
 
-    Text may wrap, down to 24 characters. The headers of numbers wrap before a column goes.
+    Text may wrap, down to 24 characters, and down to 12 where no column is left to go. The headers of numbers wrap before a column goes.
     """
     keep, cells = list(range(len(table.columns))), table.cells()
 
-    def widths(header: Callable[[str], int]) -> list[int]:
+    def widths(header: Callable[[str], int], text: int = 24) -> list[int]:
         wide = [max(header(c.header), *(len(row[i]) for row in cells), 0) for i, c in enumerate(table.columns)]
-        return [w if c.right else min(max(w, len(c.header)), 24) for w, c in zip(wide, table.columns, strict=True)]
+        return [w if c.right else min(max(w, len(c.header)), text) for w, c in zip(wide, table.columns, strict=True)]
 
     wide = widths(len)
     if _needed(wide, keep) > width:
-        wide = widths(lambda header: max(map(len, header.split()), default=0))
+        wide = widths(_longest_word)
     for drop in sorted({c.drop for c in table.columns} - {0}, reverse=True):
         if _needed(wide, keep) <= width:
             break
         keep = [i for i in keep if table.columns[i].drop != drop]
+    if _needed(wide, keep) > width:
+        wide = widths(_longest_word, text=12)
     return keep, [c for i, c in enumerate(table.columns) if i not in keep], wide
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
 
 
 def _needed(wide: Sequence[int], keep: Sequence[int]) -> int:
