@@ -185,6 +185,8 @@ def test_every_setting_is_a_fact():
     assert set(conditions(record)) < set(facts(record))
     failed = next(r for r in records(H200 / "train.jsonl") if isinstance(r, Failed))
     assert facts(failed)["baseline"] == "mod-3b (dense twin)"
+    shared = msgspec.structs.replace(failed, settings=msgspec.structs.replace(failed.settings, parallel="fsdp2"), world_size=2)
+    assert facts(failed)["ranks"] == "1" and facts(shared)["ranks"] == "2"
 
 
 @pytest.mark.parametrize(

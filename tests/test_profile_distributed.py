@@ -99,7 +99,8 @@ def test_memory_runs_out(tmp_path, monkeypatch, ranks, points):
         assert "it is in --out, so the same command goes on behind it" in done.stderr
         again = torchrun(tmp_path, *words)
         assert again.returncode == 0 and "out of memory" in again.stdout, again.stderr
-    assert [json.loads(line)["status"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == points
+    records = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [r["status"] for r in records] == points and all(r["world_size"] == 2 for r in records if r["status"] != "ok")
 
 
 SHARDED = """

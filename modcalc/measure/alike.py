@@ -28,7 +28,8 @@ def _baseline(record: Record) -> str | None:
 def conditions(record: Record) -> dict[str, str]:
     """Those of `facts` that all records under one headline share."""
     s, d = record.settings, record.device
-    ranks = record.ranks.world_size if isinstance(record, Result) and record.ranks else 1 if s.parallel == "none" else None
+    processes = record.world_size if isinstance(record, Failed) else record.ranks and record.ranks.world_size
+    ranks = processes or (1 if s.parallel == "none" else None)
     where = {"device": d.name, "cores": d.cores, "threads": d.threads, "keeps-freed": d.keeps_freed, "driver": d.driver, "cuda": d.cuda}
     how = {"mode": s.mode, "dtype": s.dtype, "compile": s.compile, "cuda-graph": s.cuda_graph, "causal": s.causal, "parallel": s.parallel}
     return {name: _word(value) for name, value in {**where, "torch": record.torch, **how, "ranks": ranks}.items()}

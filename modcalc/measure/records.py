@@ -173,7 +173,7 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag="out_of_memory"):
-    """A point that did not fit."""
+    """A point that did not fit. world_size: processes of a torchrun that were to share it."""
 
     schema: Literal[1] = 1
     kind: Literal["profile"] = "profile"
@@ -184,6 +184,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag=
     device: Device
     torch: str
     error: str
+    world_size: int | None = None
 
     @property
     def doubts(self) -> list[str]:

@@ -104,4 +104,5 @@ def measured_or_failed(job: Job, say: Say = quiet) -> Record:
         device=describe(job.device),
         torch=str(torch.__version__),
         error=reason,
+        world_size=job.world and job.world.size,
     )
