@@ -145,6 +145,15 @@ def test_junit(spec) -> None:
     assert second.get("errors") == "1" and second[0].find("error") is not None
 
 
+def test_junit_of_a_rule_that_cannot_be_read(spec) -> None:
+    """The spec is valid, and its other rules are held to."""
+    (suite,) = ElementTree.fromstring(run(spec("params: 4M"), "-r", "params <= 1.1 * dens-220m", "--format", "junit").stdout)
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "0", "1")
+    assert [(case.get("name"), case.find("error") is not None) for case in suite] == [
+        ("spec is valid", False), ("params <= 1.1 * dens-220m", True), ("params <= 4,000,000", False),
+    ]  # fmt: skip
+
+
 def test_a_bad_spec_loses_no_other_result(spec) -> None:
     good, bad = spec("params: 4M"), spec("params: much", "bad.yaml")
     done = run(bad, good, "missing.yaml", "--format", "json")

@@ -196,8 +196,9 @@ def test_the_training_run_of_a_spec(flops, tiny: Path) -> None:
     assert "training" not in flops(tiny, *options, "--format", "json").document
 
 
-def test_no_hardware_flops_where_recomputation_is_counted_already(flops, tiny: Path) -> None:
-    options = ["--count", "analytic", "--backward", "--convention", "megatron"]
+@pytest.mark.parametrize("convention", ["megatron", "6nd"])
+def test_no_hardware_flops_where_recomputation_is_counted_already_or_parameters_are(flops, tiny: Path, convention: str) -> None:
+    options = ["--count", "analytic", "--backward", "--convention", convention]
     assert "hardware" not in flops(tiny, *options, "--format", "json").document
     assert "hardware" not in flops(tiny, *options).out
 
@@ -208,6 +209,8 @@ def test_several_specs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
     assert [row["spec"] for row in rows] == ["tiny", "tiny-mod", "gpt2"]
     assert [int(row["forward_flops"]) for row in rows[:2]] == [one["flops"]["forward"], two["flops"]["forward"]]
     assert float(rows[1]["ratio_to_first"]) == two["flops"]["forward"] / one["flops"]["forward"]
+    trained = flops(tiny, tiny_mod, "--count", "analytic", "--backward", "--format", "csv").rows
+    assert float(trained[1]["ratio_to_first"]) == two["flops"]["train_step"] / one["flops"]["train_step"]
     assert [int(row["seq_len"]) for row in rows] == [16, 16, 1024]
     d = flops(tiny, tiny_mod, "--count", "analytic", "--format", "json").document
     assert d["schema"] == 1 and [r["spec"] for r in d["reports"]] == ["tiny", "tiny-mod"]

@@ -149,10 +149,13 @@ def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, f
 
 
 def _hardware(reports: list["Report"], recompute: str | None, attention: str | None) -> list["Hardware | None"]:
-    """Of each report; None of a convention that counts recomputation itself, unless it was asked for, which is then an error."""
+    """Of each report; None of a convention that counts recomputation itself, unless it was asked for, which is then an error, or that counts
+    parameters: no device does that work.
+    """
     from modcalc.cost.recompute import hardware_flops
 
-    if reports[0].convention.recompute_terms and not (recompute or attention):
+    rule = reports[0].convention
+    if (rule.recompute_terms or rule.causal is None) and not (recompute or attention):
         return [None] * len(reports)
     return [hardware_flops(report, recompute or "none", attention or "fused") for report in reports]
 

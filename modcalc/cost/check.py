@@ -11,13 +11,26 @@ from modcalc.spec.schema import Spec
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A rule that could not be evaluated, or the counters, and why: lines that begin with the source."""
+
+    rule: str
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
-    """One spec. problems: why it, or a rule of it, could not be evaluated; unread: those rules."""
+    """One spec. wrong: what is wrong with itself, lines that begin with the source; unread: what of it could not be evaluated."""
 
     source: str
     results: tuple[Result, ...] = ()
-    problems: tuple[str, ...] = ()
-    unread: tuple[Rule, ...] = ()
+    wrong: tuple[str, ...] = ()
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that is wrong."""
+        return (*self.wrong, *(line for one in self.unread for line in one.problems))
 
     @property
     def ok(self) -> bool:
@@ -79,26 +92,23 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
         return others[path]
 
     results: list[Result] = []
-    problems: list[str] = []
-    unread: list[Rule] = []
+    unread: list[Unread] = []
     try:
         spec, lines = load_with_lines(source)
         rules = [*rules_of(spec, lines.get), *require]
-        problems += [f"{source}: {text}" for text in contradictions(rules)]
     except ModcalcError as wrong:
-        return Checked(source, problems=tuple(str(wrong).splitlines()))
+        return Checked(source, wrong=tuple(str(wrong).splitlines()))
     costs = Costs(spec)
     for rule in rules:
         # One rule that cannot be evaluated (no schedule, a missing other spec) must not hide the others' results.
         try:
             results.append(check(costs, rule, other))
         except ModcalcError as wrong:
-            unread.append(rule)
             where = f"{source}:{rule.line}" if rule.line else source
-            problems += [f"{where}: {rule}: {line}" for line in str(wrong).splitlines()]
+            unread.append(Unread(str(rule), tuple(f"{where}: {rule}: {line}" for line in str(wrong).splitlines())))
     if extra:
         try:
             results += extra(spec)
         except ModcalcError as wrong:
-            problems += [f"{source}: {line}" for line in str(wrong).splitlines()]
-    return Checked(source, tuple(results), tuple(problems), tuple(unread))
+            unread.append(Unread("counters", tuple(f"{source}: {line}" for line in str(wrong).splitlines())))
+    return Checked(source, tuple(results), tuple(f"{source}: {text}" for text in contradictions(rules)), tuple(unread))

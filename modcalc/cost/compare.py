@@ -71,9 +71,10 @@ def routed(report: Report) -> dict[tuple[str, ...], RoutingPlan]:
     return {tuple(paths): each[paths[0]] for paths in alike.values()}
 
 
-def routing_flops(report: Report) -> Dim:
-    """Forward FLOPs of routers and predictors: what Mixture-of-Depths adds to the model."""
-    return sum(line.forward for line in report.lines("component") if line.label in ("router", "predictor"))
+def routing_flops(report: Report, backward: bool = False) -> Dim:
+    """FLOPs of routers and predictors, what Mixture-of-Depths adds to the model: forward, or of a train step."""
+    lines = [line for line in report.lines("component") if line.label in ("router", "predictor")]
+    return sum(line.forward + (line.backward if backward else 0) for line in lines)
 
 
 def masked_windows(report: Report) -> tuple[list[int], Dim]:

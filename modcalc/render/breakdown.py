@@ -60,10 +60,11 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
 
 
 def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward: bool = False) -> Table:
-    """Several models: parameters, FLOPs, per token, and the ratio of each to the first."""
+    """Several models: parameters, FLOPs, per token, and the ratio of each to the first: of forward passes, or with `backward` of train steps."""
     unit = unit or Unit()
     first = reports[0]
     own_length = len({r.work.seq_len for r in reports}) > 1
+    rated = "train step" if backward else "forward"
     expected = "expected " if any(map(is_expectation, reports)) else ""
     per_token = "forward per token" if backward else "per token"
     fields: list[Field] = [(Column("spec"), lambda r: r.plan.name), (Column("parameters", "count", "params", drop=1), lambda r: r.params.total)]
@@ -76,7 +77,7 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
         fields.append((Column("train step", "count", f"train_step_{unit.key}", unit.name), lambda r: unit.of(r.flops.train_step)))
     fields += [
         (Column(per_token, "count", f"forward_{unit.key}_per_token", drop=2), lambda r: unit.of(r.flops.forward_per_token)),
-        (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(r.flops.forward, first.flops.forward)),
+        (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(*((f.train_step if backward else f.forward) for f in (r.flops, first.flops)))),
     ]
     masked = [r.plan.name for r in reports if masked_windows(r)[0]]
     windows = [f"windows of {', '.join(masked)} are billed for all pairs; --causal exact bills what tokens see"] if masked else []
@@ -84,7 +85,7 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
         headline=headline(first, unit, own_length=own_length, backward=backward),
         columns=[c for c, _ in fields],
         rows=[[value(r) for _, value in fields] for r in reports],
-        notes=[f"ratio: forward {unit.name} over those of {first.plan.name}" + ("; sequence lengths T differ" if own_length else ""), *windows],
+        notes=[f"ratio: {rated} {unit.name} over those of {first.plan.name}" + ("; sequence lengths T differ" if own_length else ""), *windows],
     )
 
 

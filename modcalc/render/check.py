@@ -74,7 +74,7 @@ def table(outcome: Outcome) -> Table:
         for r in c.results:
             rows.append((c.source, str(r.rule), r.expected, r.actual, r.relative_difference, r.unit, good("ok") if r.ok else bad("BROKEN")))
         if c.problems:
-            unread = [str(rule) for rule in c.unread] or ["see the errors"]
+            unread = [one.rule for one in c.unread] or ["see the errors"]
             rows += [(c.source, rule, None, None, None, "", bad("UNREAD")) for rule in unread]
         elif not c.results:
             rows.append((c.source, "no budget: read only", None, None, None, "", good("ok")))
@@ -101,7 +101,7 @@ def document(outcome: Outcome) -> dict:
         for c in outcome.checked
         for r in c.results
     ]
-    specs = [{"spec": c.source, "ok": c.ok, "problems": list(c.problems), "unread": [str(rule) for rule in c.unread]} for c in outcome.checked]
+    specs = [{"spec": c.source, "ok": c.ok, "problems": list(c.problems), "unread": [one.rule for one in c.unread]} for c in outcome.checked]
     return {"results": results, "specs": specs, "ok": outcome.ok}
 
 
@@ -118,16 +118,18 @@ def annotations(outcome: Outcome) -> str:
 
 
 def junit(outcome: Outcome) -> str:
-    """One test suite a spec, one test case a rule; a spec that cannot be read is an error."""
+    """One test suite a spec, one test case a rule; a spec or a rule that cannot be read is an error."""
     root = ElementTree.Element("testsuites", name="modcalc check")
     for c in outcome.checked:
         failures = sum(not r.ok for r in c.results)
         suite = ElementTree.SubElement(
-            root, "testsuite", name=c.source, tests=str(len(c.results) + 1), failures=str(failures), errors=str(int(bool(c.problems)))
-        )
-        read = ElementTree.SubElement(suite, "testcase", classname=c.source, name="spec is valid")
-        if c.problems:
-            ElementTree.SubElement(read, "error", message=c.problems[0]).text = "\n".join(c.problems)
+            root, "testsuite", name=c.source, tests=str(1 + len(c.results) + len(c.unread)), failures=str(failures),
+            errors=str(bool(c.wrong) + len(c.unread)),
+        )  # fmt: skip
+        for name, problems in (("spec is valid", c.wrong), *((one.rule, one.problems) for one in c.unread)):
+            case = ElementTree.SubElement(suite, "testcase", classname=c.source, name=name)
+            if problems:
+                ElementTree.SubElement(case, "error", message=problems[0]).text = "\n".join(problems)
         for r in c.results:
             case = ElementTree.SubElement(suite, "testcase", classname=c.source, name=str(r.rule))
             if not r.ok:

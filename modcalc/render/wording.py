@@ -82,7 +82,7 @@ def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward:
     """What to say below a breakdown: parameters, routing, dense twin, windows, and what is free by the convention."""
     return [
         ("parameters", _parameters(report)),
-        *_routing(report, unit),
+        *_routing(report, unit, backward),
         *([("dense twin", _twin(report, unit, twin, backward))] if twin else []),
         *_windows(report, unit),
         *([("experts", RANKING)] if report.work.sampling and experts_choose(report.plan) else []),
@@ -97,8 +97,8 @@ def _parameters(report: Report) -> str:
     return f"{count(p.total)}; {count(p.non_embedding)} without embedding and head{active}"
 
 
-def _routing(report: Report, unit: Unit) -> Facts:
-    facts, forward = [], report.flops.forward
+def _routing(report: Report, unit: Unit, backward: bool) -> Facts:
+    facts, total = [], report.flops.train_step if backward else report.flops.forward
     for paths, r in routed(report).items():
         keep = "keeps" if len(paths) == 1 else "keep"
         about = f"around the {'shared blocks' if report.plan.recursion else r.granularity}; {r.router} router, {r.selection}"
@@ -109,8 +109,8 @@ def _routing(report: Report, unit: Unit) -> Facts:
             kept = f"{r.capacity:,} of {report.plan.seq_len:,} tokens ({share(r.share)})"
         facts.append(("routing", f"{numbered(paths)} {keep} {kept}, {about}"))
     if facts:
-        cost = routing_flops(report)
-        part = f"{share(Fraction(cost) / Fraction(forward))} of the total; the model without them: {count(unit.of(forward - cost))}"
+        cost = routing_flops(report, backward)
+        part = f"{share(Fraction(cost) / Fraction(total))} of the total; the model without them: {count(unit.of(total - cost))}"
         facts.append(("routers", f"{count(unit.of(cost))} {unit.name}, {part}"))
     return facts
 
