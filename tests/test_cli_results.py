@@ -16,7 +16,7 @@ from modcalc.errors import UsageError
 from modcalc.measure.alike import alike, conditions, differences, facts, told_apart
 from modcalc.measure.records import Failed, Ranks, Settings
 from modcalc.measure.results import ResultsFile, read_results
-from modcalc.render.profile import comparison
+from modcalc.render.profile import comparison, tables
 
 MEASURED = Path(__file__).parent.parent / "benchmarks" / "results"
 H200 = MEASURED / "nvidia-h200-2026-11-26"
@@ -224,7 +224,21 @@ def test_rows_that_look_alike_say_what_parts_them():
     mod = records(H200 / "train.jsonl")
     assert told_apart([("r", r) for r in mod]) == mod, "other points are no repeats"
     again = told_apart([("r", mod[0]), ("s", replace(mod[0], time=two.time))])
-    assert [(r.spec, r.baseline.spec) for r in again] == [(f"mod-220m ({file})", "mod-220m (dense twin)") for file in "rs"]
+    assert [(r.spec, r.baseline.spec) for r in again] == [(f"mod-220m ({file})", f"mod-220m (dense twin) ({file})") for file in "rs"]
+
+
+def test_a_file_is_one_line_though_another_has_one_of_its_points(results):
+    """Its models have its name at all points, and so do warnings about them."""
+    first, second = (r for r in records(H200 / "forward.jsonl") if r.spec == "mod-220m")
+    doubt = f"{first.baseline.spec}: they rose"
+    again = msgspec.structs.replace(first, time="2026-11-27T00:00:00Z", warnings=[doubt])
+    found = told_apart([("a.jsonl", first), ("a.jsonl", second), ("b.jsonl", again)])
+    assert [r.spec for r in found] == ["mod-220m (a.jsonl)", "mod-220m (a.jsonl)", "mod-220m (b.jsonl)"]
+    assert [r.baseline.spec for r in found][1:] == ["mod-220m (dense twin) (a.jsonl)", "mod-220m (dense twin) (b.jsonl)"]
+    assert found[-1].warnings == ["mod-220m (dense twin) (b.jsonl): they rose"]
+    (table, _) = tables([again])
+    counted = [row[[c.title for c in table.columns].index("warnings")] for row in table.rows]
+    assert counted == [None, 1]
 
 
 def test_a_folder_is_its_results_files(results, tmp_path):
@@ -237,7 +251,7 @@ def test_a_folder_is_its_results_files(results, tmp_path):
     assert code == 0 and "mod-220m (a/self.jsonl)" in out and "mod-220m (b/self.jsonl)" in out
     assert "; measured 2026-11-20 to 2026-11-21\n" in out
     Path("c").mkdir()
-    assert results("c")[::2] == (2, "error: c: cannot be read: Is a directory\n")
+    assert results("c")[::2] == (2, "error: c: no .jsonl file in this folder\n")
 
 
 def test_of_how_many_builds_a_ratio_is():

@@ -207,10 +207,11 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
                 records = [record for job in known if (record := shown.get(job.key()) or recalled(job, results))]
         if first and records:
             emit(document(records, len(todo)), tables(records, format), format)
-            if target:
+            if target and not all(isinstance(record, Failed) for record in records):
                 from modcalc.render.plot_profile import plot_profile
 
                 plot_profile(target, records)
+                print(f"drawn into {target}", file=sys.stderr)
         if isinstance(stopped, UsageError):
             raise stopped
     if stopped:

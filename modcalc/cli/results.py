@@ -58,11 +58,18 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
         from modcalc.render.plot_profile import plot_profile
 
         plot_profile(target, records)
+        print(f"drawn into {target}", file=sys.stderr)
 
 
 def _within(path: Path) -> list[Path]:
-    """The file itself, or the results files of a folder."""
-    return sorted(path.glob("*.jsonl")) or [path] if path.is_dir() else [path]
+    """The file itself, or the results files of a folder. Raises UsageError where it has none."""
+    from modcalc.errors import UsageError
+
+    if not path.is_dir():
+        return [path]
+    if found := sorted(path.glob("*.jsonl")):
+        return found
+    raise UsageError(f"{path}: no .jsonl file in this folder")
 
 
 def _read(paths: "list[Path]") -> "list[tuple[str, Record]]":

@@ -97,20 +97,28 @@ def differences(groups: Sequence[Sequence[Record]]) -> str:
 
 def told_apart(found: Sequence[tuple[str, Record]]) -> list[Record]:
     """Records with the file that each is from -> each once. Those that would look alike (one name and point, but another file, another
-    spec, measured longer or at another time) have what parts them in their names.
+    spec, measured longer or at another time) have what parts them in their names; where that is the file, all of the file's that share
+    the name have it, so that a sweep stays one line.
     """
     once = list({(record.key, getattr(record, "time", "")): (file, record) for file, record in found}.values())
     same: dict[tuple[str, ...], list[int]] = {}
     for i, (_, record) in enumerate(once):
         shown = facts(record)
         same.setdefault(tuple(value for name, value in shown.items() if name not in LENGTH), []).append(i)
-    records = [record for _, record in once]
+    marks: dict[int, str] = {}
     for places in same.values():
         if len(places) > 1:
-            marks = _marks([(once[i][0], records[i]) for i in places])
-            for i, mark in zip(places, marks, strict=True):
-                records[i] = named(records[i], f"{records[i].spec} ({mark})", _baseline(records[i]))
-    return records
+            marks |= zip(places, _marks([once[i] for i in places]), strict=True)
+    by_file = {(once[i][0], once[i][1].spec) for i, mark in marks.items() if mark.startswith(once[i][0])}
+    return [_marked(record, marks.get(i) or (file if (file, record.spec) in by_file else None)) for i, (file, record) in enumerate(once)]
+
+
+def _marked(record: Record, mark: str | None) -> Record:
+    """The record with `mark` behind the names of its models."""
+    if mark is None:
+        return record
+    baseline = _baseline(record)
+    return named(record, f"{record.spec} ({mark})", baseline and f"{baseline} ({mark})")
 
 
 def _marks(found: Sequence[tuple[str, Record]]) -> list[str]:

@@ -34,7 +34,14 @@ def named(record: Record, spec: str, baseline: str | None) -> Record:
         spec=spec,
         baseline=record.baseline and replace(record.baseline, spec=baseline),
         attribution=[replace(a, spec=names.get(a.spec, a.spec)) for a in record.attribution],
+        warnings=[_renamed(doubt, names) for doubt in record.warnings],
     )
+
+
+def _renamed(doubt: str, names: dict[str, str]) -> str:
+    """Most doubts begin with the model that they are about."""
+    model, colon, rest = doubt.partition(": ")
+    return f"{names.get(model, model)}{colon}{rest}"
 
 
 def _shares(m: Measured, peak: Peak | None, reached: Peak | None) -> dict[str, float | None]:

@@ -27,11 +27,9 @@ def swept(records: Sequence[Record]) -> str:
 
 def plot_profile(target: Path, records: Sequence[Record]) -> None:
     """Left: median step time with quartiles (solid) and FLOPs of a step (dashed, right scale). Beside it the roofline, the time ratio
-    against the FLOP ratio where there are baselines, and a panel for each breakdown that the records have.
+    against the FLOP ratio where there are baselines, and a panel for each breakdown that the records have. Some of them are results.
     """
     done = [r for r in records if not isinstance(r, Failed)]
-    if not done:
-        return
     lost = ", ".join(point_name(r.spec, r.settings) for r in records if isinstance(r, Failed))
     subtitle = "\n".join([*headline(done), *([f"out of memory: {lost}"] if lost else [])])
     breakdowns = broken_down(done)
@@ -157,9 +155,12 @@ def _same_decades(axes: "Axes", beside: "Axes") -> None:
 
 
 def _legend_below(axes: "Axes") -> None:
+    from matplotlib.transforms import ScaledTranslation
+
+    below_label = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)  # inches, however high the axes are
     longest = max(len(name) for name in axes.get_legend_handles_labels()[1])
     columns = 1 if longest > 44 else 2  # what half the width of one panel holds
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, ncols=columns, fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below_label, frameon=False, ncols=columns, fontsize=8)
 
 
 def _logarithmic(axis: "Axis") -> None:

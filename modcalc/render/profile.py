@@ -164,8 +164,7 @@ def times(records: Sequence[Record]) -> Table:
     )
     rows = []
     for record in records:
-        said = [len(record.doubts) or None, None]  # of both models, beside the first
-        rows += [[name, *_points(s), *_measured(m), told] for (name, s, m), told in zip(models([record]), said, strict=False)]
+        rows += [[name, *_points(s), *_measured(m), told] for (name, s, m), told in zip(models([record]), _warned(record), strict=False)]
     memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
     s = records[0].settings
     once = [what for what, done in (("compilation", s.compile), ("capture", s.cuda_graph)) if done]
@@ -207,6 +206,13 @@ def _measured(m: Measured | None) -> list[Any]:
     t, burnt = m.step_time_s, m.energy and m.energy.joules_per_token
     rates = [m.tokens_per_s, m.flops_per_s, m.mfu, m.hfu, m.mfu_reached]
     return [t.median, t.p25, t.p75, t.n, m.warmup.seconds, m.warmup.first_step_s, *rates, m.peak_memory_bytes, m.memory.reserved, burnt]
+
+
+def _warned(record: Record) -> list[int | None]:
+    """How many warnings are about its spec, or both models, and how many about its baseline."""
+    baseline = record.baseline if isinstance(record, Result) else None
+    others = sum(doubt.startswith(f"{baseline.spec}: ") for doubt in record.doubts) if baseline and baseline.spec != record.spec else 0
+    return [len(record.doubts) - others or None, others or None]
 
 
 def comparison(done: Sequence[Result]) -> Table:
