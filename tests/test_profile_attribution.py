@@ -3,9 +3,11 @@
 import gzip
 import json
 from contextlib import nullcontext
+from itertools import count
 from time import sleep
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from modcalc.cost.account import account
@@ -231,3 +233,19 @@ def test_lines_add_up_to_the_step_without_profiler(monkeypatch, kind, rest, mlp)
     lines = {line.label: line.time_s for line in found.lines if line.time_s}
     assert lines == {"mlp": pytest.approx(mlp), rest: pytest.approx(0.8 - mlp)}
     assert (found.step_time_s, found.unprofiled_s) == (1.0, pytest.approx(0.8))
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_where_chance_decides_enough_tokens_pass_and_no_step_is_left_out(monkeypatch, kind):
+    """Of one sequence an eighth of the decode steps pass a block; without them it would seem to take no time."""
+    passed = count(1)
+    monkeypatch.setattr(attribution, "warm_up", lambda *_: SimpleNamespace(step_s=0.001))
+    monkeypatch.setattr(attribution, "alternate", lambda steps, device, n: [[2.0 if next(passed) % 8 == 0 else 1.0 for _ in range(n)]])
+    monkeypatch.setattr(attribution, "profiled", lambda *_: nullcontext(SimpleNamespace(events=list)))
+    monkeypatch.setattr(attribution, "Owners", lambda *_: None)
+    monkeypatch.setattr(attribution, "_times", lambda *_: {})
+    spec = msgspec.structs.replace(SPEC, mod=Mod(capacity=0.125, predictor_width=4))
+    found = attribute(None, torch.nn.Module(), account(spec, phase="decode", context=8), torch.device(kind))
+    assert 128 <= found.rounds < 140 and found.unprofiled_s == pytest.approx(1.125, rel=0.02)
+    several = attribute(None, torch.nn.Module(), account(spec, phase="decode", context=8, batch=16), torch.device(kind))
+    assert several.rounds <= 12

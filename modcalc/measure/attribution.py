@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import chain
+from math import ceil
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
@@ -36,6 +37,7 @@ PREFIX = "modcalc:"
 STEP = f"{PREFIX}step"
 MODULE = f"{PREFIX}module:"
 ROUNDS = (4, 12)  # at least and at most, in between what three seconds hold
+PASSES = 16  # where chance decides, so many tokens are to pass each routed block
 OVERHEAD = ("router", "predictor")  # the components that a dense model does not have
 PARTS = ("router", "select", "gather", "scatter", "predictor")
 USER_SCOPE = 7
@@ -167,10 +169,13 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
         with suppress(OSError):
             Path(trace).unlink(missing_ok=True)  # or that of another run would stand for this one's, should memory run out
     pace = warm_up(step, device, 2).step_s
-    rounds = max(ROUNDS[0], min(ROUNDS[1], int(3 / pace)))
+    rare = _rounds_of(PASSES, report)
+    rounds = max(ROUNDS[0], min(max(ROUNDS[1], rare), int(3 / pace)))
+    chosen = sorted if rare > ROUNDS[1] else _middle  # all, as the fastest are then the steps that nothing passed
     untimed = max(1, min(UNTIMED, int(0.1 / pace)))  # after other work, of which short steps feel more
     # A drift of the machine must cancel out. On a GPU steps are timed in a row, see `steptime`.
-    blocks, each = (rounds, 1) if device.type == "cpu" else (1, rounds)
+    each = ceil(rounds / ROUNDS[1]) if device.type == "cpu" else rounds
+    blocks = ceil(rounds / each)
     ranged = Ranged(step)
     plain = alternate([step], device, each)[0]
     taken: list[tuple[float, dict[str, float]]] = []
@@ -179,19 +184,26 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
             samples = alternate([ranged], device, each)[0]
         taken.append((sum(samples), _times(Owners(profiler.events(), report.work.phase == "train"), device)))
         plain += alternate([step], device, untimed + each)[0][untimed:]
-    kept = _middle(taken, key=itemgetter(0))
+    kept = chosen(taken, key=itemgetter(0))
     if trace:
         with suppress(OSError):  # see `whole`
             profiler.export_chrome_trace(trace)
             Path(f"{trace}.tmp").unlink(missing_ok=True)
     rounds = each * len(kept)
-    under, without = sum(seconds for seconds, _ in kept) / rounds, fmean(_middle(plain))
+    under, without = sum(seconds for seconds, _ in kept) / rounds, fmean(chosen(plain))
     rest, scale = ("idle", 1.0) if device.type == "cuda" else ("", without / under)
     times: dict[str, float] = {}
     for path, seconds in chain.from_iterable(own.items() for _, own in kept):
         times[path] = times.get(path, 0.0) + scale * seconds / rounds
     times[rest] = times.get(rest, 0.0) + without - sum(times.values())
     return summed(times, under, without, report, by, rounds)
+
+
+def _rounds_of(passes: int, report: Report) -> int:
+    """Steps of sampling in which as many tokens can be expected to pass each routed block; 1 where their number is not chance's."""
+    plan, work = report.plan, report.work
+    shares = [r.share for r in (plan.recursion.routings if plan.recursion else plan.routed.values())]
+    return ceil(passes / (min(shares) * work.tokens)) if work.sampling and shares else 1
 
 
 def _middle(taken: list[Any], key: Callable[[Any], float] | None = None) -> list[Any]:
