@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,6 +120,17 @@ def test_several_budgets_make_several_tables(run: Runner) -> None:
     assert out.count("<- 20 tokens per parameter: the OK row nearest to it") == 2
     assert "rule: d_model / n_layers 48 to 128 (--aspect)" in out and "convention matmul" in out
     assert run.document("isoflop", "dense-60m", "--budget", "1e18", "--budget", "3e18")["budget"] is None
+
+
+def test_a_marked_row_that_is_far_off_is_said_to_be(run: Runner) -> None:
+    _, out, _ = run("isoflop", "dense-60m", "--budget", "1e18", "--params", "150M:200M", "--count", "active")
+    far = re.findall(
+        r"^<- (.*): the OK row nearest to .*, by ratio; at (.*) it is far off: to come nearer, change .*--params.*--multiple-of$", out, re.M
+    )
+    assert [mark for mark, _ in far] == ["20 tokens per parameter", "sqrt(C/120)"] and "nearest to 91.29 M active parameters" in out
+    assert far[0][1] in out.partition("<-")[0]
+    _, out, _ = run("isoflop", "dense-60m", "--budget", "1e18")
+    assert "<- sqrt(C/120): the OK row" in out and "far off" not in out
 
 
 def test_csv_holds_raw_values(run: Runner) -> None:

@@ -4,17 +4,19 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from modcalc.render.numbers import share, si
+from modcalc.render.numbers import real, share, si
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.answers import Answer
 from modcalc.search.costs import COSTS
-from modcalc.search.isoflop import MARKS, chinchilla_size, tokens_per_param
+from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters, tokens_per_param
 from modcalc.search.results import OK, Candidate, Found
 from modcalc.search.rules import ON_RESULTS, OPTIONS
 from modcalc.spec.resolve import heads
 from modcalc.units import grouped
 
 Cell = tuple[Column, Callable[[Candidate], Any]]
+SIZES = {"params": "parameters", "active": "active parameters", "non_embedding": "parameters outside the tables"}
+FAR = Fraction(11, 10)  # a row that is said to be near, and is not
 UNITS = {"kv": "bytes", "params": "", "active": "", "non_embedding": ""}
 
 
@@ -37,20 +39,38 @@ def _plan(answer: Answer, budget: int, found: Found) -> Table:
         cells += [
             (Column("shape beside", key="beside"), lambda c: c.matched and c.matched.spec.name),
             (Column("its parameters", "count", "beside_params"), lambda c: c.matched and c.matched.params.total),
-            (Column("its FLOPs", "change", "beside_relative_error", drop=3), lambda c: c.matched and c.matched.error),
+            (Column("its FLOPs off", "change", "beside_relative_error", drop=3), lambda c: c.matched and c.matched.error),
         ]
     headline = [
         f"steps of {basis.batch:,} x {basis.seq_len:,} tokens, rounded down; training FLOPs are counted from each shape's rows",
         *_rules(answer),
     ]
-    size = si(chinchilla_size(budget))
-    told = (
-        f"<- {MARKS[0]}: the OK row nearest to it",
-        f"<- {MARKS[1]}: the OK row nearest to {size} parameters, which train on 20 tokens each at 6 FLOPs per parameter and token",
-    )
-    notes = [line for mark, line in zip(MARKS, told, strict=True) if any(mark in c.marks for c in found.candidates)]
-    notes += [*answer.notes, *_tally(found)]
+    notes = [*_marked(answer.count, budget, found), *answer.notes, *_tally(found)]
     return _table(f"{answer.asked.terms.family.spec.name}: shapes that spend {float(budget):.6g} training FLOPs", headline, cells, found, notes)
+
+
+def _marked(count: str, budget: int, found: Found) -> list[str]:
+    """What the marks are; how far off their rows are where that is far, and which options would bring one nearer."""
+    size = chinchilla_size(budget)
+    aims = {
+        MARKS[0]: ("it", Fraction(TOKENS_PER_PARAM), lambda c: tokens_per_param(c, count), real),
+        MARKS[1]: (
+            f"{si(size)} {SIZES[count]}, which train on {TOKENS_PER_PARAM} tokens each at 6 FLOPs per parameter and token",
+            Fraction(size),
+            lambda c: Fraction(parameters(c, count)),
+            si,
+        ),
+    }
+    options = [OPTIONS[rule] for rule, n in found.tally.broken.most_common() if n and rule not in ON_RESULTS]
+    nearer = f"to come nearer, change {', '.join([*options, '--multiple-of'])}"
+    notes = []
+    for mark, (what, aim, value, shown) in aims.items():
+        for c in found.candidates:
+            if mark in c.marks:
+                far = max(value(c) / aim, aim / value(c)) > FAR
+                note = f"<- {mark}: the OK row nearest to {what}, by ratio"
+                notes.append(f"{note}; at {shown(value(c))} it is far off: {nearer}" if far else note)
+    return notes
 
 
 def _match(answer: Answer, found: Found) -> Table:

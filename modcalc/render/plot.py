@@ -128,6 +128,15 @@ def legend_beside(axes: "Axes", **more: Any) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, **more)
 
 
+def logarithmic(axis: "Axis", ticks: Sequence[float] = (1, 2, 5)) -> None:
+    """A logarithmic axis with these ticks in each decade, so that short ranges have some too."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=ticks))
+    axis.set_minor_locator(NullLocator())
+
+
 def _short(x: float) -> str:
     if abs(x) < 1000:
         return f"{x:g}"

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
-from modcalc.render.plot import COLOURS, amounts, figure, legend_beside
+from modcalc.render.isoflop import SIZES
+from modcalc.render.plot import COLOURS, amounts, figure, legend_beside, logarithmic
 from modcalc.search.answers import Answer
 from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters
 from modcalc.search.results import OK, Candidate
+
+
+TICKS = (1, 1.5, 2, 3, 5, 7)  # sizes that a budget trains lie within one or two powers of ten
 
 
 def plot_isoflop(target: Path, answer: Answer) -> None:
@@ -21,8 +25,8 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
     if answer.target:
         what += f"; same {answer.target.by} cost as {answer.target.spec.name} within {float(answer.asked.within):g}"
     with figure(target, f"{family}: what a budget trains", what, width=9.0, height=5.5) as axes:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            logarithmic(axis, TICKS)
         sizes: list[float] = []
         for i, (budget, found) in enumerate(answer.founds):
             colour = COLOURS[i % len(COLOURS)]
@@ -45,7 +49,7 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
                 if MARKS[0] in c.marks:
                     at = (float(parameters(c, answer.count)), c.schedule.tokens)
                     axes.plot(*at, marker="D", markersize=9, color=colour, markeredgecolor="black")
-                    axes.annotate(f"{c.spec.n_layers} x {c.spec.d_model}", at, xytext=(7, 5), textcoords="offset points", fontsize=8)
+                    axes.annotate(f"{c.spec.n_layers} x {c.spec.d_model}", at, xytext=(10, 0), va="center", textcoords="offset points", fontsize=8)
             if answer.target:
                 axes.plot(
                     answer.target.params,
@@ -64,8 +68,7 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
         axes.plot(
             ends, [TOKENS_PER_PARAM * x for x in ends], color="#666666", linewidth=1, linestyle=":", label=f"{TOKENS_PER_PARAM} tokens per parameter"
         )
-        names = {"params": "parameters", "active": "active parameters", "non_embedding": "parameters outside the tables"}
-        amounts(axes.xaxis, names[answer.count])
+        amounts(axes.xaxis, SIZES[answer.count])
         amounts(axes.yaxis, "training tokens")
         legend_beside(axes, fontsize=8)
 

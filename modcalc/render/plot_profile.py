@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import real, seconds
-from modcalc.render.plot import amounts, figure, look
+from modcalc.render.plot import amounts, figure, logarithmic, look
 from modcalc.render.plot_attribution import FEW, broken_down, draw
 from modcalc.render.profile import AXES, at, headline, point_name, varying
 
@@ -72,10 +72,10 @@ def _times(axes: "Axes", lines: Lines, name: str) -> None:
         axes.errorbar(x, [t.median for t in times], yerr=spread, color=colour, marker=marker, capsize=3, label=model)
         beside.plot(x, [m.flops.step for _, m in points], color=colour, linestyle="--", marker=".", alpha=0.6)
     _along(axes, name, {getattr(s, name) for points in lines.values() for s, _ in points})
-    _logarithmic(axes.yaxis)
+    logarithmic(axes.yaxis)
     axes.yaxis.set_major_formatter(lambda x, _: seconds(x))
     axes.set_ylabel("time of a step (solid)")
-    _logarithmic(beside.yaxis)
+    logarithmic(beside.yaxis)
     amounts(beside.yaxis, "FLOPs a step (dashed)")
     beside.spines["right"].set_visible(True)
     _same_decades(axes, beside)
@@ -131,12 +131,12 @@ def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
         if peak:
             _roof(axes, peak, low, high, style, f"peak given by {peak.source}" if peak.source.startswith("--") else label)
             rates.append(peak.flops_per_s)
-    _logarithmic(axes.xaxis)
+    logarithmic(axes.xaxis)
     axes.xaxis.set_major_formatter(lambda x, _: real(x))
     axes.set_xlabel("FLOPs per byte that a step must move")
     if any(len(points) > 1 for points in lines.values()):
         axes.set_title(f"numbers at the ends: {AXES[name][0]}", fontsize=8, fontweight="normal", loc="right")
-    _logarithmic(axes.yaxis)
+    logarithmic(axes.yaxis)
     axes.set_ylim(min(rates) / 3, max(rates) * 3)
     if not (last.peak or last.reached):
         axes.set_xlim(low, high)
@@ -161,15 +161,6 @@ def _legend_below(axes: "Axes") -> None:
     longest = max(len(name) for name in axes.get_legend_handles_labels()[1])
     columns = 1 if longest > 44 else 2  # what half the width of one panel holds
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below_label, frameon=False, ncols=columns, fontsize=8)
-
-
-def _logarithmic(axis: "Axis") -> None:
-    """A logarithmic axis with ticks at 1, 2 and 5 of each decade, so that short ranges have some too."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_minor_locator(NullLocator())
 
 
 def _ticked(axis: "Axis") -> None:
