@@ -21,7 +21,7 @@ from modcalc.render import FORMATS, Column, Table, bad, chosen, emit, facts, goo
 from modcalc.render.numbers import change, machine, ratio, share
 from modcalc.render.output import machine_values
 from modcalc.render.progress import progress, working
-from modcalc.render.terminal import fitting
+from modcalc.render.terminal import boxed, fitting
 from modcalc.render.wording import numbered
 
 ROOT = Path(__file__).parent.parent
@@ -206,6 +206,9 @@ def test_headers_wrap_before_a_column_goes() -> None:
         (["flops", "mod-3b", "gpt2", "--backward", "--count", "analytic"], "│ gpt2 "),
         (["memory", "mod-3b"], "│ total "),
         (["check", "mod-220m", "mod-3b"], "│ mod-3b "),
+        (["isoflop", "dense-220m", "--budget", "1e21", "--beside", "mod-220m", "--limit", "2"], "│ layers "),
+        (["isoflop", "mod-3b", "--match", "dense-3b", "--limit", "2"], "│ layers "),
+        (["memory", "llama-2-7b", "dense-3b"], "│ llama-2-7b "),
     ],
 )
 def test_a_terminal_of_80_columns_breaks_no_line(command: list[str], row: str) -> None:
@@ -217,6 +220,16 @@ def test_a_terminal_of_80_columns_breaks_no_line(command: list[str], row: str) -
     lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
     assert done.returncode == 0 and max(map(len, lines)) <= 80
     assert any(line.startswith(row) for line in lines)
+
+
+def test_what_a_narrow_table_has_no_room_for_may_stand_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = Column("share", "share", "own_share", drop=1), Column("share", "share")
+    columns = [Column("name"), *shares, Column("note", drop=2, below=True)]
+    table = Table(columns=columns, rows=[["a", 0.5, 0.25, "long " * 20], ["b", 0.5, 0.25, "short"]])
+    monkeypatch.setenv("COLUMNS", "20")
+    grid, below = re.sub(r"\x1b\[[0-9;]*m", "", boxed(table)).split("╯")
+    assert "note" not in grid and grid.count("share") == 1
+    assert " ".join(below.split()) == f"a {'long ' * 20}b short too narrow for: own_share (--format plain shows all)"
 
 
 def test_encodings_without_our_characters_lose_them_only() -> None:

@@ -13,7 +13,7 @@ COLUMNS = (
     Column("forward", "count", "forward_flops", "FLOPs"),
     Column("trained, per token", "count", "train_flops_per_token", "FLOPs"),
     Column("to matmul", "change", "train_difference"),
-    Column("counts", drop=1),
+    Column("counts", drop=1, below=True),
     Column("citation", drop=2),
 )
 

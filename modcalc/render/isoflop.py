@@ -29,17 +29,17 @@ def _plan(answer: Answer, budget: int, found: Found) -> Table:
     basis = answer.asked.basis
     cells: list[Cell] = [
         *_shape_cells(found),
-        (Column("non-embedding", "count", "params_non_embedding", drop=8), lambda c: c.params.non_embedding),
-        (Column("forward FLOPs", "si", "forward_flops", drop=6), lambda c: c.forward),
-        (Column("train FLOPs/token", "si", "train_flops_per_token", drop=7), lambda c: c.train_per_token),
+        (Column("non-embedding", "count", "params_non_embedding", drop=11), lambda c: c.params.non_embedding),
+        (Column("forward FLOPs", "si", "forward_flops", drop=9), lambda c: c.forward),
+        (Column("train FLOPs/token", "si", "train_flops_per_token", drop=10), lambda c: c.train_per_token),
         *_step_cells(answer.count),
-        (Column("spent/budget", "ratio", drop=4), lambda c: Fraction(c.schedule.spent) / budget),
+        (Column("spent/budget", "ratio", drop=7), lambda c: Fraction(c.schedule.spent) / budget),
     ]
     if answer.light:
         cells += [
             (Column("shape beside", key="beside"), lambda c: c.matched and c.matched.spec.name),
-            (Column("its parameters", "count", "beside_params"), lambda c: c.matched and c.matched.params.total),
-            (Column("its FLOPs off", "change", "beside_relative_error", drop=3), lambda c: c.matched and c.matched.error),
+            (Column("its parameters", "count", "beside_params", drop=2), lambda c: c.matched and c.matched.params.total),
+            (Column("its FLOPs off", "change", "beside_relative_error", drop=6), lambda c: c.matched and c.matched.error),
         ]
     headline = [
         f"steps of {basis.batch:,} x {basis.seq_len:,} tokens, rounded down; training FLOPs are counted from each shape's rows",
@@ -113,8 +113,8 @@ def _shape_cells(found: Found) -> list[Cell]:
     cells: list[Cell] = [
         (Column("layers", "count", "n_layers"), lambda c: c.spec.n_layers),
         (Column("d_model", "count"), lambda c: c.spec.d_model),
-        (Column("heads", "count", "n_heads", drop=2), lambda c: c.spec.attention.n_heads),
-        (Column("d_ff", "count"), lambda c: c.d_ff),
+        (Column("heads", "count", "n_heads", drop=5), lambda c: c.spec.attention.n_heads),
+        (Column("d_ff", "count", drop=3), lambda c: c.d_ff),
     ]
     routed = {
         "capacity": (Column("capacity"), lambda c: capacity_text(shape(c)["capacity"])),
@@ -123,15 +123,15 @@ def _shape_cells(found: Found) -> list[Cell]:
     cells += [cell for knob, cell in routed.items() if any(shape(c)[knob] for c in rows)]
     cells.append((Column("parameters", "count", "params"), lambda c: c.params.total))
     if any(c.params.active != c.params.total for c in rows):
-        cells.append((Column("active", "count", "params_active", drop=5), lambda c: c.params.active))
+        cells.append((Column("active", "count", "params_active", drop=8), lambda c: c.params.active))
     return cells
 
 
 def _step_cells(count: str) -> list[Cell]:
     return [
-        (Column("steps", "count"), lambda c: c.schedule.steps),
-        (Column("tokens", "si"), lambda c: c.schedule.tokens),
-        (Column("tokens/param", "real", "tokens_per_param"), lambda c: tokens_per_param(c, count)),
+        (Column("steps", "count", drop=4), lambda c: c.schedule.steps),
+        (Column("tokens", "si", drop=1), lambda c: c.schedule.tokens),
+        (Column("tokens per param", "real", "tokens_per_param"), lambda c: tokens_per_param(c, count)),
     ]
 
 

@@ -105,7 +105,8 @@ def comparison(reports: Sequence[MemoryReport]) -> Table:
     else:
         names = {"weights": lambda m: m.weights, "KV cache": lambda m: m.kv_cache, "logits": lambda m: m.logits}
     columns += [Column(name, "bytes", f"{name.replace(' ', '_').lower()}_bytes", drop=6 - i) for i, name in enumerate(names)]
-    columns += [Column("total bytes", "count"), Column("total", "bytes", "total_size_bytes"), Column("ratio", "ratio", "ratio_to_first", drop=1)]
+    columns += [Column("total bytes", "count", drop=8), Column("total", "bytes", "total_size_bytes")]
+    columns.append(Column("ratio", "ratio", "ratio_to_first", drop=1))
     rows = []
     for r in reports:
         length = [r.work.seq_len] if differ else []

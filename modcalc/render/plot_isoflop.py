@@ -8,7 +8,6 @@ from modcalc.search.answers import Answer
 from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters
 from modcalc.search.results import OK, Candidate
 
-
 TICKS = (1, 1.5, 2, 3, 5, 7)  # sizes that a budget trains lie within one or two powers of ten
 
 

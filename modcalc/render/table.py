@@ -30,7 +30,8 @@ def dim(text: str) -> Styled:
 
 class Column(Struct, frozen=True):
     """kind: text, count, share, change, ratio, interval (two ratios), real, bytes, si or seconds (see `numbers`). key: the
-    csv header, default from the title. unit: shown behind the title. drop: > 0 lets a narrow terminal leave the column out, highest first.
+    csv header, default from the title. unit: shown behind the title. drop: > 0 lets a narrow terminal leave the column out, highest first;
+    below: its cells then stand below the table.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Column(Struct, frozen=True):
     key: str = ""
     unit: str = ""
     drop: int = 0
+    below: bool = False
 
     @property
     def header(self) -> str:

@@ -25,8 +25,12 @@ def boxed(table: Table) -> str:
     if table.columns:
         # A terminal that is too narrow even so breaks the lines itself: no digit may be cut off.
         parts.append(_printed(_console(max(console.width, _needed(wide, keep))), _grid(table, keep, wide)))
-    left_out = ", ".join(c.title for c in hidden)
-    hint = [Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic")] if hidden else []
+    for i, column in enumerate(table.columns):
+        if column.below and i not in keep:
+            parts.append(labelled([(row[0], row[i]) for row in table.cells()]))
+    shown = {table.columns[i].title for i in keep}
+    left_out = ", ".join(c.name if c.title in shown else c.title for c in hidden if not c.below)
+    hint = [Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic")] if left_out else []
     parts.append(_printed(console, *map(Text, table.notes), *hint))
     return "".join(parts)
 
