@@ -112,6 +112,15 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "tag that lies": (GOOD + "source: !!int x\n", (r":10: found 'x' with the tag !!int, which it does not fit",)),
     "a list as key": (GOOD + "? [a]\n: 3\n", (r":10: found a list, mapping or alias as a key",)),
     "colon": (GOOD + "source: a: b\n", (r":10: not readable as YAML: mapping values are not allowed .*; put text that holds ': ' in quotes",)),
+    "a line too deep": (GOOD + "source: a\n  train: null\n", (
+        r":11: not readable as YAML: .*; blanks before it: 2, before the line above: 0; keys of one mapping begin in one column",)),
+    "a line not deep enough": (GOOD + "mod:\n  capacity: 0.5\n every: 2\n", (
+        r":12: not readable as YAML: .*; blanks before it: 1, before the line above: 2; keys of one mapping begin in one column",)),
+    "a colon below a deeper line": (GOOD + "mod:\n  capacity: 0.5\nsource: a: b\n", (
+        r":12: not readable as YAML: .*; put text that holds ': ' in quotes",)),
+    "no blank": (GOOD + "source:abc\nmod: null\n", (r":10: not readable as YAML: .*; put a blank behind the ':'",)),
+    "no colon": (GOOD + "source abc\nmod: null\n", (r":10: not readable as YAML: .*; a key is followed by ': ' and its value",)),
+    "no blank below a key": (GOOD + "mod:\n  capacity:0.5\n", (r":10: mod: found 'capacity:0.5'; allowed .*; put a blank behind the ':'",)),
     "open quote": (GOOD + "source: 'abc\n", (r":11: not readable as YAML: ",)),
     "open bracket": (GOOD + "mod: {capacity: [1\n", (r":11: not readable as YAML: ",)),
     "bad escape": (GOOD + 'source: "\\q"\n', (r":10: not readable as YAML: ",)),

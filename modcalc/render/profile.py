@@ -279,7 +279,7 @@ def ranks(done: Sequence[Result]) -> Table:
         Column("slowest", "seconds", "slowest_s"),
         Column("skew", "share"),
         Column("communication", "share"),
-        Column("exposed", "seconds", "exposed_s"),
+        Column("exposed", "seconds", "exposed_s", drop=1),
     )
     rows = []
     for r in done:

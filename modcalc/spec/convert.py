@@ -218,6 +218,8 @@ def hint(value: Any, options: dict[str, Any]) -> str:
         return f"a count is written without a point: {int(value)}"
     if not isinstance(value, str):
         return ""
+    if "Struct" in options and re.match(r"[a-z_]+:", value):
+        return "put a blank behind the ':'"
     if "Literal" in options:
         near = nearest(value, options["Literal"].values)
         return f"did you mean {near}?" if near else ""

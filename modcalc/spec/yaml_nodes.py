@@ -129,17 +129,32 @@ def read_yaml(text: str, file: str) -> tuple[Node, list[tuple[int, str]]]:
 
 
 def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
-    mark = wrong.problem_mark or wrong.context_mark
+    problem = wrong.problem or ""
+    unended = "simple key" in (wrong.context or "")  # shows only in the lines behind it
+    mark = wrong.context_mark if unended else wrong.problem_mark or wrong.context_mark
     line = mark.line + 1 if mark else 1
     lines = text.splitlines()
-    here = lines[mark.line][: mark.column + 1] if mark and mark.line < len(lines) else ""
-    if "\t" in here:
+    here = lines[line - 1] if line <= len(lines) else ""
+    if mark and "\t" in here[: mark.column + 1]:
         return f"{file}:{line}: found a tab; allowed only spaces for indentation; replace it by spaces"
-    if "nesting depth" in (wrong.problem or ""):  # the parser's own limit, which PyYAML 6.0.4 meets before we see the levels
+    if "nesting depth" in problem:  # the parser's own limit, which PyYAML 6.0.4 meets before we see the levels
         return f"{file}:{line}: {_TOO_DEEP}"
     about = f" {wrong.context}" if wrong.context else ""
-    hint = "; put text that holds ': ' in quotes" if "mapping values" in (wrong.problem or "") else ""
-    return f"{file}:{line}: not readable as YAML: {wrong.problem}{about}{hint}"
+    if unended:
+        hint = "; put a blank behind the ':'" if ":" in here else "; a key is followed by ': ' and its value"
+    else:
+        before = next((other for other in reversed(lines[: line - 1]) if other.strip() and other.strip()[0] != "#"), here)
+        hint = _misplaced(problem, len(here) - len(here.lstrip(" ")), len(before) - len(before.lstrip(" ")))
+    return f"{file}:{line}: not readable as YAML: {problem}{about}{hint}"
+
+
+def _misplaced(problem: str, blanks: int, above: int) -> str:
+    """What to do about a key where none can be. blanks, above: before the line, and before the one above it."""
+    second_colon = "mapping values" in problem
+    ended = any(what in problem for what in ("expected key", "document start", "block end"))
+    if (second_colon and blanks > above) or (ended and blanks != above):
+        return f"; blanks before it: {blanks}, before the line above: {above}; keys of one mapping begin in one column"
+    return "; put text that holds ': ' in quotes" if second_colon else ""
 
 
 class _Reader:
