@@ -188,7 +188,7 @@ def test_the_training_run_of_a_spec(flops, tiny: Path) -> None:
     run = flops(tiny, *options, "--backward", "--format", "json").document["training"]
     step = flops(tiny, "--count", "analytic", "--format", "json").document["flops"]["train_step"]
     assert run == {"steps": 16, "batch_size": 4, "tokens": 1024, "flops": 16 * 4 * step}
-    said = f"training: {run['flops']:,} FLOPs in 16 steps of 4 sequences, 1,024 tokens (by the spec's `train`)"
+    said = f"training: {run['flops']:,} FLOPs, {run['flops']:.4g}, in 16 steps of 4 sequences, 1,024 tokens (by the spec's `train`)"
     assert said in flops(tiny, *options, "--phase", "train").out
     assert "in 32 steps of 4 sequences" in flops(tiny, *options, "--backward", "--seq-len", 8).out
     assert flops(tiny, tiny, *options, "--backward", "--convention", "palm").out.count("training: ") == 2

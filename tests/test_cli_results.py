@@ -265,6 +265,14 @@ def test_of_how_many_builds_a_ratio_is():
     assert [row[at] for row in both.rows] == [6, 1] and not any(c.title == "builds" for one in (once, six) for c in one.columns)
 
 
+def test_none_is_saved_where_no_flops_are():
+    one, two = [r for r in records(H200 / "forward.jsonl") if r.spec == "mod-220m"]
+    none = msgspec.structs.replace(two, baseline=msgspec.structs.replace(two.baseline, flop_ratio=1.0, realised_saving=None))
+    assert comparison([one, none]).notes[0].endswith("realised saving = (1 - time ratio) / (1 - FLOP ratio), none where no FLOPs are saved")
+    assert comparison([none]).notes[0].endswith("; no realised saving, as no FLOPs are saved")
+    assert comparison([one, two]).notes[0].endswith("/ (1 - FLOP ratio)")
+
+
 def test_a_narrow_terminal_keeps_what_differs(monkeypatch, capsys):
     from modcalc.render.terminal import fitting
 

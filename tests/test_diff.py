@@ -32,6 +32,13 @@ def test_components_explain_the_total() -> None:
     assert found.keys["mod.capacity"] == (None, 64)
 
 
+def test_a_convention_is_told_in_words_and_what_it_leaves_unchanged_by_name() -> None:
+    cost, forward, _ = tables("a", "b", diff(load("dense-220m"), load("mod-220m"), convention="kaplan"))[1:]
+    assert cost.headline[1].startswith("counts 2 per parameter and token forward")
+    assert [row[0] for row in forward.rows] == ["mod router"] and forward.notes == ["unchanged: norms, attention, mlp"]
+    assert len(tables("a", "b", diff(load("dense-220m"), load("mod-220m")))[1].headline) == 1
+
+
 def test_the_same_spec_differs_in_nothing() -> None:
     found = diff(load("gpt2"), load("gpt2"))
     assert found.same and not found.keys

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from modcalc.cost.diff import Change, Diff
 from modcalc.render.table import Column, Table
-from modcalc.render.wording import LABELS
+from modcalc.render.wording import LABELS, in_words
 
 
 def tables(a: str, b: str, d: Diff) -> list[Table]:
@@ -17,11 +17,12 @@ def tables(a: str, b: str, d: Diff) -> list[Table]:
         rows=[(k, _word(x), _word(y)) for k, (x, y) in d.keys.items()],
     )
     found = [keys] if d.keys else []
-    found.append(_changes(f"Cost, {where}", d.summary, [rule], ["nothing that costs has changed"] if d.same else []))
+    found.append(_changes(f"Cost, {where}", d.summary, [rule, *in_words(d.before.convention)], ["nothing that costs has changed"] if d.same else []))
     for title, changes in (("Forward FLOPs by component", d.flops), ("Parameters by component", d.params)):
         moved = [c for c in changes if c.difference]
+        same = [LABELS.get(c.label, c.label) for c in changes if not c.difference]
         if moved:
-            found.append(_changes(title, moved))
+            found.append(_changes(title, moved, notes=[f"unchanged: {', '.join(same)}"] if same else []))
     return found
 
 

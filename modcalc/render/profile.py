@@ -247,6 +247,8 @@ def _how_compared(found: Sequence[Baseline], builds: set[int]) -> list[str]:
     """What the time ratio is a median of, and how sure its interval is. builds: how often models were built."""
     saved = any(b.realised_saving is not None for b in found)
     saving = "realised saving = (1 - time ratio) / (1 - FLOP ratio)" if saved else "no realised saving, as no FLOPs are saved"
+    if saved and any(b.realised_saving is None for b in found):
+        saving += ", none where no FLOPs are saved"
     pairs = "over pairs of steps that ran next to each other"
     if builds == {1}:
         median = pairs

@@ -6,6 +6,7 @@ from typing import Any
 
 from modcalc.cost.account import Report
 from modcalc.cost.compare import KV_DTYPE, experts_choose, free_work, is_expectation, kv_bytes, masked_windows, routed, routed_windows, routing_flops
+from modcalc.cost.convention import Convention
 from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
 from modcalc.cost.training import TrainingRun
@@ -70,9 +71,13 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: 
         what += ", logits of the last one"
     each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"
     lines = [what, f"convention {rule.name}{f', causal {rule.causal}' if rule.causal else ''}: {each}, {PAIRS[rule.causal]}"]
-    # Its own words name its own rule for pairs.
+    return [*lines, *in_words(rule)]
+
+
+def in_words(rule: Convention) -> list[str]:
+    """What a convention counts, but for the one that all know here; its own words name its own rule for pairs."""
     own = rule.name != "matmul" and rule.causal == CONVENTIONS[rule.name].causal
-    return [*lines, f"counts {rule.counts}"] if own else lines
+    return [f"counts {rule.counts}"] if own else []
 
 
 RANKING = "choose among all tokens of a sequence, later ones included, and so the model cannot sample; billed at the share that they choose"
@@ -137,7 +142,8 @@ def _windows(report: Report, unit: Unit) -> Facts:
 
 def training(run: TrainingRun, unit: Unit) -> Facts:
     """What the spec's whole training run costs."""
-    text = f"{count(unit.of(run.flops))} {unit.name} in {several(run.steps, 'step')} of {several(run.batch_size, 'sequence')}"
+    flops = unit.of(run.flops)
+    text = f"{count(flops)} {unit.name}, {float(flops):.4g}, in {several(run.steps, 'step')} of {several(run.batch_size, 'sequence')}"
     return [("training", f"{text}, {count(run.tokens)} tokens (by the spec's `train`)")]
 
 
