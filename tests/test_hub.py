@@ -307,6 +307,16 @@ def test_the_description_says_what_is_not_carried() -> None:
     assert named("deepseek-v3").description.endswith("Not carried: the modules for multi-token prediction, quantization, yarn RoPE scaling.")
     assert named("ministral-3-3b").description.endswith("Not carried: yarn RoPE scaling, queries scaled by position.")
     assert "Not carried" not in named("llama-3-8b").description
+    # What the class does where the file says nothing.
+    for section in ({}, {"rope_parameters": None}):
+        assert left_out(from_config({"model_type": "gpt_oss", **section})) == "yarn RoPE scaling"
+        ministral = from_config({"model_type": "ministral3", **section})
+        assert (left_out(ministral), ministral.positions.theta) == ("yarn RoPE scaling, queries scaled by position", 1e6)
+    own = from_config({"model_type": "ministral3", "rope_scaling": {"rope_type": "default"}, "rope_theta": 9.0})
+    assert (left_out(own), own.positions.theta) == ("", 9.0)
+    assert left_out(from_config({"model_type": "glm4_moe_lite"})) == "the latent norms' own eps of 1e-06"
+    assert left_out(from_config({"model_type": "deepseek_v3"})) == ""
+    assert left_out(tiny("glm", head_dim=10)) == "the rotation of 5 dims, an odd number" and left_out(tiny("glm", head_dim=12)) == ""
     assert all(not defaulted(from_config(path)) for path in CONFIGS.glob("*.json"))
     stump = from_config({"model_type": "gpt2", "n_embd": 768, "scale_attn_by_inverse_layer_idx": True})
     assert defaulted(stump) == "vocab_size 50257, n_layer 12, n_head 12" and left_out(stump) == "scores scaled by layer"
@@ -336,7 +346,7 @@ def test_the_description_says_what_is_not_carried() -> None:
         (("smollm3", {"rope_theta": 9.0}), {"rope_parameters": {"rope_theta": 9.0, "rope_type": "default"}, "no_rope_layers": [1, 1, 1, 0]}),
         (
             ("olmo3", {"rope_theta": 8.0}),
-            {"rope_parameters": {"full_attention": {"rope_theta": 8.0}, "sliding_attention": {"rope_theta": 8.0}}},
+            {"rope_parameters": {"full_attention": {"rope_theta": 8.0}, "sliding_attention": {"rope_theta": 500000.0}}},
         ),
     ],
     ids=lambda case: case[0] if isinstance(case, tuple) else "",

@@ -17,6 +17,27 @@ from modcalc.spec.hub import TYPES, from_config  # noqa: E402
 TOKENS = 12  # longer than any window drawn
 
 
+def compare(config: dict, seed: str) -> None:
+    """Assert that both models, with the same random weights, give the same logits."""
+    spec = from_config(config)
+    theirs = library_model(library_config(config), "cpu")
+    torch.manual_seed(zlib.crc32(seed.encode()))
+    with torch.no_grad():
+        for _, parameter in tensors(theirs):
+            # Far from the initial zeros and ones, so that no bias or norm can hide.
+            parameter.copy_(torch.randn_like(parameter) * 0.4 + (1.0 if parameter.dim() == 1 else 0.0))
+        ours = build(spec, seq_len=TOKENS).eval()
+        found = convert(theirs)
+        assert set(found) == {name for name, _ in (*ours.named_parameters(), *ours.named_buffers())}, config
+        ours.load_state_dict(found, strict=False)
+        tokens = torch.randint(0, spec.vocab_size, (2, TOKENS))
+        expected = theirs(input_ids=tokens, use_cache=False).logits
+        logits = ours(tokens).logits
+    spread = expected.std()
+    assert spread > 1e-2, config
+    assert (logits - expected).abs().max() <= 1e-3 * spread, config
+
+
 @pytest.mark.parametrize("model_type", sorted(TYPES))
 def test_same_logits_as_the_library(model_type: str) -> None:
     for seed in range(8):
@@ -35,20 +56,33 @@ def test_same_logits_as_the_library(model_type: str) -> None:
             sections = {"full_attention": {"rope_theta": 300.0}, "sliding_attention": {"rope_theta": 30.0}}
             flat = "rotary_emb_base" if model_type == "gpt_neox" else "rope_theta"
             config |= {"rope_parameters": sections} if model_type in ("olmo3", "gemma3_text") else {flat: 300.0}
-        spec = from_config(config)
-        theirs = library_model(library_config(config), "cpu")
-        torch.manual_seed(zlib.crc32(f"{model_type}{seed}".encode()))
-        with torch.no_grad():
-            for _, parameter in tensors(theirs):
-                # Far from the initial zeros and ones, so that no bias or norm can hide.
-                parameter.copy_(torch.randn_like(parameter) * 0.4 + (1.0 if parameter.dim() == 1 else 0.0))
-            ours = build(spec, seq_len=TOKENS).eval()
-            found = convert(theirs)
-            assert set(found) == {name for name, _ in (*ours.named_parameters(), *ours.named_buffers())}, config
-            ours.load_state_dict(found, strict=False)
-            tokens = torch.randint(0, spec.vocab_size, (2, TOKENS))
-            expected = theirs(input_ids=tokens, use_cache=False).logits
-            logits = ours(tokens).logits
-        spread = expected.std()
-        assert spread > 1e-2, config
-        assert (logits - expected).abs().max() <= 1e-3 * spread, config
+        compare(config, f"{model_type}{seed}")
+
+
+SMALL = dict(vocab_size=50, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=24)
+WINDOWS = dict(head_dim=8, query_pre_attn_scalar=8, sliding_window=4)
+ALTERNATING = ["sliding_attention", "full_attention"] * 2
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        # Of two sections rope_scaling is the one that is read, and sections by type of layer are those of classes that have such types.
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}, "rope_scaling": {"rope_type": "default"}}),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 77.0}}}),
+        ("glm", {"head_dim": 8, "rope_parameters": {"partial_rotary_factor": 1.0}, "rope_scaling": {"rope_type": "default"}}),
+        ("olmo3", {"sliding_window": 4, "rope_theta": 100.0}),
+        ("olmo3", {"sliding_window": 4, "rope_scaling": {"rope_type": "default", "rope_theta": 100.0}}),
+        ("gemma3_text", WINDOWS | {"rope_theta": 100.0, "rope_local_base_freq": 30.0, "sliding_window_pattern": 2}),
+        # A null is no default: whole heads rotate.
+        ("glm", {"head_dim": 8, "partial_rotary_factor": None}),
+        # What the class does not read.
+        ("gemma3_text", WINDOWS | {"_sliding_window_pattern": 3, "layer_types": ALTERNATING}),
+        ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 0.5, "rotary_emb_base": 99, "rope_theta": 99}),
+        ("exaone4", {"num_key_value_heads": 2, "sliding_window": 4, "sliding_window_pattern": 2}),
+        ("deepseek_v2", {"mlp_bias": True, "first_k_dense_replace": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+                         "kv_lora_rank": 8, "q_lora_rank": None, "qk_rope_head_dim": 4, "v_head_dim": 8, "qk_nope_head_dim": 8}),
+    ],
+)  # fmt: skip
+def test_same_logits_where_fields_of_a_file_compete(model_type: str, fields: dict) -> None:
+    compare({"model_type": model_type, **SMALL, **fields}, f"{model_type}{fields}")

@@ -110,7 +110,7 @@ def test_what_the_library_saves_imports(model_type: str) -> None:
 
 def library_default(cls: type, name: str) -> Any:
     """What the class takes where a file omits the field: a dataclass field (version 5), or an argument of __init__ (4)."""
-    name = {"window_pattern": "sliding_window_pattern"}.get(name, cls.attribute_map.get(name, name))
+    name = {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"}.get(name, cls.attribute_map.get(name, name))
     if dataclasses.is_dataclass(cls):
         fields = {f.name: f.default for f in dataclasses.fields(cls)}
         if name in fields:
@@ -155,6 +155,9 @@ def test_what_is_free_changes_no_weight_and_no_layer(model_type: str) -> None:
 
 # Fields of files that the classes take in, derive or leave, without a default of their own.
 NO_FIELDS = {
+    "gpt_neox": ("partial_rotary_factor", "rope_theta"),
+    "gemma3_text": ("_sliding_window_pattern",),
+    "ministral3": ("rope_theta",),
     "minimax_m2": ("attn_type_list", "partial_rotary_factor", "rotary_dim"),
     "gpt_neo": ("attention_layers",),
     "glm4_moe_lite": ("first_k_dense_replace",),

@@ -28,6 +28,8 @@ MLA = {
     # Biases of the two down projections and of the output; the up projections have none.
     "attention.bias.q": lambda c: c["q_lora_rank"] is not None, "attention.bias.k": True, "attention.bias.o": True,
 }  # fmt: skip
+LATENT_EPS = 1e-6  # of the classes' latent norms, whatever the file says of the others
+MLA_DROPPED = (lambda c: None if c["rms_norm_eps"] == LATENT_EPS else f"the latent norms' own eps of {LATENT_EPS:g}",)
 MLA_BIASED = {"attention.bias": of("attention_bias")}
 SHARED = {
     "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": of("n_shared_experts"), "moe.scaling": of("routed_scaling_factor"),
@@ -55,7 +57,7 @@ DEEPSEEK: dict[str, ModelType] = {
         ),
         # Its router does not renormalise, whatever norm_topk_prob says.
         knobs={
-            **LLAMA, **MLA, **SHARED, **OFFSET, **experts("n_routed_experts"), "moe.groups": layers.if_grouped("n_group"),
+            **LLAMA, **MLA, **SHARED, **OFFSET, **experts("n_routed_experts"), "mlp.bias": of("mlp_bias"), "moe.groups": layers.if_grouped("n_group"),
             "moe.top_groups": layers.if_grouped("topk_group"), "moe.renormalize": False,
         },
         only_if=MLA_BIASED | AFTER_DENSE,
@@ -63,6 +65,7 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_experts": "n_routed_experts"},
         free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "norm_topk_prob", "seq_aux"},
         fixed=UNROTATED | {"moe_layer_freq": (1,), "scoring_func": ("softmax",)},
+        dropped=MLA_DROPPED,
     ),
     "deepseek_v3": ModelType(
         defaults=sizes(
@@ -77,6 +80,7 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_local_experts": "n_routed_experts"},
         free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "seq_aux"},
         fixed=UNROTATED | NO_MLP_BIAS | FIXED,
+        dropped=MLA_DROPPED,
     ),
     "glm4_moe": ModelType(
         defaults=sizes(
@@ -123,6 +127,7 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
         free=FREE | MLA_FREE,
         fixed=UNROTATED | NO_MLP_BIAS | FIXED,
+        dropped=MLA_DROPPED,
     ),
     "dots1": ModelType(
         defaults=sizes(
@@ -147,7 +152,7 @@ DEEPSEEK: dict[str, ModelType] = {
             102400, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=16384, num_key_value_heads=32, head_dim=None,
             moe_intermediate_size=1024, num_shared_experts=1, num_experts=64, routed_scaling_factor=2.5, n_group=1, topk_group=1,
             num_experts_per_tok=8, norm_topk_prob=True, mlp_layer_types=None, first_k_dense_replace=1, rms_norm_eps=1e-5,
-            sliding_window=4096, window_pattern=4, layer_types=None, **SILU, **rope(),
+            sliding_window=4096, sliding_window_pattern=4, layer_types=None, **SILU, **rope(),
         ),
         # As EXAONE 4, but with the norms before: where some layers have windows, these alone are rotated.
         knobs={
@@ -156,8 +161,7 @@ DEEPSEEK: dict[str, ModelType] = {
         },
         only_if={"moe": layers.exaone_sparse_layers},
         checks=WHOLE,
-        names={"sliding_window_pattern": "window_pattern"},
-        zeros=frozenset({"window_pattern"}),
+        zeros=frozenset({"sliding_window_pattern"}),
         # Of the release before the library had the class, which reads neither.
         free=FREE | {"first_last_k_dense_replace", "is_moe_layer"},
         fixed=UNROTATED | NO_BIAS | FIXED,

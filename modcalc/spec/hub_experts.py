@@ -1,6 +1,7 @@
 """Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, gpt-oss, MiniMax-M2, Granite-MoE, ERNIE 4.5."""
 
 from modcalc.spec import hub_layers as layers
+from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
@@ -97,7 +98,7 @@ EXPERTS: dict[str, ModelType] = {
         defaults=sizes(
             201088, 2880, 36, 64, max_position_embeddings=131072, intermediate_size=2880, num_key_value_heads=8, head_dim=64,
             rms_norm_eps=1e-5, attention_bias=True, sliding_window=128, layer_types=None, num_experts_per_tok=4, num_local_experts=128,
-            **rope(150000.0),
+            **(rope(150000.0) | {"rope_parameters": {"rope_type": "yarn"}}),
         ),
         knobs={
             **LLAMA, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax"), "attention.sinks": True,
@@ -117,7 +118,8 @@ EXPERTS: dict[str, ModelType] = {
             **rope(5000000.0, partial_rotary_factor=None),
         ),
         knobs={
-            **LLAMA, **QK_FULL, **experts("num_local_experts", "sigmoid"), "positions.fraction": r.rope_fraction_or_dims, "moe.balance_bias": True,
+            **LLAMA, **QK_FULL, **experts("num_local_experts", "sigmoid"), "positions.fraction": rotary.rope_fraction_or_dims,
+            "moe.balance_bias": True,
         },
         checks=(layers.all_softmax_attention,),
         names={"num_experts": "num_local_experts"},

@@ -2,6 +2,7 @@
 Nemotron."""
 
 from modcalc.spec import hub_layers as layers
+from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
@@ -43,7 +44,7 @@ GPT2_FREE = frozenset({
     "summary_use_proj",
 })  # fmt: skip
 GPTJ = {
-    **GPT, "positions.kind": "rotary", "positions.fraction": r.rotary_dims, "head.bias": True, "parallel": "shared_norm",
+    **GPT, "positions.kind": "rotary", "positions.fraction": rotary.rotary_dims, "head.bias": True, "parallel": "shared_norm",
 }  # fmt: skip
 GPTJ_DEFAULTS = sizes(
     50400, 4096, 28, 16, max_position_embeddings=2048, n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, rotary_dim=64,
@@ -67,13 +68,16 @@ LAYERNORM: dict[str, ModelType] = {
     "gpt_neox": ModelType(
         defaults=sizes(
             50432, 6144, 44, 64, max_position_embeddings=2048, intermediate_size=24576, hidden_act="gelu", layer_norm_eps=1e-5,
-            use_parallel_residual=True, attention_bias=True, **rope(partial_rotary_factor=0.25),
+            use_parallel_residual=True, attention_bias=True, rotary_emb_base=10000.0, rotary_pct=0.25, **rope(None, partial_rotary_factor=None),
         ),
         knobs={
-            **DECODER, **PARTIAL, **norm("layernorm", "layer_norm_eps"), "attention.bias": of("attention_bias"), "mlp.bias": True,
+            **DECODER, "positions.kind": "rotary", "positions.theta": rotary.theta_beside("rotary_emb_base"),
+            "positions.fraction": rotary.fraction_beside("rotary_pct"), **norm("layernorm", "layer_norm_eps"),
+            "attention.bias": of("attention_bias"), "mlp.bias": True,
             "parallel": lambda c: "two_norms" if c["use_parallel_residual"] else "none",
         },
-        names={"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"},
+        # Some releases wrote the usual names too.
+        checks=(r.unread("rope_theta", "rotary_emb_base"), r.unread("partial_rotary_factor", "rotary_pct")),
         free=ATTENTION_DROPOUT | {"attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout", "hidden_dropout_prob"},
     ),
     "opt": ModelType(
@@ -164,7 +168,7 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         knobs={
             **DECODER, **norm("layernorm", "layer_norm_epsilon"), "attention.n_kv_heads": r.falcon_kv_heads,
-            "positions.kind": lambda c: "alibi" if c["alibi"] else "rotary", "positions.theta": r.falcon_theta,
+            "positions.kind": lambda c: "alibi" if c["alibi"] else "rotary", "positions.theta": rotary.falcon_theta,
             "mlp.d_ff": r.inner("ffn_hidden_size"), "mlp.activation": r.activation("activation"),
             "attention.bias": of("bias"), "mlp.bias": of("bias"), "parallel": r.falcon_parallel,
         },

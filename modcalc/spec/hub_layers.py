@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from modcalc.spec.hub_fields import show
-from modcalc.spec.hub_rules import Config, Refused, Rule, needed, rope_theta
+from modcalc.spec.hub_rope import rope_theta
+from modcalc.spec.hub_rules import Config, Refused, Rule, needed
 
 
 def pattern(values: list) -> Any:
@@ -35,7 +36,7 @@ def layered_window(default: Callable[[Config, int], bool], switch: str | None = 
             sliding = [known[name] for name in types]
         if window is None and any(sliding):
             field = switch if switch and not c[switch] else "sliding_window"
-            raise Refused(field, f"{show(c[field])}, but layers have sliding_attention: the transformers library cannot run such a model")
+            raise Refused(field, f"{show(c[field])}, but layers have sliding_attention, which needs a window")
         return pattern([window if slides else None for slides in sliding])
 
     return rule
@@ -43,7 +44,13 @@ def layered_window(default: Callable[[Config, int], bool], switch: str | None = 
 
 def but_each(field: str) -> Callable[[Config, int], bool]:
     """All layers but each n-th, the field being n."""
-    return lambda c, i: (i + 1) % c[field] != 0
+
+    def rule(c: Config, i: int) -> bool:
+        if type(c[field]) is not int:
+            raise Refused(field, f"{show(c[field])} without layer_types, where a number is needed: add them")
+        return (i + 1) % c[field] != 0
+
+    return rule
 
 
 def neo_window(c: Config) -> Any:
@@ -104,11 +111,8 @@ def windowed(window: Rule) -> Callable[[Config], list[bool]]:
     return rule
 
 
-def exaone_window(c: Config) -> Any:
-    """EXAONE 4: all but each window_pattern-th layer, or by layer_types, which a pattern in letters needs."""
-    if c["layer_types"] is None and type(c["window_pattern"]) is not int:
-        raise Refused("window_pattern", f"{show(c['window_pattern'])} without layer_types, which the transformers library needs then: add them")
-    return layered_window(but_each("window_pattern"))(c)
+# EXAONE 4: a pattern in letters needs layer_types.
+exaone_window = layered_window(but_each("sliding_window_pattern"))
 
 
 def exaone_rotates(c: Config) -> list[bool]:

@@ -1,6 +1,7 @@
 """Model types with an RMSNorm on what a part adds: Gemma 2 and 3, OLMo 2 and 3, EXAONE 4, GLM-4."""
 
 from modcalc.spec import hub_layers as layers
+from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
@@ -61,14 +62,13 @@ OUTNORM: dict[str, ModelType] = {
     "gemma3_text": ModelType(
         defaults=sizes(
             262208, 2304, 26, 8, tied=True, max_position_embeddings=131072, final_logit_softcapping=None,
-            sliding_window_pattern=6, rope_local_base_freq=10000.0, **GEMMA_2_DEFAULTS, **rope(1000000.0),
+            sliding_window_pattern=6, _sliding_window_pattern=None, rope_local_base_freq=10000.0, **GEMMA_2_DEFAULTS, **rope(1000000.0),
         ),
         knobs={
-            **GEMMA_2, **QK_HEAD, "attention.softcap": None, "attention.window": GEMMA_3_WINDOW,
-            "positions.local_theta": lambda c: None if GEMMA_3_WINDOW(c) is None else r.rope_local_theta(c),
+            **GEMMA_2, **QK_HEAD, "positions.theta": rotary.full_theta, "attention.softcap": None, "attention.window": GEMMA_3_WINDOW,
+            "positions.local_theta": lambda c: None if GEMMA_3_WINDOW(c) is None else rotary.rope_local_theta(c),
         },
-        checks=WHOLE,
-        names={"_sliding_window_pattern": "sliding_window_pattern"},
+        checks=(*WHOLE, r.unread("_sliding_window_pattern", "sliding_window_pattern", unless="layer_types")),
         # The library keeps Gemma 2's cap on the scores as a field, but no layer applies it.
         free=ATTENTION_DROPOUT | {"attn_logit_softcapping", "hidden_act"},
         fixed=UNROTATED | NO_MLP_BIAS,
@@ -83,8 +83,8 @@ OUTNORM: dict[str, ModelType] = {
     "olmo3": ModelType(
         defaults=like_llama(50304, 500000.0, rms_norm_eps=1e-5, sliding_window=4096, layer_types=None),
         knobs={
-            **LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output", "attention.window": OLMO_3_WINDOW,
-            "positions.local_theta": lambda c: None if OLMO_3_WINDOW(c) is None else r.rope_own_theta(c),
+            **LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output", "positions.theta": rotary.full_theta, "attention.window": OLMO_3_WINDOW,
+            "positions.local_theta": lambda c: None if OLMO_3_WINDOW(c) is None else rotary.rope_own_theta(c),
         },
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
@@ -93,15 +93,14 @@ OUTNORM: dict[str, ModelType] = {
     "exaone4": ModelType(
         defaults=sizes(
             102400, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=16384, num_key_value_heads=32, head_dim=None,
-            rms_norm_eps=1e-5, sliding_window=4096, window_pattern=4, layer_types=None, **SILU, **rope(),
+            rms_norm_eps=1e-5, sliding_window=4096, sliding_window_pattern=4, layer_types=None, **SILU, **rope(),
         ),
         # Where some layers have windows, these alone are rotated.
         knobs={
             **LLAMA, **layers.unrotated(layers.exaone_rotates), **QK_HEAD, "norm.placement": "output", "attention.window": layers.exaone_window,
         },
         checks=WHOLE,
-        names={"sliding_window_pattern": "window_pattern"},
-        zeros=frozenset({"window_pattern"}),
+        zeros=frozenset({"sliding_window_pattern"}),
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_BIAS,
     ),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_rules import of
 
@@ -15,7 +16,8 @@ class ModelType:
     them to the installed classes). knobs: dotted path of the spec -> a rule over those fields, or a constant of the type.
     only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse.
     names: other names of understood fields. zeros: fields in which the library writes 0 for null. free: fields that cost
-    nothing. fixed: fields that the library does not read for this type, with the values that agree with what it builds.
+    nothing. fixed: fields that the library does not read for this type, with the values that agree with what it builds. dropped:
+    rules that say what of the model a spec does not carry, or None.
     """
 
     defaults: dict[str, Any]
@@ -26,6 +28,7 @@ class ModelType:
     zeros: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
     fixed: dict[str, tuple] = field(default_factory=dict)
+    dropped: tuple[r.Rule, ...] = ()
 
 
 # Knobs
@@ -42,8 +45,8 @@ DECODER = {
     "head.tied": of("tie_word_embeddings"),
 }
 GROUPED = {"attention.n_kv_heads": r.kv_heads}
-ROTARY = {"positions.kind": "rotary", "positions.theta": r.rope_theta}
-PARTIAL = {**ROTARY, "positions.fraction": r.rope_fraction}
+ROTARY = {"positions.kind": "rotary", "positions.theta": rotary.rope_theta}
+PARTIAL = {**ROTARY, "positions.fraction": rotary.rope_fraction}
 LEARNED = {"positions.kind": "learned", "positions.max_len": of("max_position_embeddings")}
 GATED = {"mlp.kind": "gated"}
 BIASES = {"attention.bias": True, "mlp.bias": True}
@@ -91,7 +94,7 @@ def sizes(vocab_size: int, hidden_size: int, num_hidden_layers: int, num_attenti
     )
 
 
-def rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
+def rope(theta: float | None = 10000.0, **more: Any) -> dict[str, Any]:
     """Rotary defaults: theta stands in rope_parameters (version 5) or beside rope_scaling (version 4)."""
     return dict(rope_theta=theta, rope_parameters=None, rope_scaling=None, **more)
 
@@ -115,7 +118,7 @@ NO_MULTIPLIERS = dict(embedding_multiplier=1.0, logits_scaling=1.0, residual_mul
 
 # Checks, free and fixed fields
 
-WHOLE = (r.all_rotated,)
+WHOLE = (rotary.all_rotated,)
 ATTENTION_DROPOUT = frozenset({"attention_dropout"})
 UNROTATED = {"partial_rotary_factor": (1, None)}
 NO_MLP_BIAS = {"mlp_bias": (False, None)}

@@ -1,6 +1,7 @@
 """Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, Phi-3, SmolLM3, GLM, Granite and others."""
 
 from modcalc.spec import hub_layers as layers
+from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
@@ -62,9 +63,9 @@ RMSNORM: dict[str, ModelType] = {
     "ministral3": ModelType(
         defaults=sizes(
             131072, 4096, 34, 32, max_position_embeddings=262144, intermediate_size=14336, num_key_value_heads=8, head_dim=128,
-            rms_norm_eps=1e-5, sliding_window=None, **SILU, **rope(1000000.0),
+            rms_norm_eps=1e-5, sliding_window=None, **SILU, **(rope(None) | {"rope_parameters": rotary.MINISTRAL_ROPE}),
         ),
-        knobs={**LLAMA, **WINDOW},
+        knobs={**LLAMA, **WINDOW, "positions.theta": rotary.theta_unless_default},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_BIAS,

@@ -7,7 +7,7 @@ knob at the spec's default. It raises Refused where the values make no model.
 from collections.abc import Callable
 from typing import Any
 
-from modcalc.spec.hub_fields import ACTIVATIONS, show
+from modcalc.spec.hub_fields import ACTIVATIONS, same, show
 
 
 class Refused(Exception):
@@ -54,20 +54,30 @@ def head_dim(c: Config) -> int | None:
     return None if N is None or N * H == D else N
 
 
-def _head_width(c: Config) -> int:
+def head_width(c: Config) -> int:
     """N as the library takes it: D / H, rounded down, where the file has none."""
     return c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
 
 
 def floored_head_dim(c: Config) -> int | None:
     """N where the library takes D / H rounded down."""
-    N = _head_width(c)
+    N = head_width(c)
     return None if N * c["num_attention_heads"] == c["hidden_size"] else N
+
+
+def unread(field: str, read: str, unless: str | None = None) -> Rule:
+    """A field that the library's class does not read, beside one that it does; where `unless` is set, neither matters."""
+
+    def rule(c: Config) -> None:
+        if c[field] is not None and not same(c[field], c[read]) and (unless is None or c[unless] is None):
+            raise Refused(field, f"{show(c[field])}: the transformers library does not read it, but {read}, which is {show(c[read])}")
+
+    return rule
 
 
 def no_bias_in_shared_experts_alone(c: Config) -> None:
     """DeepSeek-V2: mlp_bias is for dense layers and shared experts, not for routed ones."""
-    if c["mlp_bias"]:
+    if c["mlp_bias"] and c["first_k_dense_replace"] < c["num_hidden_layers"]:
         raise Refused("mlp_bias", "true: biases in shared but not in routed experts, which no spec can describe")
 
 
@@ -128,80 +138,9 @@ def activation(*fields: str, renamed: dict[str, str] | None = None) -> Rule:
     return rule
 
 
-def _rope(c: Config) -> list[dict]:
-    """The sections that hold rotary settings, strongest first: those of full attention layers, then the flat ones."""
-    flat = [c.get(field) or {} for field in ("rope_parameters", "rope_scaling")]
-    nested = [section["full_attention"] for section in flat if isinstance(section.get("full_attention"), dict)]
-    return [*nested, *flat]
-
-
-def _rope_number(c: Config, key: str, sections: list[dict]) -> float | None:
-    for section in sections:
-        value = section.get(key)
-        if value is not None:
-            if type(value) not in (int, float) or not 0 < value < 10**300:
-                raise Refused("rope_parameters", f"{key}: {show(value)} is not a number above 0")
-            return float(value)
-    return None
-
-
-def rope_theta(c: Config) -> float:
-    """Version 5 keeps it in rope_parameters, version 4 beside it."""
-    return _rope_number(c, "rope_theta", _rope(c)) or float(c["rope_theta"])
-
-
-def rope_local_theta(c: Config) -> float | None:
-    """Gemma 3: the base of windowed layers."""
-    section = (c["rope_parameters"] or {}).get("sliding_attention")
-    sections = [section] if isinstance(section, dict) else []
-    return _rope_number(c, "rope_theta", sections) or float(c["rope_local_base_freq"])
-
-
-def rope_own_theta(c: Config) -> float | None:
-    """OLMo 3: the base of windowed layers where theirs is another than that of the rest."""
-    section = (c["rope_parameters"] or {}).get("sliding_attention")
-    theta = _rope_number(c, "rope_theta", [section]) if isinstance(section, dict) else None
-    return None if theta in (None, rope_theta(c)) else theta
-
-
-def falcon_theta(c: Config) -> float | None:
-    return None if c["alibi"] else rope_theta(c)
-
-
-def rope_fraction(c: Config) -> float | None:
-    """Share of head_dim that is rotated."""
-    value = _rope_number(c, "partial_rotary_factor", _rope(c)) or float(c["partial_rotary_factor"])
-    if value > 1:
-        raise Refused("partial_rotary_factor", f"{value} is above 1")
-    return None if value == 1 else value
-
-
-def rope_fraction_or_dims(c: Config) -> float | None:
-    """MiniMax-M2: the share as such, where the file says it, or else as rotary_dim."""
-    said = c["partial_rotary_factor"] is not None or _rope_number(c, "partial_rotary_factor", _rope(c)) is not None
-    return rope_fraction(c) if said else rotary_dims(c)
-
-
-def rotary_dims(c: Config) -> float | None:
-    """Share of head_dim that rotary_dim is, rounded up to the sixth digit; all of it where that is null."""
-    R, N = c["rotary_dim"], _head_width(c)
-    if R is None or R == N:
-        return None
-    if R > N or R % 2:
-        raise Refused("rotary_dim", f"{R} is no even number up to the {N} dims of a head")
-    return -(-R * 10**6 // N) / 10**6
-
-
-def all_rotated(c: Config) -> None:
-    """For types that rotate whole heads whatever the file says."""
-    value = _rope_number(c, "partial_rotary_factor", _rope(c))
-    if value not in (None, 1.0):
-        raise Refused("partial_rotary_factor", f"{value}: this model_type rotates whole heads, so 1 or nothing is needed")
-
-
 def score_scale(c: Config) -> float | None:
     """Gemma 2 and 3: query_pre_attn_scalar ** -0.5, if that is not head_dim ** -0.5."""
-    N = _head_width(c)
+    N = head_width(c)
     return None if c["query_pre_attn_scalar"] == N else float(c["query_pre_attn_scalar"]) ** -0.5
 
 
