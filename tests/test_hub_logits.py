@@ -67,9 +67,8 @@ ALTERNATING = ["sliding_attention", "full_attention"] * 2
 @pytest.mark.parametrize(
     ("model_type", "fields"),
     [
-        # Of two sections rope_scaling is the one that is read, and sections by type of layer are those of classes that have such types.
+        # Of two sections rope_scaling is the one that is read.
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}, "rope_scaling": {"rope_type": "default"}}),
-        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 77.0}}}),
         ("glm", {"head_dim": 8, "rope_parameters": {"partial_rotary_factor": 1.0}, "rope_scaling": {"rope_type": "default"}}),
         ("olmo3", {"sliding_window": 4, "rope_theta": 100.0}),
         ("olmo3", {"sliding_window": 4, "rope_scaling": {"rope_type": "default", "rope_theta": 100.0}}),

@@ -82,6 +82,8 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "gpt_neox", "rope_theta": 100.0}, "library does not read it, but rotary_emb_base, which is 10000.0"),
         ({"model_type": "gpt_neox", "partial_rotary_factor": 0.5}, "library does not read it, but rotary_pct, which is 0.25"),
         ({"model_type": "ministral3", "rope_theta": 5000.0}, "without rope_parameters the transformers library reads its own, whose rope_theta is"),
+        ({"model_type": "llama", "rope_parameters": {"full_attention": {"rope_theta": 9.0}}}, "has one set of rotary settings, and none by type"),
+        ({"model_type": "olmo3", "rope_parameters": {"full_attention": 9.0}}, "reads the sections full_attention and sliding_attention of it alone"),
         ({"model_type": "olmo3", "rope_parameters": {"rope_theta": 9.0}}, "reads the sections full_attention and sliding_attention of it alone"),
         ({"model_type": "qwen2_moe", "num_hidden_layers": 1, "layer_types": ["sliding_attention"]}, "sliding_attention, which needs a window"),
         ({"model_type": "gpt2", "add_cross_attention": True}, "only false here"),

@@ -17,10 +17,11 @@ def rope_sections(c: Config, by_layer: bool = False) -> list[dict]:
 
 
 def _rope(c: Config) -> dict:
-    """The section that is read. Of settings by type of layer, which a class without such types does not look for, those of full attention."""
+    """The section that is read, by classes whose layers have one for all."""
     section = next(iter(rope_sections(c)), {})
-    nested = section.get("full_attention") if "layer_types" in c else None
-    return nested if isinstance(nested, dict) else section
+    if any(isinstance(value, dict) for value in section.values()):
+        raise Refused("rope_parameters", f"{show(section)}: this model_type has one set of rotary settings, and none by type of layer")
+    return section
 
 
 def _rope_number(key: str, section: dict) -> float | None:
@@ -124,6 +125,8 @@ def rotary_dims(c: Config) -> float | None:
 
 def all_rotated(c: Config) -> None:
     """For types that rotate whole heads whatever the file says."""
-    value = _rope_number("partial_rotary_factor", _rope(c))
-    if value not in (None, 1.0):
-        raise Refused("partial_rotary_factor", f"{value}: this model_type rotates whole heads, so 1 or nothing is needed")
+    for section in rope_sections(c, by_layer=True):
+        for one in (section, *(value for value in section.values() if isinstance(value, dict))):
+            value = _rope_number("partial_rotary_factor", one)
+            if value not in (None, 1.0):
+                raise Refused("partial_rotary_factor", f"{value}: this model_type rotates whole heads, so 1 or nothing is needed")
