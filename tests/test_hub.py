@@ -316,6 +316,7 @@ def test_the_description_says_what_is_not_carried() -> None:
     assert (left_out(own), own.positions.theta) == ("", 9.0)
     assert left_out(from_config({"model_type": "glm4_moe_lite"})) == "the latent norms' own eps of 1e-06"
     assert left_out(from_config({"model_type": "deepseek_v3"})) == ""
+    assert left_out(from_config({"model_type": "gptj", "rotary_dim": 58, "n_embd": 400, "n_head": 4, "n_layer": 1, "vocab_size": 9})) == ""
     assert left_out(tiny("glm", head_dim=10)) == "the rotation of 5 dims, an odd number" and left_out(tiny("glm", head_dim=12)) == ""
     assert all(not defaulted(from_config(path)) for path in CONFIGS.glob("*.json"))
     stump = from_config({"model_type": "gpt2", "n_embd": 768, "scale_attn_by_inverse_layer_idx": True})

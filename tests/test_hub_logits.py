@@ -78,6 +78,10 @@ ALTERNATING = ["sliding_attention", "full_attention"] * 2
         # What the class does not read.
         ("gemma3_text", WINDOWS | {"_sliding_window_pattern": 3, "layer_types": ALTERNATING}),
         ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 0.5, "rotary_emb_base": 99, "rope_theta": 99}),
+        # As version 5 saves what version 4 had written.
+        ("gpt_neox", {"rope_parameters": {"rope_type": "default", "rope_theta": 99, "partial_rotary_factor": 0.5}, "partial_rotary_factor": 0.5,
+                      "rope_theta": 99}),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}, "rope_scaling": {"rope_type": "default"}}),
         ("exaone4", {"num_key_value_heads": 2, "sliding_window": 4, "sliding_window_pattern": 2}),
         ("deepseek_v2", {"mlp_bias": True, "first_k_dense_replace": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
                          "kv_lora_rank": 8, "q_lora_rank": None, "qk_rope_head_dim": 4, "v_head_dim": 8, "qk_nope_head_dim": 8}),

@@ -20,7 +20,7 @@ from modcalc.spec.hub_outnorm import OUTNORM
 from modcalc.spec.hub_parts import ModelType
 from modcalc.spec.hub_read import Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
-from modcalc.spec.hub_rope import full_theta, odd_rotation, rope_sections
+from modcalc.spec.hub_rope import odd_rotation, sections
 from modcalc.spec.hub_rules import Config, Refused
 from modcalc.spec.imported import DEFAULTED, NOT_CARRIED
 from modcalc.spec.schema import Spec
@@ -67,7 +67,7 @@ def from_config(source: str | Path | Mapping[str, Any]) -> Spec:
         raise SpecError(problems)
     values = _evaluate(config, kind, at)
     values["name"] = at.name
-    values["description"] = _description(raw, config, kind)
+    values["description"] = _description(raw, config, kind, odd_rotation(config, values.get("positions", {}).get("fraction")))
     spec, wrongs = checked(values)
     if spec is None:
         raise SpecError([f"{at.label}: as a spec, {problem}" for problem in wrongs])
@@ -192,20 +192,18 @@ def _evaluate(config: Config, kind: ModelType, at: Source) -> dict[str, Any]:
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
-def _description(raw: Mapping[str, Any], config: Config, kind: ModelType) -> str:
-    """What the file says that the spec does not, and the sizes that it does not say."""
+def _description(raw: Mapping[str, Any], config: Config, kind: ModelType, odd: str | None) -> str:
+    """What the file says that the spec does not, and the sizes that it does not say. odd: see `odd_rotation`."""
     given = {kind.names.get(key, key) for key in raw}
     own = {field: key for key, field in kind.names.items()}
     silent = [f"{own.get(field, field)} {kind.defaults[field]}" for field in SIZES if field not in given]
     dropped = [what for key, (what, plain) in DROPPED.items() if key in raw and not any(same(raw[key], p) for p in plain)]
-    for section in rope_sections(config, by_layer=kind.knobs.get("positions.theta") is full_theta):
+    for _, section in sections(config)[: None if kind.by_layer else 1]:  # see hub_rope
         types = [s.get("rope_type") or s.get("type") for s in (section, *section.values()) if isinstance(s, Mapping)]
         dropped += sorted({f"{name} RoPE scaling" for name in types if name not in (None, "default")})
         # Ministral 3: a factor on queries that grows with their position.
         dropped += ["queries scaled by position"] if section.get("llama_4_scaling_beta") else []
-    dropped += [text for rule in kind.dropped if (text := rule(config))]
-    if fraction := kind.knobs.get("positions.fraction", lambda c: None)(config):
-        dropped += [text] if (text := odd_rotation(config, fraction)) else []
+    dropped += [text for text in (*(rule(config) for rule in kind.dropped), odd) if text]
     text = f"Imported from a config.json of the transformers library, model_type {raw['model_type']}."
     text += f" {DEFAULTED}{', '.join(silent)}." if silent else ""
     return f"{text} {NOT_CARRIED}{', '.join(dict.fromkeys(dropped))}." if dropped else text

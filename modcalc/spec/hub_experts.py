@@ -118,7 +118,7 @@ EXPERTS: dict[str, ModelType] = {
             **rope(5000000.0, partial_rotary_factor=None),
         ),
         knobs={
-            **LLAMA, **QK_FULL, **experts("num_local_experts", "sigmoid"), "positions.fraction": rotary.rope_fraction_or_dims,
+            **LLAMA, **QK_FULL, **experts("num_local_experts", "sigmoid"), "positions.fraction": rotary.fraction_or_dims,
             "moe.balance_bias": True,
         },
         checks=(layers.all_softmax_attention,),

@@ -55,6 +55,8 @@ COHERE = {
 }  # fmt: skip
 COHERE_2_WINDOW = layers.layered_window(layers.but_each("sliding_window_pattern"))
 
+NEOX_THETA, NEOX_FRACTION = rotary.theta_beside("rotary_emb_base"), rotary.fraction_beside("rotary_pct")
+
 LAYERNORM: dict[str, ModelType] = {
     "gpt2": ModelType(
         defaults=sizes(
@@ -71,13 +73,16 @@ LAYERNORM: dict[str, ModelType] = {
             use_parallel_residual=True, attention_bias=True, rotary_emb_base=10000.0, rotary_pct=0.25, **rope(None, partial_rotary_factor=None),
         ),
         knobs={
-            **DECODER, "positions.kind": "rotary", "positions.theta": rotary.theta_beside("rotary_emb_base"),
-            "positions.fraction": rotary.fraction_beside("rotary_pct"), **norm("layernorm", "layer_norm_eps"),
+            **DECODER, "positions.kind": "rotary", "positions.theta": NEOX_THETA, "positions.fraction": NEOX_FRACTION,
+            **norm("layernorm", "layer_norm_eps"),
             "attention.bias": of("attention_bias"), "mlp.bias": True,
             "parallel": lambda c: "two_norms" if c["use_parallel_residual"] else "none",
         },
         # Some releases wrote the usual names too.
-        checks=(r.unread("rope_theta", "rotary_emb_base"), r.unread("partial_rotary_factor", "rotary_pct")),
+        checks=(
+            r.read_instead("rope_theta", "rotary_emb_base or rope_parameters", NEOX_THETA),
+            r.read_instead("partial_rotary_factor", "rotary_pct or rope_parameters", lambda c: NEOX_FRACTION(c) or 1.0),
+        ),
         free=ATTENTION_DROPOUT | {"attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout", "hidden_dropout_prob"},
     ),
     "opt": ModelType(

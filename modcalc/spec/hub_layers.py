@@ -5,7 +5,7 @@ from typing import Any
 
 from modcalc.spec.hub_fields import show
 from modcalc.spec.hub_rope import rope_theta
-from modcalc.spec.hub_rules import Config, Refused, Rule, needed
+from modcalc.spec.hub_rules import Config, Refused, Rule, needed, of, read_instead
 
 
 def pattern(values: list) -> Any:
@@ -109,6 +109,12 @@ def windowed(window: Rule) -> Callable[[Config], list[bool]]:
         return [found[i % len(found)] is not None for i in range(c["num_hidden_layers"])]
 
     return rule
+
+
+def gemma_pattern(c: Config) -> None:
+    """Gemma 3: saved files may have _sliding_window_pattern, which the class does not read; where layer_types is set, neither matters."""
+    if c["layer_types"] is None:
+        read_instead("_sliding_window_pattern", "sliding_window_pattern", of("sliding_window_pattern"))(c)
 
 
 # EXAONE 4: a pattern in letters needs layer_types.

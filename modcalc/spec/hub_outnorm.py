@@ -66,9 +66,10 @@ OUTNORM: dict[str, ModelType] = {
         ),
         knobs={
             **GEMMA_2, **QK_HEAD, "positions.theta": rotary.full_theta, "attention.softcap": None, "attention.window": GEMMA_3_WINDOW,
-            "positions.local_theta": lambda c: None if GEMMA_3_WINDOW(c) is None else rotary.rope_local_theta(c),
+            "positions.local_theta": lambda c: None if GEMMA_3_WINDOW(c) is None else rotary.gemma_local_theta(c),
         },
-        checks=(*WHOLE, r.unread("_sliding_window_pattern", "sliding_window_pattern", unless="layer_types")),
+        checks=(rotary.all_rotated_by_layer, layers.gemma_pattern),
+        by_layer=True,
         # The library keeps Gemma 2's cap on the scores as a field, but no layer applies it.
         free=ATTENTION_DROPOUT | {"attn_logit_softcapping", "hidden_act"},
         fixed=UNROTATED | NO_MLP_BIAS,
@@ -81,12 +82,13 @@ OUTNORM: dict[str, ModelType] = {
         fixed=UNROTATED | NO_MLP_BIAS | {"clip_qkv": (None,)},
     ),
     "olmo3": ModelType(
-        defaults=like_llama(50304, 500000.0, rms_norm_eps=1e-5, sliding_window=4096, layer_types=None),
+        defaults=like_llama(50304, rotary.OLMO_3_THETA, rms_norm_eps=1e-5, sliding_window=4096, layer_types=None),
         knobs={
             **LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output", "positions.theta": rotary.full_theta, "attention.window": OLMO_3_WINDOW,
-            "positions.local_theta": lambda c: None if OLMO_3_WINDOW(c) is None else rotary.rope_own_theta(c),
+            "positions.local_theta": lambda c: None if OLMO_3_WINDOW(c) is None else rotary.olmo_local_theta(c),
         },
-        checks=WHOLE,
+        checks=(rotary.all_rotated_by_layer,),
+        by_layer=True,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_MLP_BIAS,
     ),

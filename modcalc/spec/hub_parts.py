@@ -17,7 +17,7 @@ class ModelType:
     only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse.
     names: other names of understood fields. zeros: fields in which the library writes 0 for null. free: fields that cost
     nothing. fixed: fields that the library does not read for this type, with the values that agree with what it builds. dropped:
-    rules that say what of the model a spec does not carry, or None.
+    rules that say what of the model a spec does not carry, or None. by_layer: whether rotary settings are by type of layer.
     """
 
     defaults: dict[str, Any]
@@ -29,6 +29,7 @@ class ModelType:
     free: frozenset[str] = frozenset()
     fixed: dict[str, tuple] = field(default_factory=dict)
     dropped: tuple[r.Rule, ...] = ()
+    by_layer: bool = False
 
 
 # Knobs
@@ -94,7 +95,7 @@ def sizes(vocab_size: int, hidden_size: int, num_hidden_layers: int, num_attenti
     )
 
 
-def rope(theta: float | None = 10000.0, **more: Any) -> dict[str, Any]:
+def rope(theta: float | None = rotary.THETA, **more: Any) -> dict[str, Any]:
     """Rotary defaults: theta stands in rope_parameters (version 5) or beside rope_scaling (version 4)."""
     return dict(rope_theta=theta, rope_parameters=None, rope_scaling=None, **more)
 
@@ -102,7 +103,7 @@ def rope(theta: float | None = 10000.0, **more: Any) -> dict[str, Any]:
 SILU = {"hidden_act": "silu"}
 
 
-def like_llama(vocab_size: int, theta: float = 10000.0, **more: Any) -> dict[str, Any]:
+def like_llama(vocab_size: int, theta: float = rotary.THETA, **more: Any) -> dict[str, Any]:
     """Defaults of the many types whose class has the sizes of Llama's."""
     return sizes(
         vocab_size, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None, head_dim=None,

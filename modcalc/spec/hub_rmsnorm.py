@@ -63,9 +63,9 @@ RMSNORM: dict[str, ModelType] = {
     "ministral3": ModelType(
         defaults=sizes(
             131072, 4096, 34, 32, max_position_embeddings=262144, intermediate_size=14336, num_key_value_heads=8, head_dim=128,
-            rms_norm_eps=1e-5, sliding_window=None, **SILU, **(rope(None) | {"rope_parameters": rotary.MINISTRAL_ROPE}),
+            rms_norm_eps=1e-5, sliding_window=None, **SILU, **(rope(None) | {"rope_parameters": rotary.MINISTRAL_3}),
         ),
-        knobs={**LLAMA, **WINDOW, "positions.theta": rotary.theta_unless_default},
+        knobs={**LLAMA, **WINDOW, "positions.theta": rotary.ministral_theta},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_BIAS,

@@ -65,12 +65,13 @@ def floored_head_dim(c: Config) -> int | None:
     return None if N * c["num_attention_heads"] == c["hidden_size"] else N
 
 
-def unread(field: str, read: str, unless: str | None = None) -> Rule:
-    """A field that the library's class does not read, beside one that it does; where `unless` is set, neither matters."""
+def read_instead(field: str, read: str, value: Rule) -> Rule:
+    """A check of a field that the class does not read, but `read`, with this value: null for none, or the same is needed."""
 
     def rule(c: Config) -> None:
-        if c[field] is not None and not same(c[field], c[read]) and (unless is None or c[unless] is None):
-            raise Refused(field, f"{show(c[field])}: the transformers library does not read it, but {read}, which is {show(c[read])}")
+        taken = value(c)
+        if c[field] is not None and not same(c[field], taken):
+            raise Refused(field, f"{show(c[field])}: the transformers library does not read it, but {read}, which is {show(taken)}; remove it")
 
     return rule
 
