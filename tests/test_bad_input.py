@@ -119,6 +119,10 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a colon below a deeper line": (GOOD + "mod:\n  capacity: 0.5\nsource: a: b\n", (
         r":12: not readable as YAML: .*; put text that holds ': ' in quotes",)),
     "no blank": (GOOD + "source:abc\nmod: null\n", (r":10: not readable as YAML: .*; put a blank behind the ':'",)),
+    "no blank in the first line of a mapping": (GOOD + "mod:\n  capacity:0.5\n  every: 2\n", (
+        r":11: not readable as YAML: .*; put a blank behind the ':'",)),
+    "a colon in the first line of a mapping": (GOOD + "mod:\n  router: a: b\n", (
+        r":11: not readable as YAML: .*; put text that holds ': ' in quotes",)),
     "no colon": (GOOD + "source abc\nmod: null\n", (r":10: not readable as YAML: .*; a key is followed by ': ' and its value",)),
     "no blank below a key": (GOOD + "mod:\n  capacity:0.5\n", (r":10: mod: found 'capacity:0.5'; allowed .*; put a blank behind the ':'",)),
     "open quote": (GOOD + "source: 'abc\n", (r":11: not readable as YAML: ",)),

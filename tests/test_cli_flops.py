@@ -196,8 +196,8 @@ def test_the_training_run_of_a_spec(flops, tiny: Path) -> None:
     assert "training" not in flops(tiny, *options, "--format", "json").document
 
 
-@pytest.mark.parametrize("convention", ["megatron", "6nd"])
-def test_no_hardware_flops_where_recomputation_is_counted_already_or_parameters_are(flops, tiny: Path, convention: str) -> None:
+@pytest.mark.parametrize("convention", ["megatron", "6nd", "fvcore"])
+def test_no_hardware_flops_where_recomputation_is_counted_already_or_no_pairs_are(flops, tiny: Path, convention: str) -> None:
     options = ["--count", "analytic", "--backward", "--convention", convention]
     assert "hardware" not in flops(tiny, *options, "--format", "json").document
     assert "hardware" not in flops(tiny, *options).out

@@ -125,7 +125,7 @@ def test_several_budgets_make_several_tables(run: Runner) -> None:
 def test_a_marked_row_that_is_far_off_is_said_to_be(run: Runner) -> None:
     _, out, _ = run("isoflop", "dense-60m", "--budget", "1e18", "--params", "150M:200M", "--count", "active")
     far = re.findall(
-        r"^<- (.*): the OK row nearest to .*, by ratio; at (.*) it is far off: to come nearer, change .*--params.*--multiple-of$", out, re.M
+        r"^<- (.*): the OK row nearest to .*, by ratio; at (.*) it is far off: to come nearer, try .*--params.*--multiple-of$", out, re.M
     )
     assert [mark for mark, _ in far] == ["20 tokens per parameter", "sqrt(C/120)"] and "nearest to 91.29 M active parameters" in out
     assert far[0][1] in out.partition("<-")[0]

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import pytest
 
 from modcalc.errors import UsageError
 from modcalc.measure.alike import alike, conditions, differences, facts, told_apart
+from modcalc.measure.rating import named
 from modcalc.measure.records import Failed, Ranks, Settings
 from modcalc.measure.results import ResultsFile, read_results
-from modcalc.render.profile import comparison, tables
+from modcalc.render.profile import comparison, tables, warnings
 
 MEASURED = Path(__file__).parent.parent / "benchmarks" / "results"
 H200 = MEASURED / "nvidia-h200-2026-11-26"
@@ -143,6 +145,11 @@ def test_a_plot(results):
 def test_a_roofline_says_which_way_the_points_go(results):
     assert results(H200 / "decode.jsonl", "--plot", "t.svg")[0] == 0
     assert Path("t.svg").read_text().count("numbers at the ends: batch, sequences") == 1
+    lines = (H200 / "decode.jsonl").read_text().splitlines(keepends=True)
+    Path("mixed.jsonl").write_text("".join([lines[2], *lines[:2], *lines[3:]]))  # batch 16 first
+    assert results("mixed.jsonl", "--plot", "mixed.svg")[0] == 0
+    told, mixed = (Counter(re.findall(r">([0-9]+)</text>", Path(file).read_text())) for file in ("t.svg", "mixed.svg"))
+    assert told == mixed and told["16"] == told["4"] == 2 and told["256"] == 4  # ticks have all, two lines their ends
     assert results(H200 / "self.jsonl", "--plot", "one.svg")[0] == 0  # one point has no ends
     assert "numbers at the ends" not in Path("one.svg").read_text()
 
@@ -185,7 +192,7 @@ def test_every_setting_is_a_fact():
     assert set(conditions(record)) < set(facts(record))
     failed = next(r for r in records(H200 / "train.jsonl") if isinstance(r, Failed))
     assert facts(failed)["baseline"] == "mod-3b (dense twin)"
-    shared = msgspec.structs.replace(failed, settings=msgspec.structs.replace(failed.settings, parallel="fsdp2"), world_size=2)
+    shared = msgspec.structs.replace(failed, settings=msgspec.structs.replace(failed.settings, parallel="fsdp"), world_size=2)
     assert facts(failed)["ranks"] == "1" and facts(shared)["ranks"] == "2"
 
 
@@ -241,6 +248,35 @@ def test_a_file_is_one_line_though_another_has_one_of_its_points(results):
     assert counted == [None, 1]
 
 
+def test_a_warning_is_told_once_for_each_model_and_never_left_out_of_a_point():
+    one, two = (r for r in records(H200 / "forward.jsonl") if r.spec == "mod-220m")
+    other = named(two, "mod-220m", "dense-60m")
+    spread = "the step times spread {} %"
+    both = [f"mod-220m: {spread.format(11)}", f"{one.baseline.spec}: {spread.format(12)}"]
+    replace = msgspec.structs.replace
+    told = warnings([replace(one, warnings=both), replace(two, warnings=both), replace(other, warnings=[f"dense-60m: {spread.format(13)}"])])
+    assert [line.endswith("% (likewise at 1 more point)") for line in told] == [True, True, False] and "dense-60m: the step times" in told[2]
+    itself = named(one, "mod-220m", "mod-220m")
+    assert len(warnings([replace(itself, warnings=[f"mod-220m: {spread.format(n)}" for n in (11, 12)])])) == 2
+
+
+def test_a_name_may_hold_a_colon():
+    (one, *_) = records(H200 / "forward.jsonl")
+    odd = named(msgspec.structs.replace(one, warnings=["mod-220m: it", "mod-220m (dense twin): it", "all: it"]), "a: b", "c: d")
+    assert odd.warnings == ["a: b: it", "c: d: it", "all: it"]
+    assert named(odd, "x", "y").warnings == ["x: it", "y: it", "all: it"]
+
+
+def test_a_baseline_is_not_told_apart_by_the_specs_hash():
+    (one, *_) = records(H200 / "forward.jsonl")
+    other = msgspec.structs.replace(one, spec_sha256="b" * 64, key="other")
+    found = told_apart([("s", one), ("s", other)])
+    assert found[1].spec == "mod-220m (spec bbbbbbbb)" and {r.baseline.spec for r in found} == {"mod-220m (dense twin)"}
+    longer = msgspec.structs.replace(one, settings=msgspec.structs.replace(one.settings, seconds=5.0), key="longer")
+    third = msgspec.structs.replace(one, settings=msgspec.structs.replace(one.settings, batch=64), key="third")
+    assert [r.spec for r in told_apart([("s", one), ("s", longer), ("s", third)])][2] == "mod-220m"
+
+
 def test_a_folder_is_its_results_files(results, tmp_path):
     code, out, _ = results(H200)
     assert code == 0 and out.count("Measured step times") == 3
@@ -251,7 +287,7 @@ def test_a_folder_is_its_results_files(results, tmp_path):
     assert code == 0 and "mod-220m (a/self.jsonl)" in out and "mod-220m (b/self.jsonl)" in out
     assert "; measured 2026-11-20 to 2026-11-21\n" in out
     Path("c").mkdir()
-    assert results("c")[::2] == (2, "error: c: no .jsonl file in this folder\n")
+    assert results("c")[::2] == (2, "error: c: no .jsonl file in this folder; profile --out FILE.jsonl writes one\n")
 
 
 def test_of_how_many_builds_a_ratio_is():

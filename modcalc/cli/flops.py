@@ -149,8 +149,8 @@ def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, f
 
 
 def _hardware(reports: list["Report"], recompute: str | None, attention: str | None) -> list["Hardware | None"]:
-    """Of each report; None of a convention that counts recomputation itself, unless it was asked for, which is then an error, or that counts
-    parameters: no device does that work.
+    """Of each report. None, unless it was asked for, of a convention that counts recomputation itself (then an error) or no pairs of tokens:
+    what fused attention computes again would be 0 there.
     """
     from modcalc.cost.recompute import hardware_flops
 

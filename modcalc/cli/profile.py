@@ -197,7 +197,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
                     full = "; memory ran out then; --again measures all points of a command once more" if isinstance(record, Failed) else ""
                     print(f"{point_name(record.spec, record.settings)}: already in {out}{full}", file=sys.stderr)
                 if first:
-                    for doubt in warnings([record]) if len(todo) > 1 else record.doubts:
+                    for doubt in warnings([record]):
                         print(f"warning: {doubt}", file=sys.stderr)
         except (KeyboardInterrupt, UsageError) as why:
             stopped = why

@@ -69,7 +69,7 @@ def _within(path: Path) -> list[Path]:
         return [path]
     if found := sorted(path.glob("*.jsonl")):
         return found
-    raise UsageError(f"{path}: no .jsonl file in this folder")
+    raise UsageError(f"{path}: no .jsonl file in this folder; profile --out FILE.jsonl writes one")
 
 
 def _read(paths: "list[Path]") -> "list[tuple[str, Record]]":

@@ -10,6 +10,7 @@ from modcalc.measure.records import Failed, Record, Result
 from modcalc.spec.near import nearest
 
 LENGTH = ("seconds", "iterations", "warmup", "builds")  # how long it was measured
+FILE = ""  # among what parts records: which file, by its name alone
 TITLES = {"model": "spec", "tokens": "seq-len", "cached": "context"}  # as columns call them
 
 
@@ -105,26 +106,28 @@ def told_apart(found: Sequence[tuple[str, Record]]) -> list[Record]:
     for i, (_, record) in enumerate(once):
         shown = facts(record)
         same.setdefault(tuple(value for name, value in shown.items() if name not in LENGTH), []).append(i)
-    marks: dict[int, str] = {}
+    marks: dict[int, dict[str, str]] = {}
     for places in same.values():
         if len(places) > 1:
             marks |= zip(places, _marks([once[i] for i in places]), strict=True)
-    by_file = {(once[i][0], once[i][1].spec) for i, mark in marks.items() if mark.startswith(once[i][0])}
-    return [_marked(record, marks.get(i) or (file if (file, record.spec) in by_file else None)) for i, (file, record) in enumerate(once)]
+    by_file = {(once[i][0], once[i][1].spec) for i, mark in marks.items() if FILE in mark}
+    return [_marked(record, marks.get(i) or ({FILE: file} if (file, record.spec) in by_file else {})) for i, (file, record) in enumerate(once)]
 
 
-def _marked(record: Record, mark: str | None) -> Record:
-    """The record with `mark` behind the names of its models."""
-    if mark is None:
-        return record
+def _marked(record: Record, mark: dict[str, str]) -> Record:
+    """The record with `mark` behind the names of its models; the spec is not the baseline's."""
+
+    def name(model: str, words: dict[str, str]) -> str:
+        return f"{model} ({', '.join(f'{key} {value}'.strip() for key, value in words.items())})" if words else model
+
     baseline = _baseline(record)
-    return named(record, f"{record.spec} ({mark})", baseline and f"{baseline} ({mark})")
+    return named(record, name(record.spec, mark), baseline and name(baseline, {key: value for key, value in mark.items() if key != "spec"}))
 
 
-def _marks(found: Sequence[tuple[str, Record]]) -> list[str]:
-    """What parts each from the others, by the first of these that does, or by as many as it takes."""
+def _marks(found: Sequence[tuple[str, Record]]) -> list[dict[str, str]]:
+    """What parts each from the others, by name: the first of these that does, or as many as it takes."""
     names: dict[str, list[str]] = {
-        "": [file for file, _ in found],
+        FILE: [file for file, _ in found],
         "spec": [getattr(r, "spec_sha256", "")[:8] for _, r in found],
         **{name: [facts(r)[name] for _, r in found] for name in LENGTH},
         "at": [getattr(r, "time", "") for _, r in found],
@@ -135,4 +138,4 @@ def _marks(found: Sequence[tuple[str, Record]]) -> list[str]:
             used.append(name)
         if len(set(zip(*(names[n] for n in used), strict=True))) == len(found):
             break
-    return [", ".join(f"{name} {names[name][i]}".strip() for name in used) for i in range(len(found))]
+    return [{name: names[name][i] for name in used} for i in range(len(found))]

@@ -171,7 +171,7 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
     pace = warm_up(step, device, 2).step_s
     rare = _rounds_of(PASSES, report)
     rounds = max(ROUNDS[0], min(max(ROUNDS[1], rare), int(3 / pace)))
-    chosen = sorted if rare > ROUNDS[1] else _middle  # all, as the fastest are then the steps that nothing passed
+    all_count = rare > ROUNDS[1]  # the fastest steps are then those that nothing passed
     untimed = max(1, min(UNTIMED, int(0.1 / pace)))  # after other work, of which short steps feel more
     # A drift of the machine must cancel out. On a GPU steps are timed in a row, see `steptime`.
     each = ceil(rounds / ROUNDS[1]) if device.type == "cpu" else rounds
@@ -184,13 +184,13 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
             samples = alternate([ranged], device, each)[0]
         taken.append((sum(samples), _times(Owners(profiler.events(), report.work.phase == "train"), device)))
         plain += alternate([step], device, untimed + each)[0][untimed:]
-    kept = chosen(taken, key=itemgetter(0))
+    kept = taken if all_count else _middle(taken, key=itemgetter(0))
     if trace:
         with suppress(OSError):  # see `whole`
             profiler.export_chrome_trace(trace)
             Path(f"{trace}.tmp").unlink(missing_ok=True)
     rounds = each * len(kept)
-    under, without = sum(seconds for seconds, _ in kept) / rounds, fmean(chosen(plain))
+    under, without = sum(seconds for seconds, _ in kept) / rounds, fmean(plain if all_count else _middle(plain))
     rest, scale = ("idle", 1.0) if device.type == "cuda" else ("", without / under)
     times: dict[str, float] = {}
     for path, seconds in chain.from_iterable(own.items() for _, own in kept):

@@ -40,8 +40,8 @@ def named(record: Record, spec: str, baseline: str | None) -> Record:
 
 def _renamed(doubt: str, names: dict[str, str]) -> str:
     """Most doubts begin with the model that they are about."""
-    model, colon, rest = doubt.partition(": ")
-    return f"{names.get(model, model)}{colon}{rest}"
+    model = next((name for name in names if doubt.startswith(f"{name}: ")), "")
+    return f"{names[model]}{doubt.removeprefix(model)}" if model else doubt
 
 
 def _shares(m: Measured, peak: Peak | None, reached: Peak | None) -> dict[str, float | None]:

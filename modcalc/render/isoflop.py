@@ -16,7 +16,7 @@ from modcalc.units import grouped
 
 Cell = tuple[Column, Callable[[Candidate], Any]]
 SIZES = {"params": "parameters", "active": "active parameters", "non_embedding": "parameters outside the tables"}
-FAR = Fraction(11, 10)  # a row that is said to be near, and is not
+FAR = Fraction(5, 4)  # a row that is said to be near, and is not
 UNITS = {"kv": "bytes", "params": "", "active": "", "non_embedding": ""}
 
 
@@ -62,7 +62,7 @@ def _marked(count: str, budget: int, found: Found) -> list[str]:
         ),
     }
     options = [OPTIONS[rule] for rule, n in found.tally.broken.most_common() if n and rule not in ON_RESULTS]
-    nearer = f"to come nearer, change {', '.join([*options, '--multiple-of'])}"
+    nearer = f"to come nearer, try {', '.join([*options, '--multiple-of'])}"
     notes = []
     for mark, (what, aim, value, shown) in aims.items():
         for c in found.candidates:

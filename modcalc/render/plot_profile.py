@@ -124,8 +124,16 @@ def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
         intensities, rates = intensities + x, rates + y
         colour, marker = look(i)
         axes.plot(x, y, marker=marker, color=colour, linewidth=0.6, label=model)
-        for *place, (s, _) in [(x[end], y[end], points[end]) for end in ((0, -1) if len(points) > 1 else ())]:
-            axes.annotate(f"{getattr(s, name):,}", place, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7, color=colour)
+        for end in (0, -1) if len(points) > 1 else ():
+            axes.annotate(
+                f"{getattr(points[end][0], name):,}",
+                (x[end], y[end]),
+                xytext=(0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color=colour,
+            )
     low, high = min(intensities) / 4, max(intensities) * 4
     for peak, style, label in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
         if peak:

@@ -1,6 +1,7 @@
 """Measurements as tables and as one document. Nothing is computed here but what a cell shows."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
@@ -44,11 +45,15 @@ def point_name(spec: str, s: Settings) -> str:
 
 def warnings(records: Sequence[Record]) -> list[str]:
     """What to doubt at which point. Those that differ in numbers alone are told once, with how many there are."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    alike: dict[tuple[str, str, str, int], list[str]] = {}
     for r in records:
+        told: Counter[tuple[str, str, str]] = Counter()  # of one point nothing is left out
         for doubt in r.doubts:
+            about = _about(r, doubt)
+            kind = (r.spec, about, re.sub(r"[\d.,]+", "0", doubt.removeprefix(f"{about}: ")))
             said = f"{point_name(r.spec, r.settings)}: {doubt.removeprefix(f'{r.spec}: ')}"
-            alike.setdefault((r.spec, re.sub(r"[\d.,]+", "0", doubt)), []).append(said)
+            alike.setdefault((*kind, told[kind]), []).append(said)
+            told[kind] += 1
     return [first + (f" (likewise at {several(len(more), 'more point')})" if more else "") for first, *more in alike.values()]
 
 
@@ -208,10 +213,15 @@ def _measured(m: Measured | None) -> list[Any]:
     return [t.median, t.p25, t.p75, t.n, m.warmup.seconds, m.warmup.first_step_s, *rates, m.peak_memory_bytes, m.memory.reserved, burnt]
 
 
+def _about(record: Record, doubt: str) -> str:
+    """The baseline's name, if the doubt is about it alone."""
+    baseline = record.baseline.spec if isinstance(record, Result) and record.baseline else record.spec
+    return baseline if baseline != record.spec and doubt.startswith(f"{baseline}: ") else ""
+
+
 def _warned(record: Record) -> list[int | None]:
     """How many warnings are about its spec, or both models, and how many about its baseline."""
-    baseline = record.baseline if isinstance(record, Result) else None
-    others = sum(doubt.startswith(f"{baseline.spec}: ") for doubt in record.doubts) if baseline and baseline.spec != record.spec else 0
+    others = sum(bool(_about(record, doubt)) for doubt in record.doubts)
     return [len(record.doubts) - others or None, others or None]
 
 

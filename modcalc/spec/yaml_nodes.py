@@ -139,22 +139,34 @@ def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
         return f"{file}:{line}: found a tab; allowed only spaces for indentation; replace it by spaces"
     if "nesting depth" in problem:  # the parser's own limit, which PyYAML 6.0.4 meets before we see the levels
         return f"{file}:{line}: {_TOO_DEEP}"
+    above = next((n for n in range(line - 1, 0, -1) if lines[n - 1].strip() and lines[n - 1].strip()[0] != "#"), line)
+    if "mapping values" in problem and _no_key(lines[above - 1]) and _blanks(lines[above - 1]) == _blanks(here):
+        unended, line, here = True, above, lines[above - 1]  # read as one text with the key that follows
     about = f" {wrong.context}" if wrong.context else ""
     if unended:
         hint = "; put a blank behind the ':'" if ":" in here else "; a key is followed by ': ' and its value"
     else:
-        before = next((other for other in reversed(lines[: line - 1]) if other.strip() and other.strip()[0] != "#"), here)
-        hint = _misplaced(problem, len(here) - len(here.lstrip(" ")), len(before) - len(before.lstrip(" ")))
+        hint = _misplaced(problem, here, lines[above - 1] if lines else "")
     return f"{file}:{line}: not readable as YAML: {problem}{about}{hint}"
 
 
-def _misplaced(problem: str, blanks: int, above: int) -> str:
-    """What to do about a key where none can be. blanks, above: before the line, and before the one above it."""
+def _misplaced(problem: str, line: str, above: str) -> str:
+    """What to do about a key where none can be."""
+    here, there = _blanks(line), _blanks(above)
     second_colon = "mapping values" in problem
     ended = any(what in problem for what in ("expected key", "document start", "block end"))
-    if (second_colon and blanks > above) or (ended and blanks != above):
-        return f"; blanks before it: {blanks}, before the line above: {above}; keys of one mapping begin in one column"
+    if not above.rstrip().endswith(":") and ((second_colon and here > there) or (ended and here != there)):
+        return f"; blanks before it: {here}, before the line above: {there}; keys of one mapping begin in one column"
     return "; put text that holds ': ' in quotes" if second_colon else ""
+
+
+def _blanks(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _no_key(line: str) -> bool:
+    """Whether a line holds neither a key nor an item of a list."""
+    return ": " not in line and not line.rstrip().endswith(":") and not line.lstrip().startswith("- ")
 
 
 class _Reader:
