@@ -19,16 +19,17 @@ from torch import nn
 
 from modcalc import load
 from modcalc.cost.account import Report, account
-from modcalc.measure.attribution import Forward, attribute, summed, wrapped
+from modcalc.measure.attribution import attribute, summed
 from modcalc.measure.build import build
 from modcalc.measure.hardware import describe
 from modcalc.measure.heap import keep
+from modcalc.measure.ranges import Forward, wrapped
 from modcalc.measure.records import Attribution, Settings
 from modcalc.measure.steps import build_step
 from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import share
-from modcalc.render.profile import device_line
+from modcalc.render.points import device_line
 from modcalc.render.table import Column, Table
 from modcalc.spec.schema import Spec
 

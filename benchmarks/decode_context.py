@@ -27,7 +27,8 @@ from modcalc.measure.sweep import run
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import interval, seconds
 from modcalc.render.plot import COLOURS, figure, plot_target
-from modcalc.render.profile import BYTES, headline
+from modcalc.render.points import headline
+from modcalc.render.profile import BYTES
 from modcalc.render.table import Column, Table
 
 if TYPE_CHECKING:

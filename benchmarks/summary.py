@@ -20,7 +20,7 @@ from modcalc.measure.records import Result, Settings
 from modcalc.measure.results import read_results
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import interval, ratio, seconds, share
-from modcalc.render.profile import device_line
+from modcalc.render.points import device_line
 from modcalc.render.table import Column, Table
 
 REPEAT, SUM, LLAMA, MFU, SLACK = 0.02, 0.02, 1.0, 0.50, 0.05

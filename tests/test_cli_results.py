@@ -18,7 +18,8 @@ from modcalc.measure.alike import alike, conditions, differences, facts, told_ap
 from modcalc.measure.rating import named
 from modcalc.measure.records import Failed, Ranks, Settings
 from modcalc.measure.results import ResultsFile, read_results
-from modcalc.render.profile import comparison, tables, warnings
+from modcalc.render.points import warnings
+from modcalc.render.profile import comparison, tables
 
 MEASURED = Path(__file__).parent.parent / "benchmarks" / "results"
 H200 = MEASURED / "nvidia-h200-2026-11-26"

@@ -16,8 +16,9 @@ from modcalc.spec.schema import Attention, Mlp, Mod, Spec
 
 torch = pytest.importorskip("torch")
 from modcalc.measure import attribution  # noqa: E402
-from modcalc.measure.attribution import MODULE, STEP, Owners, attribute, ranges, summed  # noqa: E402
+from modcalc.measure.attribution import attribute, summed  # noqa: E402
 from modcalc.measure.build import build  # noqa: E402
+from modcalc.measure.ranges import MODULE, STEP, Owners, ranges  # noqa: E402
 from modcalc.measure.steps import build_step  # noqa: E402
 
 CPU = torch.device("cpu")

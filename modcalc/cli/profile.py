@@ -170,7 +170,8 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
     from modcalc.measure.rigs import quiet
     from modcalc.measure.sweep import recalled, run
     from modcalc.render.output import emit
-    from modcalc.render.profile import document, point_name, tables, warnings
+    from modcalc.render.points import point_name, warnings
+    from modcalc.render.profile import document, tables
     from modcalc.render.progress import working
 
     world = todo[0].world

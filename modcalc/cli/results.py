@@ -38,7 +38,8 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     from modcalc.measure import alike
     from modcalc.measure.records import Failed
     from modcalc.render.output import chosen, emit
-    from modcalc.render.profile import document, tables, warnings
+    from modcalc.render.points import warnings
+    from modcalc.render.profile import document, tables
 
     format = chosen(format)
     paths = [path for file in files for path in _within(Path(file))]

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import nn
 
 from modcalc.errors import UsageError
-from modcalc.measure.attribution import STEP, Ranged, profiled
+from modcalc.measure.attribution import profiled
+from modcalc.measure.ranges import STEP, Ranged
 from modcalc.measure.records import Ranks, Settings
 from modcalc.measure.steptime import Step, alternate
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from modcalc.measure.attribution import MODULE, Range
+from modcalc.measure.ranges import MODULE, Range
 from modcalc.measure.records import Settings
 from modcalc.measure.steps import Tokens
 from modcalc.models.cache import Cache, Place

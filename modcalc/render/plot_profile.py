@@ -11,7 +11,7 @@ from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import real, seconds
 from modcalc.render.plot import amounts, figure, logarithmic, look
 from modcalc.render.plot_attribution import FEW, broken_down, draw
-from modcalc.render.profile import AXES, at, headline, point_name, varying
+from modcalc.render.points import AXES, at, headline, point_name, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,8 +1,6 @@
 """Measurements as tables and as one document. Nothing is computed here but what a cell shows."""
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,18 +9,11 @@ from modcalc.measure.alike import conditions
 from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Baseline, Failed, Measured, Record, Result, Settings
 from modcalc.render.breakdown import in_order
-from modcalc.render.numbers import seconds, several, share, si
+from modcalc.render.numbers import seconds, share
+from modcalc.render.points import about, device_line, headline, models, peak_line, point_name, varying
 from modcalc.render.table import Column, Styled, Table, bad
-from modcalc.render.wording import LABELS, PAIRS
+from modcalc.render.wording import LABELS
 
-MODES = {
-    "forward": "forward pass, all logits, no gradients",
-    "train": "train step: forward with the real losses, backward, fused AdamW",
-    "prefill": "prefill: the prompt into the cache, logits of the last token",
-    "decode": "decode: one new token for each sequence",
-}
-# What an axis is called, and how one value of it is.
-AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
 BYTES = (
     "byte ratio: of the fewest bytes that a step moves, which set the pace of small batches; the weights of a routed block are read "
     "as soon as the token of one sequence passes"
@@ -34,27 +25,6 @@ def document(records: Sequence[Record], asked: int | None = None) -> dict[str, A
     """Records under `results`; one alone as it is where no more were asked for."""
     plain = [msgspec.to_builtins(record) for record in records]
     return plain[0] if asked == 1 else {"results": plain}
-
-
-def point_name(spec: str, s: Settings) -> str:
-    """`mod-220m, train, batch 4, 2,048 tokens`."""
-    length = several(s.seq_len, "token")
-    cached = f" after {s.context:,} cached" if s.mode == "decode" else ""
-    return f"{spec}, {s.mode}, batch {s.batch:,}, {length}{cached}"
-
-
-def warnings(records: Sequence[Record]) -> list[str]:
-    """What to doubt at which point. Those that differ in numbers alone are told once, with how many there are."""
-    alike: dict[tuple[str, str, str, int], list[str]] = {}
-    for r in records:
-        told: Counter[tuple[str, str, str]] = Counter()  # of one point nothing is left out
-        for doubt in r.doubts:
-            about = _about(r, doubt)
-            kind = (r.spec, about, re.sub(r"[\d.,]+", "0", doubt.removeprefix(f"{about}: ")))
-            said = f"{point_name(r.spec, r.settings)}: {doubt.removeprefix(f'{r.spec}: ')}"
-            alike.setdefault((*kind, told[kind]), []).append(said)
-            told[kind] += 1
-    return [first + (f" (likewise at {several(len(more), 'more point')})" if more else "") for first, *more in alike.values()]
 
 
 def tables(records: Sequence[Record], format: str = "") -> list[Table]:
@@ -79,60 +49,6 @@ def _with_conditions(table: Table, of: Sequence[Record]) -> Table:
     columns = [*table.columns, *(Column(name, key=name.replace("-", "_")) for name in each[0])]
     rows = [[*(None if isinstance(cell, Styled) else cell for cell in row), *more.values()] for row, more in zip(table.rows, each, strict=True)]
     return msgspec.structs.replace(table, columns=columns, rows=rows)
-
-
-def headline(records: Sequence[Record]) -> list[str]:
-    """Device, software, what a step is and by whose rule its FLOPs are counted: the same of all records."""
-    record = next((r for r in records if isinstance(r, Result)), records[0])
-    d, s = record.device, record.settings
-    how = "torch.compile block by block" if s.compile else "eager"
-    software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
-    days = {r.time[:10] for r in records if isinstance(r, Result)}
-    when = [f"measured {_span(days)}"] if days else []
-    clocks = [r.device.clocks.sm_mhz for r in records if r.device.clocks and r.device.clocks.sm_mhz]
-    lines = ["; ".join([device_line(d, clocks), ", ".join(software), *when])]
-    lines.append(f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}")
-    lines.append("new random tokens each step; warm-up and compilation are not in the times")
-    if drawn := [m for _, _, m in models(records) if m and m.drawn]:
-        of = f"; a sample is the mean of {steps} steps" if (steps := drawn[0].step_time_s.steps) > 1 else ""
-        lines.append(f"tokens pass routed blocks by chance of their share, drawn anew each step, so FLOPs are expectations{of}")
-    elif any(m and m.expectation for _, _, m in models(records)):
-        lines.append("no-op experts are counted by their share of all experts, and an untrained router has its own, so FLOPs are expectations")
-    if isinstance(record, Result):
-        pairs = f"; {PAIRS[record.convention['causal']]}" if s.mode != "decode" else ""  # its one token attends to all cached ones
-        lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs{pairs}")
-        lines += [
-            peak_line(record.peak, s.dtype, record.reached is not None),
-            *([f"reached: {_rates(record.reached)} ({record.reached.source})"] if record.reached else []),
-        ]
-    return lines
-
-
-def device_line(d: Device, clocks: Sequence[int] = ()) -> str:
-    """The device, with what its speed depends on. clocks: MHz at each measurement."""
-    if d.type == "cpu":
-        return f"{d.name}, {d.threads} of {d.cores} cores{', freed memory is kept' if d.keeps_freed else ''}"
-    if d.clocks and (clocks := {*clocks} or {d.clocks.sm_mhz} - {None}):
-        return f"{d.name}, SM clock {_span(clocks)} of {d.clocks.sm_max_mhz} MHz"
-    return d.name
-
-
-def _span(values: Set[Any]) -> str:
-    """`a`, or `a to b`."""
-    return " to ".join(str(end) for end in dict.fromkeys([min(values), max(values)]))
-
-
-def peak_line(peak: Peak | None, dtype: str, reached: bool = False) -> str:
-    """The peak that MFU is a share of. reached: what the device reaches is known."""
-    if peak is None:
-        instead = "" if reached else "; profile --peaks measures what is reached"
-        return f"no {dtype} peak is known for this device, so no MFU; give it with --peak-tflops{instead}"
-    return f"peak: {_rates(peak)}, dense {dtype} ({peak.source})"
-
-
-def _rates(peak: Peak) -> str:
-    memory = f", {si(peak.bytes_per_s)}B/s" if peak.bytes_per_s else ""
-    return f"{si(peak.flops_per_s)}FLOP/s{memory}"
 
 
 def _points(s: Settings) -> list[Any]:
@@ -182,29 +98,6 @@ def times(records: Sequence[Record]) -> Table:
     return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records), notes=notes))
 
 
-def varying(settings: Sequence[Settings], but: str = "") -> list[str]:
-    """Names of the settings in which points differ, as in AXES."""
-    return [name for name in AXES if name != but and len({getattr(s, name) for s in settings}) > 1]
-
-
-def at(name: str, s: Settings, differ: Sequence[str]) -> str:
-    """`mod-220m, batch 4`: a name with the settings in which its points differ."""
-    return ", ".join([name, *(AXES[setting][1].format(getattr(s, setting)) for setting in differ)])
-
-
-def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured | None]]:
-    """(name, settings, measurement or None) of every model, a baseline after its spec."""
-    for record in records:
-        if isinstance(record, Failed):
-            # A comparison holds both, and either may have been too large.
-            yield f"{record.spec} with {record.baseline}" if record.baseline else record.spec, record.settings, None
-            continue
-        yield record.spec, record.settings, record
-        if record.baseline:
-            itself = " (as baseline)" if record.baseline.spec == record.spec else ""
-            yield f"{record.baseline.spec}{itself}", record.settings, record.baseline
-
-
 def _measured(m: Measured | None) -> list[Any]:
     if m is None:
         return [bad("out of memory"), *[None] * 13]
@@ -213,15 +106,9 @@ def _measured(m: Measured | None) -> list[Any]:
     return [t.median, t.p25, t.p75, t.n, m.warmup.seconds, m.warmup.first_step_s, *rates, m.peak_memory_bytes, m.memory.reserved, burnt]
 
 
-def _about(record: Record, doubt: str) -> str:
-    """The baseline's name, if the doubt is about it alone."""
-    baseline = record.baseline.spec if isinstance(record, Result) and record.baseline else record.spec
-    return baseline if baseline != record.spec and doubt.startswith(f"{baseline}: ") else ""
-
-
 def _warned(record: Record) -> list[int | None]:
     """How many warnings are about its spec, or both models, and how many about its baseline."""
-    others = sum(bool(_about(record, doubt)) for doubt in record.doubts)
+    others = sum(bool(about(record, doubt)) for doubt in record.doubts)
     return [len(record.doubts) - others or None, others or None]
 
 
