@@ -60,17 +60,17 @@ def act(plan, up: Tensor, gate: Tensor | None) -> Tensor:
         return {
             "gelu": lambda: z * 0.5 * (1 + torch.erf(z / math.sqrt(2))),
             "gelu_tanh": lambda: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
-            "silu": lambda: z / (1 + torch.exp(-z)),
+            "silu": lambda: z * torch.sigmoid(z),
             "relu": lambda: z * (z > 0),
             "relu2": lambda: (z * (z > 0)) ** 2,
-            "quick_gelu": lambda: z / (1 + torch.exp(-1.702 * z)),
+            "quick_gelu": lambda: z * torch.sigmoid(1.702 * z),
         }[plan.activation]()
 
     if gate is None:
         return phi(up)
     if plan.activation == "swiglu_clamped":
         gate, up = torch.clamp(gate, max=7), torch.clamp(up, -7, 7)
-        return gate / (1 + torch.exp(-1.702 * gate)) * (up + 1)
+        return gate * torch.sigmoid(1.702 * gate) * (up + 1)
     return phi(gate) * up
 
 
@@ -156,7 +156,7 @@ def softmax(x: Tensor) -> Tensor:
 def token_choice(moe: nn.Module, x: Tensor) -> dict[int, Tensor]:
     """Expert -> weight, of one token."""
     p, logits = moe.plan, linear(moe.router, x)
-    scores = {"softmax_topk": softmax, "topk_softmax": lambda z: z, "sigmoid": lambda z: 1 / (1 + torch.exp(-z))}[p.score](logits)
+    scores = {"softmax_topk": softmax, "topk_softmax": lambda z: z, "sigmoid": torch.sigmoid}[p.score](logits)
     rank = [s.item() + (float(moe.balance_bias[e]) if p.balance_bias else 0) for e, s in enumerate(scores)]
     size = len(rank) // p.groups
     open_groups = best([sum(sorted(rank[g * size : (g + 1) * size])[-2:]) for g in range(p.groups)], p.top_groups)
@@ -191,7 +191,7 @@ def mixture(moe: nn.Module, xs: list[Tensor], room: int) -> list[Tensor]:
     out = [sum((w * expert(moe, e, x) for e, w in r.items()), torch.zeros_like(x)) for x, r in zip(xs, routed, strict=True)]
     if moe.shared is None:
         return out
-    gates = [1 / (1 + torch.exp(-linear(moe.shared_gate, x))) if p.shared_gate else 1 for x in xs]
+    gates = [torch.sigmoid(linear(moe.shared_gate, x)) if p.shared_gate else 1 for x in xs]
     return [y + gate * mlp(moe.shared, x) for x, y, gate in zip(xs, out, gates, strict=True)]
 
 

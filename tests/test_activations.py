@@ -127,7 +127,7 @@ def test_models_of_the_transformers_library(model_type: str) -> None:
         holds(spec, "fp32", "explicit", 1, recompute)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_any_spec(spec: Spec) -> None:
     for dtype, batch in (("fp32", 1), ("bf16", 3)):

@@ -97,7 +97,7 @@ KNOBS = {
     *(f"mod {kind}" for kind in ("block", "attention", "mlp", "topk", "threshold", "learned", "random")),
     *("recursions", "predictor", "bypass", "list", "schedule", "mod and moe"),
 }
-DRAWS = settings(max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+DRAWS = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 
 def test_random_specs_over_every_knob() -> None:

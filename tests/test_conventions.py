@@ -111,13 +111,13 @@ def test_closed_form_of_published_models(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=shapes(), batch=st.integers(1, 3))
 def test_closed_form_of_any_dense_shape(name: str, shape: Shape, batch: int) -> None:
     assert trained(shape, name, batch) == CLOSED[name](shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(1, 40), st.integers(1, 60), st.integers(1, 3))
 def test_forms_printed_for_a_plain_mlp_of_4d(L: int, heads: int, N: int, S: int, V: int, B: int) -> None:
     """Multi-head attention with H N = D: Megatron-LM (2104.04473, equation 3; 2205.05198, appendix A) and DeepSeek LLM (2401.02954)."""
@@ -131,7 +131,7 @@ def test_forms_printed_for_a_plain_mlp_of_4d(L: int, heads: int, N: int, S: int,
     assert steps["kaplan"] == 6 * B * S * (12 * L * h**2 + (2 * L + 1) * h)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes(), st.integers(1, 50))
 def test_windows(shape: Shape, window: int) -> None:
     windowed = replace(shape, window=window)

@@ -113,7 +113,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, suppress_health_check=list(HealthCheck))
 @given(specs(), JSON, st.data())
 def test_any_value_in_any_place(spec: Any, value: Any, data: st.DataObject) -> None:
     tree = msgspec.to_builtins(spec)
@@ -132,7 +132,7 @@ def test_any_value_in_any_place(spec: Any, value: Any, data: st.DataObject) -> N
         assert wrong.problems and all(LINE.fullmatch(p) for p in wrong.problems), wrong.problems
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.text(max_size=60) | st.text("&*!|>'\"%@`{}[],:?#-~ \n\tab01", max_size=80))
 def test_any_text(text: str) -> None:
     try:

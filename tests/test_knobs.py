@@ -54,7 +54,7 @@ def test_every_knob_is_drawn_and_none_is_ignored() -> None:
     assert optional > NEEDED
     undrawn, ignored = set(optional), {path for path in optional if path.split(".")[0] not in NO_PLAN} - NEEDED
 
-    @settings(max_examples=1500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=1500, suppress_health_check=list(HealthCheck))
     @given(specs() | specs(mod=True) | specs(moe=True))
     def look(spec: Spec) -> None:
         for path in [p for p in undrawn | ignored if _at(spec, p) not in (None, everything[p].default)]:

@@ -25,7 +25,7 @@ from modcalc.spec.resolve import exact, resolve
 from modcalc.spec.schema import Attention, Mlp, Mod, Spec
 from modcalc.spec.validate import find_problems
 
-LIMITS = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+LIMITS = dict(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 DENSE = Spec(name="dense", vocab_size=1000, seq_len=512, d_model=256, n_layers=4, attention=Attention(n_heads=4), mlp=Mlp(ratio=4.0))
 MOD = structs.replace(DENSE, name="mod", mod=Mod())

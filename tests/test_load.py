@@ -108,7 +108,7 @@ def test_lines() -> None:
     assert all(path in lines for path in lines)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_what_is_dumped_loads_back_equal(spec: Spec) -> None:
     text = dump(spec)
@@ -200,7 +200,7 @@ def test_the_schema_knows_every_key_and_no_other() -> None:
     assert undocumented == [] and all("description" in s for s in sections)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_the_schema_takes_whatever_loads(spec: Spec) -> None:
     jsonschema.Draft202012Validator(json_schema()).validate(msgspec.to_builtins(spec))

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 import torch
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import HealthCheck, assume, given, reject, settings
 from modcalc.models.losses import routings, training_loss
 from naive import Tie, equals_naive
 from strategies import specs
@@ -22,9 +22,12 @@ def test_equals_the_naive_reference(name: str) -> None:
     equals_naive(model, tokens_of(spec_of(name)))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_any_spec_equals_the_naive_reference(spec: Spec) -> None:
+    # A norm over one or two dims gives nearly constants: its gradient is the rounding of what cancels in it.
+    latent = spec.attention.latent
+    assume(latent is None or min(latent.kv_rank, latent.q_rank or latent.kv_rank) > 2)
     spec = msgspec.structs.replace(spec, vocab_size=max(spec.vocab_size, spec.seq_len))
     model = modcalc.build(spec, dtype="float64")
     scramble(model)
@@ -41,14 +44,14 @@ def test_parameters_of_shipped_specs_are_those_of_the_ledger(name: str) -> None:
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == modcalc.account(spec).weights()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_parameters_are_those_of_the_ledger(spec: Spec) -> None:
     model = modcalc.build(spec, device="meta")
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == modcalc.account(spec).weights()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(specs())
 def test_explicit_products_equal_the_fused_kernel(spec: Spec) -> None:
     found = []

@@ -15,7 +15,7 @@ def torch_flops(function: object, *shapes: tuple[int, ...]) -> int:
     return counter.get_total_flops()
 
 
-@settings(max_examples=150, derandomize=True, deadline=None, database=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_matmul_of_any_shapes(data: st.DataObject) -> None:
     m, k, n, *batch = (data.draw(st.integers(1, 4)) for _ in range(5))
@@ -32,7 +32,7 @@ def test_products_with_vectors() -> None:
     assert matmul_macs((0, 2, 3), (1, 3, 4)) == 0
 
 
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_einsum_as_torch_computes_it(data: st.DataObject) -> None:
     sizes = {label: data.draw(st.integers(1, 4)) for label in "abcde"}

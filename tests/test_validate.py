@@ -260,13 +260,13 @@ def test_a_section_in_a_message_is_a_mapping() -> None:
         loads(text.replace("d_model: 8", "d_model: 1000000000").replace("d_ff: 8", "ratio: 1000.0"))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_drawn_specs_keep_every_rule(spec: Spec) -> None:
     assert check_spec(spec) is spec
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(specs(mod=True, moe=True), specs(mod=False, moe=False))
 def test_sections_can_be_asked_for(both: Spec, neither: Spec) -> None:
     assert both.mod and both.moe and neither.mod is None and neither.moe is None
