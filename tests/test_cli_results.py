@@ -19,7 +19,7 @@ from modcalc.measure.rating import named
 from modcalc.measure.records import Failed, Ranks, Settings
 from modcalc.measure.results import ResultsFile, read_results
 from modcalc.render.points import warnings
-from modcalc.render.profile import comparison, tables
+from modcalc.render.profile import comparison, ranks, tables
 
 MEASURED = Path(__file__).parent.parent / "benchmarks" / "results"
 H200 = MEASURED / "nvidia-h200-2026-11-26"
@@ -318,6 +318,10 @@ def test_a_narrow_terminal_keeps_what_differs(monkeypatch, capsys):
     assert {"batch", "cached"} <= kept and "tokens" not in kept
     two = records(H200 / "decode.jsonl")[:1] + [r for r in records(H200 / "context.jsonl") if r.settings.batch == 1 and r.settings.context == 2048]
     assert "baseline" in {two_columns.title for two_columns in comparison(two).columns if not two_columns.drop}
+    of_ranks = Ranks(16, "nccl", "fsdp", [0.123456, 0.1324], 0.0725, 0.0451, 0.365, 0.0123)
+    rows = ranks([msgspec.structs.replace(r, ranks=of_ranks) for r in records(H200 / "forward.jsonl")])
+    keep, _, wide = fitting(rows, 80)
+    assert sum(wide[i] + 3 for i in keep) + 1 <= 80
 
 
 def test_bad_files(results, tmp_path):
