@@ -7,17 +7,20 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from modcalc.cli import app
 
 # The same draws everywhere; `--hypothesis-profile explore` draws anew, which is how to look for what they miss.
-settings.register_profile("repeat", derandomize=True, deadline=None, database=None)
-settings.register_profile("explore", deadline=None, database=None)
-settings.load_profile("repeat")
+with suppress(ImportError):  # the tests of a GPU do without
+    from hypothesis import settings
+
+    settings.register_profile("repeat", derandomize=True, deadline=None, database=None)
+    settings.register_profile("explore", derandomize=False, deadline=None, database=None)
+    settings.load_profile("repeat")
 
 # Workers share the cores: more threads in each would only wait for one another. Read when torch is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:

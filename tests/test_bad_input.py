@@ -113,9 +113,9 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a list as key": (GOOD + "? [a]\n: 3\n", (r":10: found a list, mapping or alias as a key",)),
     "colon": (GOOD + "source: a: b\n", (r":10: not readable as YAML: mapping values are not allowed .*; put text that holds ': ' in quotes",)),
     "a line too deep": (GOOD + "source: a\n  train: null\n", (
-        r":11: not readable as YAML: .*; blanks before it: 2, before the line above: 0; keys of one mapping begin in one column",)),
+        r":11: not readable as YAML: .*; it begins in column 3, the line above in column 1: keys of one mapping begin in one column",)),
     "a line not deep enough": (GOOD + "mod:\n  capacity: 0.5\n every: 2\n", (
-        r":12: not readable as YAML: .*; blanks before it: 1, before the line above: 2; keys of one mapping begin in one column",)),
+        r":12: not readable as YAML: .*; it begins in column 2, the line above in column 3: keys of one mapping begin in one column",)),
     "a colon below a deeper line": (GOOD + "mod:\n  capacity: 0.5\nsource: a: b\n", (
         r":12: not readable as YAML: .*; put text that holds ': ' in quotes",)),
     "no blank": (GOOD + "source:abc\nmod: null\n", (r":10: not readable as YAML: .*; put a blank behind the ':'",)),
@@ -123,6 +123,11 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         r":11: not readable as YAML: .*; put a blank behind the ':'",)),
     "a colon in the first line of a mapping": (GOOD + "mod:\n  router: a: b\n", (
         r":11: not readable as YAML: .*; put text that holds ': ' in quotes",)),
+    "a colon below a document's start": ("---\nname: a: b\n", (r":2: not readable as YAML: .*; put text that holds ': ' in quotes",)),
+    "a colon below a list's end": (GOOD + "source:\n  x: [1,\n  2]\n  y: a: b\n", (
+        r":13: not readable as YAML: .*; put text that holds ': ' in quotes",)),
+    "a colon below a comment": (GOOD + "mod:  # depth\n  router: a: b\n", (r":11: not readable as YAML: .*; put text that holds ': ' in quotes",)),
+    "a colon in an item": (GOOD + "mod:\n- a: 1\n  b: c: d\n", (r":12: not readable as YAML: .*; put text that holds ': ' in quotes",)),
     "no colon": (GOOD + "source abc\nmod: null\n", (r":10: not readable as YAML: .*; a key is followed by ': ' and its value",)),
     "no blank below a key": (GOOD + "mod:\n  capacity:0.5\n", (r":10: mod: found 'capacity:0.5'; allowed .*; put a blank behind the ':'",)),
     "open quote": (GOOD + "source: 'abc\n", (r":11: not readable as YAML: ",)),

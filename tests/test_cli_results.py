@@ -266,13 +266,18 @@ def test_a_name_may_hold_a_colon():
     odd = named(msgspec.structs.replace(one, warnings=["mod-220m: it", "mod-220m (dense twin): it", "all: it"]), "a: b", "c: d")
     assert odd.warnings == ["a: b: it", "c: d: it", "all: it"]
     assert named(odd, "x", "y").warnings == ["x: it", "y: it", "all: it"]
+    nested = named(odd, "a", "a: b")
+    assert nested.warnings[:2] == ["a: it", "a: b: it"] and named(nested, "x", "y").warnings[:2] == ["x: it", "y: it"]
 
 
 def test_a_baseline_is_not_told_apart_by_the_specs_hash():
     (one, *_) = records(H200 / "forward.jsonl")
     other = msgspec.structs.replace(one, spec_sha256="b" * 64, key="other")
     found = told_apart([("s", one), ("s", other)])
-    assert found[1].spec == "mod-220m (spec bbbbbbbb)" and {r.baseline.spec for r in found} == {"mod-220m (dense twin)"}
+    twin = f"mod-220m (dense twin) (spec {one.baseline.spec_sha256[:8]})"
+    assert found[1].spec == "mod-220m (spec bbbbbbbb)" and {r.baseline.spec for r in found} == {twin}
+    (itself,) = records(H200 / "self.jsonl")
+    assert all(r.spec == r.baseline.spec for r in told_apart([("s", itself), ("s", msgspec.structs.replace(itself, key="other", time="later"))]))
     longer = msgspec.structs.replace(one, settings=msgspec.structs.replace(one.settings, seconds=5.0), key="longer")
     third = msgspec.structs.replace(one, settings=msgspec.structs.replace(one.settings, batch=64), key="third")
     assert [r.spec for r in told_apart([("s", one), ("s", longer), ("s", third)])][2] == "mod-220m"

@@ -14,6 +14,7 @@ from modcalc.spec.hub import TYPES, from_config
 from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, NULLABLE
 from modcalc.spec.imported import defaulted, left_out
 from modcalc.spec.load import dump, load, loads
+from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import ProjectionBias, Spec
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
@@ -317,6 +318,8 @@ def test_the_description_says_what_is_not_carried() -> None:
     assert left_out(from_config({"model_type": "glm4_moe_lite"})) == "the latent norms' own eps of 1e-06"
     assert left_out(from_config({"model_type": "deepseek_v3"})) == ""
     assert left_out(from_config({"model_type": "gptj", "rotary_dim": 58, "n_embd": 400, "n_head": 4, "n_layer": 1, "vocab_size": 9})) == ""
+    third = from_config({"model_type": "gpt_neox", "rotary_pct": 0.3333333333333333, "hidden_size": 192, "num_attention_heads": 2})
+    assert resolve(third, 2).blocks[0].attention.rotary_dim == 32  # as int(96 * 0.333…) of floats; exactly it would be 31.99…
     assert left_out(tiny("glm", head_dim=10)) == "the rotation of 5 dims, an odd number" and left_out(tiny("glm", head_dim=12)) == ""
     assert all(not defaulted(from_config(path)) for path in CONFIGS.glob("*.json"))
     stump = from_config({"model_type": "gpt2", "n_embd": 768, "scale_attn_by_inverse_layer_idx": True})

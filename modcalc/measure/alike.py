@@ -115,13 +115,15 @@ def told_apart(found: Sequence[tuple[str, Record]]) -> list[Record]:
 
 
 def _marked(record: Record, mark: dict[str, str]) -> Record:
-    """The record with `mark` behind the names of its models; the spec is not the baseline's."""
+    """The record with `mark` behind the names of its models, each with the hash of its own spec."""
 
     def name(model: str, words: dict[str, str]) -> str:
         return f"{model} ({', '.join(f'{key} {value}'.strip() for key, value in words.items())})" if words else model
 
     baseline = _baseline(record)
-    return named(record, name(record.spec, mark), baseline and name(baseline, {key: value for key, value in mark.items() if key != "spec"}))
+    measured = record.baseline if isinstance(record, Result) else None
+    own = {key: value if key != "spec" else measured.spec_sha256[:8] for key, value in mark.items() if key != "spec" or measured}
+    return named(record, name(record.spec, mark), baseline and name(baseline, own))
 
 
 def _marks(found: Sequence[tuple[str, Record]]) -> list[dict[str, str]]:

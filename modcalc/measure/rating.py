@@ -1,5 +1,7 @@
 """What a later command makes of a record: shares of a peak that became known after it was measured, and what its models are called."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from modcalc.measure import verdict
@@ -40,8 +42,13 @@ def named(record: Record, spec: str, baseline: str | None) -> Record:
 
 def _renamed(doubt: str, names: dict[str, str]) -> str:
     """Most doubts begin with the model that they are about."""
-    model = next((name for name in names if doubt.startswith(f"{name}: ")), "")
+    model = subject(doubt, names)
     return f"{names[model]}{doubt.removeprefix(model)}" if model else doubt
+
+
+def subject(doubt: str, names: Iterable[str]) -> str:
+    """The model that a doubt is about, of these; empty: none alone."""
+    return max((name for name in names if doubt.startswith(f"{name}: ")), key=len, default="")
 
 
 def _shares(m: Measured, peak: Peak | None, reached: Peak | None) -> dict[str, float | None]:

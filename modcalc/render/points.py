@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from modcalc.measure.hardware import Device, Peak
+from modcalc.measure.rating import subject
 from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import several, si
 from modcalc.render.wording import PAIRS
@@ -121,4 +122,4 @@ def warnings(records: Sequence[Record]) -> list[str]:
 def about(record: Record, doubt: str) -> str:
     """The baseline's name, if the doubt is about it alone."""
     baseline = record.baseline.spec if isinstance(record, Result) and record.baseline else record.spec
-    return baseline if baseline != record.spec and doubt.startswith(f"{baseline}: ") else ""
+    return baseline if subject(doubt, (record.spec, baseline)) == baseline != record.spec else ""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from modcalc.spec.hub_fields import show
 from modcalc.spec.hub_rules import Config, Refused, Rule, head_width
+from modcalc.spec.resolve import exact
 
 THETA = 10000.0
 OLMO_3_THETA = 500000.0
@@ -49,7 +50,7 @@ def _of_layers(c: Config, kind: str) -> Section:
     own, more = given.get(kind) or {}, (c["rope_scaling"] or {}) if kind == "full_attention" else {}
     if (given and not given.keys() & set(LAYERS)) or not isinstance(own, dict):
         raise Refused("rope_parameters", f"{show(given)}: this model_type reads the sections {' and '.join(LAYERS)} of it alone")
-    return Section("rope_scaling" if more else "rope_parameters", own | more)
+    return Section("rope_scaling" if more else "rope_parameters", {**own, **more})
 
 
 def theta_beside(field: str) -> Rule:
@@ -95,9 +96,16 @@ def fraction_beside(field: str) -> Rule:
         value = _one(c).number("partial_rotary_factor") or float(c[field] or 1.0)
         if value > 1:
             raise Refused(field, f"{value} is above 1")
-        return None if value == 1 else value
+        N = head_width(c)
+        rotated = int(N * value)  # in floats, as the library does; a spec is exact
+        return None if value == 1 else value if int(exact(value) * N) == rotated else _share(rotated, N)
 
     return rule
+
+
+def _share(dims: int, N: int) -> float:
+    """What share of N dims these are, rounded up to the sixth digit."""
+    return -(-dims * 10**6 // N) / 10**6
 
 
 rope_fraction = fraction_beside("partial_rotary_factor")
@@ -110,13 +118,13 @@ def fraction_or_dims(c: Config) -> float | None:
 
 
 def rotary_dims(c: Config) -> float | None:
-    """Share of head_dim that rotary_dim is, rounded up to the sixth digit; all of it where that is null."""
+    """Share of head_dim that rotary_dim is; all of it where that is null."""
     R, N = c["rotary_dim"], head_width(c)
     if R is None or R == N:
         return None
     if R > N or R % 2:
         raise Refused("rotary_dim", f"{R} is no even number up to the {N} dims of a head")
-    return -(-R * 10**6 // N) / 10**6
+    return _share(R, N)
 
 
 def odd_rotation(c: Config, fraction: float | None) -> str | None:

@@ -140,7 +140,7 @@ def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
     if "nesting depth" in problem:  # the parser's own limit, which PyYAML 6.0.4 meets before we see the levels
         return f"{file}:{line}: {_TOO_DEEP}"
     above = next((n for n in range(line - 1, 0, -1) if lines[n - 1].strip() and lines[n - 1].strip()[0] != "#"), line)
-    if "mapping values" in problem and _no_key(lines[above - 1]) and _blanks(lines[above - 1]) == _blanks(here):
+    if "mapping values" in problem and here.count(": ") < 2 and _no_key(lines[above - 1]) and _column(lines[above - 1]) == _column(here):
         unended, line, here = True, above, lines[above - 1]  # read as one text with the key that follows
     about = f" {wrong.context}" if wrong.context else ""
     if unended:
@@ -152,16 +152,19 @@ def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
 
 def _misplaced(problem: str, line: str, above: str) -> str:
     """What to do about a key where none can be."""
-    here, there = _blanks(line), _blanks(above)
+    here, there = _column(line), _column(above)
+    opens = re.sub(r"\s+[#&].*", "", above).rstrip().endswith(":")  # but for a comment or an anchor
     second_colon = "mapping values" in problem
     ended = any(what in problem for what in ("expected key", "document start", "block end"))
-    if not above.rstrip().endswith(":") and ((second_colon and here > there) or (ended and here != there)):
-        return f"; blanks before it: {here}, before the line above: {there}; keys of one mapping begin in one column"
+    runs_on = second_colon and (here > there or (here < there and line.count(": ") < 2))  # the line above does, into this one's key
+    if not opens and (runs_on or (ended and here != there)):
+        return f"; it begins in column {here + 1}, the line above in column {there + 1}: keys of one mapping begin in one column"
     return "; put text that holds ': ' in quotes" if second_colon else ""
 
 
-def _blanks(line: str) -> int:
-    return len(line) - len(line.lstrip(" "))
+def _column(line: str) -> int:
+    """Where a line's key begins."""
+    return re.match(r"(?: |- )*", line).end()
 
 
 def _no_key(line: str) -> bool:
