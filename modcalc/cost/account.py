@@ -38,6 +38,10 @@ class Flops(Struct, frozen=True):
     train_step: Dim
     forward_per_token: Dim
 
+    def of(self, backward: bool) -> Dim:
+        """Those of a train step, or of a forward pass."""
+        return self.train_step if backward else self.forward
+
 
 class Line(Struct, frozen=True):
     """A sum over rows under one label."""
@@ -46,6 +50,10 @@ class Line(Struct, frozen=True):
     params: Dim
     forward: Dim
     backward: Dim
+
+    def flops(self, backward: bool) -> Dim:
+        """Its part of a train step, or of a forward pass."""
+        return self.forward + self.backward if backward else self.forward
 
 
 class Report(Struct, frozen=True):

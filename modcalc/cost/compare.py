@@ -73,8 +73,7 @@ def routed(report: Report) -> dict[tuple[str, ...], RoutingPlan]:
 
 def routing_flops(report: Report, backward: bool = False) -> Dim:
     """FLOPs of routers and predictors, what Mixture-of-Depths adds to the model: forward, or of a train step."""
-    lines = [line for line in report.lines("component") if line.label in ("router", "predictor")]
-    return sum(line.forward + (line.backward if backward else 0) for line in lines)
+    return sum(line.flops(backward) for line in report.lines("component") if line.label in ("router", "predictor"))
 
 
 def masked_windows(report: Report) -> tuple[list[int], Dim]:

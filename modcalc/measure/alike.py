@@ -131,7 +131,7 @@ def _marks(found: Sequence[tuple[str, Record]]) -> list[dict[str, str]]:
     names: dict[str, list[str]] = {
         FILE: [file for file, _ in found],
         "spec": [getattr(r, "spec_sha256", "")[:8] for _, r in found],
-        **{name: [facts(r)[name] for _, r in found] for name in LENGTH},
+        **{name: [_word(getattr(r.settings, name)) for _, r in found] for name in LENGTH},
         "at": [getattr(r, "time", "") for _, r in found],
     }
     used: list[str] = []

@@ -24,6 +24,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from modcalc.cost.account import Report, layer
+from modcalc.cost.compare import routed
 from modcalc.measure.ranges import USER_SCOPE, Owners, Ranged, ranges
 from modcalc.measure.records import Attribution, Line, number
 from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
@@ -54,7 +55,7 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
         with suppress(OSError):
             Path(trace).unlink(missing_ok=True)  # or that of another run would stand for this one's, should memory run out
     pace = warm_up(step, device, 2).step_s
-    rare = _rounds_of(PASSES, report)
+    rare = _rounds_for_passes(report)
     rounds = max(ROUNDS[0], min(max(ROUNDS[1], rare), int(3 / pace)))
     all_count = rare > ROUNDS[1]  # the fastest steps are then those that nothing passed
     untimed = max(1, min(UNTIMED, int(0.1 / pace)))  # after other work, of which short steps feel more
@@ -84,11 +85,10 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
     return summed(times, under, without, report, by, rounds)
 
 
-def _rounds_of(passes: int, report: Report) -> int:
-    """Steps of sampling in which as many tokens can be expected to pass each routed block; 1 where their number is not chance's."""
-    plan, work = report.plan, report.work
-    shares = [r.share for r in (plan.recursion.routings if plan.recursion else plan.routed.values())]
-    return ceil(passes / (min(shares) * work.tokens)) if work.sampling and shares else 1
+def _rounds_for_passes(report: Report) -> int:
+    """Steps of sampling in which PASSES tokens can be expected to pass each routed block; 1 where their number is not chance's."""
+    shares = [r.share for r in routed(report).values()]
+    return ceil(PASSES / (min(shares) * report.work.tokens)) if report.work.sampling and shares else 1
 
 
 def _middle(taken: list[Any], key: Callable[[Any], float] | None = None) -> list[Any]:
@@ -129,7 +129,7 @@ def summed(times: dict[str, float], profiled: float, total: float, report: Repor
     train = report.work.phase == "train"
 
     def flops_by(level: str) -> dict[str, int | float]:
-        return {line.label: number(line.forward + (line.backward if train else 0)) for line in report.lines(level)}
+        return {line.label: number(line.flops(train)) for line in report.lines(level)}
 
     flops = flops_by(by)
     sums = dict.fromkeys([*flops, "loss", "optimizer", "idle", "other"], 0.0)

@@ -21,7 +21,7 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
     label = LABELS if by == "component" else {}
 
     def cost(line: Line) -> Any:
-        return Fraction(line.forward + line.backward if backward else line.forward)
+        return Fraction(line.flops(backward))
 
     dense = folded(twin, by, report.plan, cost) | folded(twin, "total", report.plan, cost) if twin else {}
 
@@ -77,7 +77,7 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
         fields.append((Column("train step", "count", f"train_step_{unit.key}", unit.name), lambda r: unit.of(r.flops.train_step)))
     fields += [
         (Column(per_token, "count", f"forward_{unit.key}_per_token", drop=2), lambda r: unit.of(r.flops.forward_per_token)),
-        (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(*((f.train_step if backward else f.forward) for f in (r.flops, first.flops)))),
+        (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(r.flops.of(backward), first.flops.of(backward))),
     ]
     masked = [r.plan.name for r in reports if masked_windows(r)[0]]
     windows = [f"windows of {', '.join(masked)} are billed for all pairs; --causal exact bills what tokens see"] if masked else []
@@ -92,7 +92,7 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
 def side_by_side(reports: Sequence[Report], by: str, unit: Unit | None = None, *, backward: bool = False) -> Table:
     """Several models by component, layer or path: forward FLOPs of each (with `backward`: of the train step)."""
     unit = unit or Unit()
-    sums = [{line.label: line.forward + (line.backward if backward else 0) for line in r.lines(by)} for r in reports]
+    sums = [{line.label: line.flops(backward) for line in r.lines(by)} for r in reports]
     labels = dict.fromkeys(label for one in sums for label, value in one.items() if value)
     lines = ordered([Line(label, 0, 0, 0) for label in labels], by)
     columns = [Column(_heading(by)), *(Column(r.plan.name, "count", unit=unit.name) for r in reports)]

@@ -8,7 +8,7 @@ from modcalc.render.numbers import real, share, si
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.answers import Answer
 from modcalc.search.costs import COSTS
-from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters, tokens_per_param
+from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters, times_off, tokens_per_param
 from modcalc.search.results import OK, Candidate, Found
 from modcalc.search.rules import ON_RESULTS, OPTIONS
 from modcalc.spec.resolve import heads
@@ -67,9 +67,8 @@ def _marked(count: str, budget: int, found: Found) -> list[str]:
     for mark, (what, aim, value, shown) in aims.items():
         for c in found.candidates:
             if mark in c.marks:
-                far = max(value(c) / aim, aim / value(c)) > FAR
                 note = f"<- {mark}: the OK row nearest to {what}, by ratio"
-                notes.append(f"{note}; at {shown(value(c))} it is far off: {nearer}" if far else note)
+                notes.append(f"{note}; at {shown(value(c))} it is far off: {nearer}" if times_off(value(c) / aim) > FAR else note)
     return notes
 
 

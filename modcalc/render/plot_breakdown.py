@@ -20,10 +20,7 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
     reports: for a Mixture-of-Depths model, itself and its dense twin. backward: the train step instead of the forward pass.
     """
     unit = unit or Unit()
-    sums = [
-        {line.label: unit.of(line.forward + (line.backward if backward else 0)) for line in ordered(r.lines("component"), "component")}
-        for r in reports
-    ]
+    sums = [{line.label: unit.of(line.flops(backward)) for line in ordered(r.lines("component"), "component")} for r in reports]
     own_length = len({r.work.seq_len for r in reports}) > 1
     counted = "\n".join(headline(reports[0], unit, own_length=own_length, backward=backward)[:2])
     with figure(target, _title(unit, backward), counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
@@ -49,7 +46,7 @@ def plot_layers(target: Path, report: Report, unit: Unit, twin: Report | None = 
         parts(axes, shown, _components(shown), 0.8)
         tops = [float(sum(one.values())) for one in shown]
         if twin:
-            dense = folded(twin, "layer", report.plan, lambda line: unit.of(line.forward + (line.backward if backward else 0)))
+            dense = folded(twin, "layer", report.plan, lambda line: unit.of(line.flops(backward)))
             across = [float(dense.get(name, 0)) for name in names]
             axes.hlines(across, [i - 0.4 for i in places], [i + 0.4 for i in places], "black", label="dense twin")
             tops += across

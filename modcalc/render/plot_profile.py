@@ -48,7 +48,7 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
 
 
 def _lines(records: Sequence[Result], along: str) -> Lines:
-    """Label -> points of one line: of one model, alone, or as the baseline of one other, that differ in the setting `along` alone."""
+    """Label -> points of one line, in order: of one model, alone, or as the baseline of one other, that differ in the setting `along` alone."""
     others = varying([r.settings for r in records], but=along)
     compared = {(r.spec, r.baseline.spec) for r in records if r.baseline}
     roles = Counter([baseline for _, baseline in compared] + list({r.spec for r in records}))
@@ -58,14 +58,13 @@ def _lines(records: Sequence[Result], along: str) -> Lines:
         if r.baseline:
             beside = f" (beside {r.spec})" if roles[r.baseline.spec] > 1 else ""
             found.setdefault(at(f"{r.baseline.spec}{beside}", r.settings, others), []).append((r.settings, r.baseline))
-    return found
+    return {label: sorted(points, key=lambda point: getattr(point[0], along)) for label, points in found.items()}
 
 
 def _times(axes: "Axes", lines: Lines, name: str) -> None:
     beside = axes.twinx()
     for i, (model, points) in enumerate(lines.items()):
         colour, marker = look(i)
-        points = sorted(points, key=lambda p: getattr(p[0], name))
         x = [getattr(s, name) for s, _ in points]
         times = [m.step_time_s for _, m in points]
         spread = [[t.median - t.p25 for t in times], [t.p75 - t.median for t in times]]
@@ -118,7 +117,6 @@ def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
 def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
     intensities, rates = [], []
     for i, (model, points) in enumerate(lines.items()):
-        points = sorted(points, key=lambda p: getattr(p[0], name))
         x = [m.flops.step / m.step_bytes for _, m in points]
         y = [m.flops.step / m.step_time_s.median for _, m in points]
         intensities, rates = intensities + x, rates + y

@@ -112,7 +112,7 @@ def warnings(records: Sequence[Record]) -> list[str]:
         told: Counter[tuple[str, str, str]] = Counter()  # of one point nothing is left out
         for doubt in r.doubts:
             whose = about(r, doubt)
-            kind = (r.spec, whose, re.sub(r"[\d.,]+", "0", doubt.removeprefix(f"{whose}: ")))
+            kind = (r.spec, whose, re.sub(r"[\d.,]+", "0", doubt))
             said = f"{point_name(r.spec, r.settings)}: {doubt.removeprefix(f'{r.spec}: ')}"
             alike.setdefault((*kind, told[kind]), []).append(said)
             told[kind] += 1

@@ -92,9 +92,9 @@ def times(records: Sequence[Record]) -> Table:
     included = f", {' and '.join(once)} included" if once else ""
     notes = [f"step: median; p25, p75: quartiles; warm-up: of each model alone, in every build; first: its first step{included}"]
     if memory:
-        about = "; it is known to some MiB only" if records[0].device.type == "cpu" else ""
-        about += ", and a first compiled model's holds what the compiler took" if about and s.compile else ""
-        notes.append(f"memory: {memory}, at its peak, less what was held before{about}")
+        sure = "; it is known to some MiB only" if records[0].device.type == "cpu" else ""
+        sure += ", and a first compiled model's holds what the compiler took" if sure and s.compile else ""
+        notes.append(f"memory: {memory}, at its peak, less what was held before{sure}")
     return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records), notes=notes))
 
 

@@ -103,7 +103,7 @@ def _parameters(report: Report) -> str:
 
 
 def _routing(report: Report, unit: Unit, backward: bool) -> Facts:
-    facts, total = [], report.flops.train_step if backward else report.flops.forward
+    facts, total = [], report.flops.of(backward)
     for paths, r in routed(report).items():
         keep = "keeps" if len(paths) == 1 else "keep"
         about = f"around the {'shared blocks' if report.plan.recursion else r.granularity}; {r.router} router, {r.selection}"
@@ -121,7 +121,7 @@ def _routing(report: Report, unit: Unit, backward: bool) -> Facts:
 
 
 def _twin(report: Report, unit: Unit, twin: Report, backward: bool) -> str:
-    here, there = (f.train_step if backward else f.forward for f in (report.flops, twin.flops))
+    here, there = report.flops.of(backward), twin.flops.of(backward)
     r = Fraction(here) / Fraction(there)
     saving = f"{share(1 - r)} saved" if r <= 1 else f"{share(r - 1)} more"
     what = "train step" if backward else "forward"

@@ -130,8 +130,8 @@ def plan(
     fine = sorted(i for i, c in found.items() if c.status == OK)
     if fine:
         sizes = {i: Fraction(parameters(found[i], count)) for i in fine}
-        by_tokens = min(fine, key=lambda i: _far(found[i].schedule.pays / TOKENS_PER_PARAM / sizes[i]))
-        by_size = min(fine, key=lambda i: _far(sizes[i] / size))
+        by_tokens = min(fine, key=lambda i: times_off(found[i].schedule.pays / TOKENS_PER_PARAM / sizes[i]))
+        by_size = min(fine, key=lambda i: times_off(sizes[i] / size))
         for i, name in ((by_tokens, MARKS[0]), (by_size, MARKS[1])):
             found[i] = replace(found[i], marks=(*found[i].marks, name))
     order = sorted(found, key=lambda i: (parameters(found[i], count), i))
@@ -167,7 +167,7 @@ def _judged(c: Candidate, within: Fraction, ratio: Band, min_steps: int, count: 
     return c
 
 
-def _far(x: Fraction) -> Fraction:
+def times_off(x: Fraction) -> Fraction:
     """How many times x is off 1, either way."""
     return max(x, 1 / x)
 

@@ -198,7 +198,7 @@ def _description(raw: Mapping[str, Any], config: Config, kind: ModelType, odd: s
     own = {field: key for key, field in kind.names.items()}
     silent = [f"{own.get(field, field)} {kind.defaults[field]}" for field in SIZES if field not in given]
     dropped = [what for key, (what, plain) in DROPPED.items() if key in raw and not any(same(raw[key], p) for p in plain)]
-    for _, section in sections(config)[: None if kind.by_layer else 1]:  # see hub_rope
+    for _, section in sections(config, kind.by_layer):
         types = [s.get("rope_type") or s.get("type") for s in (section, *section.values()) if isinstance(s, Mapping)]
         dropped += sorted({f"{name} RoPE scaling" for name in types if name not in (None, "default")})
         # Ministral 3: a factor on queries that grows with their position.

@@ -39,7 +39,7 @@ SIGMOID = {
     "moe.top_groups": r.needed("topk_group"), "moe.renormalize": of("norm_topk_prob"),
 }  # fmt: skip
 OFFSET = {"moe.offset": of("first_k_dense_replace")}
-AFTER_DENSE = {"moe": lambda c: c["first_k_dense_replace"] < c["num_hidden_layers"]}
+AFTER_DENSE = {"moe": r.experts_after_dense}
 # The classes derive qk_head_dim; DeepSeek's head_dim, too.
 MLA_FREE = frozenset({"pretraining_tp", "qk_head_dim", "rope_interleave"})
 # Multi-token prediction adds modules for training and speculative decoding that the library's model, and so the spec, does not hold.

@@ -31,13 +31,16 @@ class Section(NamedTuple):
         return float(value)
 
 
-def sections(c: Config) -> list[Section]:
-    """Those that a file, or the class, has."""
-    return [Section(field, c[field]) for field in ("rope_scaling", "rope_parameters") if c.get(field)]
+def sections(c: Config, by_layer: bool = False) -> list[Section]:
+    """What is read of a file, or of the class's own: rope_scaling, where it is not empty, replaces rope_parameters, or adds to settings
+    by type of layer.
+    """
+    found = [Section(field, c[field]) for field in ("rope_scaling", "rope_parameters") if c.get(field)]
+    return found if by_layer else found[:1]
 
 
 def _one(c: Config) -> Section:
-    """The section that is read by classes with one for all layers: rope_scaling, where it is not empty, replaces rope_parameters."""
+    """The section that is read by classes with one for all layers."""
     section = next(iter(sections(c)), Section("rope_parameters", {}))
     if any(isinstance(value, dict) for value in section.values.values()):
         raise Refused(section.field, f"{show(section.values)}: this model_type has one set of rotary settings, and none by type of layer")

@@ -76,9 +76,14 @@ def read_instead(field: str, read: str, value: Rule) -> Rule:
     return rule
 
 
+def experts_after_dense(c: Config) -> bool:
+    """Whether layers with experts follow the first ones, which are dense."""
+    return c["first_k_dense_replace"] < c["num_hidden_layers"]
+
+
 def no_bias_in_shared_experts_alone(c: Config) -> None:
     """DeepSeek-V2: mlp_bias is for dense layers and shared experts, not for routed ones."""
-    if c["mlp_bias"] and c["first_k_dense_replace"] < c["num_hidden_layers"]:
+    if c["mlp_bias"] and experts_after_dense(c):
         raise Refused("mlp_bias", "true: biases in shared but not in routed experts, which no spec can describe")
 
 
