@@ -7,16 +7,17 @@ from typing import Any
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
-    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron",
+    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma",
 )  # fmt: skip
 KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe")
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
-    "solar_open",
+    "solar_open", "cwm", "vaultgemma",
 )  # fmt: skip
 ROTARY_PARTIAL = {
-    "gpt_neox": "rotary_pct", **dict.fromkeys(("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron"), "partial_rotary_factor"),
+    "gpt_neox": "rotary_pct",
+    **dict.fromkeys(("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron", "persimmon"), "partial_rotary_factor"),
 }  # fmt: skip
 # The library's own names where they differ from hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings.
 GPT = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
@@ -27,9 +28,10 @@ NAMES = {
     "gpt_bigcode": GPT,
     "gpt_neo": {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
     "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "seq_length"},
+    "mpt": {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "max_position_embeddings": "max_seq_len"},
 }
 INNER = {
-    **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), "n_inner"), "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None,
+    **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), "n_inner"), "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None, "mpt": None,
 }  # fmt: skip
 
 
@@ -47,7 +49,7 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     free = model_type in KV_FREE and flag()
     # Without a head_dim of its own a model's width is that of its heads.
     D = 2 * rng.randint(4, 20) if free else H * N
-    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text"):
+    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma"):
         D = H * 2 * rng.randint(2, 8)  # the library's class wants a multiple all the same
     L = rng.randint(1, 5)
     c: dict[str, Any] = dict(vocab_size=rng.randint(10, 90), hidden_size=D, num_hidden_layers=L, num_attention_heads=H, max_position_embeddings=64)
@@ -139,13 +141,17 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
         case "gpt_neo":
             runs = [[[rng.choice(("global", "local"))], 1] for _ in range(L)] if flag() else [[[rng.choice(("global", "local"))], L]]
             return dict(attention_types=runs, window_size=window)
-        case "gemma2" | "gemma3_text":
+        case "mpt":
+            return dict(attn_config=dict(softmax_scale=rng.choice((0.25, 1.5)))) if flag() else {}
+        case "cwm":
+            return dict(mlp_bias=flag(), sliding_window=window, **(dict(layer_types=layers) if flag() else {}))
+        case "gemma2" | "gemma3_text" | "vaultgemma":
             more = dict(layer_types=layers) if flag() else {}
             if model_type == "gemma3_text" and not more:
                 more = dict(sliding_window_pattern=rng.randint(1, 4))
             caps = dict(attn_logit_softcapping=20.0, final_logit_softcapping=10.0) if flag() else {}
             return dict(attention_bias=flag(), sliding_window=window, query_pre_attn_scalar=rng.randint(4, 40), **more, **caps)
-        case "phi":
+        case "phi" | "persimmon":
             return dict(qk_layernorm=flag())
         case "stablelm":
             return dict(qk_layernorm=flag(), use_qkv_bias=flag(), use_parallel_residual=flag())

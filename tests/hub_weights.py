@@ -7,6 +7,7 @@ import torch
 from hub_configs import BALANCE
 from torch import Tensor
 
+ATTENTIONS = ("self_attn", "attention", "self_attention")
 # Library's module -> ours; {} is the layer. Where a type differs from the others it stands under its own name.
 COMMON = {
     "embed_tokens": "embedding.tokens",
@@ -20,12 +21,15 @@ COMMON = {
     "project_out": "head_proj",
     "norm": "final_norm",
     "ln_f": "final_norm",
+    "norm_f": "final_norm",
     "final_layer_norm": "final_norm",
     "final_layernorm": "final_norm",
     "lm_head": "head",
     "input_layernorm": "blocks.{}.attn_norm",
     "ln_1": "blocks.{}.attn_norm",
     "ln_2": "blocks.{}.mlp_norm",
+    "norm_1": "blocks.{}.attn_norm",
+    "norm_2": "blocks.{}.mlp_norm",
     "self_attn_layer_norm": "blocks.{}.attn_norm",
     "layer.final_layer_norm": "blocks.{}.mlp_norm",
     "ln_attn": "blocks.{}.attn_norm",
@@ -38,10 +42,10 @@ COMMON = {
     **{f"self_attn.{p}_layernorm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},
     **{f"attn.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkv"},
     **{f"attn.attention.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkv"},
-    **{f"{name}.dense": "blocks.{}.attn.o_proj" for name in ("self_attn", "attention", "self_attention")},
+    **{f"{name}.dense": "blocks.{}.attn.o_proj" for name in ATTENTIONS},
     **{f"{name}.out_proj": "blocks.{}.attn.o_proj" for name in ("self_attn", "attn", "attn.attention")},
     "attn.c_proj": "blocks.{}.attn.o_proj",
-    **{f"mlp.{p}_proj": f"blocks.{{}}.mlp.{p}_proj" for p in ("gate", "up", "down")},
+    **{f"{name}.{p}_proj": f"blocks.{{}}.mlp.{p}_proj" for name in ("mlp", "ffn") for p in ("gate", "up", "down")},
     **dict.fromkeys(("fc1", "mlp.fc1", "mlp.c_fc", "mlp.fc_in", "mlp.dense_h_to_4h"), "blocks.{}.mlp.up_proj"),
     **dict.fromkeys(("fc2", "mlp.fc2", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h"), "blocks.{}.mlp.down_proj"),
     **dict.fromkeys(("mlp.gate", "mlp.router", "block_sparse_moe.router"), "blocks.{}.moe.router"),
@@ -97,7 +101,7 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
         yield "attn.core.sinks", value
     elif "experts." in f"{module}.{leaf}." and "shared" not in module:
         yield from _experts(kind, rest, value)
-    elif module in ("self_attn.qkv_proj", "attn.qkv_proj", "attn.c_attn", "attention.query_key_value", "self_attention.query_key_value"):
+    elif module in ("self_attn.qkv_proj", "attn.qkv_proj", "attn.c_attn", "attn.Wqkv", *(f"{a}.query_key_value" for a in ATTENTIONS)):
         if kind == "gpt2":
             value = value.t() if value.dim() == 2 else value
         for p, part in zip("qkv", _qkv(config, value), strict=True):
@@ -151,7 +155,8 @@ def _qkv(config: object, fused: Tensor) -> list[Tensor]:
         return [q, k, v]
     if kind == "gpt_bigcode" and config.multi_query:
         return list(fused.split((H * N, N, N)))
-    if kind in ("gpt_neox", "bloom", "gpt_bigcode") or (kind == "falcon" and not config.new_decoder_architecture and not config.multi_query):
+    old_falcon = kind == "falcon" and not config.new_decoder_architecture and not config.multi_query
+    if kind in ("gpt_neox", "bloom", "gpt_bigcode", "persimmon") or old_falcon:
         return [part.flatten(0, 1) for part in fused.unflatten(0, (H, 3, N)).unbind(1)]
     if kind == "falcon" and config.new_decoder_architecture:
         K = config.num_kv_heads

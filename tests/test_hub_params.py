@@ -160,6 +160,7 @@ NO_FIELDS = {
     "ministral3": ("rope_theta",),
     "minimax_m2": ("attn_type_list", "partial_rotary_factor", "rotary_dim"),
     "gpt_neo": ("attention_layers",),
+    "persimmon": ("num_key_value_heads",),
     "glm4_moe_lite": ("first_k_dense_replace",),
 }
 

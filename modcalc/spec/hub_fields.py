@@ -14,7 +14,7 @@ KINDS = {
     **dict.fromkeys(
         (
             "decoder_sparse_step", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank",
-            "max_position_embeddings", "moe_intermediate_size", "moe_layer_interval", "n_group", "n_inner", "n_routed_experts",
+            "max_position_embeddings", "max_seq_len", "moe_intermediate_size", "moe_layer_interval", "n_group", "n_inner", "n_routed_experts",
             "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
             "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
             "_sliding_window_pattern", "sliding_window", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
@@ -46,7 +46,7 @@ KINDS = {
         "number",
     ),
     **dict.fromkeys(("activation", "activation_function", "hidden_act", "hidden_activation", "topk_method"), "text"),
-    **dict.fromkeys(("rope_parameters", "rope_scaling"), "section"),
+    **dict.fromkeys(("attn_config", "rope_parameters", "rope_scaling"), "section"),
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
     **dict.fromkeys(("attn_type_list", "mlp_only_layers", "no_rope_layers"), "counts"),
     "num_hidden_layers": "layers",
@@ -57,8 +57,8 @@ KINDS = {
 
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
-    "attention_layers", "attention_types", "attn_logit_softcapping", "attn_type_list", "ffn_hidden_size", "final_logit_softcapping", "head_dim",
-    "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner",
+    "attention_layers", "attention_types", "attn_config", "attn_logit_softcapping", "attn_type_list", "ffn_hidden_size", "final_logit_softcapping",
+    "head_dim", "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner",
     "no_rope_layers", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank",
     "rope_parameters", "rope_scaling", "rotary_dim", "sliding_window", "sliding_window_pattern", "topk_group", "word_embed_proj_dim",
 }  # fmt: skip

@@ -1,5 +1,5 @@
-"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BLOOM, Phi, StarCoder, StableLM, Falcon, OLMo, Command R,
-Nemotron."""
+"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BLOOM, MPT, Phi, Persimmon, StarCoder, StableLM, Falcon, OLMo,
+Command R, Nemotron."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -115,6 +115,33 @@ LAYERNORM: dict[str, ModelType] = {
             "masked_softmax_fusion", "offset_alibi", "pretraining_tp", "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact",
         },
         fixed={"n_inner": (None,)},
+    ),
+    "mpt": ModelType(
+        defaults=sizes(50368, 2048, 24, 16, tied=True, max_seq_len=2048, layer_norm_epsilon=1e-5, attn_config=None),
+        # Published files also say learned_pos_emb, which counts only without ALiBi.
+        knobs={
+            **DECODER, **norm("layernorm", "layer_norm_epsilon"), "norm.bias": False, "seq_len": of("max_seq_len"), "positions.kind": "alibi",
+            "mlp.d_ff": r.inner(), "mlp.activation": "gelu", "attention.scale": r.mpt_score_scale,
+        },
+        checks=(r.mpt_attention,),
+        names={"d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"},
+        free=frozenset({
+            "emb_pdrop", "embedding_fraction", "init_config", "init_device", "learned_pos_emb", "resid_pdrop", "tokenizer_name", "verbose",
+        }),
+        fixed={
+            "expansion_ratio": (4,), "logit_scale": (None,), "no_bias": (True,), "norm_type": ("low_precision_layernorm", "layernorm"),
+        },
+        dropped=(lambda c: "clip_qkv" if (c["attn_config"] or {}).get("clip_qkv") else None,),
+    ),
+    "persimmon": ModelType(
+        defaults=sizes(
+            262144, 4096, 36, 64, max_position_embeddings=16384, intermediate_size=16384, num_key_value_heads=None, hidden_act="relu2",
+            layer_norm_eps=1e-5, qk_layernorm=True, **rope(partial_rotary_factor=0.5),
+        ),
+        knobs={**DECODER, **PARTIAL, **BIASES, **QK_HEAD, **norm("layernorm", "layer_norm_eps")},
+        only_if={"attention.qk_norm": of("qk_layernorm")},
+        checks=(r.own_kv_heads,),
+        free=ATTENTION_DROPOUT | {"hidden_dropout"},
     ),
     "phi": ModelType(
         defaults=sizes(

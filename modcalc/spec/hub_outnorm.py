@@ -1,4 +1,4 @@
-"""Model types with an RMSNorm on what a part adds: Gemma 2 and 3, OLMo 2 and 3, EXAONE 4, GLM-4."""
+"""Model types with an RMSNorm on what a part adds: Gemma 2 (and VaultGemma, which dropped it) and 3, OLMo 2 and 3, EXAONE 4, GLM-4."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -46,17 +46,27 @@ GEMMA_2_DEFAULTS = dict(
     sliding_window=4096,
     layer_types=None,
 )
+GEMMA_2_SIZES = sizes(
+    256000, 2304, 26, 8, tied=True, max_position_embeddings=8192, final_logit_softcapping=30.0, attn_logit_softcapping=50.0,
+    **GEMMA_2_DEFAULTS, **rope(),
+)  # fmt: skip
+GEMMA_2_WINDOW = layers.layered_window(lambda c, i: i % 2 == 0)
 
 OUTNORM: dict[str, ModelType] = {
     "gemma2": ModelType(
-        defaults=sizes(
-            256000, 2304, 26, 8, tied=True, max_position_embeddings=8192, final_logit_softcapping=30.0, attn_logit_softcapping=50.0,
-            **GEMMA_2_DEFAULTS, **rope(),
-        ),
-        knobs={**GEMMA_2, "attention.window": layers.layered_window(lambda c, i: i % 2 == 0)},
+        defaults=GEMMA_2_SIZES,
+        knobs={**GEMMA_2, "attention.window": GEMMA_2_WINDOW},
         checks=WHOLE,
         # Gemma-2-9b's file says its window twice; the library reads sliding_window.
         free=ATTENTION_DROPOUT | {"hidden_act", "sliding_window_size"},
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    # Gemma 2 without the norms on what a part adds.
+    "vaultgemma": ModelType(
+        defaults=GEMMA_2_SIZES,
+        knobs={**GEMMA_2, "norm.placement": "pre", "attention.window": GEMMA_2_WINDOW},
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "gemma3_text": ModelType(

@@ -1,4 +1,4 @@
-"""Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, Phi-3, SmolLM3, GLM, Granite and others."""
+"""Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, CWM, Phi-3, SmolLM3, GLM, Granite and others."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -65,7 +65,7 @@ RMSNORM: dict[str, ModelType] = {
             131072, 4096, 34, 32, max_position_embeddings=262144, intermediate_size=14336, num_key_value_heads=8, head_dim=128,
             rms_norm_eps=1e-5, sliding_window=None, **SILU, **(rope(None) | {"rope_parameters": rotary.MINISTRAL_3}),
         ),
-        knobs={**LLAMA, **WINDOW, "positions.theta": rotary.ministral_theta},
+        knobs={**LLAMA, **WINDOW, "positions.theta": rotary.theta_or_that_of(rotary.MINISTRAL_3)},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_BIAS,
@@ -101,6 +101,20 @@ RMSNORM: dict[str, ModelType] = {
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "cwm": ModelType(
+        defaults=sizes(
+            128256, 6144, 64, 48, max_position_embeddings=131072, intermediate_size=21504, num_key_value_heads=8, head_dim=128,
+            rms_norm_eps=1e-5, mlp_bias=False, sliding_window=8192, layer_types=None, **SILU,
+            **(rope(1000000.0) | {"rope_parameters": rotary.CWM}),
+        ),
+        knobs={
+            **LLAMA, "positions.theta": rotary.theta_or_that_of(rotary.CWM), "mlp.bias": of("mlp_bias"),
+            "attention.window": layers.layered_window(lambda c, i: i % 4 != 0),
+        },
+        checks=(*WHOLE, r.needed("sliding_window")),
+        free=ATTENTION_DROPOUT | {"pretraining_tp"},
+        fixed=UNROTATED | {"attention_bias": (False, None)},
     ),
     "phi3": ModelType(
         defaults=sizes(

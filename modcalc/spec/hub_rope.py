@@ -12,7 +12,9 @@ from modcalc.spec.resolve import exact
 
 THETA = 10000.0
 OLMO_3_THETA = 500000.0
-MINISTRAL_3 = {"rope_type": "yarn", "rope_theta": 1000000.0, "llama_4_scaling_beta": 0.1}  # where a file has no section
+# Where a file has no section.
+MINISTRAL_3 = {"rope_type": "yarn", "rope_theta": 1000000.0, "llama_4_scaling_beta": 0.1}
+CWM = {"rope_type": "llama3", "rope_theta": 1000000.0}
 LAYERS = ("full_attention", "sliding_attention")
 
 
@@ -68,12 +70,16 @@ def falcon_theta(c: Config) -> float | None:
     return None if c["alibi"] else rope_theta(c)
 
 
-def ministral_theta(c: Config) -> float:
-    """Without a section in the file the class has its own, and then does not read rope_theta."""
-    theta, beside = _one(c).number("rope_theta"), c["rope_theta"]
-    if beside is not None and _one(c).values is MINISTRAL_3 and beside != theta:
-        raise Refused("rope_theta", f"{show(beside)}: without rope_parameters the transformers library takes {theta:g}; write it in that section")
-    return theta or float(beside or THETA)
+def theta_or_that_of(own: dict[str, Any]) -> Rule:
+    """The rotary base of classes that have a section of their own where a file has none, and then do not read rope_theta."""
+
+    def rule(c: Config) -> float:
+        theta, beside = _one(c).number("rope_theta"), c["rope_theta"]
+        if beside is not None and _one(c).values is own and beside != theta:
+            raise Refused("rope_theta", f"{show(beside)}: without rope_parameters the transformers library takes {theta:g}; write it in that section")
+        return theta or float(beside or THETA)
+
+    return rule
 
 
 def full_theta(c: Config) -> float:
