@@ -7,13 +7,13 @@ from typing import Any
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
-    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma",
+    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3",
 )  # fmt: skip
-KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe")
+KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo")
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
-    "solar_open", "cwm", "vaultgemma",
+    "solar_open", "cwm", "vaultgemma", "internlm3",
 )  # fmt: skip
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct",
@@ -49,7 +49,7 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     free = model_type in KV_FREE and flag()
     # Without a head_dim of its own a model's width is that of its heads.
     D = 2 * rng.randint(4, 20) if free else H * N
-    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma"):
+    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3"):
         D = H * 2 * rng.randint(2, 8)  # the library's class wants a multiple all the same
     L = rng.randint(1, 5)
     c: dict[str, Any] = dict(vocab_size=rng.randint(10, 90), hidden_size=D, num_hidden_layers=L, num_attention_heads=H, max_position_embeddings=64)
@@ -77,6 +77,8 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
     match model_type:
         case "llama":
             return dict(attention_bias=flag(), mlp_bias=flag())
+        case "internlm3":
+            return dict(zip(("qkv_bias", "bias"), [flag()] * 2, strict=True))
         case "mistral" | "phi3" | "starcoder2" | "mixtral":
             more = dict(use_bias=flag()) if model_type == "starcoder2" else {}
             more |= dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top) if model_type == "mixtral" else {}
@@ -187,11 +189,14 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
         case "granitemoe":
             experts = dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
             return dict(attention_bias=flag(), **experts, **_multipliers(rng, flag))
-        case "olmoe":
+        case "olmoe" | "flex_olmo":
             return dict(attention_bias=flag(), norm_topk_prob=flag(), num_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
         case "gpt_oss":
             more = dict(layer_types=layers) if flag() else {}
             return dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top, sliding_window=window, attention_bias=flag(), **more)
+        case "youtu":
+            dims = dict(kv_lora_rank=rng.randint(2, 9), q_lora_rank=rng.choice(("null", rng.randint(2, 9))), qk_rope_head_dim=2 * rng.randint(1, 4))
+            return dict(num_key_value_heads=H, attention_bias=flag(), v_head_dim=rng.randint(2, 9), qk_nope_head_dim=rng.randint(2, 9), **dims)
         case "deepseek_v2" | "deepseek_v3" | "glm4_moe" | "glm4_moe_lite" | "dots1" | "solar_open":
             groups = rng.choice((1, 2))
             # Groups are ranked by their two best experts, so each needs two.

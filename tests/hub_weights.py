@@ -60,7 +60,7 @@ COMMON = {
 }
 NORM_AFTER = {"post_attention_layernorm": "blocks.{}.attn_out_norm"}
 OWN = {
-    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4"), NORM_AFTER),
+    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", "exaone4"), NORM_AFTER),
     "glm4": {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
 }
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.

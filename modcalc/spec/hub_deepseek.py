@@ -1,11 +1,12 @@
 """Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin,
-Solar Open, dots.llm1, K-EXAONE."""
+Solar Open, dots.llm1, K-EXAONE; and Youtu-LLM, which has the attention alone."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_experts import ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
+    ATTENTION_DROPOUT,
     LLAMA,
     NO_BIAS,
     NO_MLP_BIAS,
@@ -80,6 +81,19 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_local_experts": "n_routed_experts"},
         free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "seq_aux"},
         fixed=UNROTATED | NO_MLP_BIAS | FIXED,
+        dropped=MLA_DROPPED,
+    ),
+    # Latent attention without experts.
+    "youtu": ModelType(
+        defaults=sizes(
+            128256, 2048, 32, 16, tied=True, max_position_embeddings=131072, intermediate_size=6144, num_key_value_heads=16, kv_lora_rank=512,
+            q_lora_rank=1536, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, rms_norm_eps=1e-6, attention_bias=False, **SILU, **rope(),
+        ),
+        knobs={**LLAMA, **MLA},
+        only_if=MLA_BIASED,
+        checks=(*WHOLE, r.own_kv_heads),
+        free=ATTENTION_DROPOUT | MLA_FREE | {"embedding_initializer_range", "head_dim"},
+        fixed=UNROTATED | NO_MLP_BIAS,
         dropped=MLA_DROPPED,
     ),
     "glm4_moe": ModelType(

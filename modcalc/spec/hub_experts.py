@@ -1,4 +1,4 @@
-"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, gpt-oss, MiniMax-M2, Granite-MoE, ERNIE 4.5."""
+"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE, ERNIE 4.5."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -93,6 +93,19 @@ EXPERTS: dict[str, ModelType] = {
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE | {"clip_qkv"},
         fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
+    ),
+    "flex_olmo": ModelType(
+        defaults=sizes(
+            100352, 4096, 32, 32, max_position_embeddings=4096, intermediate_size=11008, num_key_value_heads=None, head_dim=None,
+            rms_norm_eps=1e-6, attention_bias=False, num_experts_per_tok=5, num_experts=7, norm_topk_prob=False, **SILU, **rope(500000.0),
+        ),
+        knobs={
+            **LLAMA, **QK_FULL, **ATTENTION_BIAS, **experts("num_experts"), "norm.placement": "output", "moe.renormalize": of("norm_topk_prob"),
+        },
+        checks=WHOLE,
+        names={"num_local_experts": "num_experts"},
+        free=ROUTED_FREE,
+        fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "gpt_oss": ModelType(
         defaults=sizes(

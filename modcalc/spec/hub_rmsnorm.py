@@ -45,6 +45,17 @@ RMSNORM: dict[str, ModelType] = {
         free=ATTENTION_DROPOUT | {"max_sequence_length", "pretraining_tp", "rope_interleaved"},
         fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,)},
     ),
+    "internlm3": ModelType(
+        defaults=sizes(
+            128512, 4096, 48, 32, max_position_embeddings=32768, intermediate_size=10240, num_key_value_heads=2, head_dim=128,
+            rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **SILU, **rope(),
+        ),
+        knobs={**LLAMA, **LLAMA_BIASES},
+        checks=(*WHOLE, r.biased_alike),
+        names={"qkv_bias": "attention_bias", "bias": "mlp_bias"},
+        free=ATTENTION_DROPOUT | {"pretraining_tp"},
+        fixed=UNROTATED,
+    ),
     "mistral": ModelType(
         defaults=MISTRAL_DEFAULTS,
         knobs={**LLAMA, **WINDOW},

@@ -94,6 +94,12 @@ def equal_heads(c: Config) -> None:
         raise Refused("head_dim", f"{dims}, which this model_type needs")
 
 
+def biased_alike(c: Config) -> None:
+    """InternLM3: the class has all biases or none."""
+    if c["attention_bias"] != c["mlp_bias"]:
+        raise Refused("attention_bias", f"{show(c['attention_bias'])}, but mlp_bias {show(c['mlp_bias'])}: the library has all biases or none here")
+
+
 def heads_in_four_parts(c: Config) -> None:
     """CodeGen: queries, values and keys of a quarter of the heads stand together."""
     H = c["num_attention_heads"]
