@@ -94,10 +94,11 @@ def check(spec: Spec, device: torch.device) -> float:
     return difference
 
 
-def one_build(
-    spec: Spec, mode: str, batch: int, dtype: torch.dtype, device: torch.device, seconds: float, ours_first: bool
-) -> tuple[list[float], list[float]]:
-    """Seconds of our steps and of theirs, of models that lie where memory is free now."""
+WARM = 3  # steps before the clock counts, but for the first build's, which warm the machine up
+
+
+def one_build(spec: Spec, mode: str, batch: int, dtype: torch.dtype, device: torch.device, seconds: float, n: int) -> dict[str, dict]:
+    """What our steps and theirs take, of the n-th models, which lie where memory is free now. launch_s: the host's part on a GPU."""
     ours = build(spec, device=device, dtype=dtype)
     theirs = Logits(llama(spec, ours, dtype, device))
     inputs = [Tokens(batch, spec.seq_len + (mode == "train"), spec.vocab_size, device, 0) for _ in range(2)]
@@ -105,10 +106,13 @@ def one_build(
         steps = [ForwardStep(ours, inputs[0]), ForwardStep(theirs, inputs[1])]
     else:
         steps = [TrainStep(ours, inputs[0]), TheirTrainStep(theirs, inputs[1])]
-    steps = steps if ours_first else steps[::-1]
-    warm = [warm_up(step, device) for step in steps]
-    samples = alternate(steps, device, rounds_for(warm, device, seconds))
-    return tuple(samples if ours_first else samples[::-1])
+    turn = 1 if n % 2 == 0 else -1
+    steps, names = steps[::turn], ("ours_s", "theirs_s")[::turn]
+    warm = [warm_up(step, device, WARM if n else None) for step in steps]
+    samples = map(StepTime.of, alternate(steps, device, rounds_for(warm, device, seconds)))
+    kept = ("median", "p25", "p75", "min", "n", "samples")
+    found = {who: {name: getattr(t, name) for name in kept} | {"launch_s": w.launch_s} for who, t, w in zip(names, samples, warm, strict=True)}
+    return dict(sorted(found.items()))
 
 
 def main() -> None:
@@ -129,11 +133,7 @@ def main() -> None:
     difference = check(spec, device)
     found = {}
     for mode in ("forward", "train"):
-        builds = []
-        for n in range(options.builds):
-            samples = one_build(spec, mode, options.batch, dtype, device, options.seconds / options.builds, ours_first=n % 2 == 0)
-            times = [{name: getattr(t, name) for name in ("median", "p25", "p75", "min", "n", "samples")} for t in map(StepTime.of, samples)]
-            builds.append({"ours_s": times[0], "theirs_s": times[1]})
+        builds = [one_build(spec, mode, options.batch, dtype, device, options.seconds / options.builds, n) for n in range(options.builds)]
         ratio = paired_ratio(*([one[who]["median"] for one in builds] for who in ("ours_s", "theirs_s")))
         found[mode] = {"time_ratio": ratio.value, "interval": ends(ratio), "builds": builds}
         print(f"{mode}: ours / theirs {ratio.value:.3f}, interval {ends(ratio)}", file=sys.stderr)

@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 begin cpu fp32 45 8 "$@"
 shapes=benchmarks/shapes
 
-if wanted saving; then
+stage_saving() {
     # 128 rows of a sequence pass a routed block: a batch whose products have about a thousand or half as many. A pair of train steps takes 9 s.
     whole=(--seconds 120)
     [ -z "$quick" ] || whole=("${long[@]}")
@@ -24,22 +24,22 @@ if wanted saving; then
             point "saving-${size%%:*}-$mode" $shapes/cpu-${size%%:*}.yaml --baseline dense --mode $mode --batch "${size##*:}" "${whole[@]}"
         done
     done
-fi
-if wanted rows; then
+}
+stage_rows() {
     # What fewer rows lose.
     for mode in forward train; do
         point "rows-$mode" $shapes/cpu-512.yaml --baseline dense --mode $mode --sweep batch=1,2,4 "${short[@]}"
     done
-fi
-if wanted llama; then
+}
+stage_llama() {
     once "$results/llama.json" llama "$python" -m benchmarks.against_llama --device cpu --batch 2 "${llama[@]}"
-fi
-if wanted repeat; then
+}
+stage_repeat() {
     for run in 1 2 3; do
         point "repeat-$run" $shapes/cpu-512.yaml --mode forward --batch 4 "${long[@]}"
     done
-fi
-if wanted self; then
+}
+stage_self() {
     point self $shapes/cpu-512.yaml --baseline $shapes/cpu-512.yaml --mode forward --batch 1 "${long[@]}"
     # Steps so short that many samples would make an interval narrow enough to miss 1, if it were not the right one.
     itself=(mod-small --baseline mod-small --mode forward "${short[@]}")
@@ -47,8 +47,8 @@ if wanted self; then
         attempt "self-$run" records "self-$run" "${itself[@]}" >/dev/null
         attempt "self-once-$run" records "self-once-$run" "${itself[@]}" --builds 1 >/dev/null
     done
-fi
-if wanted where; then
+}
+stage_where() {
     point where $shapes/cpu-512.yaml --baseline dense --mode train --batch 1 --by component "${short[@]}"
     # Whether that is so: clocks around the modules, without a profiler.
     rounds=8
@@ -57,17 +57,17 @@ if wanted where; then
         name=clocks-$(basename "$spec" .yaml)
         once "$results/$name.md" "$name" "$python" -m benchmarks.attribution_clocks "$spec" --rounds "$rounds"
     done
-fi
-if wanted decode; then
+}
+stage_decode() {
     once "$results/decode.md" decode "$python" -m benchmarks.decode_context $shapes/cpu-512.yaml --device cpu --dtype fp32 \
         --batch 1,8 --contexts 128,1024,4096,8192 "${short[@]}" --out "$results/decode.jsonl"
-fi
-if wanted speed; then
+}
+stage_speed() {
     # Each writes its samples and fails where its limit is missed.
     repeats=10
     [ -z "$quick" ] || repeats=2
     for one in startup check_many search_speed; do
         [ -s "$results/$one.json" ] || attempt $one "$python" -m benchmarks.$one --repeat "$repeats" --out "$results/$one.json"
     done
-fi
-finish
+}
+run_stages

@@ -5,6 +5,7 @@ failed=()
 venv=.venv-benchmarks
 
 # begin DEVICE DTYPE LONG SHORT [--quick] [STAGE ...]: read the options, find an interpreter and the device's name, make the folder.
+# The script that calls it lists its stages in its head, and has a function stage_NAME for each.
 # LONG, SHORT: seconds of samples for a point.
 begin() {
     device=$1 dtype=$2 long=(--seconds "$3") short=(--seconds "$4") llama=(--seconds "$3") quick=
@@ -23,6 +24,7 @@ begin() {
             ;;
         esac
     done
+    [ ${#stages[@]} -gt 0 ] || read -ra stages <<<"$known"
     interpreter
     launcher=("$python")
     name=$("$python" -c '
@@ -82,11 +84,16 @@ PY
     export PYTHONPATH=$home:$PWD${PYTHONPATH:+:$PYTHONPATH}
 }
 
-# wanted STAGE: whether it was asked for, or nothing was.
-wanted() {
-    [ ${#stages[@]} -eq 0 ] && return 0
-    for stage in "${stages[@]}"; do [ "$stage" = "$1" ] && return 0; done
-    return 1
+# run_stages: stage_NAME of all that were asked for, in that order; then write the summary, and say what failed. Exit code 1 if
+# anything did.
+run_stages() {
+    local stage
+    for stage in "${stages[@]}"; do "stage_$stage"; done
+    attempt summary "$python" -m benchmarks.summary "$results"
+    if [ ${#failed[@]} -gt 0 ]; then
+        echo "failed: ${failed[*]}" >&2
+        exit 1
+    fi
 }
 
 # attempt NAME COMMAND...: a failure is told, kept for the end, and does not end the run; an interrupt does.
@@ -128,13 +135,4 @@ records() {
     local name=$1
     shift
     "${launcher[@]}" -m modcalc.cli.app profile "$@" --device "$device" --dtype "$dtype" --out "$results/$name.jsonl"
-}
-
-# finish: write the summary, and say what failed. Exit code 1 if anything did.
-finish() {
-    attempt summary "$python" -m benchmarks.summary "$results"
-    if [ ${#failed[@]} -gt 0 ]; then
-        echo "failed: ${failed[*]}" >&2
-        exit 1
-    fi
 }

@@ -89,7 +89,7 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
     for name, records in found.items():
         if name.startswith("saving-"):
             yield from savings(records)
-        elif name in ("train", "forward", "graph"):
+        elif name.partition("-")[0] in ("train", "forward", "graph"):
             for spec in dict.fromkeys(r.spec for r in records):
                 yield from gpu_pairs([r for r in records if r.spec == spec])
         elif name == "self":

@@ -144,7 +144,8 @@ def test_a_point_on_a_gpu(mode, context):
     done = measure(Job(spec=spec("mod"), baseline=msgspec.structs.replace(spec("mod"), mod=None), settings=one, device=torch.device("cuda", 0)))
     weights = 2 * done.params
     assert done.memory.reserved >= done.memory.allocated >= (4 if mode == "train" else 1) * weights
-    assert (done.launch_s is None) == (mode in ("prefill", "decode")) and done.device.cuda == torch.version.cuda
+    assert (done.launch_s is None) == (mode in ("prefill", "decode")) and done.baseline.launch_s is not None
+    assert done.device.cuda == torch.version.cuda
     assert done.energy is None or done.energy.watts > 0
     assert done.baseline.time_ratio_interval[0] <= done.baseline.time_ratio <= done.baseline.time_ratio_interval[1]
 

@@ -64,11 +64,11 @@ def test_a_comparison(gpu, profile, mode):
     assert (d["device"]["type"], d["device"]["name"], d["dtype"]) == ("cuda", NAME, "bf16")
     assert d["device"]["driver"] == "580.1" and d["device"]["clocks"] == {"sm_mhz": 1980, "sm_max_mhz": 1990, "memory_mhz": 3201}
     assert d["mfu"] == pytest.approx(d["flops"]["step"] / d["step_time_s"]["median"] / 1e12)
+    assert (d["launch_s"] is None) == (mode in ("prefill", "decode")) and d["baseline"]["launch_s"] is not None
     for model in (d, d["baseline"]):
         # Its peak, less what was held before.
         assert model["memory"] == {"allocated": 500_000, "reserved": 700_000, "source": "torch's CUDA allocator"}
         assert model["energy"]["watts"] == pytest.approx(WATTS, rel=0.2)
-        assert (model["launch_s"] is None) == (mode in ("prefill", "decode"))
         assert (model["loss"] is not None) == (mode == "train")
     assert d["baseline"]["time_ratio"] > 0 and d["baseline"]["build_ratios"] == []
     assert gpu.asked["reset_peak_memory_stats"] == 2 and not gpu.asked["capture"]

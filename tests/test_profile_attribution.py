@@ -219,7 +219,7 @@ def test_what_is_left_of_a_gpus_step_is_idle():
 @pytest.mark.parametrize("kind, rest, mlp", [("cuda", "idle", 0.6), ("cpu", "other", 0.6 * 0.8)])
 def test_lines_add_up_to_the_step_without_profiler(monkeypatch, kind, rest, mlp):
     """A GPU's kernels take no longer under the profiler; on the CPU all is scaled. Steps that go first or are disturbed do not count."""
-    blocks, each = (6, 1) if kind == "cpu" else (1, 6)
+    blocks, each = (6, 1) if kind == "cpu" else (1, 4)
     under = iter([*[[1.0] * each] * (blocks - 1), [50.0 if kind == "cpu" else 1.0] * each])
 
     def alternate(steps, device, n):

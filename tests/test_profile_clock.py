@@ -207,10 +207,13 @@ def test_one_thread_cannot_become_fewer(monkeypatch):
 
 
 def test_other_doubts():
-    assert verdict.launch_bound("m", None, 0.01) is None
-    assert verdict.launch_bound("m", 0.002, 0.01) is None
+    assert verdict.launch_bound("m", None, 0.01, "rest") is None
+    assert verdict.launch_bound("m", 0.002, 0.01, "rest") is None
     assert verdict.memory_was_freed(0) is None and "ran out of room 2 times" in verdict.memory_was_freed(2)
-    assert "use --cuda-graph" in verdict.launch_bound("m", 0.0099, 0.01)
+    assert (
+        verdict.launch_bound("m", 0.0099, 0.01, "rest")
+        == "m: the host needs 9.90 ms to launch a step that takes 10.00 ms, so the GPU waits for it: rest"
+    )
     assert verdict.few_samples(5, compared=False) is None and verdict.few_samples(6, compared=True) is None
     assert verdict.beyond_peak("m", None, "") is None and verdict.beyond_peak("m", 1.0, "") is None
     assert "m: MFU 250.0 %, more than all: the peak (--peak-tflops) is not" in verdict.beyond_peak("m", 2.5, "--peak-tflops")

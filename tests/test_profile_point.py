@@ -337,7 +337,9 @@ def test_who_waits_for_the_device():
     buffered = msgspec.structs.replace(SPEC, moe=Moe(n_experts=4, top_k=2, d_ff=8, capacity=1.0))
     plans = [account(s).plan for s in (SPEC, experts, buffered)]
     assert [steps.waits(plan, "train") for plan in plans] == [False, True, False]
-    assert all(steps.waits(plan, mode) for plan in plans for mode in ("prefill", "decode"))
+    for mode in ("prefill", "decode"):
+        assert [steps.waits(plan, mode) for plan in plans] == [True, True, True]
+        assert not steps.waits(account(msgspec.structs.replace(SPEC, mod=None)).plan, mode), "where no token is routed, nothing needs to be known"
 
 
 def test_other_errors_are_not_swallowed(monkeypatch):

@@ -92,7 +92,7 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
             raise UsageError(f"batch {s.batch} of {s.seq_len} tokens: more than torch can count; {s.smaller}")
         for spec in job.specs:
             plan = promised(spec, s).plan
-            if s.mode in ("prefill", "decode") and experts_choose(plan):
+            if s.sampling and experts_choose(plan):
                 raise UsageError(
                     f"--mode {s.mode}: {spec.name} has experts that choose among all tokens of a sequence, later ones included, and so cannot "
                     "sample; time --mode forward or train"
@@ -110,11 +110,11 @@ def check(job: Job, axes: Sequence[Axis], compared: bool) -> None:
     s, device = job.settings, job.device.type
     if s.cuda_graph and device != "cuda":
         raise UsageError("--cuda-graph: only a GPU has them; leave it out, or use --device cuda")
-    if s.mode not in ("prefill", "decode") and (s.context or any(a.name == "context" for a in axes)):
+    if not s.sampling and (s.context or any(a.name == "context" for a in axes)):
         raise UsageError(f"--context with --mode {s.mode}: only decode attends to cached tokens")
     if s.mode == "prefill" and (s.context or any(a.name == "context" for a in axes)):
         raise UsageError("--context with --mode prefill: the reference model fills an empty cache only; leave it out")
-    if s.mode in ("prefill", "decode") and (s.compile or s.cuda_graph):
+    if s.sampling and (s.compile or s.cuda_graph):
         raise UsageError(
             f"--mode {s.mode}: sampling computes the rows that pass, whose number changes, so it runs eagerly; leave out --compile and --cuda-graph"
         )

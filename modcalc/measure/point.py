@@ -132,7 +132,7 @@ def measure(job: Job, say: Say = quiet) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[doubt for doubt in (*doubts(fields, samples, device, found.waiting), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
+        warnings=[doubt for doubt in (*doubts(s, fields, samples, device, found.waiting), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
     )
     return rated(result, job.peak, job.reached)
 
@@ -176,14 +176,16 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list
     return found, [*doubtful, *(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in slowed)]
 
 
-def doubts(fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, waiting: float | None) -> list[str | None]:
+def doubts(
+    s: Settings, fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, waiting: float | None
+) -> list[str | None]:
     """What a sceptical reader would object to, None for each that there is no reason for. waiting: see `verdict.busy`."""
     found = [verdict.few_samples(len(samples[0]), len(samples) > 1)]
     spreads = [verdict.wide_spread(own["spec"], taken, device, waiting) for own, taken in zip(fields, samples, strict=True)]
     found += spreads if any(spreads) else [verdict.busy(device, waiting)]
     for own in fields:
         found += [
-            verdict.launch_bound(own["spec"], own["launch_s"], own["step_time_s"].median),
+            verdict.launch_bound(own["spec"], own["launch_s"], own["step_time_s"].median, s.busier),
             verdict.not_finite(own["spec"], own["loss"]),
         ]
     return found

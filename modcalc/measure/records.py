@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from modcalc.cost.workload import SAMPLING
 from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.stats import Interval, summarize
 
@@ -32,6 +33,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     iterations: int | None = None
     warmup: int | None = None
     builds: int | None = None
+
+    @property
+    def sampling(self) -> bool:
+        return self.mode in SAMPLING
+
+    @property
+    def busier(self) -> str:
+        """What to do where the GPU waits for the host."""
+        return "use a larger --batch or --context" if self.sampling else "use --cuda-graph, --compile or a larger --batch"
 
     @property
     def smaller(self) -> str:

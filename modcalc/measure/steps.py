@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from modcalc.cost.workload import SAMPLING
 from modcalc.measure.compiling import compile_blocks, compiled
 from modcalc.measure.records import Mode, Settings
 from modcalc.measure.steptime import Step
@@ -124,7 +125,7 @@ def uncompiled(step: Step) -> Iterator[Step]:
 
 def waits(plan: Plan, mode: Mode) -> bool:
     """Whether the host needs to know within a step what the device found: how many tokens pass, or come to each expert."""
-    return mode in ("prefill", "decode") or plan.dropless
+    return plan.dropless or (mode in SAMPLING and bool(plan.routed or plan.recursion))
 
 
 def build_step(model: "Decoder", settings: Settings, device: torch.device, *, wrap: Wrap | None = None, seed: int = 0) -> Step:

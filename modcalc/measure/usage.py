@@ -87,7 +87,7 @@ def energy(step: Step, device: torch.device, step_s: float, tokens: int) -> Ener
     with Gpu.of(device) as gpu:
         if gpu is None or gpu.energy_j() is None:
             return None
-        n = max(10, ceil(ENERGY_S / step_s))
+        n = max(2, ceil(ENERGY_S / step_s))
         synchronize(device)
         before, start = gpu.energy_j(), perf_counter()
         for _ in range(n):

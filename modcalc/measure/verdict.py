@@ -42,14 +42,11 @@ def busy(device: Device, waiting: float | None = None) -> str | None:
     return wanted and f"other work ran while this was measured, so times may be too long: {wanted}"
 
 
-def launch_bound(name: str, launch_s: float | None, step_s: float) -> str | None:
-    """A warning where the GPU waits for the host."""
+def launch_bound(name: str, launch_s: float | None, step_s: float, busier: str) -> str | None:
+    """A warning where the GPU waits for the host. busier: what to do."""
     if launch_s is None or launch_s < LAUNCH * step_s:
         return None
-    return (
-        f"{name}: the host needs {launch_s * 1e3:.2f} ms to launch a step that takes {step_s * 1e3:.2f} ms, so the GPU waits for it: "
-        "use --cuda-graph, --compile or a larger --batch"
-    )
+    return f"{name}: the host needs {launch_s * 1e3:.2f} ms to launch a step that takes {step_s * 1e3:.2f} ms, so the GPU waits for it: {busier}"
 
 
 def few_samples(n: int, compared: bool) -> str | None:
