@@ -1,9 +1,12 @@
 """What sampling is billed: FLOPs and cache bytes against what torch counts and what real decisions make of them."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from modcalc.models import Cache, Decoder, causal_forward, decode, prefill
 from modcalc.models.causal import Pass
+from msgspec.structs import replace
 from test_sampling import in_steps, model_of, passed, tokens_of
 from torch.utils.flop_counter import FlopCounterMode
 from variants import LATENT, spec_of
@@ -15,7 +18,7 @@ from modcalc.cost.memory import kv_cache_bytes
 from modcalc.cost.memory_report import memory_report
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import resolve
-from modcalc.spec.schema import Spec
+from modcalc.spec.schema import Mod, Spec
 
 ROUTED = [
     "mod",
@@ -134,15 +137,32 @@ def test_best_and_worst_case(name: str, routing: str, monkeypatch: pytest.Monkey
     assert cache.used_bytes == kv_cache_bytes(account(s).plan, 10, "fp32", batch=2, routing=routing)
 
 
+@pytest.mark.parametrize(
+    "routing, window, dense, routed",
+    [("expected", None, 3 + 8, Fraction(3, 4) * (1 + 2)), ("all", None, 3 + 8, 3 + 8), ("none", None, 3 + 8, 0), ("all", 4, 3 + 3, 3 + 3)],
+)
+def test_a_prefill_expands_the_latents_that_are_cached(routing: str, window: int | None, dense: int, routed: Fraction) -> None:
+    """Tokens that meet kv_up: 3 new ones and 8 before them, or as many as a window holds beside a query; a quarter of each passes,
+    so fewer than one of the new ones on average, and where none does, none before it is expanded."""
+    s = replace(spec_of("mod, latent"), mod=Mod(capacity=0.25), seq_len=16)
+    s = replace(s, attention=replace(s.attention, window=window))
+    report = account(s, phase="prefill", seq_len=3, context=8, batch=2, routing=routing)
+    lat = report.plan.blocks[0].attention.latent
+    each = 2 * 2 * lat.kv_rank * report.plan.blocks[0].attention.n_heads * (lat.nope_dim + report.plan.blocks[0].attention.v_head_dim)
+    found = report.by_path()
+    assert [found.get(f"blocks.{i}.attn.kv_up", 0) for i in (0, 1)] == [each * dense, each * routed]
+
+
 @pytest.mark.parametrize("name", [*ROUTED, "mod, one token", "mod, capacities", "recursions"])
 @pytest.mark.parametrize("context", [0, 5])
 def test_a_prompt_of_one_token_passes_by_the_share_of_whole_sequences(name: str, context: int) -> None:
     """C of 1 token would be 1: all of them. It is a step of decode, but for attention, where a prefill leaves out a variance."""
     s = spec_of(name)
     one, step = (account(s, context=context, **phase) for phase in (dict(phase="prefill", seq_len=1), dict(phase="decode")))
-    costs = [{path: n for path, n in report.by_path().items() if not path.endswith("core")} for report in (one, step)]
+    other = ("core", "kv_up") if context else ("core",)  # a prefill expands the latents that are cached
+    costs = [{path: n for path, n in report.by_path().items() if not path.endswith(other)} for report in (one, step)]
     assert costs[0] == costs[1] and one.params == step.params
-    assert one.flops.forward <= step.flops.forward
+    assert one.flops.forward <= step.flops.forward or name == "mod, latent"
     caches = [kv_bytes(report) for report in (one, step)]
     memory = [memory_report(s, context=context, **phase).memory.kv_cache for phase in (dict(phase="prefill", seq_len=1), dict(phase="decode"))]
     assert caches[0] == caches[1] and memory[0] == memory[1]

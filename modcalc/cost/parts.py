@@ -11,12 +11,16 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
     """q, k, v projections (or the latent ones), norms, rotary, scores and values, output projection.
 
     Latent attention at decode is billed in its absorbed form (DeepSeek-V2, arXiv 2405.04434, section 2.1.2 and
-    appendix C): queries move into the latent space, so cached latents are never expanded.
+    appendix C): queries move into the latent space, so cached latents are never expanded. A prefill expands them, once for
+    all of its queries.
     """
     H, K, N, Nv = a.n_heads, a.n_kv_heads, a.head_dim, a.v_head_dim
     proj = "attention"
     rows: list[Op] = []
-    absorbed = a.latent is not None and at.work.phase == "decode"
+    decode = at.work.phase == "decode"
+    # A window's cache never holds more keys than a query may see beside itself.
+    cached = at.cached if a.window is None or not at.work.sampling else least(at.cached, a.window - 1)
+    absorbed = a.latent is not None and decode
     core = dict(d_model=D, softcap=a.softcap is not None, n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv, part=a)
     if a.latent:
         lat = a.latent
@@ -30,8 +34,9 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
             rows.append(at.linear("attn.q_proj", proj, D, H * N, a.q_bias))
         rows.append(at.linear("attn.kv_down", proj, D, lat.kv_rank + lat.rope_dim, a.k_bias))
         rows.append(at.of("attn.kv_down").norm("attn.kv_down_norm", lat.kv_norm, beside=lat.rope_dim))
-        # Absorbed or not, a new token multiplies once with the whole of kv_up.
-        rows.append(at.of("attn.kv_down_norm").linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv)))
+        # Absorbed or not, a new token multiplies once with the whole of kv_up; where less than one is expected, so are fewer expansions.
+        expanded = at.tokens if decode else at.tokens + cached * least(at.tokens, 1)
+        rows.append(at.of("attn.kv_down_norm").linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv), tokens=expanded))
         if absorbed:
             core |= dict(n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank, absorbed=True)
         rotated = H + 1
@@ -47,9 +52,6 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
             rows.append(at.of(of).norm(name, norm, vectors=_vectors(norm, n, N)))
     if nonzero(a.rotary_dim):
         rows.append(at.point("attn", proj, "rotary", rotated * a.rotary_dim, part=a, reads=at.positions))
-    decode = at.work.phase == "decode"
-    # A window's cache never holds more keys than a query may see beside itself.
-    cached = at.cached if a.window is None or not at.work.sampling else least(at.cached, a.window - 1)
     context = cached + (1 if decode else at.tokens)
     scores = at.common("attn.core", "scores", reads=at.positions)
     rows.append(AttentionCore(context=context, window=a.window, sinks=a.sinks, decode=decode, **core, **scores))
