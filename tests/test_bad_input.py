@@ -39,6 +39,13 @@ head: {tied: yes}
 # What the file holds -> what is said, in this order, a line each.
 FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "unknown key": (GOOD + "n_head: 3\n", (r":10: n_head: unknown key; allowed name, vocab_size, .*; did you mean attention.n_heads\?",)),
+    "a section's one word": (GOOD + "positions: alibi\n", (r":10: positions: found 'alibi'; .*; did you mean \{kind: alibi\}\?",)),
+    "a section's one number": (GOOD + "mod: 0.125\n", (r":10: mod: found 0.125; .*; did you mean \{capacity: 0.125\}\?",)),
+    "a section's flag": (GOOD + "head: tied\n", (r":10: head: found 'tied'; .*; did you mean \{tied: true\}\?",)),
+    "a section as a flag": (GOOD + "mod: true\n", (r":10: mod: found true; .*; did you mean \{\}\?",)),
+    "a list's one entry": (GOOD + "mod: {layers: 1}\n", (r":10: mod.layers: found 1; allowed null or a list, .*; write \[1\]",)),
+    "a number as a text": (GOOD.replace("name: a\n", "name: 123\n"), (r":1: name: found 123; allowed text; write it in quotes",)),
+    "another case": (GOOD + "MoD: {}\n", (r":10: MoD: unknown key; .*; did you mean mod\?",)),
     "unknown key below": (GOOD + "mod: {capcity: 1}\n", (r":10: mod.capcity: unknown key; allowed capacity, every, .*; did you mean capacity\?",)),
     "another tool's key": (GOOD + "hidden_size: 3\n", (r":10: hidden_size: unknown key; .*; write d_model",)),
     "merge key": (GOOD + "mod:\n  <<: {capacity: 0.5}\n", (r":11: mod.<<: unknown key; .*merge keys are not read",)),

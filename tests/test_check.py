@@ -1,5 +1,6 @@
 """`modcalc check`: every metric, bound and format; a wrong budget fails, a bad spec hides nothing."""
 
+import errno
 import json
 import os
 import re
@@ -249,6 +250,21 @@ def test_folders(tmp_path: Path, spec) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert run(empty).returncode == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shut").mkdir()
+    own = spec("params: 1e9")
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert list(sources([str(tmp_path)])) == sorted([str(own), str(tmp_path / "shut")])
+    assert list(sources([str(tmp_path / "shut")])) == [str(tmp_path / "shut")], "and to load it says why"
 
 
 def test_counters_must_agree(spec) -> None:

@@ -52,6 +52,18 @@ def test_what_is_mistyped(run, arguments: list[str], said: str) -> None:
     assert err.startswith("error: ") and re.fullmatch(r"  options: modcalc( flops| profile)? --help", err.splitlines()[1])
 
 
+def test_an_option_given_twice_is_not_half_taken(run) -> None:
+    for words, said in (
+        (("--seq-len", "16", "-T", "32"), "error: --seq-len: given 2 times, and takes one value\n"),
+        (("--mod", "capacity=0.5", "--mod", "every=3"), "its pairs are joined by commas: --mod KEY=VALUE,…\n"),
+    ):
+        code, out, err = run("flops", "gpt2", *words)
+        assert (code, out) == (2, "") and err.endswith(said)
+    # A flag says the same twice, and some options take several values.
+    assert run("flops", "gpt2", "--count", "analytic", "--macs", "--macs")[0] == 0
+    assert run("check", "gpt2", "-r", "params <= 1e9", "-r", "params >= 1")[0] == 0
+
+
 def test_a_list_where_nothing_is_swept(run) -> None:
     assert run("flops", "gpt2", "--seq-len", "8,16")[2].splitlines()[0].endswith("'8,16' is not a valid integer.")
 

@@ -100,7 +100,23 @@ def test_capacities_are_told_apart_where_blocks_are_listed(run: Runner, tmp_path
         "isoflop", tmp_path / "lay.yaml", "--match", tmp_path / "lay.yaml", "--free", "capacity=0.25+0.5", "--within", "1", "-f", "csv"
     )
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert sorted(row["capacity"] for row in rows) == ["25.0 %", "50.0 %"] and "every" not in rows[0]
+    assert sorted(row["capacity"] for row in rows) == ["0.25", "0.5"] and "every" not in rows[0]
+
+
+def test_rows_of_several_budgets_stand_under_one_header(run: Runner) -> None:
+    code, out, err = run("isoflop", "mod-220m", "--budget", "1e18", "--budget", "1e19", "--limit", "2", "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and {row["budget"] for row in rows} == {str(10**18), str(10**19)} and {row["capacity"] for row in rows} == {"0.125"}
+
+
+def test_experts_show_their_own_width(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "moe.yaml").write_text(COUNTS.partition("mod:")[0] + "moe: {n_experts: 4, top_k: 2, d_ff: 96}\n")
+    code, out, err = run(
+        "isoflop", tmp_path / "moe.yaml", "--budget", "1e15", "--limit", "2", "-f", "csv", "--tokens-per-param", "none", "--out", tmp_path / "o"
+    )
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert rows and all("d_ff" not in row and int(row["expert_d_ff"]) > 0 for row in rows)
+    assert all(f"-f{row['expert_d_ff']}" in "".join(map(str, (tmp_path / "o").iterdir())) for row in rows if row["status"] == "OK")
 
 
 @pytest.mark.parametrize("by, held", [("train", True), ("decode", False)])
@@ -166,7 +182,8 @@ def test_each_rule_is_an_option_and_has_an_effect(run: Runner) -> None:
     plain = shapes()
     assert max(s["d_model"] / s["n_layers"] for s in shapes("--aspect", "30:40")) <= 40
     assert all(s["head_dim"] == 128 and s["d_model"] == 128 * s["n_heads"] for s in shapes("--head-dim", 128))
-    assert all(s["d_model"] % 256 == 0 for s in shapes("--multiple-of", 256))
+    assert all(s["d_model"] % 256 == 0 == s["d_ff"] % 256 for s in shapes("--multiple-of", 256))
+    assert all(s["d_ff"] % 96 == 0 for s in shapes("--multiple-of", 96, "--free", "n_layers,d_ff"))
     assert all(10**8 <= s["params"] <= 3 * 10**8 for s in shapes("--params", "100M:300M"))
     assert {s["n_layers"] for s in shapes("--free", "n_layers=10:12,d_model")} == {10, 11, 12}
     assert len({s["d_ff"] / s["d_model"] for s in shapes("--free", "n_layers,d_model,d_ff")}) > 3
@@ -211,7 +228,7 @@ def test_differences_to_the_other_model_are_told(run: Runner) -> None:
         (("dense-60m", "--budget", "1e18", "--params", "1B:1M"), "contradicts itself"),
         (("dense-60m", "--budget", "1e18", "--params", "1B"), "low:high"),
         (("dense-60m", "--budget", "1e18", "--ff-ratio", "3:5"), "--ff-ratio: d_ff is not free"),
-        (("dense-60m", "--budget", "1e18", "--multiple-of", 8, "--free", "n_layers"), "--multiple-of: d_model is not free"),
+        (("dense-60m", "--budget", "1e18", "--multiple-of", 8, "--free", "n_layers"), "--multiple-of: neither d_model nor d_ff is free"),
         (("dense-60m", "--budget", "1e18", "--by", "kv"), "--by: it belongs to --match"),
         (("dense-60m", "--budget", "1e18", "--prefer", "deepest"), "--prefer: it belongs to"),
         (("dense-60m", "--budget", "1e18", "--within", "-1"), "--within"),

@@ -49,6 +49,29 @@ def test_what_a_gpu_measured_is_shown_without_torch():
     assert "warning: mod-3b, train, batch 16, 2,048 tokens: out of memory: CUDA out of memory. Tried to allocate 1.95 GiB\n" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "path, value, said",
+    [
+        (("step_time_s", "median"), 0, "`float` > 0.0 - at `$.step_time_s.median`"),
+        (("step_time_s", "samples", 0), -1.0, "`float` > 0.0"),
+        (("settings", "batch"), -3, "`int` >= 1"),
+        (("baseline", "time_ratio_interval"), [3, 1], "time_ratio_interval begins above its end"),
+        (("spec",), "\x1b[31mred", "regex"),
+        (("device", "name"), "two\nlines", "regex"),
+        (("warnings",), ["\x07"], "regex"),
+    ],
+)
+def test_no_result_is_so(results, tmp_path, path, value, said):
+    record = json.loads((H200 / "self.jsonl").read_text())
+    inner = record
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    (tmp_path / "r.jsonl").write_text(json.dumps(record, separators=(",", ":")))
+    code, out, err = results("r.jsonl")
+    assert (code, out) == (2, "") and err.startswith("error: r.jsonl:1: not a result of modcalc profile (") and said in err
+
+
 def test_the_document_is_that_of_the_file(results):
     file = CPU / "rows-train.jsonl"
     code, out, _ = results(file, "-f", "json")
@@ -325,7 +348,7 @@ def test_a_narrow_terminal_keeps_what_differs(monkeypatch, capsys):
     assert "baseline" in {two_columns.title for two_columns in comparison(two).columns if not two_columns.drop}
     of_ranks = Ranks(16, "nccl", "fsdp", [0.123456, 0.1324], 0.0725, 0.0451, 0.365, 0.0123)
     rows = ranks([msgspec.structs.replace(r, ranks=of_ranks) for r in records(H200 / "forward.jsonl")])
-    keep, _, wide = fitting(rows, 80)
+    keep, wide = fitting(rows, 80)
     assert sum(wide[i] + 3 for i in keep) + 1 <= 80
 
 

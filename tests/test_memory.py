@@ -217,6 +217,8 @@ def test_where_a_search_ends_without_memory_being_short() -> None:
     found = {(f.phase, f.knob): f for f in fits(windows, 10**8, seq_len=16, context=16)}
     assert (found["decode", "context"].limit, found["decode", "context"].next) == ("never", None)
     assert found["train", "seq_len"].limit == ""
+    huge = fits(loads(TINY), 10**30, seq_len=16, context=16)
+    assert {(fit.largest, fit.limit) for fit in huge} == {(10**9, "end")}
 
 
 def test_nothing_fits() -> None:

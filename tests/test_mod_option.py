@@ -29,6 +29,7 @@ def test_apply_mod() -> None:
     assert made.mod == Mod(capacity=0.25, every=4, rounding="ceil", predictor_width=64)
     assert made.name == "llama-2-7b-mod" and msgspec.structs.replace(made, mod=None, name=spec.name) == spec
     assert apply_mod(spec, "layers=1+3+5,capacity=256").mod == Mod(layers=[1, 3, 5], capacity=256)
+    assert apply_mod(spec, "layers=5,capacity=1").mod == Mod(layers=[5], capacity=1)
     assert apply_mod(spec, "layers=31+,capacity=0.5+").mod == Mod(layers=[31], capacity=[0.5])
     assert apply_mod(spec, "layers=0+1+2,capacity=0.5+0.25+64").mod.capacity == [0.5, 0.25, 64]
     assert apply_mod(spec, "bypass.d_ff=64").mod.bypass.d_ff == 64

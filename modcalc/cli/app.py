@@ -3,14 +3,15 @@
 import os
 import re
 import sys
+from collections import Counter
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TextIO
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from modcalc.errors import ModcalcError
+from modcalc.errors import ModcalcError, UsageError
 
 # name -> help. A command `name` is the function of that name in modcalc.cli.<name> ("import" -> import_); nothing else is loaded.
 COMMANDS = {
@@ -29,6 +30,18 @@ COMMANDS = {
 }
 
 
+class Once(TyperCommand):
+    """Refuses an option that is given again and takes one value: the parser would drop the first without a word."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        given = Counter(self.make_parser(ctx).parse_args(args=[*args])[2])
+        for option, n in given.items():
+            if n > 1 and not option.multiple and not option.is_flag:
+                joined = f"; its pairs are joined by commas: {option.opts[0]} {option.metavar}" if option.opts[0] == "--mod" else ""
+                raise UsageError(f"{option.opts[0]}: given {n} times, and takes one value{joined}")
+        return super().parse_args(ctx, args)
+
+
 class Commands(TyperGroup):
     """Imports a command's module only when that command is asked for; the list of all is told by COMMANDS alone."""
 
@@ -42,7 +55,7 @@ class Commands(TyperGroup):
         module = import_module(f"modcalc.cli.{cmd_name}_" if cmd_name == "import" else f"modcalc.cli.{cmd_name}")
         # Plain help: the rich one takes "[default: …]" in a help text for markup and drops it.
         one = typer.Typer(add_completion=False, rich_markup_mode=None)
-        one.command(name=cmd_name)(getattr(module, f"{cmd_name}_" if cmd_name == "import" else cmd_name))
+        one.command(name=cmd_name, cls=Once)(getattr(module, f"{cmd_name}_" if cmd_name == "import" else cmd_name))
         return typer.main.get_command(one)
 
     def format_commands(self, ctx: typer.Context, formatter: object) -> None:

@@ -170,7 +170,7 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
     else:
         from modcalc.render.isoflop import tables
 
-        show(tables(answer), format)
+        show(tables(answer, joined=format == "csv"), format)
     if folder:
         bare = sum(spec.budget is None for _, spec in written)
         unheld = f"; {bare:,} without a budget, as modcalc check counts no such cost" if bare else ""

@@ -62,7 +62,8 @@ def memory(
     _check(phase, context, seq_len, how, gpu_memory)
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
     if room is not None and room < 2**20:
-        raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes hold no model; with its unit, such as {gpu_memory}GiB")
+        unit = f"; with its unit, such as {gpu_memory}GiB" if gpu_memory.isdecimal() else ""
+        raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes hold no model{unit}")
     if plot:
         from modcalc.render.plot import plot_target
 

@@ -1,5 +1,6 @@
 """`modcalc results`: what `modcalc profile` wrote, shown."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,7 +69,11 @@ def _within(path: Path) -> list[Path]:
 
     if not path.is_dir():
         return [path]
-    if found := sorted(path.glob("*.jsonl")):
+    try:
+        found = sorted(path / name for name in os.listdir(path) if name.endswith(".jsonl"))
+    except OSError as wrong:
+        raise UsageError(f"{path}: cannot be read: {wrong.strerror}") from wrong
+    if found:
         return found
     raise UsageError(f"{path}: no .jsonl file in this folder; profile --out FILE.jsonl writes one")
 

@@ -1,5 +1,6 @@
 """Many specs held to their budgets: finds the files, keeps going past a bad one, and says how it ended."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ class Outcome:
 
 
 def sources(paths: Iterable[str]) -> Iterator[str]:
-    """Files, names, and for a folder its config.json, if there is one, and every YAML file in it, sorted.
+    """Files, names, and for a folder its config.json, if there is one, and every YAML file in it, sorted; and folders that cannot
+    be looked into, for which to load them says why.
 
     Raises UsageError for a folder without any spec: a check of nothing must not pass.
     """
@@ -63,16 +65,23 @@ def sources(paths: Iterable[str]) -> Iterator[str]:
         if not folder.is_dir():
             yield path
             continue
-        config = folder / "config.json"
-        found = sorted(
-            p for p in folder.rglob("*.y*ml") if p.suffix in (".yaml", ".yml") and not any(part[0] == "." for part in p.relative_to(folder).parts)
-        )
-        if config.exists():
+        found = _within(folder)
+        if os.access(folder, os.X_OK) and (folder / "config.json").exists():
             # Alone, it is the folder that was meant: a model's, as the hub has them.
-            yield str(config) if found else path
+            yield str(folder / "config.json") if found else path
         elif not found:
             raise UsageError(f"{path}: no .yaml file in this folder")
         yield from map(str, found)
+
+
+def _within(folder: Path) -> list[Path]:
+    """YAML files in a folder, hidden ones left out, and folders in it that cannot be listed."""
+    found: list[Path] = []
+    shut: list[OSError] = []
+    for where, below, names in os.walk(folder, onerror=shut.append):
+        below[:] = [name for name in below if name[0] != "."]
+        found += [Path(where) / name for name in names if name[0] != "." and name.endswith((".yaml", ".yml"))]
+    return sorted([*found, *(Path(wrong.filename) for wrong in shut)])
 
 
 def check_all(paths: Iterable[str], require: Iterable[Rule] = (), extra: Callable[[Spec], list[Result]] | None = None) -> Iterator[Checked]:

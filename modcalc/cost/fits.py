@@ -15,7 +15,8 @@ from modcalc.spec.schema import MAX_SIZE, Spec
 class Fit(Struct, frozen=True):
     """largest: the largest batch, seq_len or context (`knob`) that fits; 0: not even 1. held: its bytes; next: those of one more.
 
-    limit: why it stops where it does if not for memory: `positions` (learned ones) or `never` (more costs nothing, up to MAX_SIZE).
+    limit: why it stops where it does if not for memory: `positions` (learned ones), `never` (more costs nothing), or `end` (MAX_SIZE,
+    the end of the search).
     """
 
     phase: str  # train | decode
@@ -65,7 +66,7 @@ def _decode(plan: Plan, dtype: str, routing: str, batch: int, context: int) -> D
 
 def _fit(phase: str, knob: str, routing: str, cost: Callable[[int], Dim], room: int, most: int) -> Fit:
     n = largest(cost, room, most)
-    limit = "" if n < most else "never" if most == MAX_SIZE else "positions"
+    limit = "" if n < most else "positions" if most < MAX_SIZE else "never" if cost(n) == cost(n - 1) else "end"
     return Fit(phase, knob, routing, n, cost(n) if n else None, cost(n + 1) if n < most else None, limit)
 
 

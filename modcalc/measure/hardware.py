@@ -4,7 +4,7 @@ import os
 import platform
 import re
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -14,6 +14,9 @@ from modcalc.measure.nvml import Gpu
 
 if TYPE_CHECKING:
     import torch
+
+# A line of a table, also where a file says it: control characters would reach the terminal.
+Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DEVICES = ("auto", "cuda", "cpu")
@@ -32,13 +35,13 @@ class Device(msgspec.Struct, frozen=True):
     keeps_freed: whether the CPU's heap was told to keep freed memory (see `heap`).
     """
 
-    type: str
-    name: str
+    type: Text
+    name: Text
     memory_bytes: int | None
     cores: int
     threads: int
-    driver: str | None = None
-    cuda: str | None = None
+    driver: Text | None = None
+    cuda: Text | None = None
     clocks: Clocks | None = None
     keeps_freed: bool = False
 
@@ -46,9 +49,9 @@ class Device(msgspec.Struct, frozen=True):
 class Peak(msgspec.Struct, frozen=True):
     """The most that the device can do: FLOP/s in one dtype, bytes/s of its memory, and who says so."""
 
-    flops_per_s: float
-    bytes_per_s: float | None
-    source: str
+    flops_per_s: Annotated[float, msgspec.Meta(gt=0)]
+    bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None
+    source: Text
 
 
 class Datasheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

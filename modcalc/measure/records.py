@@ -5,26 +5,31 @@ of the command; `schema` grows when one of them changes its meaning.
 """
 
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from modcalc.cost.workload import SAMPLING
-from modcalc.measure.hardware import Device, Peak
+from modcalc.measure.hardware import Device, Peak, Text
 from modcalc.measure.stats import Interval, summarize
 
 Mode = Literal["forward", "train", "prefill", "decode"]
 Parallel = Literal["none", "ddp", "fsdp"]
+# What a file may say.
+Whole = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Amount = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the user chose for one point. seq_len: new tokens T of a sequence (1 for decode); context: tokens cached before them."""
 
     mode: Mode
-    batch: int
-    seq_len: int
-    context: int
-    dtype: str
+    batch: Whole
+    seq_len: Whole
+    context: Annotated[int, Meta(ge=0)]
+    dtype: Text
     compile: bool
     cuda_graph: bool
     causal: str = "full"
@@ -52,14 +57,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class StepTime(msgspec.Struct, frozen=True):
     """Seconds of one step. spread: interquartile range over median. A sample is the mean of `steps` steps in a row."""
 
-    median: float
-    p25: float
-    p75: float
-    min: float
-    n: int
-    spread: float
-    samples: list[float]
-    steps: int = 1
+    median: Positive
+    p25: Positive
+    p75: Positive
+    min: Positive
+    n: Whole
+    spread: Annotated[float, Meta(ge=0)]
+    samples: list[Positive]
+    steps: Whole = 1
 
     @classmethod
     def of(cls, samples: list[float], steps: int = 1) -> "StepTime":
@@ -70,8 +75,8 @@ class StepTime(msgspec.Struct, frozen=True):
 class Flops(msgspec.Struct, frozen=True):
     """FLOPs of one step: of the model, by the convention; and those that the hardware is asked for, recomputed ones included."""
 
-    step: int | float
-    hardware: int | float
+    step: Amount
+    hardware: Amount
 
 
 class WarmUpTime(msgspec.Struct, frozen=True):
@@ -104,16 +109,16 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     expectation: FLOPs are expected ones, for that or for no-op experts.
     """
 
-    spec: str
+    spec: Text
     spec_sha256: str
-    params: int
+    params: Whole
     flops: Flops
-    step_bytes: int | float
+    step_bytes: Amount
     warmup: WarmUpTime
     step_time_s: StepTime
     launch_s: float | None
-    tokens_per_s: float
-    flops_per_s: float
+    tokens_per_s: Positive
+    flops_per_s: Annotated[float, Meta(ge=0)]
     mfu: float | None
     hfu: float | None
     mfu_reached: float | None
@@ -130,13 +135,19 @@ class Baseline(Measured, frozen=True, kw_only=True):
     build_ratios: the median of each build of both models, where they were built more than once.
     """
 
-    flop_ratio: float
-    time_ratio: float
-    build_ratios: list[float] = []
+    flop_ratio: Annotated[float, Meta(ge=0)]
+    time_ratio: Positive
+    build_ratios: list[Positive] = []
     time_ratio_interval: tuple[float, float] | None
     confidence: float | None
     realised_saving: float | None
     realised_saving_interval: tuple[float, float] | None
+
+    def __post_init__(self) -> None:
+        for name in ("time_ratio_interval", "realised_saving_interval"):
+            found = getattr(self, name)
+            if found and found[0] > found[1]:
+                raise ValueError(f"{name} begins above its end")
 
 
 class Ranks(msgspec.Struct, frozen=True):
@@ -159,7 +170,7 @@ class Ranks(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True):
     """Time and FLOPs of one component (or layer, or path) in one step."""
 
-    label: str
+    label: Text
     time_s: float
     share: float
     flops: int | float
@@ -171,11 +182,11 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     it, to which the lines, `other` last, add up. routing: the overhead of Mixture-of-Depths, by part and in all.
     """
 
-    spec: str
-    by: str
-    rounds: int = 3
-    step_time_s: float
-    unprofiled_s: float
+    spec: Text
+    by: Text
+    rounds: Whole = 3
+    step_time_s: Positive
+    unprofiled_s: Positive
     lines: list[Line]
     routing: list[Line]
     routing_s: float
@@ -188,18 +199,19 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag=
     schema: Literal[1] = 1
     kind: Literal["profile"] = "profile"
     key: str
-    spec: str
-    baseline: str | None
+    spec: Text
+    baseline: Text | None
     settings: Settings
     device: Device
-    torch: str
+    torch: Text
     error: str
     world_size: int | None = None
 
     @property
     def doubts(self) -> list[str]:
         """What to say beside the row."""
-        return [f"out of memory: {self.error.partition('. GPU ')[0]}"]  # not how torch's allocator is tuned
+        said = self.error.partition(". GPU ")[0]  # not how torch's allocator is tuned
+        return [f"out of memory: {''.join(c if c.isprintable() else ' ' for c in said)}"]
 
 
 class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
@@ -208,11 +220,11 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     schema: Literal[1] = 1
     kind: Literal["profile"] = "profile"
     key: str
-    time: str
+    time: Text
     device: Device
-    torch: str
+    torch: Text
     mode: Mode
-    dtype: str
+    dtype: Text
     settings: Settings
     workload: dict[str, int]
     convention: dict[str, str]
@@ -221,7 +233,7 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     baseline: Baseline | None
     ranks: Ranks | None = None
     attribution: list[Attribution] = []
-    warnings: list[str] = []
+    warnings: list[Text] = []
 
     @property
     def doubts(self) -> list[str]:

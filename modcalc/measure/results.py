@@ -65,7 +65,7 @@ def _other(content: bytes) -> str | None:
         return None
     if found["schema"] != 1:
         return f"its schema is {found['schema']!r}, and this modcalc reads 1"
-    return "it is a document of --format json; name the file that --out wrote"
+    return None if content.startswith(OPENING) else "it is a document of --format json; name the file that --out wrote"
 
 
 class ResultsFile:

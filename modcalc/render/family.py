@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from modcalc.render.isoflop import UNITS, capacity_text, shape
+from modcalc.render.isoflop import UNITS, shape
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.costs import COSTS
 from modcalc.search.families import Constant, Member
@@ -21,7 +21,7 @@ def table(family: Constant) -> Table:
         Column("d_model", "count"),
         Column("heads", "count", "n_heads", drop=2),
         Column("d_ff", "count"),
-        *([Column("capacity"), Column("every", "count")] if routed else []),
+        *([Column("capacity", "capacity"), Column("every", "count")] if routed else []),
         Column("parameters", "count", "params"),
         *([Column(family.hold, "count", f"cost_{family.hold}", unit)] if family.hold not in ("params", "forward") else []),
         Column("drift", "count", unit=unit),
@@ -35,7 +35,7 @@ def table(family: Constant) -> Table:
     def row(m: Member) -> list[Any]:
         c, s = m.candidate, shape(m.candidate)
         return [
-            s["n_layers"], s["d_model"], s["n_heads"], s["d_ff"], *([capacity_text(s["capacity"]), s["every"]] if routed else []), c.params.total,
+            s["n_layers"], s["d_model"], s["n_heads"], s["d_ff"], *([s["capacity"], s["every"]] if routed else []), c.params.total,
             *([c.cost] if family.hold not in ("params", "forward") else []), m.drift, c.error, c.forward, m.kv_bytes,
             (good if c.status == OK else bad)(c.status), c.reason,
         ]  # fmt: skip

@@ -1,17 +1,17 @@
 """The answers of `modcalc isoflop` as tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from modcalc.render.numbers import real, share, si
+from modcalc.render.numbers import real, si
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.answers import Answer
 from modcalc.search.costs import COSTS
 from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters, times_off, tokens_per_param
 from modcalc.search.results import OK, Candidate, Found
 from modcalc.search.rules import ON_RESULTS, OPTIONS
-from modcalc.spec.resolve import heads
+from modcalc.spec.resolve import heads, mlp_layers
 from modcalc.units import grouped
 
 Cell = tuple[Column, Callable[[Candidate], Any]]
@@ -20,14 +20,20 @@ FAR = Fraction(5, 4)  # a row that is said to be near, and is not
 UNITS = {"kv": "bytes", "params": "", "active": "", "non_embedding": ""}
 
 
-def tables(answer: Answer) -> list[Table]:
-    """One table for each budget, or the one of a match."""
-    return [_match(answer, found) if answer.target else _plan(answer, budget, found) for budget, found in answer.founds]
+def tables(answer: Answer, *, joined: bool = False) -> list[Table]:
+    """One table for each budget, or the one of a match. joined: rows of all budgets under one header, for programs."""
+    found = [_match(answer, found) if answer.target else _plan(answer, budget, found) for budget, found in answer.founds]
+    if not joined or len({tuple(column.name for column in table.columns) for table in found}) > 1:
+        return found
+    lines = [line for table in found for line in (table.title, *table.headline)]
+    rows, notes = [row for table in found for row in table.rows], [note for table in found for note in table.notes]
+    return [Table(headline=list(dict.fromkeys(lines)), columns=found[0].columns, rows=rows, notes=notes)]
 
 
 def _plan(answer: Answer, budget: int, found: Found) -> Table:
     basis = answer.asked.basis
     cells: list[Cell] = [
+        *([(Column("budget", "si", drop=12), lambda c: budget)] if len(answer.founds) > 1 else []),
         *_shape_cells(found),
         (Column("non-embedding", "count", "params_non_embedding", drop=11), lambda c: c.params.non_embedding),
         (Column("forward FLOPs", "si", "forward_flops", drop=9), lambda c: c.forward),
@@ -113,17 +119,23 @@ def _shape_cells(found: Found) -> list[Cell]:
         (Column("layers", "count", "n_layers"), lambda c: c.spec.n_layers),
         (Column("d_model", "count"), lambda c: c.spec.d_model),
         (Column("heads", "count", "n_heads", drop=5), lambda c: c.spec.attention.n_heads),
-        (Column("d_ff", "count", drop=3), lambda c: c.d_ff),
+        *_inner_cells(rows),
     ]
-    routed = {
-        "capacity": (Column("capacity"), lambda c: capacity_text(shape(c)["capacity"])),
-        "every": (Column("every", "count"), lambda c: shape(c)["every"]),
-    }
-    cells += [cell for knob, cell in routed.items() if any(shape(c)[knob] for c in rows)]
+    for knob, kind in (("capacity", "capacity"), ("every", "count")):
+        values = {shape(c)[knob] for c in rows}
+        if values - {None}:
+            cells.append((Column(knob, kind, drop=0 if len(values) > 1 else 6), lambda c, knob=knob: shape(c)[knob]))
     cells.append((Column("parameters", "count", "params"), lambda c: c.params.total))
     if any(c.params.active != c.params.total for c in rows):
         cells.append((Column("active", "count", "params_active", drop=8), lambda c: c.params.active))
     return cells
+
+
+def _inner_cells(rows: Sequence[Candidate]) -> list[Cell]:
+    """The widths of the MLP, where a block has one, and of experts that have their own."""
+    own = any(c.spec.moe and c.spec.moe.d_ff for c in rows)
+    cells: list[Cell] = [(Column("d_ff", "count", drop=3), lambda c: c.d_ff)] if not own or any(mlp_layers(c.spec) for c in rows) else []
+    return [*cells, *([(Column("expert d_ff", "count", drop=3), lambda c: c.spec.moe.d_ff)] if own else [])]
 
 
 def _step_cells(count: str) -> list[Cell]:
@@ -148,10 +160,6 @@ def shape(c: Candidate) -> dict[str, Any]:
         "capacity": mod.capacity if mod and isinstance(mod.capacity, (int, float)) else None,
         "every": mod.every if mod and not mod.recursions and mod.layers is None else None,
     }
-
-
-def capacity_text(value: float | int | None) -> str | None:
-    return None if value is None else share(value) if isinstance(value, float) else f"{value:,} tokens"
 
 
 def _rules(answer: Answer) -> list[str]:

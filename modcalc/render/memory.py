@@ -169,6 +169,8 @@ def _limit(fit: Fit, report: MemoryReport) -> str:
         return "its learned positions end there"
     if fit.limit == "never":
         return "windows hold no more"
+    if fit.limit == "end":
+        return "the search ends there"
     if fit.largest:
         return ""
     fixed = report.fixed(fit.phase)

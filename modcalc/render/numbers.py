@@ -21,8 +21,8 @@ def share(x: Any) -> str:
 
 
 def change(x: Any) -> str:
-    """A relative difference as +1.71 %."""
-    return f"{float(100 * x):+.2f} %"
+    """A relative difference as +1.71 %; from a factor of ten on without decimals, +1,864 %."""
+    return f"{float(100 * x):+,.{0 if abs(x) >= 10 else 2}f} %"
 
 
 def ratio(x: Any) -> str:
@@ -30,6 +30,11 @@ def ratio(x: Any) -> str:
     if 0 < x < 0.00005:
         return "< 0.0001"
     return f"{float(x):.4f}" if abs(x) < 10 else f"{float(x):,.2f}"
+
+
+def capacity(x: float | int) -> str:
+    """A share of the tokens, or a number of them."""
+    return share(x) if isinstance(x, float) else f"{x:,} tokens"
 
 
 def interval(ends: tuple[Any, Any]) -> str:
@@ -43,7 +48,7 @@ def real(x: Any) -> str:
 
 
 KINDS = {
-    "text": str, "count": count, "share": share, "change": change, "ratio": ratio, "interval": interval, "real": real,
+    "text": str, "count": count, "share": share, "change": change, "ratio": ratio, "interval": interval, "capacity": capacity, "real": real,
     "bytes": binary_bytes, "si": si, "seconds": seconds,
 }  # fmt: skip
 

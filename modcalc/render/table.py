@@ -29,7 +29,7 @@ def dim(text: str) -> Styled:
 
 
 class Column(Struct, frozen=True):
-    """kind: text, count, share, change, ratio, interval (two ratios), real, bytes, si or seconds (see `numbers`). key: the
+    """kind: text, count, share, change, ratio, capacity, interval (two ratios), real, bytes, si or seconds (see `numbers`). key: the
     csv header, default from the title. unit: shown behind the title. drop: > 0 lets a narrow terminal leave the column out, highest first;
     below: its cells then stand below the table.
     """

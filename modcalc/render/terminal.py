@@ -13,6 +13,7 @@ from rich.text import Text
 
 from modcalc.render.table import Column, Styled, Table
 
+FEW = 5
 LABEL_WIDTH = 10  # so that lines printed in steps stay aligned
 STYLES = {"good": "green", "bad": "bold red", "dim": "dim", "": ""}
 
@@ -20,7 +21,7 @@ STYLES = {"good": "green", "bad": "bold red", "dim": "dim", "": ""}
 def boxed(table: Table) -> str:
     """The table as text with terminal codes."""
     console = _console()
-    keep, hidden, wide = fitting(table, console.width)
+    keep, wide = fitting(table, console.width)
     parts = [_printed(console, *[Text(table.title, "bold")] * bool(table.title), *(Text(line, "dim") for line in table.headline))]
     if table.columns:
         # A terminal that is too narrow even so breaks the lines itself: no digit may be cut off.
@@ -28,8 +29,7 @@ def boxed(table: Table) -> str:
     for i, column in enumerate(table.columns):
         if column.below and i not in keep:
             parts.append(labelled([(row[0], row[i]) for row in table.cells()]))
-    shown = {table.columns[i].title for i in keep}
-    left_out = ", ".join(c.name if c.title in shown else c.title for c in hidden if not c.below)
+    left_out = ", ".join(_told(table.columns, i) for i, c in enumerate(table.columns) if i not in keep and not c.below)
     hint = [Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic")] if left_out else []
     parts.append(_printed(console, *map(Text, table.notes), *hint))
     return "".join(parts)
@@ -62,10 +62,17 @@ def _printed(console: Console, *things: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
-def fitting(table: Table, width: int) -> tuple[list[int], list[Column], list[int]]:
-    """(indices of the columns shown, columns left out, width of each column): those with the highest `drop` go first, while numbers do not fit.
+def _told(columns: Sequence[Column], i: int) -> str:
+    """What a column is called: after the one before it, where another has the same title."""
+    title = columns[i].title
+    return f"{title} of {columns[i - 1].title}" if i and sum(c.title == title for c in columns) > 1 else title
 
-    Text may wrap, down to 24 characters, and down to 12 where no column is left to go. The headers of numbers wrap before a column goes.
+
+def fitting(table: Table, width: int) -> tuple[list[int], list[int]]:
+    """(indices of the columns shown, width of each column): those with the highest `drop` go first, while numbers do not fit.
+
+    Text may wrap, down to 24 characters, and down to 12 before columns go of which little is left to say without them (`drop` below
+    FEW). The headers of numbers wrap before a column goes.
     """
     keep, cells = list(range(len(table.columns))), table.cells()
 
@@ -76,13 +83,14 @@ def fitting(table: Table, width: int) -> tuple[list[int], list[Column], list[int
     wide = widths(len)
     if _needed(wide, keep) > width:
         wide = widths(_longest_word)
-    for drop in sorted({c.drop for c in table.columns} - {0}, reverse=True):
+    for drop in (*sorted({c.drop for c in table.columns} - {0}, reverse=True), 0):
         if _needed(wide, keep) <= width:
             break
-        keep = [i for i in keep if table.columns[i].drop != drop]
-    if _needed(wide, keep) > width:
-        wide = widths(_longest_word, text=12)
-    return keep, [c for i, c in enumerate(table.columns) if i not in keep], wide
+        if drop < FEW:
+            wide = widths(_longest_word, text=12)
+        if drop and _needed(wide, keep) > width:
+            keep = [i for i in keep if table.columns[i].drop != drop]
+    return keep, wide
 
 
 def _longest_word(text: str) -> int:

@@ -69,7 +69,7 @@ def _common(knob: str, family: Family, before: dict[str, Values], ff_ratio: Band
     if knob == "d_ff":
         widths = before.get("d_model", [family.spec.d_model])
         low, high = (float(b) for b in ff_ratio or ff_band(family))
-        return _multiples(HARDWARE_MULTIPLE, low * min(widths), high * max(widths))
+        return _multiples(family.multiple or HARDWARE_MULTIPLE, low * min(widths), high * max(widths))
     return list(CAPACITIES if knob == "capacity" else FREQUENCIES)
 
 

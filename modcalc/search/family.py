@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from modcalc.errors import UsageError
-from modcalc.spec.resolve import exact, expert_layers, heads, inner_width
+from modcalc.spec.resolve import exact, heads, inner_width, mlp_layers
 from modcalc.spec.schema import Schedule, Spec
 
 HARDWARE_MULTIPLE = 64  # tensor cores and their tilings like widths in multiples of this
@@ -35,6 +35,12 @@ class Widths(NamedTuple):
     d_ff: int
     expert: int | None
     shared: int | None
+
+
+def _up(width: Fraction, multiple: int) -> int:
+    """The least multiple that is no narrower."""
+    wanted = width / multiple
+    return -(-wanted.numerator // wanted.denominator) * multiple
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,9 @@ class Family:
 
     @property
     def ff_multiple(self) -> int:
-        """What derived inner widths are rounded up to: the spec's own multiple, else 64 as far as its d_ff has it."""
+        """What derived inner widths are rounded up to: the user's multiple or the spec's own, else 64 as far as its d_ff has it."""
         mlp = self.spec.mlp
-        return mlp.multiple_of if mlp.ratio is not None else gcd(mlp.d_ff, HARDWARE_MULTIPLE)
+        return self.multiple or (mlp.multiple_of if mlp.ratio is not None else gcd(mlp.d_ff, HARDWARE_MULTIPLE))
 
     @property
     def ff_ratio(self) -> Fraction:
@@ -104,13 +110,11 @@ class Family:
         )  # fmt: skip
 
     def _inner(self, d_model: int) -> int:
-        return inner_width(self.spec, d_model) if self.spec.mlp.ratio is not None else self._scaled(self.spec.mlp.d_ff, d_model)
+        return _up(self.ff_ratio * d_model, self.ff_multiple)
 
     def _scaled(self, width: int, d_model: int) -> int:
-        """`width` of the spec in proportion to d_model, rounded up to 64 as far as it is a multiple of that."""
-        multiple = gcd(width, HARDWARE_MULTIPLE)
-        wanted = Fraction(width, self.spec.d_model) * d_model / multiple
-        return -(-wanted.numerator // wanted.denominator) * multiple
+        """`width` of the spec in proportion to d_model, rounded up to the user's multiple, or 64 as far as it is a multiple of that."""
+        return _up(Fraction(width, self.spec.d_model) * d_model, self.multiple or gcd(width, HARDWARE_MULTIPLE))
 
     def demand(self, knobs: "set[str] | dict") -> None:
         """Raise UsageError if the family does not have one of `knobs`, or says something that hinders it."""
@@ -129,7 +133,7 @@ class Family:
             raise UsageError(f"{spec.name}: mod.layers lists the shared blocks, so n_layers is not free")
         if moe and moe.layers is not None and "n_layers" in knobs:
             raise UsageError(f"{spec.name}: moe.layers lists the layers with experts, so n_layers is not free; give every and offset instead")
-        if moe and moe.d_ff is not None and "d_ff" in knobs and len(expert_layers(spec)) == spec.n_layers:
+        if moe and moe.d_ff is not None and "d_ff" in knobs and not mlp_layers(spec):
             raise UsageError(f"d_ff: every block of {spec.name} has experts of width moe.d_ff, so the knob would change nothing; remove moe.d_ff")
 
     def apply(self, shape: Shape) -> Spec:
@@ -165,7 +169,8 @@ class Family:
         """A name that tells the shape from its sisters."""
         mod = "" if shape.capacity is None or isinstance(spec.mod.capacity, (list, Schedule)) else f"-c{spec.mod.capacity}"
         mod += "" if shape.every is None else f"-e{spec.mod.every}"
-        return f"{self.spec.name}-l{shape.n_layers}-d{shape.d_model}-f{inner_width(spec, spec.d_model)}{mod}"
+        d_ff = inner_width(spec, spec.d_model) if mlp_layers(spec) or spec.moe.d_ff is None else spec.moe.d_ff
+        return f"{self.spec.name}-l{shape.n_layers}-d{shape.d_model}-f{d_ff}{mod}"
 
     def rules(self, knobs: "set[str] | dict") -> list[str]:
         """How the widths follow, in words."""
@@ -188,6 +193,6 @@ class Family:
         if not (moe and moe.d_ff):
             return []
         grows = f"experts keep their share of d_model (moe.d_ff {moe.d_ff:,} at {spec.d_model:,}), rounded up"
-        dense = spec.n_layers - len(expert_layers(spec))
+        dense = mlp_layers(spec)
         where = f"of blocks without experts, {dense:,} of {spec.n_layers:,} in {spec.name}" if dense else "of no block: all have experts"
         return [f"{grows if 'd_model' in knobs else f'experts keep moe.d_ff {moe.d_ff:,}'}; d_ff is the width {where}"]

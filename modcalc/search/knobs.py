@@ -30,7 +30,7 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
         given[name] = values if equals else None
     family.demand(set(given))
     for name in (k for k in KNOBS if k in given):
-        step = family.width_multiple if name == "d_model" else 1
+        step = {"d_model": family.width_multiple, "d_ff": family.multiple or 1}.get(name, 1)
         found[name] = default(name, found) if given[name] is None else parse_values(name, given[name], step)
     return found
 

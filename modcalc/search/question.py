@@ -53,8 +53,8 @@ def terms(
     axes = parse_free(free if free is not None else _default_free(family, other), family, values)
     if ff_ratio is not None and "d_ff" not in axes:
         raise UsageError("--ff-ratio: d_ff is not free, so it would change nothing; add d_ff to --free")
-    if multiple_of is not None and "d_model" not in axes:
-        raise UsageError("--multiple-of: d_model is not free, so it would change nothing; add d_model to --free")
+    if multiple_of is not None and not {"d_model", "d_ff"} & axes.keys():
+        raise UsageError("--multiple-of: neither d_model nor d_ff is free, so it would change nothing; add one to --free")
     fixed = not {"n_layers", "d_model"} & axes.keys()
     rules = Rules(
         band("--aspect", aspect, None if fixed else GRID_ASPECT if centre is None else match_aspect(centre)),

@@ -208,6 +208,19 @@ def _range(kind: Any) -> str:
     return f" {' and '.join(bounds)}" if bounds else ""
 
 
+def _section(value: Any, kind: Any) -> str:
+    """The section of which somebody wrote only what matters: {kind: alibi} for alibi, {capacity: 0.125} for 0.125, {} for true."""
+    if value is True:
+        return "{}" if not any(field.required for field in kind.fields) else ""
+    for field in kind.fields:
+        if value == field.encode_name and any(_name(option) == "Bool" for option in _options(field.type)):
+            return f"{{{value}: true}}"
+        taken = [option for option in _options(field.type) if _name(option) in ("Int", "Float", "Literal")]
+        if any(_takes(option, value, any(_name(o) == "Int" for o in taken)) for option in taken):
+            return f"{{{field.encode_name}: {value}}}"
+    return ""
+
+
 def hint(value: Any, options: dict[str, Any]) -> str:
     """What the user may have meant."""
     number = "Int" in options or "Float" in options
@@ -216,6 +229,12 @@ def hint(value: Any, options: dict[str, Any]) -> str:
         return ", or ".join(words) if value.found == "nothing" else ""
     if isinstance(value, float) and "Int" in options and "Float" in options and value.is_integer():
         return f"a count is written without a point: {int(value)}"
+    if "Struct" in options and not isinstance(value, list) and (section := _section(value, options["Struct"])):
+        return f"did you mean {section}?"
+    if "List" in options and not isinstance(value, str) and any(_takes(item, value, False) for item in _options(options["List"].item_type)):
+        return f"write [{shown(value)}]"
+    if "Str" in options and value is not None and not isinstance(value, (str, list, dict)):
+        return "write it in quotes"
     if not isinstance(value, str):
         return ""
     if "Struct" in options and re.match(r"[a-z_]+:", value):

@@ -20,7 +20,7 @@ def apply_mod(spec: Spec, text: str) -> Spec:
     """`spec` as a Mixture-of-Depths model: its `mod` section, if it has one, is replaced by the one that `text` says.
 
     text: comma-separated key=value pairs of the schema's `mod` section. Values are written as in YAML (0.125, 256,
-    null); a list joins its entries by + (layers=1+3+5), a single entry ends with one (layers=1+); a key inside a
+    null); a list joins its entries by + (layers=1+3+5), and a single entry may end with one (capacity=0.5+); a key inside a
     section has a dot (bypass.d_ff=64, capacity.kind=cosine). A budget is dropped: it was agreed for another model.
 
     Raises UsageError with every problem of `text`.
@@ -75,6 +75,8 @@ def parse_mod(text: str) -> dict[str, Any]:
         if steps[-1] in inner:
             raise UsageError(f"--mod {text}: {key.strip()} is given twice; keep one")
         inner[steps[-1]] = _value(value.strip())
+    if type(section.get("layers")) is int:
+        section["layers"] = [section["layers"]]
     return section
 
 

@@ -41,6 +41,9 @@ def key_hint(key: str, here: list[str], homes: Mapping[str, list[str]]) -> str:
 
     if key in SYNONYMS:
         return f"write {SYNONYMS[key]}"
+    same = [word for word in here if word.lower() == key.lower()]
+    if same:
+        return f"did you mean {same[0]}?"
     # A key of the section goes before one from elsewhere that is as near.
     near = {word: SequenceMatcher(None, word, key[:60]).ratio() + 0.1 * (word in here) for word in {**dict.fromkeys(here), **homes}}
     best = max(near, key=near.__getitem__)

@@ -182,6 +182,11 @@ def expert_layers(spec: Spec) -> list[int]:
     return list(selected(spec.n_layers, moe.every, moe.offset, moe.layers)) if moe else []
 
 
+def mlp_layers(spec: Spec) -> int:
+    """How many layers have an MLP of their own in place of experts."""
+    return spec.n_layers - len(expert_layers(spec))
+
+
 def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
     mod = spec.mod
     if not (mod and mod.recursions):
