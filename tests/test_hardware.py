@@ -165,7 +165,7 @@ class Burning:
 
 @pytest.mark.parametrize("step_s, steps", [(0.1, 20), (0.15, 14), (5.0, 2)])
 def test_energy_of_a_step(monkeypatch, one_gpu, step_s, steps):
-    """A run of two seconds, or of ten steps."""
+    """A run of two seconds, or of two steps."""
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     monkeypatch.setattr(usage, "synchronize", lambda device: None)
     monkeypatch.setattr(usage, "perf_counter", iter([100.0, 102.5]).__next__)
