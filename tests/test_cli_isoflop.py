@@ -103,6 +103,14 @@ def test_capacities_are_told_apart_where_blocks_are_listed(run: Runner, tmp_path
     assert sorted(row["capacity"] for row in rows) == ["0.25", "0.5"] and "every" not in rows[0]
 
 
+def test_none_but_equals_within_nothing(run: Runner) -> None:
+    words = ("isoflop", "dense-60m", "--match", "dense-60m", "--within", "0", "--limit", "6")
+    document = run.document(*words)
+    fine = [c["forward_flops"] for c in document["candidates"] if c["status"] == "OK"]
+    assert set(fine) == {document["match"]["target"]} and len(fine) < 6
+    assert "within 0 % of the target" in run(*words)[1] and "within 0.1 % of the target" in run(*words[:4])[1]
+
+
 def test_rows_of_several_budgets_stand_under_one_header(run: Runner) -> None:
     code, out, err = run("isoflop", "mod-220m", "--budget", "1e18", "--budget", "1e19", "--limit", "2", "-f", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))

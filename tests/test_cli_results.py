@@ -112,6 +112,11 @@ def test_records_are_rated_by_the_last_peak(results):
     (given,) = alike([bare], peak_tflops=500.0)[0]
     assert (given.peak.flops_per_s, given.peak.source, given.peak.bytes_per_s) == (5e14, "--peak-tflops", 4.8e12)
     assert "MFU" in results(CPU / "self.jsonl", "--peak-tflops", "1")[1]
+    # A doubt about the peak is that of the last one.
+    (small,) = alike([first], peak_tflops=1.0)[0]
+    (again,) = alike([small], peak_tflops=2.0)[0]
+    doubts = [[w for w in r.warnings if "more than all" in w] for r in (small, again, *alike([small], peak_tflops=5000.0)[0])]
+    assert [len(one) for one in doubts] == [1, 1, 0] and doubts[0] != doubts[1]
 
 
 @pytest.mark.parametrize(

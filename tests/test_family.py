@@ -165,6 +165,21 @@ def test_what_drifts_far_is_no_member() -> None:
     assert all(m.candidate.status == OK for m in found.members if m not in far)
 
 
+def test_the_nearest_is_the_smaller_of_two_as_near() -> None:
+    assert nearest(lambda n: 2 * n, 3, 10) == 1
+
+
+def test_a_goal_below_the_least_is_said_once_and_half_a_step_is_rounding() -> None:
+    """41.3 M with d_ff of 1: how far above a goal it may lie."""
+    spec = structs.replace(load("petty-41m"), n_layers=2)
+    step = 2 * 3 * spec.d_model  # parameters of one unit of d_ff
+    least = account(structs.replace(spec, mlp=structs.replace(spec.mlp, d_ff=1))).params.total
+    for above, status in ((0.4, OK), (0.6, DROP)):
+        found = constant(Family(spec), {"n_layers": [2]}, "d_ff", "params", Basis(512, 1, 511, convention()), target=least - int(above * step))
+        (c,) = [m.candidate for m in found.members]
+        assert (c.status, c.d_ff) == (status, 1) and c.reason == ("even d_ff 1 is above the target" if status == DROP else "")
+
+
 def test_the_width_of_experts_is_told() -> None:
     moe = Moe(n_experts=4, top_k=2, d_ff=128, every=2)
     family = Family(structs.replace(load("dense-small"), moe=moe))

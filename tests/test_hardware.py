@@ -71,6 +71,14 @@ def test_no_gpu(monkeypatch):
     assert hardware.pick("auto") == hardware.pick("cpu") == torch.device("cpu")
 
 
+@pytest.mark.parametrize("built, why", [(None, "this torch is built without CUDA"), ("13.0", "torch finds no CUDA GPU here")])
+def test_why_there_is_no_gpu(monkeypatch, built, why):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    with pytest.raises(MissingDependency, match=f"--device cuda: {why}"):
+        hardware.pick("cuda")
+
+
 def test_device_of_no_name():
     with pytest.raises(UsageError, match="one of auto, cuda, cpu"):
         hardware.pick("tpu")

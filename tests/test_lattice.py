@@ -1,5 +1,6 @@
 """The lattice against the exact account of each of its shapes, and its optimum against brute force."""
 
+from collections import Counter
 from fractions import Fraction
 from typing import Any
 
@@ -225,6 +226,21 @@ def test_plan_finds_the_optimum_of_brute_force(axes: dict, budget: int, batch: i
         assert (shapes[shape].status == OK, shapes[shape].schedule.steps, shapes[shape].schedule.tokens) == (not bad, steps, tokens)
     marked = [c.shape for c in found.candidates if "20 tokens per parameter" in c.marks]
     assert marked == [b[3] for b in brute[:1] if not b[0]]
+
+
+def test_a_match_counts_each_rule_that_shapes_break() -> None:
+    """All that break it, whatever else they break; off the target only those that keep the other rules."""
+    family, axes = Family(DENSE), {"n_layers": [1, 2, 3, 4], "d_model": [64, 128, 192], "d_ff": [64, 128, 256, 512]}
+    rules, basis, target = Rules(aspect=(Fraction(32), Fraction(96)), ff_ratio=(Fraction(1), Fraction(2)), params=None), basis_of(DENSE), 10**9
+    found = match(family, axes, target, "forward", basis, rules, within=Fraction(1, 10), limit=5)
+    counted: Counter = Counter()
+    for shape in every_shape(family, axes):
+        spec = family.apply(shape)
+        aspect, ratio = Fraction(spec.d_model, spec.n_layers), Fraction(spec.mlp.d_ff, spec.d_model)
+        broken = {"aspect": not 32 <= aspect <= 96, "d_ff ratio": not 1 <= ratio <= 2}
+        counted.update(name for name, bad in broken.items() if bad)
+        counted["relative error"] += not any(broken.values()) and 10 * abs(account(spec, seq_len=basis.seq_len).flops.forward - target) > target
+    assert dict(found.tally.broken) == dict(counted) and all(counted.values())
 
 
 def test_costs_above_2_53_are_decided_by_exact_integers() -> None:

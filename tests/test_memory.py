@@ -84,6 +84,14 @@ def test_master_weights_are_an_fp32_copy_that_the_optimizer_updates(kind: str) -
     assert train_memory(resolve(spec), dtype="fp32", optimizer=kind).master == 0
 
 
+def test_experts_have_a_balance_bias_only_where_the_spec_says_so() -> None:
+    moe = "moe: {{n_experts: 4, top_k: 2, d_ff: 8, score: sigmoid, balance_bias: {}}}\n"
+    for balance, buffers in (("false", 0), ("true", 4 * 4)):
+        plan = resolve(loads(TINY + moe.format(balance)))
+        m = sample_memory(plan, Workload(1, plan.seq_len), "bf16")
+        assert m.weights == 2 * modcalc.account(loads(TINY + moe.format(balance))).params.total + buffers * plan.n_layers
+
+
 def test_sixteen_bytes_per_parameter() -> None:
     """ZeRO (arXiv 1910.02054, section 3.1): 2 + 2 + K = 12 bytes with mixed-precision Adam. torch's step counts come on top."""
     spec = modcalc.load("llama-2-7b")

@@ -55,6 +55,7 @@ def test_lines_add_up_to_the_step_and_flops_to_the_account(mode, by):
     assert all(line.flops_per_s == pytest.approx(line.flops / line.time_s) for line in found.lines if line.flops)
     assert {line.label for line in found.routing} == {"router", "select", "gather", "scatter", "predictor"}
     assert found.routing_s == pytest.approx(sum(line.time_s for line in found.routing))
+    assert found.routing_share == pytest.approx(found.routing_s / found.unprofiled_s, rel=1e-12)
     if by == "component":
         overhead = sum(line.time_s for line in found.lines if line.label in ("router", "predictor"))
         assert found.routing_s == pytest.approx(overhead) and 0 < found.routing_share < 1

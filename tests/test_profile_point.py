@@ -1,6 +1,7 @@
 """One point: what a step does, and that the record says what was measured."""
 
 import weakref
+from fractions import Fraction
 from statistics import median
 
 import msgspec
@@ -8,6 +9,8 @@ import pytest
 
 from modcalc.cost.account import account, dense_twin
 from modcalc.cost.recompute import hardware_flops
+from modcalc.cost.roofline import step_bytes
+from modcalc.measure import records
 from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Memory, Record, Result, Settings
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Spec
@@ -67,6 +70,21 @@ def test_a_record_says_what_was_measured(mode):
     assert base.time_ratio_interval[0] <= base.time_ratio <= base.time_ratio_interval[1]
     assert base.realised_saving == pytest.approx((1 - base.time_ratio) / (1 - base.flop_ratio))
     assert msgspec.json.decode(msgspec.json.encode(done), type=Record) == done
+
+
+def test_what_a_record_counts_is_of_its_own_dtype_and_pairs(monkeypatch):
+    called = []
+    monkeypatch.setattr(rigs, "keep", lambda: called.append("keep"))
+    monkeypatch.setattr(rigs, "settle", lambda mode, compile: called.append((mode, compile)))
+    done = measure(job(baseline=None, settings=settings(dtype="bf16", causal="half")))
+    report = account(SPEC, batch=3, causal="half")
+    assert done.flops.step == report.flops.forward < account(SPEC, batch=3).flops.forward
+    assert done.step_bytes == step_bytes(report, 2)
+    assert called == ["keep", ("forward", False)], "freed memory stays, and what the first step loads is there"
+
+
+def test_exact_counts_and_expectations():
+    assert [records.number(x) for x in (Fraction(6, 2), Fraction(3, 2), 7, 0.5)] == [3, 1.5, 7, 0.5]
 
 
 def test_models_are_built_anew_so_that_no_place_in_memory_decides(monkeypatch):

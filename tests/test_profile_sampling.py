@@ -31,6 +31,9 @@ LATENT = msgspec.structs.replace(SPEC, attention=Attention(n_heads=2, latent=Lat
 WINDOW = msgspec.structs.replace(SPEC, attention=Attention(n_heads=2, window=[5, None]))
 RECURSIVE = msgspec.structs.replace(SPEC, mod=Mod(capacity=[1.0, 0.5, 0.25], recursions=3))
 
+RECURSIVE_BEFORE = msgspec.structs.replace(SPEC, mod=Mod(capacity=[0.5, 0.25], recursions=2, layers=[0, 1]))
+MLP_ROUTED = msgspec.structs.replace(SPEC, mod=Mod(capacity=0.25, granularity="mlp"))
+
 
 def settings(mode: str, **over) -> Settings:
     fields = dict(mode=mode, batch=4, seq_len=1 if mode == "decode" else 8, context=20 if mode == "decode" else 0)
@@ -44,6 +47,13 @@ def test_every_kind_of_cache_can_be_timed(spec, mode):
     done = measure(Job(spec=spec, baseline=None, settings=settings(mode), device=CPU))
     assert done.step_time_s.n == 6 and done.loss is None
     assert done.tokens_per_s == pytest.approx((4 if mode == "decode" else 32) / done.step_time_s.median)
+
+
+def test_a_sample_is_of_many_steps_where_either_model_draws():
+    dense = msgspec.structs.replace(SPEC, mod=None)
+    for spec, baseline, steps in ((SPEC, dense, 16), (dense, SPEC, 16), (dense, dense, 1)):
+        done = measure(Job(spec=spec, baseline=baseline, settings=settings("decode", iterations=1), device=CPU))
+        assert (done.step_time_s.steps, done.baseline.step_time_s.steps) == (steps, steps)
 
 
 def test_each_decode_step_starts_from_the_same_context():
@@ -65,6 +75,13 @@ def test_decode_without_context_stays_without():
         step.prepare()
         assert step.cache.length == 0 and all(layer.count is None or not layer.count.any() for layer in step.cache.layers.values())
         step.run()
+
+
+def test_blocks_that_all_tokens_see_hold_all():
+    """Those after a recursion, and those whose MLP alone is routed."""
+    for spec, whole in ((RECURSIVE_BEFORE, [2, 3]), (MLP_ROUTED, [0, 1, 2, 3])):
+        cache = filled(build(spec), Tokens(8, 1, 50, CPU, 0), 100)
+        assert all(cache.layers[0, i].count.tolist() == [100] * 8 for i in whole)
 
 
 @pytest.mark.parametrize("spec, share", [(SPEC, 0.25), (RECURSIVE, None)])

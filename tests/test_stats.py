@@ -10,7 +10,8 @@ from modcalc.measure.stats import built_ratio, drift, median_interval, paired_ra
 
 def test_summary_is_numpys():
     np = pytest.importorskip("numpy")
-    samples = [random.Random(7).expovariate(1.0) for _ in range(101)]
+    drawn = random.Random(7)
+    samples = [drawn.expovariate(1.0) for _ in range(101)]
     s = summarize(samples)
     assert (s.p25, s.median, s.p75) == pytest.approx(tuple(np.percentile(samples, [25, 50, 75])), rel=1e-12)
     assert (s.min, s.n) == (min(samples), 101)
