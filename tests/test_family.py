@@ -174,7 +174,7 @@ def test_a_goal_below_the_least_is_said_once_and_half_a_step_is_rounding() -> No
     spec = structs.replace(load("petty-41m"), n_layers=2)
     step = 2 * 3 * spec.d_model  # parameters of one unit of d_ff
     least = account(structs.replace(spec, mlp=structs.replace(spec.mlp, d_ff=1))).params.total
-    for above, status in ((0.4, OK), (0.6, DROP)):
+    for above, status in ((0.4, OK), (0.6, DROP), (0.5 * least / step, DROP)):
         found = constant(Family(spec), {"n_layers": [2]}, "d_ff", "params", Basis(512, 1, 511, convention()), target=least - int(above * step))
         (c,) = [m.candidate for m in found.members]
         assert (c.status, c.d_ff) == (status, 1) and c.reason == ("even d_ff 1 is above the target" if status == DROP else "")

@@ -260,7 +260,7 @@ def test_what_differs_between_the_models_is_said_and_how_it_counts() -> None:
     lines = differences(mod, structs.replace(other, head=structs.replace(other.head, tied=False)), 2048)
     assert any("50,257" in line and "32,000" in line for line in lines)
     assert any("T = 1,024" in line and "T = 2,048" in line for line in lines)
-    assert any(line.startswith("head:") for line in lines)
+    assert any(line.startswith("head: tied in mod-220m, a table of its own in gpt2:") for line in lines)
     assert differences(mod, load("dense-220m"), 2048) == []
     # Both are billed for as many tokens.
     answer = ask_match(at_length(mod, 1024), other)
