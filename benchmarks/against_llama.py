@@ -29,6 +29,8 @@ from modcalc.measure.steptime import alternate, rounds_for, warm_up
 from modcalc.render.output import machine_values
 from modcalc.spec.schema import Spec
 
+WARM = 3  # steps before the clock counts, but for the first build's, which warm the machine up
+
 
 def llama(spec: Spec, like: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The library's model of this shape, with the weights of ours."""
@@ -92,9 +94,6 @@ def check(spec: Spec, device: torch.device) -> float:
     if difference > 1e-4:
         sys.exit(f"the two models differ by {difference:.2e} of the logits: this is no comparison")
     return difference
-
-
-WARM = 3  # steps before the clock counts, but for the first build's, which warm the machine up
 
 
 def one_build(spec: Spec, mode: str, batch: int, dtype: torch.dtype, device: torch.device, seconds: float, n: int) -> dict[str, dict]:

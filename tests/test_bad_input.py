@@ -42,7 +42,7 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a section's one word": (GOOD + "positions: alibi\n", (r":10: positions: found 'alibi'; .*; did you mean \{kind: alibi\}\?",)),
     "a section's one number": (GOOD + "mod: 0.125\n", (r":10: mod: found 0.125; .*; did you mean \{capacity: 0.125\}\?",)),
     "a section's flag": (GOOD + "head: tied\n", (r":10: head: found 'tied'; .*; did you mean \{tied: true\}\?",)),
-    "a section as a flag": (GOOD + "mod: true\n", (r":10: mod: found true; .*; did you mean \{\}\?",)),
+    "a section as a flag": (GOOD + "mod: true\n", (r":10: mod: found true; .*; write \{\} for its defaults",)),
     "a list's one entry": (GOOD + "mod: {layers: 1}\n", (r":10: mod.layers: found 1; allowed null or a list, .*; write \[1\]",)),
     "a number as a text": (GOOD.replace("name: a\n", "name: 123\n"), (r":1: name: found 123; allowed text; write it in quotes",)),
     "another case": (GOOD + "MoD: {}\n", (r":10: MoD: unknown key; .*; did you mean mod\?",)),

@@ -59,6 +59,10 @@ def test_an_option_given_twice_is_not_half_taken(run) -> None:
     ):
         code, out, err = run("flops", "gpt2", *words)
         assert (code, out) == (2, "") and err.endswith(said)
+    code, out, err = run("flops", "gpt2", "--attention", "fused", "-T", "1", "-T", "2", "--help")
+    assert code == 0 and "Usage: " in out
+    for words in (("--compile", "--no-compile"), ("--no-compile", "--compile")):
+        assert run("profile", "gpt2", *words)[::2] == (2, "error: --compile and --no-compile: they contradict each other; leave one out\n")
     # A flag says the same twice, and some options take several values.
     assert run("flops", "gpt2", "--count", "analytic", "--macs", "--macs")[0] == 0
     assert run("check", "gpt2", "-r", "params <= 1e9", "-r", "params >= 1")[0] == 0

@@ -192,6 +192,7 @@ def test_each_rule_is_an_option_and_has_an_effect(run: Runner) -> None:
     assert all(s["head_dim"] == 128 and s["d_model"] == 128 * s["n_heads"] for s in shapes("--head-dim", 128))
     assert all(s["d_model"] % 256 == 0 == s["d_ff"] % 256 for s in shapes("--multiple-of", 256))
     assert all(s["d_ff"] % 96 == 0 for s in shapes("--multiple-of", 96, "--free", "n_layers,d_ff"))
+    assert {s["d_ff"] for s in shapes("--multiple-of", 96, "--free", "d_ff=1000:1300", "--ff-ratio", "none")} == {1056, 1152, 1248}
     assert all(10**8 <= s["params"] <= 3 * 10**8 for s in shapes("--params", "100M:300M"))
     assert {s["n_layers"] for s in shapes("--free", "n_layers=10:12,d_model")} == {10, 11, 12}
     assert len({s["d_ff"] / s["d_model"] for s in shapes("--free", "n_layers,d_model,d_ff")}) > 3
@@ -236,6 +237,7 @@ def test_differences_to_the_other_model_are_told(run: Runner) -> None:
         (("dense-60m", "--budget", "1e18", "--params", "1B:1M"), "contradicts itself"),
         (("dense-60m", "--budget", "1e18", "--params", "1B"), "low:high"),
         (("dense-60m", "--budget", "1e18", "--ff-ratio", "3:5"), "--ff-ratio: d_ff is not free"),
+        (("dense-60m", "--budget", "1e18", "--multiple-of", 96, "--free", "d_ff=960+1000"), "d_ff=960+1000: 1,000 is no multiple of 96"),
         (("dense-60m", "--budget", "1e18", "--multiple-of", 8, "--free", "n_layers"), "--multiple-of: neither d_model nor d_ff is free"),
         (("dense-60m", "--budget", "1e18", "--by", "kv"), "--by: it belongs to --match"),
         (("dense-60m", "--budget", "1e18", "--prefer", "deepest"), "--prefer: it belongs to"),

@@ -59,6 +59,10 @@ def test_what_a_gpu_measured_is_shown_without_torch():
         (("spec",), "\x1b[31mred", "regex"),
         (("device", "name"), "two\nlines", "regex"),
         (("warnings",), ["\x07"], "regex"),
+        (("spec",), "two\n", "regex"),
+        (("memory", "source"), "\x9b31m", "regex"),
+        (("settings", "causal"), "\x1b", "regex"),
+        (("mfu",), -0.1, "`float` >= 0.0"),
     ],
 )
 def test_no_result_is_so(results, tmp_path, path, value, said):

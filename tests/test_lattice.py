@@ -39,7 +39,7 @@ def basis_of(spec: Spec, batch: int = 1) -> Basis:
 @st.composite
 def lattices(draw: Any) -> tuple[Family, dict[str, list], Basis]:
     """A drawn family and some of the knobs that it has."""
-    family = Family(draw(specs()))
+    family = Family(draw(specs()), multiple=draw(st.sampled_from((None, None, 8, 24))))
     spec = family.spec
     values = {
         "n_layers": st.lists(st.integers(1, 7), min_size=1, max_size=3, unique=True),

@@ -98,7 +98,8 @@ def slowed(module: torch.nn.Module, forward_s: float, backward_s: float) -> None
 )
 def test_time_that_is_known_to_be_somewhere(monkeypatch, path, label, part):
     """30 ms in a module's forward and 50 ms in its backward are found there, both."""
-    monkeypatch.setattr(attribution, "ROUNDS", (3, 3))
+    monkeypatch.setattr(attribution, "LEAST", 3)
+    monkeypatch.setattr(attribution, "MOST", 3)
     model, step, report = parts("train")
     slowed(model.get_submodule(path), 0.03, 0.05)
     found = attribute(step, model, report, CPU)
@@ -110,7 +111,8 @@ def test_time_that_is_known_to_be_somewhere(monkeypatch, path, label, part):
 
 
 def test_the_optimizers_time_is_its_own(monkeypatch):
-    monkeypatch.setattr(attribution, "ROUNDS", (3, 3))
+    monkeypatch.setattr(attribution, "LEAST", 3)
+    monkeypatch.setattr(attribution, "MOST", 3)
     model, step, report = parts("train")
     own = step.optimizer.step
 

@@ -8,6 +8,7 @@ import pytest
 
 from modcalc.measure import steptime, verdict
 from modcalc.measure.hardware import Device
+from modcalc.measure.records import Settings
 from modcalc.measure.stats import paired_ratio
 
 torch = pytest.importorskip("torch")
@@ -214,6 +215,11 @@ def test_other_doubts():
         verdict.launch_bound("m", 0.0099, 0.01, "rest")
         == "m: the host needs 9.90 ms to launch a step that takes 10.00 ms, so the GPU waits for it: rest"
     )
+    asked = dict(batch=1, seq_len=8, context=0, dtype="fp32", compile=False, cuda_graph=False)
+    busier = [Settings(mode=mode, **asked).busier for mode in ("forward", "train", "prefill", "decode")]
+    assert [("--cuda-graph" in text, "--seq-len" in text, "--context" in text) for text in busier] == [
+        (True, False, False), (True, False, False), (False, True, False), (False, False, True),
+    ]  # fmt: skip
     assert verdict.few_samples(5, compared=False) is None and verdict.few_samples(6, compared=True) is None
     assert verdict.beyond_peak("m", None, "") is None and verdict.beyond_peak("m", 1.0, "") is None
     assert "m: MFU 250.0 %, more than all: the peak (--peak-tflops) is not" in verdict.beyond_peak("m", 2.5, "--peak-tflops")

@@ -357,6 +357,7 @@ def test_who_waits_for_the_device():
     assert [steps.waits(plan, "train") for plan in plans] == [False, True, False]
     for mode in ("prefill", "decode"):
         assert [steps.waits(plan, mode) for plan in plans] == [True, True, True]
+        assert steps.waits(account(msgspec.structs.replace(buffered, mod=None)).plan, mode), "at sampling experts have no buffer"
         assert not steps.waits(account(msgspec.structs.replace(SPEC, mod=None)).plan, mode), "where no token is routed, nothing needs to be known"
 
 

@@ -31,11 +31,16 @@ COMMANDS = {
 
 
 class Once(TyperCommand):
-    """Refuses an option that is given again and takes one value: the parser would drop the first without a word."""
+    """Refuses an option that is given again and takes one value, and both spellings of a flag: the parser would drop the first without a word."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         given = Counter(self.make_parser(ctx).parse_args(args=[*args])[2])
+        if any(option.name == "help" for option in given):
+            return super().parse_args(ctx, args)
         for option, n in given.items():
+            both = [next((word for word in spelt if word in args), None) for spelt in (option.opts, option.secondary_opts)]
+            if n > 1 and all(both):
+                raise UsageError(f"{' and '.join(both)}: they contradict each other; leave one out")
             if n > 1 and not option.multiple and not option.is_flag:
                 joined = f"; its pairs are joined by commas: {option.opts[0]} {option.metavar}" if option.opts[0] == "--mod" else ""
                 raise UsageError(f"{option.opts[0]}: given {n} times, and takes one value{joined}")

@@ -72,7 +72,13 @@ DecodeContext = Annotated[
     int | None, _option("--context", "-S", min=0, max=MAX_SIZE, help="With --by decode: tokens already cached. [default: T - 1]")
 ]
 Multiple = Annotated[
-    int | None, _option("--multiple-of", min=1, max=MAX_SIZE, help="d_model and d_ff are multiples of this. [default: 64, and whole heads]")
+    int | None,
+    _option(
+        "--multiple-of",
+        min=1,
+        max=MAX_SIZE,
+        help="d_model and d_ff are multiples of this. [default: 64, as far as the spec's own d_ff is; d_model of whole heads too]",
+    ),
 ]
 HeadDim = Annotated[int | None, _option("--head-dim", min=1, max=MAX_SIZE, help="Width of a head in every shape. [default: the spec's]")]
 Beside = Annotated[

@@ -29,7 +29,7 @@ from modcalc.measure.ranges import USER_SCOPE, Owners, Ranged, ranges
 from modcalc.measure.records import Attribution, Line, number
 from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
 
-ROUNDS = (4, 12)  # at least and, on the CPU, at most, in between what three seconds hold
+LEAST, MOST = 4, 12  # rounds; between them as many as three seconds hold
 PASSES = 16  # where chance decides, so many tokens are to pass each routed block
 OVERHEAD = ("router", "predictor")  # the components that a dense model does not have
 PARTS = ("router", "select", "gather", "scatter", "predictor")
@@ -56,12 +56,13 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
             Path(trace).unlink(missing_ok=True)  # or that of another run would stand for this one's, should memory run out
     pace = warm_up(step, device, 2).step_s
     rare = _rounds_for_passes(report)
-    most = ROUNDS[device.type == "cpu"]  # a GPU's kernels take as long each time, and to read what they did takes longer than to run them
-    rounds = max(ROUNDS[0], min(max(most, rare), int(3 / pace)))
+    # A GPU's kernels take as long each time, and to read what they did takes longer than to run them.
+    most = MOST if device.type == "cpu" else LEAST
+    rounds = max(LEAST, min(max(most, rare), int(3 / pace)))
     all_count = rare > most  # the fastest steps are then those that nothing passed
     untimed = max(1, min(UNTIMED, int(0.1 / pace)))  # after other work, of which short steps feel more
     # A drift of the machine must cancel out. On a GPU steps are timed in a row, see `steptime`.
-    each = ceil(rounds / ROUNDS[1]) if device.type == "cpu" else rounds
+    each = ceil(rounds / MOST) if device.type == "cpu" else rounds
     blocks = ceil(rounds / each)
     ranged = Ranged(step)
     plain = alternate([step], device, each)[0]

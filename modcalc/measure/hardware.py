@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 # A line of a table, also where a file says it: control characters would reach the terminal.
-Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]*$")]
+Text = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DEVICES = ("auto", "cuda", "cpu")

@@ -19,6 +19,7 @@ Parallel = Literal["none", "ddp", "fsdp"]
 # What a file may say.
 Whole = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0)]
 Amount = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
 
 
@@ -32,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Text
     compile: bool
     cuda_graph: bool
-    causal: str = "full"
+    causal: Text = "full"
     parallel: Parallel = "none"
     seconds: float | None = None
     iterations: int | None = None
@@ -46,7 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def busier(self) -> str:
         """What to do where the GPU waits for the host."""
-        return "use a larger --batch or --context" if self.sampling else "use --cuda-graph, --compile or a larger --batch"
+        more = {"prefill": "use a larger --batch or --seq-len", "decode": "use a larger --batch or --context"}
+        return more.get(self.mode, "use --cuda-graph, --compile or a larger --batch")
 
     @property
     def smaller(self) -> str:
@@ -90,9 +92,9 @@ class WarmUpTime(msgspec.Struct, frozen=True):
 class Memory(msgspec.Struct, frozen=True):
     """The most that the model and its steps held. reserved: by torch's allocator, GPU only."""
 
-    allocated: int | None
-    reserved: int | None
-    source: str
+    allocated: Annotated[int, Meta(ge=0)] | None
+    reserved: Annotated[int, Meta(ge=0)] | None
+    source: Text
 
 
 class Energy(msgspec.Struct, frozen=True):
@@ -119,9 +121,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     launch_s: float | None
     tokens_per_s: Positive
     flops_per_s: Annotated[float, Meta(ge=0)]
-    mfu: float | None
-    hfu: float | None
-    mfu_reached: float | None
+    mfu: Share | None
+    hfu: Share | None
+    mfu_reached: Share | None
     peak_memory_bytes: int | None
     memory: Memory
     energy: Energy | None
@@ -157,8 +159,8 @@ class Ranks(msgspec.Struct, frozen=True):
     exposed_s: the part of it in which nothing else ran (null where the device does not tell).
     """
 
-    world_size: int
-    backend: str
+    world_size: Whole
+    backend: Text
     parallel: Parallel
     step_time_s: list[float]
     skew: float

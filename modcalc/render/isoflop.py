@@ -119,7 +119,7 @@ def _shape_cells(found: Found) -> list[Cell]:
         (Column("layers", "count", "n_layers"), lambda c: c.spec.n_layers),
         (Column("d_model", "count"), lambda c: c.spec.d_model),
         (Column("heads", "count", "n_heads", drop=5), lambda c: c.spec.attention.n_heads),
-        *_inner_cells(rows),
+        *inner_cells(rows, drop=3),
     ]
     for knob, kind in (("capacity", "capacity"), ("every", "count")):
         values = {shape(c)[knob] for c in rows}
@@ -131,11 +131,13 @@ def _shape_cells(found: Found) -> list[Cell]:
     return cells
 
 
-def _inner_cells(rows: Sequence[Candidate]) -> list[Cell]:
+def inner_cells(rows: Sequence[Candidate], drop: int = 0) -> list[Cell]:
     """The widths of the MLP, where a block has one, and of experts that have their own."""
-    own = any(c.spec.moe and c.spec.moe.d_ff for c in rows)
-    cells: list[Cell] = [(Column("d_ff", "count", drop=3), lambda c: c.d_ff)] if not own or any(mlp_layers(c.spec) for c in rows) else []
-    return [*cells, *([(Column("expert d_ff", "count", drop=3), lambda c: c.spec.moe.d_ff)] if own else [])]
+    found = []
+    for title, knob in (("d_ff", "d_ff"), ("expert d_ff", "expert_d_ff")):
+        if any(shape(c)[knob] for c in rows):
+            found.append((Column(title, "count", drop=drop), lambda c, knob=knob: shape(c)[knob]))
+    return found
 
 
 def _step_cells(count: str) -> list[Cell]:
@@ -149,14 +151,15 @@ def _step_cells(count: str) -> list[Cell]:
 def shape(c: Candidate) -> dict[str, Any]:
     """What tells a candidate from its family."""
     H, K, N = heads(c.spec)
-    mod = c.spec.mod
+    mod, expert = c.spec.mod, c.spec.moe and c.spec.moe.d_ff
     return {
         "n_layers": c.spec.n_layers,
         "d_model": c.spec.d_model,
         "n_heads": H,
         "n_kv_heads": K,
         "head_dim": N,
-        "d_ff": c.d_ff,
+        "d_ff": c.d_ff if mlp_layers(c.spec) or expert is None else None,
+        "expert_d_ff": expert,
         "capacity": mod.capacity if mod and isinstance(mod.capacity, (int, float)) else None,
         "every": mod.every if mod and not mod.recursions and mod.layers is None else None,
     }

@@ -54,7 +54,7 @@ class Family:
 
     spec: Spec
     head_dim: int | None = None
-    multiple: int | None = None  # of widths, where the user says so
+    multiple: int | None = None  # of d_model and d_ff, where the user says so
 
     def __post_init__(self) -> None:
         if self.head_dim is not None and self.spec.attention.latent:
@@ -113,8 +113,8 @@ class Family:
         return _up(self.ff_ratio * d_model, self.ff_multiple)
 
     def _scaled(self, width: int, d_model: int) -> int:
-        """`width` of the spec in proportion to d_model, rounded up to the user's multiple, or 64 as far as it is a multiple of that."""
-        return _up(Fraction(width, self.spec.d_model) * d_model, self.multiple or gcd(width, HARDWARE_MULTIPLE))
+        """`width` of the spec's experts in proportion to d_model, rounded up to 64 as far as it is a multiple of that."""
+        return _up(Fraction(width, self.spec.d_model) * d_model, gcd(width, HARDWARE_MULTIPLE))
 
     def demand(self, knobs: "set[str] | dict") -> None:
         """Raise UsageError if the family does not have one of `knobs`, or says something that hinders it."""

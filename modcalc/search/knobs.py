@@ -30,9 +30,25 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
         given[name] = values if equals else None
     family.demand(set(given))
     for name in (k for k in KNOBS if k in given):
-        step = {"d_model": family.width_multiple, "d_ff": family.multiple or 1}.get(name, 1)
-        found[name] = default(name, found) if given[name] is None else parse_values(name, given[name], step)
+        if given[name] is None:
+            found[name] = default(name, found)
+        elif name in ("d_model", "d_ff") and family.multiple:
+            found[name] = _multiples(name, given[name], family.multiple)
+        else:
+            found[name] = parse_values(name, given[name], family.width_multiple if name == "d_model" else 1)
     return found
+
+
+def _multiples(knob: str, text: str, multiple: int) -> Values:
+    """As `parse_values`, where all must be multiples: a range that names no step begins at the first. Raises UsageError."""
+    parts = []
+    for part in text.split("+"):
+        low, *rest = part.split(":")
+        parts.append(f"{-(-int(number(knob, low)) // multiple) * multiple}:{rest[0]}:{multiple}" if len(rest) == 1 else part)
+    values = parse_values(knob, "+".join(parts))
+    if odd := [value for value in values if value % multiple]:
+        raise UsageError(f"--free {knob}={text}: {odd[0]:,} is no multiple of {multiple:,}, which --multiple-of asks for")
+    return values
 
 
 def known(option: str, name: str) -> str:

@@ -208,15 +208,19 @@ def _range(kind: Any) -> str:
     return f" {' and '.join(bounds)}" if bounds else ""
 
 
+# The number that a section is about.
+MAIN = {"Mod": "capacity", "Attention": "n_heads", "Mlp": "d_ff", "Moe": "n_experts"}
+
+
 def _section(value: Any, kind: Any) -> str:
     """The section of which somebody wrote only what matters: {kind: alibi} for alibi, {capacity: 0.125} for 0.125, {} for true."""
-    if value is True:
-        return "{}" if not any(field.required for field in kind.fields) else ""
     for field in kind.fields:
-        if value == field.encode_name and any(_name(option) == "Bool" for option in _options(field.type)):
+        options = {_name(option): option for option in _options(field.type)}
+        if value == field.encode_name and "Bool" in options:
             return f"{{{value}: true}}"
-        taken = [option for option in _options(field.type) if _name(option) in ("Int", "Float", "Literal")]
-        if any(_takes(option, value, any(_name(o) == "Int" for o in taken)) for option in taken):
+        words = "Literal" in options and _takes(options["Literal"], value, False)
+        main = field.encode_name == MAIN.get(kind.cls.__name__) and not isinstance(value, (bool, str))
+        if words or (main and any(_takes(option, value, "Int" in options) for option in options.values())):
             return f"{{{field.encode_name}: {value}}}"
     return ""
 
@@ -229,6 +233,8 @@ def hint(value: Any, options: dict[str, Any]) -> str:
         return ", or ".join(words) if value.found == "nothing" else ""
     if isinstance(value, float) and "Int" in options and "Float" in options and value.is_integer():
         return f"a count is written without a point: {int(value)}"
+    if value is True and "Struct" in options and "None" in options and not any(field.required for field in options["Struct"].fields):
+        return "write {} for its defaults"
     if "Struct" in options and not isinstance(value, list) and (section := _section(value, options["Struct"])):
         return f"did you mean {section}?"
     if "List" in options and not isinstance(value, str) and any(_takes(item, value, False) for item in _options(options["List"].item_type)):

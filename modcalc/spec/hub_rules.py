@@ -96,8 +96,10 @@ def equal_heads(c: Config) -> None:
 
 def biased_alike(c: Config) -> None:
     """InternLM3: the class has all biases or none."""
-    if c["attention_bias"] != c["mlp_bias"]:
-        raise Refused("attention_bias", f"{show(c['attention_bias'])}, but mlp_bias {show(c['mlp_bias'])}: the library has all biases or none here")
+    qkv, rest = c["attention_bias"], c["mlp_bias"]
+    if qkv != rest:
+        said = f"qkv_bias is {show(qkv)} and bias {show(rest)}, but the transformers library has all biases or none here"
+        raise Refused("mlp_bias" if rest else "attention_bias", said)
 
 
 def heads_in_four_parts(c: Config) -> None:
@@ -148,14 +150,20 @@ def mpt_attention(c: Config) -> None:
             raise Refused("attn_config", f"{key}: {show(value)}; the transformers library builds only {show(MPT_FIXED[key][0])} in any case")
         if key not in MPT_FIXED and key not in MPT_FREE:
             raise Refused("attn_config", f"{key}: unknown, so it may change what the model costs; correct it, or remove it if it does not")
+    for key in ("clip_qkv", "softmax_scale"):
+        _mpt_number(c, key)
+
+
+def _mpt_number(c: Config, key: str) -> float | None:
+    value = (c["attn_config"] or {}).get(key)
+    problem = None if value is None else wrong("attention_multiplier", value)  # a number above 0, as this one
+    if problem:
+        raise Refused("attn_config", f"{key}: {problem}")
+    return None if value is None else float(value)
 
 
 def mpt_score_scale(c: Config) -> float | None:
-    scale = (c["attn_config"] or {}).get("softmax_scale")
-    problem = None if scale is None else wrong("attention_multiplier", scale)
-    if problem:
-        raise Refused("attn_config", f"softmax_scale: {problem}")
-    return None if scale is None else float(scale)
+    return _mpt_number(c, "softmax_scale")
 
 
 def activation(*fields: str, renamed: dict[str, str] | None = None) -> Rule:

@@ -211,9 +211,14 @@ class Plan(Struct, frozen=True):
         return tuple(at[i] for i in range(self.n_layers))
 
     @property
+    def experts(self) -> tuple[MoePlan, ...]:
+        """Of each group of blocks that has some."""
+        return tuple(group.block.ffn for group in self.groups if isinstance(group.block.ffn, MoePlan))
+
+    @property
     def dropless(self) -> bool:
         """Whether some block has experts without a buffer."""
-        return any(isinstance(group.block.ffn, MoePlan) and group.block.ffn.dropless for group in self.groups)
+        return any(moe.dropless for moe in self.experts)
 
     @property
     def routed(self) -> dict[int, RoutingPlan]:
