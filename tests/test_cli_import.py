@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modcalc.spec.hub import from_config
-from modcalc.spec.load import load, loads
+from modcalc.spec.load import dump, load, loads
 from modcalc.spec.mod_option import apply_mod
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
@@ -77,7 +77,6 @@ def test_a_bad_config_writes_nothing(run, tmp_path: Path, content: str, said: st
         ((GPT2, "--seq-len", "4096"), "positions.max_len"),
         ((GPT2, "--force"), "nothing to overwrite"),
         ((GPT2, "-o", "."), "is a folder"),
-        ((GPT2, "-o", os.devnull, "--force"), "is no regular file"),
         ((GPT2, "-o", "no/such/folder/x.yaml"), "cannot be written"),
         ((GPT2, "-o", "\0"), "cannot be written"),
         ((GPT2, "-o", "spec.json"), "a spec is YAML"),
@@ -89,6 +88,26 @@ def test_refused(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tup
     code, out, err = run(*args)
     assert (code, out) == (2, "") and said in err
     assert not os.listdir(tmp_path)
+
+
+def test_what_is_no_file_is_not_replaced(run, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code, out, err = run(GPT2, "-o", str(pipe), "--force")
+    assert (code, out) == (2, "") and "is no regular file" in err and pipe.is_fifo()
+
+
+def test_what_cannot_be_put_in_its_place_leaves_nothing(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(part: Path, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    code, out, err = run(GPT2, "-o", str(tmp_path / "x.yaml"))
+    assert (code, out) == (2, "") and "No space left on device" in err and not os.listdir(tmp_path)
+
+
+def test_stdout_is_the_spec(run) -> None:
+    assert run(GPT2)[1] == dump(from_config(GPT2))
 
 
 def test_a_folder_name_stands_for_its_config(run, tmp_path: Path) -> None:

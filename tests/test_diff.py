@@ -142,6 +142,15 @@ def test_a_revision_of_a_file(tmp_path: Path) -> None:
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
 
 
+def test_names_with_a_colon_are_files_first_and_none_is_an_option_of_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a:b.yaml").write_text(dump(load("dense-small")))
+    assert load_side("a:b.yaml") == load("dense-small")
+    with pytest.raises(SpecError, match="no such file"):
+        load_side("--output=x:y")
+    assert [path.name for path in tmp_path.iterdir()] == ["a:b.yaml"]
+
+
 def test_a_side_that_is_no_spec(tmp_path: Path) -> None:
     done = run("gpt2", "gpt3")
     assert done.returncode == 2 and "gpt3" in done.stderr

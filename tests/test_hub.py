@@ -180,6 +180,22 @@ def test_rotary_bases_of_windowed_layers() -> None:
     assert named("olmo-3-7b").positions.local_theta is None
 
 
+def test_what_adds_to_the_rotary_settings_of_gemma_is_of_full_attention_and_goes_first() -> None:
+    found = tiny("gemma3_text", rope_scaling={"rope_theta": 9.0}, rope_parameters={"full_attention": {"rope_theta": 7.0}})
+    assert (found.positions.theta, found.positions.local_theta) == (9.0, 10000.0)
+
+
+def test_all_layers_of_exaone_are_rotated_where_none_has_a_window() -> None:
+    found = tiny("exaone4", num_key_value_heads=2, sliding_window=None, layer_types=["full_attention"] * 4)
+    assert (found.positions.kind, found.positions.rotated, found.attention.window) == ("rotary", None, None)
+
+
+def test_biases_of_a_deepseek_without_experts() -> None:
+    dims = dict(kv_lora_rank=8, q_lora_rank=None, qk_rope_head_dim=4, v_head_dim=8, qk_nope_head_dim=8)
+    found = tiny("deepseek_v2", mlp_bias=True, first_k_dense_replace=4, n_routed_experts=4, num_experts_per_tok=2, **dims)
+    assert found.mlp.bias and found.moe is None
+
+
 def test_a_layernorm_around_one() -> None:
     one = named("minitron-4b")
     assert one.norm.kind == "layernorm" and one.norm.unit_offset and one.positions.fraction == 0.5

@@ -108,6 +108,19 @@ def test_bf16_is_finite_and_its_router_is_not_bf16(name: str, mode: str) -> None
     assert all(r.scores.dtype is torch.float32 for r in out.routing)
 
 
+@pytest.mark.parametrize("choice", [dict(top_k=2), dict(choice="expert", capacity=1.0)])
+def test_experts_are_weighted_by_the_plans_factor(choice: dict) -> None:
+    """Twice the factor, twice what they add to the residual stream."""
+    added = []
+    for scaling in (1.0, 2.0):
+        torch.manual_seed(0)
+        model = modcalc.build(spec_of(dict(n_layers=1, moe=dict(n_experts=4, d_ff=8, scaling=scaling, **choice))), dtype="float64")
+        x = torch.randn(2, 12, model.plan.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        added.append(model.blocks[0].moe(x))
+    torch.testing.assert_close(added[1], 2 * added[0], rtol=1e-12, atol=0)
+    assert added[0].abs().max() > 0
+
+
 def test_a_sequence_of_another_length_is_refused() -> None:
     with pytest.raises(UsageError, match="build it with seq_len=5"):
         model_of("mod")(torch.zeros(1, 5, dtype=torch.int64))

@@ -122,6 +122,15 @@ def test_ties_keep_exactly_c_tokens() -> None:
     equals_naive(model, tokens)
 
 
+def test_a_score_of_zero_is_no_half_more_than_half() -> None:
+    """sigmoid(r) > 1/2: an undecided router lets nobody pass."""
+    variant = dict(n_layers=1, mod=dict(capacity=0.5, selection="threshold", every=1))
+    model, tokens = model_of(variant, dtype="float64"), tokens_of(spec_of(variant))
+    torch.nn.init.zeros_(model.blocks[0].router.weight)
+    x = model.embedding(tokens, Positions.of_sequence(12, tokens.device))
+    assert torch.equal(model(tokens).logits, model.logits(x))
+
+
 def test_a_threshold_that_nobody_passes_leaves_the_block_out() -> None:
     variant = dict(n_layers=1, mod=dict(capacity=0.5, selection="threshold", every=1))
     model, tokens = model_of(variant, dtype="float64"), tokens_of(spec_of(variant))

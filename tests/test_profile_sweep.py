@@ -15,6 +15,7 @@ import pytest
 
 from modcalc.cost.account import dense_twin
 from modcalc.errors import UsageError
+from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Failed, Result, Settings
 from modcalc.spec.load import loads
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
@@ -202,6 +203,19 @@ def test_a_sweep_goes_on_where_it_was(tmp_path):
     assert [(line["status"], line["kind"], line["schema"], line["settings"]["batch"]) for line in lines] == [
         ("ok", "profile", 1, b) for b in (1, 3, 2)
     ]
+
+
+def test_what_is_known_takes_a_new_peak_and_what_is_doubted_goes(tmp_path):
+    one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16), by="component")
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        ((first, new),) = run([one], file)
+        assert new and first.mfu is None
+        ((again, new),) = run([replace(one, peak=Peak(1e12, None, "told"))], file)
+        assert not new and again.mfu == first.flops.step / first.step_time_s.median / 1e12
+        ((more, new),) = run([replace(one, by="layer")], file)
+        assert new and file.records[one.key()] == more and {a.by for a in more.attribution} == {"component", "layer"}
+        ((anew, new),) = run([replace(one, by=None)], file, again=True)
+        assert new and file.records[one.key()].attribution == anew.attribution == []
 
 
 def test_each_point_is_on_disk_before_the_next_begins(tmp_path, monkeypatch):

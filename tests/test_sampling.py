@@ -241,6 +241,12 @@ def test_noise_is_uniform_and_fixed() -> None:
     assert not torch.equal(u, noise(torch.arange(20000)[None], 4))
 
 
+def test_no_new_token_is_the_prompt() -> None:
+    model = model_of("mod")
+    tokens = tokens_of(model, 2, 5)
+    assert torch.equal(generate(model, tokens, max_new_tokens=0), tokens)
+
+
 def test_temperature_draws_from_the_generator() -> None:
     model = model_of("mod")
     prompts = tokens_of(model, 2, 3)
