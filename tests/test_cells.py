@@ -16,7 +16,6 @@ from modcalc.measure.results import read_results
 from modcalc.render.numbers import ratio
 from modcalc.render.points import device_line, headline
 from modcalc.render.profile import attribution, ranks
-from modcalc.render.table import Table
 from modcalc.spec.load import load
 from modcalc.units import binary_bytes, seconds
 
@@ -27,11 +26,6 @@ TRAIN = RESULTS / "nvidia-h200-2026-11-26" / "train.jsonl"
 @pytest.fixture
 def trained() -> list[Result]:
     return [record for record in read_results(TRAIN).records.values() if isinstance(record, Result)]
-
-
-def under(table: Table, title: str) -> list:
-    at = [column.title for column in table.columns].index(title)
-    return [row[at] for row in table.rows]
 
 
 def test_step_times(modcalc: Callable, trained: list[Result]) -> None:

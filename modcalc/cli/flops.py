@@ -94,13 +94,14 @@ def flops(
 
 def _check(phase: str, context: int | None, seq_len: int | None, backward: bool, of_training: list[str]) -> None:
     """Options that contradict each other; Workload checks the rest. of_training: options given that say how a train step runs."""
+    from modcalc.cost.workload import SAMPLING
     from modcalc.errors import UsageError
 
     if phase == "decode" and context is None:
         raise UsageError("--phase decode: say how many tokens are already cached with --context S")
     if phase == "decode" and seq_len is not None:
         raise UsageError("--seq-len with --phase decode: it computes one token per sequence; give the tokens before it by --context")
-    if phase in ("prefill", "decode") and backward:
+    if phase in SAMPLING and backward:
         raise UsageError(f"--backward with --phase {phase}: sampling has no backward pass")
     if of_training and not (backward or phase == "train"):
         raise UsageError(f"{' and '.join(of_training)} without a train step: add --backward")
@@ -108,12 +109,14 @@ def _check(phase: str, context: int | None, seq_len: int | None, backward: bool,
 
 def _counters(asked: str | None, phase: str) -> list[str]:
     """The counters to run: those asked for, which must be there, or all that are; none at sampling, where routing decides what is computed."""
-    if asked == "analytic" or (asked is None and phase in ("prefill", "decode")):
+    from modcalc.cost.workload import SAMPLING
+
+    if asked == "analytic" or (asked is None and phase in SAMPLING):
         return []
     from modcalc.errors import MissingDependency, UsageError
     from modcalc.measure.counters import COUNTERS, installed
 
-    if phase in ("prefill", "decode"):
+    if phase in SAMPLING:
         raise UsageError(f"--count {asked} with --phase {phase}: counters run whole sequences; use --phase forward, or --count analytic")
     if asked is None:
         return installed()

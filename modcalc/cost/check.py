@@ -66,7 +66,7 @@ def sources(paths: Iterable[str]) -> Iterator[str]:
             yield path
             continue
         found = _within(folder)
-        if os.access(folder, os.X_OK) and (folder / "config.json").exists():
+        if os.path.exists(folder / "config.json"):
             # Alone, it is the folder that was meant: a model's, as the hub has them.
             yield str(folder / "config.json") if found else path
         elif not found:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # A line of a table, also where a file says it: control characters would reach the terminal.
 Text = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DEVICES = ("auto", "cuda", "cpu")
@@ -49,8 +50,8 @@ class Device(msgspec.Struct, frozen=True):
 class Peak(msgspec.Struct, frozen=True):
     """The most that the device can do: FLOP/s in one dtype, bytes/s of its memory, and who says so."""
 
-    flops_per_s: Annotated[float, msgspec.Meta(gt=0)]
-    bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None
+    flops_per_s: Positive
+    bytes_per_s: Positive | None
     source: Text
 
 

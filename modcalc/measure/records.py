@@ -11,16 +11,16 @@ import msgspec
 from msgspec import Meta
 
 from modcalc.cost.workload import SAMPLING
-from modcalc.measure.hardware import Device, Peak, Text
+from modcalc.measure.hardware import Device, Peak, Positive, Text
 from modcalc.measure.stats import Interval, summarize
 
 Mode = Literal["forward", "train", "prefill", "decode"]
 Parallel = Literal["none", "ddp", "fsdp"]
 # What a file may say.
 Whole = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0)]
-Share = Annotated[float, Meta(ge=0)]
-Amount = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Amount = Count | NotNegative
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     batch: Whole
     seq_len: Whole
-    context: Annotated[int, Meta(ge=0)]
+    context: Count
     dtype: Text
     compile: bool
     cuda_graph: bool
@@ -64,7 +64,7 @@ class StepTime(msgspec.Struct, frozen=True):
     p75: Positive
     min: Positive
     n: Whole
-    spread: Annotated[float, Meta(ge=0)]
+    spread: NotNegative
     samples: list[Positive]
     steps: Whole = 1
 
@@ -92,8 +92,8 @@ class WarmUpTime(msgspec.Struct, frozen=True):
 class Memory(msgspec.Struct, frozen=True):
     """The most that the model and its steps held. reserved: by torch's allocator, GPU only."""
 
-    allocated: Annotated[int, Meta(ge=0)] | None
-    reserved: Annotated[int, Meta(ge=0)] | None
+    allocated: Count | None
+    reserved: Count | None
     source: Text
 
 
@@ -120,10 +120,10 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     step_time_s: StepTime
     launch_s: float | None
     tokens_per_s: Positive
-    flops_per_s: Annotated[float, Meta(ge=0)]
-    mfu: Share | None
-    hfu: Share | None
-    mfu_reached: Share | None
+    flops_per_s: NotNegative
+    mfu: NotNegative | None
+    hfu: NotNegative | None
+    mfu_reached: NotNegative | None
     peak_memory_bytes: int | None
     memory: Memory
     energy: Energy | None
@@ -137,7 +137,7 @@ class Baseline(Measured, frozen=True, kw_only=True):
     build_ratios: the median of each build of both models, where they were built more than once.
     """
 
-    flop_ratio: Annotated[float, Meta(ge=0)]
+    flop_ratio: NotNegative
     time_ratio: Positive
     build_ratios: list[Positive] = []
     time_ratio_interval: tuple[float, float] | None

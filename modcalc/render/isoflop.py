@@ -11,7 +11,7 @@ from modcalc.search.costs import COSTS
 from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters, times_off, tokens_per_param
 from modcalc.search.results import OK, Candidate, Found
 from modcalc.search.rules import ON_RESULTS, OPTIONS
-from modcalc.spec.resolve import heads, mlp_layers
+from modcalc.spec.resolve import heads, inner_widths
 from modcalc.units import grouped
 
 Cell = tuple[Column, Callable[[Candidate], Any]]
@@ -151,14 +151,15 @@ def _step_cells(count: str) -> list[Cell]:
 def shape(c: Candidate) -> dict[str, Any]:
     """What tells a candidate from its family."""
     H, K, N = heads(c.spec)
-    mod, expert = c.spec.mod, c.spec.moe and c.spec.moe.d_ff
+    d_ff, expert = inner_widths(c.spec)
+    mod = c.spec.mod
     return {
         "n_layers": c.spec.n_layers,
         "d_model": c.spec.d_model,
         "n_heads": H,
         "n_kv_heads": K,
         "head_dim": N,
-        "d_ff": c.d_ff if mlp_layers(c.spec) or expert is None else None,
+        "d_ff": d_ff,
         "expert_d_ff": expert,
         "capacity": mod.capacity if mod and isinstance(mod.capacity, (int, float)) else None,
         "every": mod.every if mod and not mod.recursions and mod.layers is None else None,

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from modcalc.render.table import Column, Styled, Table
 
-FEW = 5
+FEW = 5  # columns with a lower `drop` are the last to go: the row means little without them
 LABEL_WIDTH = 10  # so that lines printed in steps stay aligned
 STYLES = {"good": "green", "bad": "bold red", "dim": "dim", "": ""}
 

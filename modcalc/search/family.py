@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from modcalc.errors import UsageError
-from modcalc.spec.resolve import exact, heads, inner_width, mlp_layers
+from modcalc.spec.resolve import exact, heads, inner_width, inner_widths, mlp_layers, up
 from modcalc.spec.schema import Schedule, Spec
 
 HARDWARE_MULTIPLE = 64  # tensor cores and their tilings like widths in multiples of this
@@ -35,12 +35,6 @@ class Widths(NamedTuple):
     d_ff: int
     expert: int | None
     shared: int | None
-
-
-def _up(width: Fraction, multiple: int) -> int:
-    """The least multiple that is no narrower."""
-    wanted = width / multiple
-    return -(-wanted.numerator // wanted.denominator) * multiple
 
 
 @dataclass(frozen=True)
@@ -110,11 +104,11 @@ class Family:
         )  # fmt: skip
 
     def _inner(self, d_model: int) -> int:
-        return _up(self.ff_ratio * d_model, self.ff_multiple)
+        return up(self.ff_ratio * d_model, self.ff_multiple)
 
     def _scaled(self, width: int, d_model: int) -> int:
         """`width` of the spec's experts in proportion to d_model, rounded up to 64 as far as it is a multiple of that."""
-        return _up(Fraction(width, self.spec.d_model) * d_model, gcd(width, HARDWARE_MULTIPLE))
+        return up(Fraction(width, self.spec.d_model) * d_model, gcd(width, HARDWARE_MULTIPLE))
 
     def demand(self, knobs: "set[str] | dict") -> None:
         """Raise UsageError if the family does not have one of `knobs`, or says something that hinders it."""
@@ -169,8 +163,8 @@ class Family:
         """A name that tells the shape from its sisters."""
         mod = "" if shape.capacity is None or isinstance(spec.mod.capacity, (list, Schedule)) else f"-c{spec.mod.capacity}"
         mod += "" if shape.every is None else f"-e{spec.mod.every}"
-        d_ff = inner_width(spec, spec.d_model) if mlp_layers(spec) or spec.moe.d_ff is None else spec.moe.d_ff
-        return f"{self.spec.name}-l{shape.n_layers}-d{shape.d_model}-f{d_ff}{mod}"
+        d_ff, expert = inner_widths(spec)
+        return f"{self.spec.name}-l{shape.n_layers}-d{shape.d_model}-f{expert if d_ff is None else d_ff}{mod}"
 
     def rules(self, knobs: "set[str] | dict") -> list[str]:
         """How the widths follow, in words."""

@@ -80,8 +80,13 @@ def inner_width(spec: Spec, d_model: Dim) -> int:
     """F: as given, or ratio * d_model rounded up to a multiple."""
     if spec.mlp.d_ff is not None:
         return spec.mlp.d_ff
-    product = exact(spec.mlp.ratio) * d_model / spec.mlp.multiple_of
-    return -(-product.numerator // product.denominator) * spec.mlp.multiple_of
+    return up(exact(spec.mlp.ratio) * d_model, spec.mlp.multiple_of)
+
+
+def up(width: Fraction, multiple: int) -> int:
+    """The least multiple that is no narrower."""
+    wanted = width / multiple
+    return -(-wanted.numerator // wanted.denominator) * multiple
 
 
 def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, window: int | None, rotated: bool) -> AttentionPlan:
@@ -185,6 +190,12 @@ def expert_layers(spec: Spec) -> list[int]:
 def mlp_layers(spec: Spec) -> int:
     """How many layers have an MLP of their own in place of experts."""
     return spec.n_layers - len(expert_layers(spec))
+
+
+def inner_widths(spec: Spec) -> tuple[int | None, int | None]:
+    """(d_ff, None where no layer uses it; that of experts, None where there are none or they have no width of their own)."""
+    expert = spec.moe.d_ff if spec.moe else None
+    return inner_width(spec, spec.d_model) if mlp_layers(spec) or expert is None else None, expert
 
 
 def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
