@@ -92,6 +92,9 @@ def test_a_capacity_of_more_tokens_than_there_are_is_all_of_them(run: Runner, tm
     assert best["status"] == "OK" and best["shape"]["capacity"] == 40
     forward = account(load(tmp_path / "cnt.yaml"), seq_len=40).flops.forward
     assert abs(best["forward_flops"] / forward - 1) <= 0.001
+    (tmp_path / "cnt.yaml").write_text(COUNTS.replace("capacity: 64", "capacity: 0.25, multiple_of: 48"))  # and so is a multiple
+    again = run.document("isoflop", tmp_path / "cnt.yaml", "--match", tmp_path / "cnt.yaml", "--seq-len", "40", "--limit", "3")["candidates"][0]
+    assert again == {**best, "shape": {**best["shape"], "capacity": 0.25}}
 
 
 def test_capacities_are_told_apart_where_blocks_are_listed(run: Runner, tmp_path: Path) -> None:

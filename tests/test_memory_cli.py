@@ -210,6 +210,16 @@ def test_a_size_without_its_unit(run) -> None:
     assert "--gpu-memory 80: 80 bytes hold no model; with its unit, such as 80GiB" in run("gpt2", "--gpu-memory", "80", code=2)[1]
 
 
+def test_a_small_size_with_its_unit(run, tmp_path: Path) -> None:
+    """Of a tiny model, whose every byte counts."""
+    (tmp_path / "t.yaml").write_text("{name: t, vocab_size: 10, seq_len: 16, d_model: 8, n_layers: 1, attention: {n_heads: 2}, mlp: {d_ff: 8}}")
+    whole = json.loads(run(tmp_path / "t.yaml", "--format", "json")[0])["bytes"]["total"]
+    assert whole < 2**20
+    for room, batch in ((f"{whole / 1000}KB", 1), (f"{(whole - 1) / 1000}KB", 0)):
+        fits = json.loads(run(tmp_path / "t.yaml", "--gpu-memory", room, "--format", "json")[0])["fits"]
+        assert next(f["largest"] for f in fits if (f["phase"], f["knob"]) == ("train", "batch")) == batch
+
+
 def test_the_batch_of_the_train_section_is_mentioned(run, tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text((SPECS / "dense-small.yaml").read_text() + "train: {batch_size: 8}\n")
     said = "note: dense-small: billed for one sequence; its train section has 8 a step: --batch 8\n"

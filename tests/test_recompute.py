@@ -3,12 +3,14 @@
 from fractions import Fraction
 
 import pytest
+from variants import spec_of
 
 from modcalc import account, build, load
 from modcalc.cost.recompute import ATTENTION, RECOMPUTE, hardware_flops
 from modcalc.errors import UsageError
 from modcalc.render.hardware import hardware_facts
 from modcalc.render.wording import Unit
+from modcalc.spec.schema import Spec
 
 torch = pytest.importorskip("torch")
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop  # noqa: E402
@@ -40,6 +42,20 @@ def test_explicit_attention_as_torch_counts_it(name: str, recompute: str) -> Non
     assert (found.recomputed > 0) == (recompute != "none")
 
 
+def test_routers_of_recursions_stand_outside_of_what_runs_again() -> None:
+    spec = spec_of("recursions, predictor")
+    model = build(spec, device="meta", attention="explicit")
+    for block in model.blocks:
+        rerun(block)
+    with set_checkpoint_early_stop(False), FlopCounterMode(display=False) as counter:
+        out = model(torch.zeros(1, spec.seq_len, dtype=torch.long, device="meta"))
+        (out.logits.sum() + sum(r.predicted.sum() for r in out.routing)).backward()
+    report = account(spec, phase="train")
+    found = hardware_flops(report, "full", "explicit")
+    assert found.recomputed == sum(flops for path, flops in report.by_path().items() if path.startswith("blocks."))
+    assert found.train_step == counter.get_total_flops()
+
+
 def test_fused_attention_as_torch_counts_it() -> None:
     """3.5 times the forward pass in all."""
     spec = load("gpt2")
@@ -52,9 +68,10 @@ def test_fused_attention_as_torch_counts_it() -> None:
     assert found.backward == report.flops.backward + found.recomputed
 
 
-def test_full_recomputation_is_megatrons() -> None:
-    report = account(load("gpt2"), phase="train")
-    megatron = account(load("gpt2"), phase="train", convention="megatron")
+@pytest.mark.parametrize("spec", [load("gpt2"), spec_of("recursions")], ids=lambda spec: spec.name)
+def test_full_recomputation_is_megatrons(spec: Spec) -> None:
+    report = account(spec, phase="train")
+    megatron = account(spec, phase="train", convention="megatron")
     assert hardware_flops(report, "full", "explicit").train_step == megatron.flops.train_step
 
 

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import msgspec
 import pytest
 import torch
 from modcalc.models import Cache, Decoder, causal_forward, decode, prefill
@@ -9,7 +10,7 @@ from modcalc.models.causal import Pass
 from msgspec.structs import replace
 from test_sampling import in_steps, model_of, passed, tokens_of
 from torch.utils.flop_counter import FlopCounterMode
-from variants import LATENT, spec_of
+from variants import BASE, LATENT, spec_of
 
 from modcalc import account, build
 from modcalc.cost.account import dense_twin
@@ -103,6 +104,20 @@ def test_decode_costs_the_bill_of_its_decisions(name: str, batch: int) -> None:
     assert 0 < sum(len(row) for block in rows for row in block) < 2 * batch * 12
     _, cache = prefilled(model, tokens[:, :4])
     assert decoded(model, tokens, cache) == [decode_cost(s, rows, t) for t in range(4, 12)]
+
+
+@pytest.mark.parametrize("capacity", [0.25, 0.3, 1.0, 1.9, 8.0])
+@pytest.mark.parametrize("mod", [None, dict(capacity=0.5), dict(recursions=2, capacity=[1.0, 0.4])])
+def test_experts_that_choose_are_billed_as_in_a_whole_sequence(capacity: float, mod: dict | None) -> None:
+    """At the share that they choose there, rounded and with every token at most once: as the expectation of a prefill of as many tokens."""
+    s = msgspec.convert({**BASE, "moe": dict(n_experts=4, choice="expert", capacity=capacity), "mod": mod}, Spec)
+
+    def experts(**work: object) -> dict[str, object]:
+        return {path: flops for path, flops in account(s, **work).by_path().items() if ".experts." in path}
+
+    assert experts(phase="prefill", seq_len=s.seq_len) == experts()
+    step = experts(phase="decode", context=5)
+    assert {path: s.seq_len * flops for path, flops in step.items()} == experts()
 
 
 @each_routed

@@ -61,9 +61,8 @@ def memory(
     how = {name: value for name, value in given.items() if value is not None}
     _check(phase, context, seq_len, how, gpu_memory)
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
-    if room is not None and room < 2**20:
-        unit = f"; with its unit, such as {gpu_memory}GiB" if gpu_memory.isdecimal() else ""
-        raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes hold no model{unit}")
+    if room is not None and gpu_memory.isdecimal() and room < 2**20:
+        raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes hold no model; with its unit, such as {gpu_memory}GiB")
     if plot:
         from modcalc.render.plot import plot_target
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import Op, whole
 from modcalc.cost.workload import SAMPLING, Workload
 from modcalc.spec.plan import Dim, Plan
-from modcalc.spec.resolve import resolve
+from modcalc.spec.resolve import by_layer, expert_layers, resolve
 from modcalc.spec.schema import Spec
 
 LEVELS = ("total", "component", "layer", "path")
@@ -149,9 +150,22 @@ def count_flops(rows: tuple[Op, ...], work: Workload, rule: Convention) -> Flops
 
 def dense_twin(spec: Spec) -> Spec:
     """The same shape without routing; recursions become as many blocks with weights of their own."""
-    mod = spec.mod
-    if mod is None:
+    if spec.mod is None:
         return spec
-    shared = len(mod.layers or range(spec.n_layers)) if mod.recursions else 0
-    extra = shared * (mod.recursions - 1) if mod.recursions else 0
-    return replace(spec, name=f"{spec.name} (dense twin)", mod=None, n_layers=spec.n_layers + extra, budget=None)
+    unrolled = _unrolled(spec) if spec.mod.recursions else {}
+    return replace(spec, name=f"{spec.name} (dense twin)", mod=None, budget=None, **unrolled)
+
+
+def _unrolled(spec: Spec) -> dict[str, Any]:
+    """The fields of a recursive spec that differ where its shared blocks stand once for each recursion: patterns over the layers go with them."""
+    shared = list(spec.mod.layers or range(spec.n_layers))
+    order = [*range(shared[0]), *shared * spec.mod.recursions, *range(shared[-1] + 1, spec.n_layers)]
+    patterns, experts = by_layer(spec), set(expert_layers(spec))
+    fields: dict[str, Any] = {"n_layers": len(order)}
+    if isinstance(spec.attention.window, list):
+        fields["attention"] = replace(spec.attention, window=[patterns[i][0] for i in order])
+    if spec.positions.rotated:
+        fields["positions"] = replace(spec.positions, rotated=[patterns[i][1] for i in order])
+    if spec.moe:
+        fields["moe"] = replace(spec.moe, every=1, offset=None, layers=[n for n, i in enumerate(order) if i in experts])
+    return fields

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from modcalc.cost.convention import in_block
 from modcalc.cost.ops import AttentionCore, Op, Pointwise
 from modcalc.cost.recompute import check_choice
 from modcalc.cost.saved import How, saved
@@ -73,7 +74,7 @@ def _blocks(rows: list[Op]) -> list[list[Op]]:
     """Rows of each kind of block, in each recursion."""
     found: dict[tuple, list[Op]] = {}
     for op in rows:
-        if op.path.startswith("blocks."):
+        if in_block(op):
             found.setdefault((op.scope, op.layers), []).append(op)
     return list(found.values())
 

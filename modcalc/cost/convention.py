@@ -54,8 +54,8 @@ BASES: dict[str, Callable[[Op, str | None], Dim]] = {
 
 
 def tags(op: Op) -> set[str]:
-    """What a term may choose rows by: kind, path, part (stack: blocks and recursions; frame: the rest), and the kind's own."""
-    found = {f"kind:{op.kind}", f"path:{op.path}", "part:stack" if in_stack(op) else "part:frame"}
+    """What a term may choose rows by: kind, path, part (block, or frame: the rest), and the kind's own."""
+    found = {f"kind:{op.kind}", f"path:{op.path}", "part:block" if in_block(op) else "part:frame"}
     if isinstance(op, Pointwise):
         found.add(f"what:{op.what}")
     elif isinstance(op, NormOp):
@@ -67,9 +67,9 @@ def tags(op: Op) -> set[str]:
     return found
 
 
-def in_stack(op: Op) -> bool:
-    """Whether the row belongs to a block or a recursion: what activation recomputation runs again."""
-    return op.path.startswith(("blocks.", "recursions."))
+def in_block(op: Op) -> bool:
+    """Whether the row belongs to a block: what activation recomputation runs again. Routers of recursions stand around blocks."""
+    return op.path.startswith("blocks.")
 
 
 class Term(Struct, frozen=True):

@@ -87,7 +87,7 @@ _ALL = (
         counts="matrix products, the forward pass of every block computed a second time for the backward pass",
         citation="Narayanan et al. 2021 (Megatron-LM, arXiv 2104.04473, section 5.1, equation 3)",
         backward_terms=times(2, PRODUCTS),
-        recompute_terms=(Term(2, "products", only=("part:stack",)),),
+        recompute_terms=(Term(2, "products", only=("part:block",)),),
     ),
     _thirds(
         "megatron-no-recompute",

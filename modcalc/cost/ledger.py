@@ -51,7 +51,7 @@ def block_rows(b: BlockPlan, at: At, routing: RoutingPlan | None = None) -> list
     if r:
         kept, seen = routed_tokens(r, at)
         rows += routing_rows(r, b, ffn if r.granularity == "mlp" else attn, kept)
-        inner = replace(at.with_tokens(kept, seen, r.share), positions=at.name("positions")).of("kept")
+        inner = replace(at.kept(r, kept, seen), positions=at.name("positions")).of("kept")
         if r.granularity in ("block", "attention"):
             attn = inner
         if r.granularity == "mlp":
@@ -95,7 +95,7 @@ def ledger(plan: Plan, work: Workload) -> list[Op]:
     if not work.sampling and work.seq_len != plan.seq_len:
         raise UsageError(f"{plan.name}: the plan is for {plan.seq_len} tokens, the workload for {work.seq_len}")
     e, D = plan.embedding, plan.d_model
-    at = At(work, "", work.seq_len, work.context, x="x")
+    at = At(work, "", work.seq_len, work.context, plan.seq_len, x="x")
     rows: list[Op] = [Lookup(rows=e.vocab_size, width=e.width, tied=plan.head.tied, **at.common("embedding.tokens", "embedding"))]
     if e.scale is not None:
         rows.append(at.point("embedding", "embedding", "scale", e.width))
@@ -112,7 +112,7 @@ def ledger(plan: Plan, work: Workload) -> list[Op]:
         rows += recursion_rows(plan, at)
     else:
         for g in plan.groups:
-            rows += block_rows(g.block, At(work, "blocks.{}", at.tokens, at.cached, g.count, g.layers))
+            rows += block_rows(g.block, replace(at, prefix="blocks.{}", repeat=g.count, layers=g.layers))
 
     last = at.with_tokens(1 if work.phase == "prefill" else at.tokens, 0, 1)
     if plan.final_norm:
@@ -136,11 +136,11 @@ def recursion_rows(plan: Plan, at: At) -> list[Op]:
     for g in plan.groups:
         outside = tuple(i for i in g.layers if not rec.first <= i <= rec.last)
         if outside:
-            rows += block_rows(g.block, At(at.work, "blocks.{}", at.tokens, at.cached, len(outside), outside))
+            rows += block_rows(g.block, replace(at, prefix="blocks.{}", repeat=len(outside), layers=outside))
     tokens, cached, D = at.tokens, at.cached, plan.d_model
     for step, r in enumerate(rec.routings):
         name = f"recursions.{step}"
-        here = At(at.work, name, tokens, cached, x=f"{name}.x", positions=f"{name}.positions")
+        here = replace(at, prefix=name, tokens=tokens, cached=cached, x=f"{name}.x", positions=f"{name}.positions")
         kept, seen = routed_tokens(r, at)
         rows += routing_rows(r, plan.groups[0].block, here, kept)
         rows.append(Pointwise(what="residual", size=D, **here.common("", "residual", tokens=kept)))
@@ -148,6 +148,6 @@ def recursion_rows(plan: Plan, at: At) -> list[Op]:
             inside = tuple(i for i in g.layers if rec.first <= i <= rec.last)
             if inside:
                 inner = replace(here, prefix="blocks.{}", repeat=len(inside), layers=inside, own=step == 0, scope=name)
-                rows += block_rows(g.block, inner.with_tokens(kept, seen, r.share))
+                rows += block_rows(g.block, inner.kept(r, kept, seen))
         tokens, cached = kept, seen
     return rows

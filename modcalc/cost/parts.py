@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 from modcalc.cost.ops import AttentionCore, Experts, Op, whole
-from modcalc.cost.place import At, equal, nonzero
+from modcalc.cost.place import At, equal, nonzero, ratio
 from modcalc.spec.plan import AttentionPlan, Dim, MlpPlan, MoePlan, NormPlan, least
 
 
@@ -80,18 +80,17 @@ def moe_rows(m: MoePlan, D: Dim, at: At) -> list[Op]:
     """Router over E + noop outputs, the experts' projections, and the shared experts as one MLP.
 
     Without a buffer every one of the t * top_k assignments is computed; with no-op experts that number is random, and
-    at sampling its expectation under even use is billed.
+    at sampling its expectation under even use is billed. Experts that choose take at sampling the share that they choose of a whole sequence.
     """
-    E, outputs = m.n_experts, m.n_experts + m.n_noop
-    slots = None if at.work.sampling else m.slots(at.tokens) if nonzero(at.tokens) else 0
-    if slots is not None:
+    E, outputs, slots = m.n_experts, m.n_experts + m.n_noop, m.slots(at.all)
+    share = ratio(slots, at.all) if m.choice == "expert" else Fraction(m.top_k, outputs)
+    if slots is not None and not at.work.sampling:
         assigned = E * slots
     elif m.choice == "expert":
-        assigned = whole(m.capacity * at.tokens * Fraction(E, outputs))
+        assigned = whole(at.tokens * share * E)
     else:
         assigned = whole(at.tokens * m.top_k * (Fraction(E, outputs) if m.n_noop else 1))
-    share = m.capacity / outputs if m.choice == "expert" else Fraction(m.top_k, outputs)
-    over = dict(tokens=assigned, active=at.active * min(share, Fraction(1)), part=m)
+    over = dict(tokens=assigned, active=at.active * share, part=m)
     rows: list[Op] = [at.linear("moe.router", "expert router", D, outputs, m.router_bias, precise=True)]
     rows.append(at.point("moe.router", "expert router", "select", outputs, part=m))
 

@@ -1,11 +1,13 @@
 """Where rows are written: what every row of one module in one workload has in common."""
 
+from fractions import Fraction
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from modcalc.cost.ops import Linear, NormOp, Pointwise
 from modcalc.cost.workload import Workload
-from modcalc.spec.plan import Dim, NormPlan
+from modcalc.spec.plan import Dim, NormPlan, RoutingPlan
 
 
 class At(Struct, frozen=True):
@@ -15,6 +17,7 @@ class At(Struct, frozen=True):
     prefix: str
     tokens: Dim  # new tokens of a sequence that pass
     cached: Dim  # cached tokens of a sequence that they see
+    all: Dim  # tokens of a whole sequence, as long as the plan's, that pass here
     repeat: Dim = 1
     layers: tuple[int, ...] = ()
     own: bool = True
@@ -45,6 +48,10 @@ class At(Struct, frozen=True):
     def with_tokens(self, tokens: Dim, cached: Dim, active: object) -> "At":
         return replace(self, tokens=tokens, cached=cached, active=active)
 
+    def kept(self, r: RoutingPlan, tokens: Dim, cached: Dim) -> "At":
+        """Behind a router: `tokens` of the new ones pass, and see `cached`."""
+        return replace(self, tokens=tokens, cached=cached, all=r.capacity, active=r.share)
+
     def of(self, x: str) -> "At":
         """The same place, reading the tensor `x` of this prefix."""
         return replace(self, x=self.name(x))
@@ -53,6 +60,11 @@ class At(Struct, frozen=True):
 def equal(a: Dim, b: Dim) -> bool:
     """Whether both are the same number; arrays are never."""
     return isinstance(a, int) and isinstance(b, int) and a == b
+
+
+def ratio(a: Dim, b: Dim) -> Dim:
+    """a / b, exact but for arrays."""
+    return Fraction(a, b) if isinstance(a, int) and isinstance(b, int) else a / b
 
 
 def nonzero(x: Dim) -> bool:

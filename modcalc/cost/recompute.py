@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from modcalc.cost.account import Report
-from modcalc.cost.convention import Convention, in_stack
+from modcalc.cost.convention import Convention, in_block
 from modcalc.cost.ops import AttentionCore, Op, whole
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim
@@ -68,7 +68,7 @@ def check_choice(recompute: str, attention: str) -> None:
 def _again(op: Op, rule: Convention, recompute: str, attention: str) -> Dim:
     """FLOPs of a row that run a second time in the backward pass."""
     forward = rule.forward(op)
-    again = forward if recompute == "full" and in_stack(op) else 0
+    again = forward if recompute == "full" and in_block(op) else 0
     if isinstance(op, AttentionCore):
         if attention == "fused":
             again = again + forward * Fraction(op.head_dim, op.head_dim + op.v_head_dim)

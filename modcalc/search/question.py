@@ -96,7 +96,7 @@ def differences(spec: Spec, other: Spec, seq_len: int) -> list[str]:
 
 
 def at_length(spec: Spec, seq_len: int) -> Spec:
-    """The same model for sequences of `seq_len` tokens: a capacity of more tokens is all of them. Its position table keeps its size.
+    """The same model for sequences of `seq_len` tokens: a capacity of more tokens, or a multiple, is all of them. Its position table keeps its size.
     Raises UsageError beyond it.
     """
     from msgspec import structs
@@ -115,7 +115,7 @@ def at_length(spec: Spec, seq_len: int) -> Spec:
     def kept(capacity: Any) -> Any:
         return [kept(c) for c in capacity] if isinstance(capacity, list) else min(capacity, seq_len) if isinstance(capacity, int) else capacity
 
-    mod = spec.mod and structs.replace(spec.mod, capacity=kept(spec.mod.capacity))
+    mod = spec.mod and structs.replace(spec.mod, capacity=kept(spec.mod.capacity), multiple_of=min(spec.mod.multiple_of, seq_len))
     return structs.replace(spec, seq_len=seq_len, positions=positions, mod=mod)
 
 
