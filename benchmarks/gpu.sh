@@ -42,13 +42,17 @@ stage_repeat() {
     done
 }
 stage_self() {
-    point self mod-220m --baseline mod-220m --mode forward --batch 16 "${long[@]}"
+    local itself=(mod-220m --baseline mod-220m --mode forward --batch 16) run
+    point self "${itself[@]}" "${long[@]}"
+    for run in 1 2; do  # an interval is about one run
+        attempt "self-$run" records "self-$run" "${itself[@]}" "${short[@]}" >/dev/null
+    done
 }
 stage_decode() {
     # As many layers: where the host's launches bound a step, they are its time.
     local matched=$results/matched
     once "$results/matched.txt" matched "$python" -m modcalc.cli.app isoflop dense-220m --match mod-220m --by forward \
-        --free d_model,d_ff --per none --limit 1 --out "$matched"
+        --free d_model,d_ff --per none --limit 1 --force --out "$matched"
     for other in "$matched"/*.yaml; do
         point decode mod-220m --baseline "$other" --mode decode --context 2048 --sweep batch=1,4,16,64,256 "${short[@]}"
     done

@@ -59,6 +59,11 @@ interpreter() {
         echo "could not install; going on with python3 and this checkout, without what python3 lacks" >&2
     fi
     "$python" -c 'import modcalc.models' 2>/dev/null || checkout
+    local lacks
+    lacks=$("$python" -c '
+from importlib.util import find_spec
+print(*(name for name in ("torch", "msgspec", "numpy", "yaml", "rich", "tabulate", "typer") if find_spec(name) is None))')
+    [ -z "$lacks" ] || { echo "$0: $python lacks $lacks; install that, or leave PYTHON unset to have all installed in $venv" >&2; exit 2; }
 }
 
 # Let the interpreter find this checkout, without installing anything: models/ and specs/ are modcalc.models and modcalc.specs.
@@ -130,9 +135,9 @@ point() {
     attempt "$name" into "$results/$name.md" records "$name" "$@" "${plot[@]}" --format markdown
 }
 
-# records NAME WORDS...: one `modcalc profile`, its records in NAME.jsonl.
+# records NAME WORDS...: one `modcalc profile`, its records in NAME.jsonl; an error with all that Python knows of it.
 records() {
     local name=$1
     shift
-    "${launcher[@]}" -m modcalc.cli.app profile "$@" --device "$device" --dtype "$dtype" --out "$results/$name.jsonl"
+    "${launcher[@]}" -m modcalc.cli.app --debug profile "$@" --device "$device" --dtype "$dtype" --out "$results/$name.jsonl"
 }

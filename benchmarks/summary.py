@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from modcalc.measure.hardware import Device
-from modcalc.measure.records import Result, Settings
+from modcalc.measure.records import Attribution, Result, Settings
 from modcalc.measure.results import read_results
 from modcalc.render.markup import markdown
 from modcalc.render.numbers import interval, ratio, seconds, share
@@ -49,31 +49,25 @@ def pairs(found: dict[str, list[Result]]) -> list[Result]:
 
 def compared(records: list[Result]) -> Table:
     """One row a point."""
-    columns = (
-        Column("model"), Column("baseline"), Column("mode"), Column("batch", "count"), Column("tokens", "count"), Column("cached", "count"),
-        Column("step", "seconds"), Column("baseline's", "seconds"), Column("MFU", "share"), Column("baseline's MFU", "share"),
-        Column("FLOP ratio", "ratio"), Column("time ratio", "ratio"), Column("interval"), Column("realised saving", "ratio"),
-    )  # fmt: skip
-    rows = []
-    for r in records:
-        b, s = r.baseline, r.settings
-        times = [r.step_time_s.median, b.step_time_s.median, r.mfu, b.mfu]
-        rows.append(
-            [
-                r.spec,
-                b.spec,
-                how(s),
-                s.batch,
-                s.seq_len,
-                s.context,
-                *times,
-                b.flop_ratio,
-                b.time_ratio,
-                between(b.time_ratio_interval),
-                b.realised_saving,
-            ]
-        )
-    return Table(columns=columns, rows=rows, title="Compared in turn")
+    fields = [
+        (Column("model"), lambda r: r.spec),
+        (Column("baseline"), lambda r: r.baseline.spec),
+        (Column("mode"), lambda r: how(r.settings)),
+        (Column("batch", "count"), lambda r: r.settings.batch),
+        (Column("tokens", "count"), lambda r: r.settings.seq_len),
+        (Column("cached", "count"), lambda r: r.settings.context),
+        (Column("step", "seconds"), lambda r: r.step_time_s.median),
+        (Column("baseline's", "seconds"), lambda r: r.baseline.step_time_s.median),
+        (Column("MFU", "share"), lambda r: r.mfu),
+        (Column("baseline's MFU", "share"), lambda r: r.baseline.mfu),
+        (Column("FLOP ratio", "ratio"), lambda r: r.baseline.flop_ratio),
+        (Column("time ratio", "ratio"), lambda r: r.baseline.time_ratio),
+        (Column("interval"), lambda r: between(r.baseline.time_ratio_interval)),
+        (Column("realised saving", "ratio"), lambda r: r.baseline.realised_saving),
+    ]
+    if any(r.alone_ratio for r in records):
+        fields.insert(-1, (Column("alone", "ratio"), lambda r: r.alone_ratio))
+    return Table(columns=[column for column, _ in fields], rows=[[value(r) for _, value in fields] for r in records], title="Compared in turn")
 
 
 def how(s: Settings) -> str:
@@ -95,7 +89,7 @@ def aims(folder: Path, found: dict[str, list[Result]]) -> Iterator[Aim]:
         elif name == "self":
             yield from (itself(r) for r in records)
         elif name == "where":
-            yield from (attributed(r) for r in records)
+            yield from (attributed(r, a) for r in records for a in r.attribution)
     again = [r for name, records in found.items() if name.startswith("self-") for r in records]
     for builds in sorted({len(r.baseline.build_ratios) for r in again}):
         yield themselves([r for r in again if len(r.baseline.build_ratios) == builds], builds)
@@ -136,7 +130,8 @@ def gpu_pairs(records: list[Result]) -> Iterator[Aim]:
     b = largest.baseline
     about = f"{largest.spec}, {how(largest.settings)}, batch {largest.settings.batch}"
     limit = b.flop_ratio + SLACK
-    yield Aim(f"time ratio, {about}", f"at most FLOP ratio + {SLACK} = {ratio(limit)}", ratio(b.time_ratio), b.time_ratio <= limit)
+    seen = ratio(b.time_ratio) + (f"; alone {ratio(largest.alone_ratio)}" if largest.alone_ratio else "")
+    yield Aim(f"time ratio, {about}", f"at most FLOP ratio + {SLACK} = {ratio(limit)}", seen, b.time_ratio <= limit)
     if b.mfu is not None:
         big = b.params >= 9e8
         yield Aim(
@@ -170,13 +165,12 @@ def themselves(again: list[Result], builds: int) -> Aim:
     return Aim(f"{again[0].spec} against itself, {again[0].mode}, {built}, {len(met)} runs", aim, seen, None)
 
 
-def attributed(r: Result) -> Aim:
-    a = r.attribution[0]
+def attributed(r: Result, a: Attribution) -> Aim:
     # The lines `other` and `idle` are what is left to the step.
     parts = sum(line.time_s for line in a.lines if line.label not in ("other", "idle"))
     off, slower = parts / a.unprofiled_s - 1, a.step_time_s / a.unprofiled_s - 1
     seen = f"{100 * off:+.1f} %; the profiler's own {100 * slower:+.1f} %; routing overhead {share(a.routing_share)}; step {seconds(a.unprofiled_s)}"
-    return Aim(f"attribution of {r.spec}, {r.mode}", f"components sum to the step without profiler within {share(SUM)}", seen, abs(off) <= SUM)
+    return Aim(f"attribution of {a.spec}, {r.mode}", f"components sum to the step without profiler within {share(SUM)}", seen, abs(off) <= SUM)
 
 
 def repeated(a: Result, b: Result) -> Aim:

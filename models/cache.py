@@ -104,13 +104,17 @@ class LayerCache:
         """Bytes of the keys and values held, without spare room."""
         return int(self.held.sum()) * sum(x.shape[1] * x.shape[3] * x.element_size() for x in self.parts)
 
-    def _grow(self, size: int) -> None:
-        most = self.limit or size * 2
-        if min(size, most) <= self.size:
+    def reserve(self, size: int) -> None:
+        """Room for `size` tokens of each row and no more, where `add` would double it. Something has been added before."""
+        more = min(size, self.limit or size) - self.size
+        if more <= 0:
             return
-        more = min(max(size, 2 * self.size), most) - self.size
         self.parts = tuple(torch.cat([x, x.new_zeros(*x.shape[:2], more, x.shape[3])], dim=2) for x in self.parts)
         self.positions = torch.cat([self.positions, self.positions.new_zeros(self.batch, more)], dim=1)
+
+    def _grow(self, size: int) -> None:
+        if size > self.size:
+            self.reserve(max(size, 2 * self.size))
 
 
 class Cache:

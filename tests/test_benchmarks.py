@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import venv
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -128,6 +130,8 @@ def test_the_summary_of_results(tmp_path, monkeypatch, capsys):
     for n, middle in enumerate((0.99, 1.15), start=1):
         itself = msgspec.structs.replace(done.baseline, time_ratio=middle, time_ratio_interval=(middle - 0.1, middle + 0.1))
         (tmp_path / f"self-{n}.jsonl").write_bytes(msgspec.json.encode(msgspec.structs.replace(done, baseline=itself)))
+    with (tmp_path / "where.jsonl").open("ab") as file:  # memory ran out while it was profiled
+        file.write(msgspec.json.encode(msgspec.structs.replace(done, key="other", attribution=[])) + b"\n")
     (tmp_path / "tests.txt").write_text("...\n===== 3 passed, 1 skipped in 1 s =====\n")
     slower = {"time_ratio": 1.2, "interval": [1.1, 1.3]}
     faster = {"time_ratio": 0.9, "interval": [0.8, 1.1]}
@@ -137,6 +141,7 @@ def test_the_summary_of_results(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out == (tmp_path / "summary.md").read_text() + "\n"
     met = {row[1].split(",")[0].strip(): row[4].strip() for row in (line.split("|") for line in out.splitlines()) if len(row) == 6}
+    assert {"attribution of tiny", "attribution of tiny (dense twin)"} <= met.keys()
     assert met["realised saving"] == "yes" and met["two runs of the same command"] == "no" and met["tests that need a GPU"] == "no"
     assert (
         "| tiny against itself, forward, built 6 times, 2 runs | 96.9 % of the intervals contain 1 | 1 of 2 runs; time ratios 0.9900 to 1.1500 |"
@@ -144,6 +149,31 @@ def test_the_summary_of_results(tmp_path, monkeypatch, capsys):
     )
     llama = {row[1].split(",")[1].strip(): row[4].strip() for row in (line.split("|") for line in out.splitlines() if "Llama" in line)}
     assert llama == {"forward": "yes", "train": "no"}
+
+
+def test_readme_says_what_the_summaries_say():
+    """Every row of its tables of times stands in a summary that it links to, at the same figures."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Measurements")[2].partition("**What Mixture-of-Depths learns**")[0]
+    summaries = [ROOT / link for link in re.findall(r"\]\((benchmarks/results/[^)]*/summary\.md)\)", readme)]
+
+    def rows(text: str) -> set[tuple[str, ...]]:
+        lines = [line for line in text.splitlines() if line.startswith("|") and not set(line) <= set("|-: ")]
+        return {tuple(" ".join(cell.split()) for cell in line.strip("|").split("|")) for line in lines}
+
+    assert len(rows(readme)) > 40 and rows(readme) <= set().union(*(rows(path.read_text(encoding="utf-8")) for path in summaries))
+
+
+def test_an_interpreter_that_lacks_a_package_is_told(tmp_path):
+    """Before anything is measured, where nothing may be installed into it."""
+    bare = tmp_path / "bare"
+    venv.create(bare, symlinks=True)
+    ran = subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "forward"],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(bare / "bin" / "python"), "RESULTS": str(tmp_path / "r")},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 2 and "lacks torch msgspec numpy yaml rich tabulate typer; install that" in ran.stderr
+    assert "Traceback" not in ran.stderr and not (tmp_path / "r").exists()
 
 
 def test_the_summary_of_how_fast_modcalc_is(tmp_path, monkeypatch, capsys):

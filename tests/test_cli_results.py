@@ -347,6 +347,20 @@ def test_none_is_saved_where_no_flops_are():
     assert comparison([one, two]).notes[0].endswith("/ (1 - FLOP ratio)")
 
 
+def test_the_ratio_of_models_alone():
+    """Steps of the runs that measure energy: joules over watts."""
+    one, two = [r for r in records(H200 / "forward.jsonl") if r.spec == "mod-220m"]
+    unknown = msgspec.structs.replace(two, energy=None)
+    both = comparison([one, unknown])
+    at = [column.key for column in both.columns].index("time_ratio_alone")
+    line = json.loads((H200 / "forward.jsonl").read_text().partition("\n")[0])
+    own, base = line["energy"], line["baseline"]["energy"]
+    assert line["key"] == one.key
+    assert both.rows[0][at] == own["joules_per_step"] / own["watts"] / (base["joules_per_step"] / base["watts"]) == pytest.approx(0.6610, abs=1e-4)
+    assert both.rows[1][at] is None and any(note.startswith("alone: ") for note in both.notes)
+    assert not any(c.key == "time_ratio_alone" for c in comparison([unknown]).columns) and "alone" not in " ".join(comparison([unknown]).notes)
+
+
 def test_a_narrow_terminal_keeps_what_differs(monkeypatch, capsys):
     from modcalc.render.terminal import fitting
 

@@ -143,6 +143,37 @@ def test_what_each_build_tells(monkeypatch):
     assert any("waited for a core" in doubt for doubt in done.warnings)
 
 
+@pytest.mark.parametrize("warmup", [1, 2])
+def test_peak_memory_has_what_the_first_step_made(monkeypatch, warmup):
+    """An optimizer makes its states at the end of its first step."""
+    held, made = [], rigs.build_step
+
+    class Peak:
+        def __init__(self, device):
+            self.steps = 0
+            Peak.last = self
+
+        def read(self):
+            held.append(self.steps)
+            return Memory(0, None, "counted")
+
+    def counted(*args, **options):
+        step = made(*args, **options)
+        run = step.run
+
+        def noted():
+            Peak.last.steps += 1
+            run()
+
+        step.run = noted
+        return step
+
+    monkeypatch.setattr(rigs, "PeakMemory", Peak)
+    monkeypatch.setattr(rigs, "build_step", counted)
+    done = measure(job(baseline=None, settings=settings(mode="train", iterations=2, warmup=warmup)))
+    assert held == [2] and done.warmup.steps == warmup
+
+
 def test_seconds_that_threads_waited(tmp_path):
     assert usage.waited_s(tmp_path) is None
     for thread, text in (("1", "2000000000 500000000 7\n"), ("2", "1 250000000 1\n")):

@@ -49,6 +49,19 @@ def test_every_kind_of_cache_can_be_timed(spec, mode):
     assert done.tokens_per_s == pytest.approx((4 if mode == "decode" else 32) / done.step_time_s.median)
 
 
+@pytest.mark.parametrize("spec", [SPEC, LATENT, WINDOW, RECURSIVE], ids=["plain", "latent", "window", "recursive"])
+def test_a_step_has_room_for_its_token_and_no_more(spec):
+    """Memory of a decode step is its cache, not twice that."""
+    step = sampling_step(build(spec), settings("decode", context=100), CPU, 0)
+    room = {place: layer.size for place, layer in step.cache.layers.items()}
+    for place, layer in step.cache.layers.items():
+        assert room[place] == min(int(step.held[place].max()) + 1, layer.limit or 101)
+    for _ in range(3):
+        step.prepare()
+        step.run()
+    assert {place: layer.size for place, layer in step.cache.layers.items()} == room
+
+
 def test_a_sample_is_of_many_steps_where_either_model_draws():
     dense = msgspec.structs.replace(SPEC, mod=None)
     for spec, baseline, steps in ((SPEC, dense, 16), (dense, SPEC, 16), (dense, dense, 1)):

@@ -9,6 +9,7 @@ to: on the CPU, where the profiler slows everything, all are scaled; a GPU's ker
 
 import gzip
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,10 +44,12 @@ def profiled(device: torch.device, step: Step) -> Iterator[profile]:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else some builds note on stderr that it starts and stops
     else:
         activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities, schedule=schedule(wait=0, warmup=1, active=1)) as profiler:
-        alternate([step], device, 1)
-        profiler.step()
-        yield profiler
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Warning: Profiler clears events")  # torch 2.11 says so; they are those not recorded
+        with profile(activities=activities, schedule=schedule(wait=0, warmup=1, active=1)) as profiler:
+            alternate([step], device, 1)
+            profiler.step()
+            yield profiler
 
 
 def attribute(step: Step, model: nn.Module, report: Report, device: torch.device, by: str = "component", trace: str | None = None) -> Attribution:

@@ -104,6 +104,11 @@ class Energy(msgspec.Struct, frozen=True):
     joules_per_token: float
     watts: float
 
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step in that run, new tokens included."""
+        return self.joules_per_step / self.watts
+
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """One model at one point. step_bytes: the fewest that a step moves through memory. tokens_per_s counts new tokens. mfu and
@@ -241,6 +246,12 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     def doubts(self) -> list[str]:
         """What to say beside the row."""
         return self.warnings
+
+    @property
+    def alone_ratio(self) -> float | None:
+        """Time ratio of runs of each model alone, where energy was measured: what runs in turn shares the device's power and clock."""
+        e, base = self.energy, self.baseline and self.baseline.energy
+        return e.step_s / base.step_s if e and base else None
 
     @property
     def byte_ratio(self) -> float | None:

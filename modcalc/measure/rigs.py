@@ -19,6 +19,7 @@ from modcalc.measure.compiling import room_for_graphs
 from modcalc.measure.hardware import Device, describe
 from modcalc.measure.heap import keep
 from modcalc.measure.identity import content_hash
+from modcalc.measure.nvml import watched
 from modcalc.measure.records import Energy, Flops, Measured, Memory, Settings, StepTime, WarmUpTime, number
 from modcalc.measure.settle import settle
 from modcalc.measure.steps import build_step, waits
@@ -83,6 +84,9 @@ class Rig:
         wrap = world.wrap(s) if world else None
         step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else n)
         warm = warm_up(step, job.device, 1 if n and s.warmup is None else s.warmup, world.any if world else bool)
+        if not n and warm.steps == 1:  # the first makes an optimizer's states at its end, which are there at the peak of the next
+            step.prepare()
+            step.run()
         return cls(report, model, step, warm, peak.read(), step_flops(report))
 
     def measured(self, spec: Spec, time: StepTime, burnt: Energy | None, job: "Job") -> dict[str, Any]:
@@ -163,7 +167,8 @@ def sampled(job: "Job", rigs: list[Rig], rounds: int, steps: int, say: Say) -> S
             rigs = built(job, n, rigs)
         before, waiting, start = retries(job.device), waited_s(), perf_counter()
         # No name for the steps: it would hold their models while the next are built.
-        taken = alternate([rig.step for rig in rigs[turn(n)]], job.device, part * steps, lambda: seen.append(describe(job.device)))[turn(n)]
+        with watched(job.device):
+            taken = alternate([rig.step for rig in rigs[turn(n)]], job.device, part * steps, lambda: seen.append(describe(job.device)))[turn(n)]
         freed += retries(job.device) - before
         passed += perf_counter() - start
         after = waited_s()

@@ -131,6 +131,7 @@ def filled(model: "Decoder", tokens: Tokens, context: int) -> Cache:
         heads, widths = (1, (a.latent.kv_rank + a.latent.rope_dim,)) if a.latent else (a.n_kv_heads, (a.head_dim, a.v_head_dim))
         parts = [torch.randn(batch, heads, context, width, device=where.device, dtype=where.dtype) for width in widths]
         layer.add(parts, order % context, valid=order < context)
+        layer.reserve(int(layer.count.max()) + 1)  # the step's own token, for which the room would double
     cache.length = context
     return cache
 

@@ -1,7 +1,7 @@
 """Statistics of step times: plain Python, no torch and no numpy.
 
 Samples of a busy machine are neither normal nor free of outliers, so everything here is a rank statistic: medians,
-quartiles, and an order-statistic interval whose coverage needs no assumption about the distribution.
+quartiles, and an order-statistic interval whose coverage needs no assumption about the distribution of independent samples.
 """
 
 from collections.abc import Sequence

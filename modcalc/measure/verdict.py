@@ -8,7 +8,7 @@ from modcalc.measure.hardware import Device
 from modcalc.measure.stats import MIN_SAMPLES, WIDE, drift, summarize
 
 DRIFT = 0.05
-LAUNCH = 0.9
+LAUNCH = 0.97  # a full launch queue holds the host up, by all but the last 1,000 kernels of a step, on a GPU that is busy
 OUTLIER = 2.0
 SLOWED = 1.5
 WAITING = 0.05  # on an idle machine it is below 0.01
@@ -60,7 +60,7 @@ def memory_was_freed(times: int) -> str | None:
     """A warning where the allocator had to make room within what was timed."""
     if not times:
         return None
-    return f"the allocator ran out of room {times} times while the steps were timed, and waited for the device: use a smaller --batch"
+    return f"the allocator ran out of room {times} times while steps were timed or led up to that, and waited for the device: use a smaller --batch"
 
 
 def not_attributed(name: str, by: str) -> str:

@@ -18,6 +18,7 @@ BYTES = (
     "byte ratio: of the fewest bytes that a step moves, which set the pace of small batches; the weights of a routed block are read "
     "as soon as the token of one sequence passes"
 )
+ALONE = "alone: time ratio of the runs of each model by itself that measure energy; in turn, both share the device's power and clock"
 OWN_LABELS = {**LABELS, "loss": "losses", "optimizer": "optimizer", "idle": "idle (no kernel runs)", "other": "other"}
 
 
@@ -57,7 +58,7 @@ def _points(s: Settings) -> list[Any]:
 
 def _point_columns(settings: Sequence[Settings]) -> list[Column]:
     """What differs between rows stays on the narrowest terminal; what does not goes first."""
-    stay = varying(settings) or ("batch", "seq_len")
+    stay = varying(settings) or ("batch", "context" if settings[0].mode == "decode" else "seq_len")
     titles = {"batch": "batch", "seq_len": "tokens", "context": "cached"}
     return [Column(title, "count", drop=0 if name in stay else 9) for name, title in titles.items()]
 
@@ -90,6 +91,8 @@ def times(records: Sequence[Record]) -> Table:
     s = records[0].settings
     once = [what for what, done in (("compilation", s.compile), ("capture", s.cuda_graph)) if done]
     included = f", {' and '.join(once)} included" if once else ""
+    if s.compile and any(isinstance(r, Result) and r.baseline for r in records):
+        included += "; a baseline takes over what was compiled for the spec"
     notes = [f"step: median; p25, p75: quartiles; warm-up: of each model alone, in every build; first: its first step{included}"]
     if memory:
         sure = "; it is known to some MiB only" if records[0].device.type == "cpu" else ""
@@ -122,6 +125,7 @@ def comparison(done: Sequence[Result]) -> Table:
         Column("byte ratio", "ratio", drop=4),
         Column("time ratio", "ratio"),
         Column("interval", "interval", drop=1),
+        Column("alone", "ratio", "time_ratio_alone", drop=4),
         Column("realised saving", "ratio"),
         Column("saving interval", "interval", drop=2),
         Column("builds", "count", drop=5),
@@ -132,9 +136,11 @@ def comparison(done: Sequence[Result]) -> Table:
         b = r.baseline
         saving = [b.realised_saving, b.realised_saving_interval]
         moved = r.byte_ratio if r.mode == "decode" else None
-        row = [r.spec, b.spec, *_points(r.settings), b.flop_ratio, moved, b.time_ratio, b.time_ratio_interval, *saving]
+        row = [r.spec, b.spec, *_points(r.settings), b.flop_ratio, moved, b.time_ratio, b.time_ratio_interval, r.alone_ratio, *saving]
         rows.append([*row, len(b.build_ratios) or 1 if len(builds) > 1 else None])
     notes = _how_compared([r.baseline for r in done], builds)
+    if any(r.alone_ratio for r in done):
+        notes.append(ALONE)
     if done[0].mode == "decode":
         notes.insert(1, BYTES)
     return _used(Table(columns=columns, rows=rows, title="Against the baseline, run in turn", notes=notes))
@@ -158,7 +164,9 @@ def _how_compared(found: Sequence[Baseline], builds: set[int]) -> list[str]:
     if sure:
         of = "pairs" if builds == {1} else "builds, or pairs of one" if 1 in builds else "builds"
         share_of = f"{'at least ' if len(sure) > 1 else ''}{min(sure, key=sure.get)}"
-        notes.append(f"intervals cover the true median with {share_of}, whatever the distribution (order statistics of the {of})")
+        notes.append(
+            f"intervals cover the true median with {share_of} if samples are independent, whatever the distribution (order statistics of the {of})"
+        )
     return notes
 
 
