@@ -124,7 +124,7 @@ def scaled(x: Any, steps: tuple[str, ...], base: int, joint: str = " ") -> str:
     while round(abs(value), 2) >= base and i < len(steps) - 1:
         value, i = value / base, i + 1
     if i == 0:
-        return f"{grouped(x)}{joint}{steps[0]}".rstrip()
+        return f"{grouped(x).removeprefix('~')}{joint}{steps[0]}".rstrip()  # no digits are promised here
     # In integers: the largest step has no upper end, and digits must not be lost to it.
     whole = round(value * 100)
     sign, whole = ("-" if whole < 0 else ""), abs(whole)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -149,18 +148,6 @@ def test_the_summary_of_results(tmp_path, monkeypatch, capsys):
     )
     llama = {row[1].split(",")[1].strip(): row[4].strip() for row in (line.split("|") for line in out.splitlines() if "Llama" in line)}
     assert llama == {"forward": "yes", "train": "no"}
-
-
-def test_readme_says_what_the_summaries_say():
-    """Every row of its tables of times stands in a summary that it links to, at the same figures."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Measurements")[2].partition("**What Mixture-of-Depths learns**")[0]
-    summaries = [ROOT / link for link in re.findall(r"\]\((benchmarks/results/[^)]*/summary\.md)\)", readme)]
-
-    def rows(text: str) -> set[tuple[str, ...]]:
-        lines = [line for line in text.splitlines() if line.startswith("|") and not set(line) <= set("|-: ")]
-        return {tuple(" ".join(cell.split()) for cell in line.strip("|").split("|")) for line in lines}
-
-    assert len(rows(readme)) > 40 and rows(readme) <= set().union(*(rows(path.read_text(encoding="utf-8")) for path in summaries))
 
 
 def test_an_interpreter_that_lacks_a_package_is_told(tmp_path):

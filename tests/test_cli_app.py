@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,27 @@ def test_a_reader_that_goes_is_no_error() -> None:
         child.stdout.close()  # far more is to come than a pipe holds
         assert child.stderr.read() == ""
     assert child.returncode == 0
+
+
+def test_what_a_command_does_beside_stdout_is_done_without_a_reader(tmp_path: Path) -> None:
+    plot, written = tmp_path / "p.svg", tmp_path / "t.yaml"
+    written.write_text("{name: t, vocab_size: 10, seq_len: 8, d_model: 8, n_layers: 1, attention: {n_heads: 1}, mlp: {d_ff: 8}}")
+    for words, code in ((("flops", "gpt2", "--count", "analytic", "--plot", plot), 0), (("check", written, "-r", "params <= 1"), 1)):
+        ends = os.pipe()
+        os.close(ends[0])  # nobody reads
+        done = subprocess.run([*COMMAND[: COMMAND.index("flops")], *map(str, words)], stdout=ends[1], stderr=subprocess.PIPE, text=True)
+        os.close(ends[1])
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert plot.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names a device")
+def test_what_stderr_cannot_take_changes_nothing() -> None:
+    start = COMMAND[: COMMAND.index("flops")]
+    with open("/dev/full", "w") as full:
+        failed = subprocess.run([*start, "flops", "no-such"], stdout=subprocess.PIPE, stderr=full, text=True)
+        done = subprocess.run([*start, "check", "mod-small", "-r", "params <= 1e9"], stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (failed.returncode, failed.stdout) == (2, "") and done.returncode == 0 and "2 held" in done.stdout
 
 
 def test_a_defect_is_one_message_and_with_debug_a_traceback(run, monkeypatch: pytest.MonkeyPatch) -> None:

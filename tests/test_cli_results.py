@@ -347,6 +347,12 @@ def test_none_is_saved_where_no_flops_are():
     assert comparison([one, two]).notes[0].endswith("/ (1 - FLOP ratio)")
 
 
+def test_csv_of_several_kinds_has_no_headline_of_one(results):
+    err = results(H200 / "train.jsonl", H200 / "forward.jsonl", "-f", "csv")[2]
+    assert "under several conditions, by the columns behind status\n" in err and "train step:" not in err
+    assert "train step:" in results(H200 / "train.jsonl", "-f", "csv")[2]
+
+
 def test_the_ratio_of_models_alone():
     """Steps of the runs that measure energy: joules over watts."""
     one, two = [r for r in records(H200 / "forward.jsonl") if r.spec == "mod-220m"]
@@ -402,6 +408,16 @@ def test_bad_files(results, tmp_path):
         assert "(it is a document of --format json; name the file that --out wrote)" in results("d.json")[2]
     Path("new.jsonl").write_text(line.replace('"schema":1', '"schema":2') + line)
     assert "new.jsonl:1: not a result of modcalc profile (its schema is 2, and this modcalc reads 1)" in results("new.jsonl")[2]
+    for peak in ("nan", "inf"):
+        assert results(H200 / "self.jsonl", "--peak-tflops", peak)[::2] == (2, f"error: --peak-tflops {peak}: a finite number\n")
+    assert results("")[::2] == (2, "error: FILE '': an empty name\n")
+    assert "--plot '': an empty name; is a variable not set?" in results(H200 / "self.jsonl", "--plot", "")[2]
+    Path("mixed").mkdir()
+    Path("mixed/ours.jsonl").write_text(line)
+    Path("mixed/log.jsonl").write_text('{"loss": 3}\n')
+    code, out, err = results("mixed")
+    assert code == 0 and "mod-220m" in out and re.search(r"warning: mixed/log.jsonl:1: not a result of modcalc profile .*; left out\n", err)
+    assert results("mixed/log.jsonl", "mixed/ours.jsonl")[0] == 2, "it was named"
     code, out, err = results(H200 / "train.jsonl", "--only", "spec=mod-3b", "--only", "batch=16", "--plot", "p.svg")
     assert (code, out, err) == (2, "", "error: --plot: nothing to draw, as memory ran out at every point\n")
     Path("r.svg").write_text(line)

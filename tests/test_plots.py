@@ -58,6 +58,15 @@ def test_a_logarithmic_axis_is_labelled_in_suffixes(ends: tuple[float, float], l
     assert labels <= shown and not any("times" in text for text in shown)
 
 
+def test_dollars_in_a_name_are_dollars(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with figure(plot_target(tmp_path / "plot.svg"), r"m $\foo{$ a") as axes:
+        axes.plot([0, 1], [0, 1], label="$x$")
+        axes.legend()
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert r">m $\foo{$ a</text>" in drawn and ">$x$</text>" in drawn
+
+
 def test_characters_that_the_font_lacks_are_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     for suffix, said in (("png", 1), ("svg", 0)):

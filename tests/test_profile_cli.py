@@ -5,6 +5,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -19,8 +21,10 @@ from modcalc.spec.load import loads
 
 torch = pytest.importorskip("torch")
 from modcalc.measure import reach, steptime, sweep  # noqa: E402
+from modcalc.measure.alike import alike  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
 from modcalc.measure.records import Settings  # noqa: E402
+from modcalc.measure.results import read_results  # noqa: E402
 
 YAML = """\
 name: tiny
@@ -327,7 +331,7 @@ def test_what_lacks_memory_on_a_cpu_is_not_begun(profile, monkeypatch):
     from modcalc.measure import room
 
     free = room.free_bytes
-    words = ("tiny.yaml", "--baseline", "dense", "--sweep", "batch=1,2000000000", "-f", "json", *QUICK)
+    words = ("tiny.yaml", "--baseline", "dense", "--sweep", "batch=1,1000000000", "-f", "json", *QUICK)
     code, out, err = profile(*words)
     small, large = json.loads(out)["results"]
     assert (small["status"], large["status"]) == ("ok", "out_of_memory") or free() is None
@@ -419,7 +423,7 @@ def test_a_cut_off_line_is_mentioned(profile):
     whole = Path("r.jsonl").read_bytes()
     Path("r.jsonl").write_bytes(whole[:50])
     code, out, err = profile(*words)
-    assert code == 0 and "warning: r.jsonl: a line was cut off; its point is measured again" in err
+    assert code == 0 and "warning: r.jsonl: its last line is cut off; the point there counts as not measured" in err
     code, out, err = profile(*words)
     assert code == 0 and "cut off" not in err and "already in r.jsonl" in err
 
@@ -448,7 +452,7 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
         (("tiny.yaml", "--mode", "decode", "-S", "4", "-T", "4"), "--seq-len with --mode decode"),
         (("tiny.yaml", "--mode", "decode", "-S", "4", "--compile"), "runs eagerly"),
         (("gpt2", "--seq-len", "2000"), "a sequence of 2000 tokens is longer than its 1024 learned positions"),
-        (("tiny.yaml", "--sweep", "batch=1,4611686018427387904"), "batch 4611686018427387904 of 16 tokens: more than torch can count"),
+        (("tiny.yaml", "--sweep", "batch=1,4611686018427387904"), "batch 4611686018427387904: at most 1,000,000,000"),
         (("tiny.yaml", "--sweep", "batch=1,2", "--batch", "1"), "--batch: swept and given"),
         (("tiny.yaml", "--sweep", "seq-len=8,16", "-T", "8"), "--seq-len: swept and given"),
         (("tiny.yaml", "--seconds", "1", "--iterations", "3"), "--seconds and --iterations: each says how long"),
@@ -500,6 +504,24 @@ def test_nothing_fits(profile, monkeypatch):
     code, out, err = profile(*words)
     assert code == 2 and out.count("out of memory") == 2
     assert "batch 2, 16 tokens: already in r.jsonl; memory ran out then; --again measures all points of a command once more" in err
+
+
+@pytest.mark.parametrize("asked, lacks", [(("--by", "component"), "--by component"), (("--trace", "t.json"), "--trace t.json")])
+def test_what_a_file_lacks_is_measured_again_and_said(profile, asked, lacks):
+    words = ("tiny.yaml", "--out", "r.jsonl", *QUICK)
+    assert "measured again" not in profile(*words)[2]
+    assert f"tiny, forward, batch 1, 16 tokens: in r.jsonl without {lacks}, so measured again\n" in profile(*words, *asked)[2]
+    assert "measured again" not in profile(*words, *asked, "--again")[2]
+
+
+def test_what_does_not_fit_is_of_the_same_kind_whenever_it_was_tried(profile):
+    """In a process of its own, before any model was built."""
+    command = [sys.executable, "-m", "modcalc.cli.app", "profile", "tiny.yaml", "--out", "r.jsonl", *QUICK, "--sweep"]
+    for batch in ("batch=1000000000", "batch=1"):
+        subprocess.run([*command, batch], capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    kept = list(read_results(Path("r.jsonl")).records.values())
+    assert len(kept) == 2 and len(alike(kept)) == 1
+    assert [r.settings.batch for r in alike(kept)[0]] == [1, 1_000_000_000], "from small to large"
 
 
 def test_peaks_alone_and_beside(profile):

@@ -74,9 +74,9 @@ def test_a_record_says_what_was_measured(mode):
 
 def test_what_a_record_counts_is_of_its_own_dtype_and_pairs(monkeypatch):
     called = []
-    monkeypatch.setattr(rigs, "keep", lambda: called.append("keep"))
+    monkeypatch.setattr(sweep, "keep", lambda: called.append("keep"))
     monkeypatch.setattr(rigs, "settle", lambda mode, compile: called.append((mode, compile)))
-    done = measure(job(baseline=None, settings=settings(dtype="bf16", causal="half")))
+    done = sweep.measured_or_failed(job(baseline=None, settings=settings(dtype="bf16", causal="half")))
     report = account(SPEC, batch=3, causal="half")
     assert done.flops.step == report.flops.forward < account(SPEC, batch=3).flops.forward
     assert done.step_bytes == step_bytes(report, 2)

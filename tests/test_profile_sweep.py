@@ -15,13 +15,13 @@ import pytest
 
 from modcalc.cost.account import dense_twin
 from modcalc.errors import UsageError
-from modcalc.measure.hardware import Peak
+from modcalc.measure.hardware import Peak, describe
 from modcalc.measure.records import Failed, Result, Settings
 from modcalc.spec.load import loads
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
 
 torch = pytest.importorskip("torch")
-from modcalc.measure import results, sweep  # noqa: E402
+from modcalc.measure import results, sweep, verdict  # noqa: E402
 from modcalc.measure.jobs import Axis, axis, jobs, points  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
 from modcalc.measure.results import ResultsFile  # noqa: E402
@@ -54,7 +54,9 @@ def test_axes(text, found):
         ("batch=1,two", "'two' is no whole number; write batch=1,2,4"),
         ("batch=1.5", "'1.5' is no whole number"),
         ("batch=0,1", "batch 0: at least 1"),
-        ("seq-len=-4", "seq_len -4: at least 1"),
+        ("seq-len=-4", "seq-len -4: at least 1"),
+        ("context=2000000000", "context 2000000000: at most 1,000,000,000"),
+        ("seq-len=", "write seq-len=1,2,4"),
         ("batch=1e9999", "is no whole number"),
         ("batch=2,1,2", "a value stands there twice"),
     ],
@@ -216,6 +218,49 @@ def test_what_is_known_takes_a_new_peak_and_what_is_doubted_goes(tmp_path):
         assert new and file.records[one.key()] == more and {a.by for a in more.attribution} == {"component", "layer"}
         ((anew, new),) = run([replace(one, by=None)], file, again=True)
         assert new and file.records[one.key()].attribution == anew.attribution == []
+
+
+def test_the_last_peak_given_stays(tmp_path):
+    """However the points that know it were measured: the line counts that was written last."""
+    both = [
+        replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16, batch=batch), peak=Peak(1e12, None, "first")) for batch in (1, 2)
+    ]
+    here = describe(CPU), "fp32", str(torch.__version__)
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        list(run(both, file))
+        ((corrected, new),) = run([replace(both[0], peak=Peak(2e12, None, "second"))], file)
+        assert not new and file.peaks(*here)[0].source == "second"
+        told = file.records[both[0].key()]
+        assert told.rated and told.rated >= told.time == corrected.time
+    again = ResultsFile(tmp_path / "r.jsonl")
+    assert again.peaks(*here)[0].source == "second" and list(again.records) == [both[1].key(), both[0].key()]
+    other = msgspec.structs.replace(describe(CPU), threads=99)
+    assert again.peaks(other, *here[1:]) == (None, None)
+    gpu = msgspec.structs.replace(told, device=msgspec.structs.replace(told.device, type="cuda"))
+    again.records = {gpu.key: gpu}
+    assert again.peaks(msgspec.structs.replace(gpu.device, threads=99), *here[1:])[0].source == "second", "the host's threads are not the GPU's"
+
+
+def test_results_on_one_line_are_results(tmp_path):
+    """What `cat` makes of files whose last line lacks its end."""
+    jobs_ = [replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16, batch=batch)) for batch in (1, 2)]
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        list(run(jobs_, file))
+    whole = (tmp_path / "r.jsonl").read_bytes()
+    for content, lost in ((whole.replace(b"\n", b""), 0), (whole.replace(b"\n", b"")[:-9], 1)):
+        (tmp_path / "joined.jsonl").write_bytes(content)
+        held = results.read_results(tmp_path / "joined.jsonl")
+        assert list(held.records) == [job.key() for job in jobs_][: 2 - lost] and held.lost == lost
+
+
+def test_a_breakdown_that_is_kept_keeps_its_doubts(tmp_path, monkeypatch):
+    one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16), by="component")
+    monkeypatch.setattr(verdict, "SLOWED", 0.0)
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        for by in ("component", "layer"):
+            ((record, new),) = run([replace(one, by=by)], file)
+        kept = file.records[one.key()]
+    assert sorted(w.partition("the time by ")[2].partition(" ")[0] for w in kept.warnings if "under the profiler" in w) == ["component", "layer"]
 
 
 def test_each_point_is_on_disk_before_the_next_begins(tmp_path, monkeypatch):

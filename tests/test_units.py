@@ -110,7 +110,7 @@ def test_an_integer_survives(n: int) -> None:
         (314 * 10**21, "3.14e+23 FLOPs", "314,000,000,000.00T", "272,351.59 EiB"),
         (-5_000_000, "-5.00 MFLOPs", "-5.00M", "-4.77 MiB"),
         (Fraction(3001, 2), "1.50 kFLOPs", "1.50K", "1.47 KiB"),
-        (Fraction(7, 2), "~4 FLOPs", "~4", "~4 B"),
+        (Fraction(7, 2), "4 FLOPs", "4", "4 B"),
         (float("nan"), "- FLOPs", "-", "-"),
         (float("inf"), "- FLOPs", "-", "-"),
     ],

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections import Counter
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TextIO
@@ -92,7 +93,7 @@ def modcalc(
 def main() -> None:
     """Entry point. Exit codes: 0 done and true, 1 a check or agreement failed, 2 cannot be served, 130 interrupted."""
     # A stream that the caller closed is None, and print(file=None) would write to the other one.
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), Heedless(sys.stderr or _nowhere())
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -113,8 +114,9 @@ def main() -> None:
             print(f"error: {line}" if not line.startswith(" ") else line, file=sys.stderr)
         code = wrong.exit_code
     except BrokenPipeError:
-        # The reader of a pipe has gone (head, less): nothing is wrong, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from modcalc.render.output import unread
+
+        unread()
     except OSError as wrong:
         # Files that a user names are reported where they are opened; what is left is a full disk behind stdout or a report.
         if debug:
@@ -134,6 +136,25 @@ def main() -> None:
         )
         code = 2
     sys.exit(code)
+
+
+class Heedless:
+    """stderr that may be full or have no reader: what cannot be said there changes neither the work nor its exit code."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _nowhere() -> TextIO:

@@ -56,7 +56,7 @@ def flops(
     again = {"--recompute": recompute, "--attention": attention}
     _check(phase, context, seq_len, backward, [option for option, given in again.items() if given])
     counters = _counters(count, phase)
-    if plot:
+    if plot is not None:
         from modcalc.errors import UsageError
         from modcalc.render.plot import plot_target
 
@@ -76,7 +76,7 @@ def flops(
     unit = Unit(macs, accounts[0][0].convention.multiply_add)
     _show(accounts, by, unit, backward, format)
     _show_training(accounts, hardware, runs, unit, format)
-    if plot:
+    if plot is not None:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
         (first, dense, _), *others = accounts

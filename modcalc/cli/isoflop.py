@@ -101,7 +101,7 @@ def isoflop(
     budgets = list(dict.fromkeys(parse_count(b, "--budget") for b in budget or ()))
     chosen(format)
     target = None
-    if plot:
+    if plot is not None:
         from modcalc.render.plot import plot_target
 
         target = plot_target(plot)

@@ -63,7 +63,7 @@ def memory(
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
     if room is not None and gpu_memory.isdecimal() and room < 2**20:
         raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes hold no model; with its unit, such as {gpu_memory}GiB")
-    if plot:
+    if plot is not None:
         from modcalc.render.plot import plot_target
 
         target = plot_target(plot)
@@ -79,7 +79,7 @@ def memory(
         emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")
     else:
         show_memory(reports, format)
-    if plot:
+    if plot is not None:
         from modcalc.render.plot_memory import plot_memory
 
         plot_memory(target, reports)

@@ -181,7 +181,10 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
         return working(text) if first else nullcontext(quiet)
 
     def measuring(job: "Job") -> "AbstractContextManager[Say]":
-        return during(f"measuring {point_name(job.spec.name, job.settings)}, {_promise(job)}")
+        name = point_name(job.spec.name, job.settings)
+        if first and file and not again and job.key() in file.records:
+            print(f"{name}: in {out} without {f'--trace {job.trace}' if job.trace else f'--by {job.by}'}, so measured again", file=sys.stderr)
+        return during(f"measuring {name}, {_promise(job)}")
 
     file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
     records: list[Record] = []
@@ -190,7 +193,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
         before = dict(results.records) if results and again else {}
         todo = _with_peaks(todo, file, peaks, during)
         if results and results.cut:
-            print(f"warning: {out}: a line was cut off; its point is measured again", file=sys.stderr)
+            print(f"warning: {out}: its last line is cut off; the point there counts as not measured", file=sys.stderr)
         try:
             for record, fresh in run(todo, results, measuring, again=again):
                 records.append(record)

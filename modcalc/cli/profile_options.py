@@ -18,7 +18,9 @@ Mode = Annotated[
     Literal["forward", "train", "prefill", "decode"],
     typer.Option("--mode", help="forward: logits, no gradients; train: forward, backward and AdamW; prefill, decode: sampling with a cache."),
 ]
-Context = Annotated[int | None, typer.Option("--context", "-S", min=0, help="Tokens already cached; --mode decode needs it.", show_default=False)]
+Context = Annotated[
+    int | None, typer.Option("--context", "-S", min=0, max=10**9, help="Tokens already cached; --mode decode needs it.", show_default=False)
+]
 Dtype = Annotated[
     Literal["bf16", "fp16", "fp32"] | None,
     typer.Option("--dtype", help="Of weights and work. [default: bf16 on a GPU, fp32 on the CPU]", show_default=False),
@@ -74,7 +76,11 @@ Parallel = Annotated[Literal["ddp", "fsdp"] | None, typer.Option("--parallel", h
 Out = Annotated[
     str | None,
     typer.Option(
-        "--out", "-o", metavar="FILE", help="Append points to FILE (JSON Lines); those it holds are not measured again.", show_default=False
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Append points to FILE (JSON Lines); those it holds are not measured again, but for a --by or --trace that they lack.",
+        show_default=False,
     ),
 ]
 Again = Annotated[bool, typer.Option("--again", help="Measure points that --out holds once more; their new lines count.")]
@@ -102,9 +108,9 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
         raise UsageError(f"{_flags(both)}: swept and given; give all its values in --sweep")
     if {"seconds", "iterations"} <= words:
         raise UsageError("--seconds and --iterations: each says how long to measure; give one of them")
-    for name, value in numbers.items():
-        if value is not None and not isfinite(value):
-            raise UsageError(f"{_flags({name})} {value}: a finite number")
+    finite(numbers)
+    if doubles := {name for name in specs or () if list(specs).count(name) > 1}:
+        raise UsageError(f"{', '.join(sorted(doubles))}: named twice; --baseline {sorted(doubles)[0]} compares it with itself")
     if mode == "decode" and "context" not in words | swept:
         raise UsageError("--mode decode: say how many tokens are already cached with --context S")
     if mode == "decode" and "seq_len" in words:
@@ -113,6 +119,13 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
         raise UsageError("--again: measures points of a results file once more; name it with --out")
     if "parallel" in words and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UsageError("--parallel: start it under torchrun: torchrun --nproc-per-node 8 --no-python modcalc profile ...")
+
+
+def finite(numbers: dict[str, float | None]) -> None:
+    """Raises UsageError for an option whose value is infinite or no number."""
+    for name, value in numbers.items():
+        if value is not None and not isfinite(value):
+            raise UsageError(f"{_flags({name})} {value}: a finite number")
 
 
 def _flags(names: Set[str]) -> str:

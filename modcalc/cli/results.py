@@ -34,6 +34,7 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     Results that do not share a device, a torch or a kind of step stand in tables of their own. Each is shown once, and rated by the
     newest peak among its like.
     """
+    from modcalc.cli.profile_options import finite
     from modcalc.cli.targets import targets
     from modcalc.errors import UsageError
     from modcalc.measure import alike
@@ -43,7 +44,10 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     from modcalc.render.profile import document, tables
 
     format = chosen(format)
-    paths = [path for file in files for path in _within(Path(file))]
+    finite({"peak_tflops": peak_tflops})
+    if "" in files:
+        raise UsageError("FILE '': an empty name")
+    paths = {path: Path(file).is_dir() for file in files for path in _within(Path(file))}
     target = targets({"--plot": plot}, {str(path): "a results file" for path in paths})
     found = _read(paths)
     groups = alike.alike(alike.told_apart(alike.only(found, only or ())), peak_tflops)
@@ -78,16 +82,22 @@ def _within(path: Path) -> list[Path]:
     raise UsageError(f"{path}: no .jsonl file in this folder; profile --out FILE.jsonl writes one")
 
 
-def _read(paths: "list[Path]") -> "list[tuple[str, Record]]":
-    """(file, record) of all that the files hold."""
+def _read(paths: "dict[Path, bool]") -> "list[tuple[str, Record]]":
+    """(file, record) of all that the files hold. paths: file -> whether it was only found in a folder, which may hold other .jsonl files."""
     from modcalc.errors import UsageError
     from modcalc.measure.results import read_results
 
     # As few parts of a path as tell the files apart.
     deep = next((n for n in (1, 2) if len({path.parts[-n:] for path in paths}) == len(set(paths))), 0)
     found = []
-    for path in paths:
-        held = read_results(path)
+    for path, unnamed in paths.items():
+        try:
+            held = read_results(path)
+        except UsageError as wrong:
+            if not unnamed:
+                raise
+            print(f"warning: {wrong}; left out", file=sys.stderr)
+            continue
         found += [("/".join(path.parts[-deep:]), record) for record in held.records.values()]
         if held.lost:
             lines = "a line is cut off" if held.lost == 1 else f"{held.lost:,} lines are cut off"

@@ -12,6 +12,8 @@ def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None
     from modcalc.render.plot import plot_target, writable
 
     taken = {Path(file).resolve(): what for file, what in read.items()}
+    if nameless := [option for option, file in written.items() if file == ""]:
+        raise UsageError(f"{nameless[0]} '': an empty name; is a variable not set?")
     for option, file in written.items():
         if file and (other := taken.setdefault(Path(file).resolve(), option)) != option:
             raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")

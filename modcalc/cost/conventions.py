@@ -170,4 +170,6 @@ def convention(name: str = "matmul", causal: str | None = None) -> Convention:
         raise UsageError(f"causal {causal!r}: one of {', '.join(CAUSAL)}")
     if rule.causal is None:
         raise UsageError(f"convention {name}: it counts no pairs of tokens, so causal {causal} would change nothing; leave it out")
-    return replace(rule, causal=causal)
+    if causal == rule.causal:
+        return rule
+    return replace(rule, causal=causal, counts=f"{rule.counts}; but causal {causal}, in place of its own rule for pairs of tokens")

@@ -74,15 +74,28 @@ def _meant(word: str, names: Any) -> str:
 
 
 def alike(records: Sequence[Record], peak_tflops: float | None = None) -> list[list[Record]]:
-    """Records under the same conditions together, in their order, all rated by the newest peaks among them, or by `peak_tflops`."""
+    """Records under the same conditions together, model by model and point by point, all rated by the newest peaks among them, or by
+    `peak_tflops`.
+    """
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(conditions(record).values()), []).append(record)
-    return [_rated(group, peak_tflops) for group in groups.values()]
+    return [_in_order(_rated(group, peak_tflops)) for group in groups.values()]
+
+
+def _in_order(group: list[Record]) -> list[Record]:
+    """Models as they came first, and the points of each from small to large: a sweep may have gone on later."""
+    models = {pair: i for i, pair in reversed([*enumerate((r.spec, _baseline(r)) for r in group)])}
+    return sorted(group, key=lambda r: (models[r.spec, _baseline(r)], r.settings.batch, r.settings.seq_len, r.settings.context))
+
+
+def _known(record: Record) -> str:
+    """When all became known that a record says."""
+    return (record.rated or record.time) if isinstance(record, Result) else ""
 
 
 def _rated(group: list[Record], peak_tflops: float | None) -> list[Record]:
-    done = sorted((r for r in group if isinstance(r, Result)), key=lambda r: r.time, reverse=True)
+    done = sorted((r for r in reversed(group) if isinstance(r, Result)), key=_known, reverse=True)
     given = hardware.peak(group[0].device.name, group[0].settings.dtype, peak_tflops) if peak_tflops else None
     peak = given or next((r.peak for r in done if r.peak), None)
     reached = next((r.reached for r in done if r.reached), None)
@@ -101,7 +114,12 @@ def told_apart(found: Sequence[tuple[str, Record]]) -> list[Record]:
     spec, measured longer or at another time) have what parts them in their names; where that is the file, all of the file's that share
     the name have it, so that a sweep stays one line.
     """
-    once = list({(record.key, getattr(record, "time", "")): (file, record) for file, record in found}.values())
+    newest: dict[tuple[str, str], tuple[str, Record]] = {}
+    for file, record in found:
+        measured = (record.key, getattr(record, "time", ""))
+        if measured not in newest or _known(record) >= _known(newest[measured][1]):
+            newest[measured] = (file, record)
+    once = list(newest.values())
     same: dict[tuple[str, ...], list[int]] = {}
     for i, (_, record) in enumerate(once):
         shown = facts(record)

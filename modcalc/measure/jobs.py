@@ -19,9 +19,7 @@ from modcalc.measure.rigs import promised
 from modcalc.measure.stats import MIN_SAMPLES
 from modcalc.measure.steps import waits
 from modcalc.spec.near import nearest
-from modcalc.spec.schema import Spec
-
-MOST_TOKENS = 2**62  # torch counts elements in signed 64 bits
+from modcalc.spec.schema import MAX_SIZE, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +32,25 @@ class Axis:
 
 def axis(text: str) -> Axis:
     """`batch=1,2,4` as an Axis. Raises UsageError for another setting, no values, or values that are no numbers in range."""
-    name, equals, rest = text.partition("=")
-    name = name.strip().replace("-", "_")
+    written, equals, rest = text.partition("=")
+    name = written.strip().replace("-", "_")
     allowed = {"batch": 1, "seq_len": 1, "context": 0}
     if name not in allowed:
         meant = nearest(name, allowed)
         hint = f"; did you mean {meant.replace('_', '-')}?" if meant else ""
         raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of batch, seq-len, context{hint}")
     if not equals:
-        raise UsageError(f"sweep {text!r}: without values; write {name}=1,2,4")
+        raise UsageError(f"sweep {text!r}: without values; write {written}=1,2,4")
     values = []
     for word in rest.split(","):
         try:
             value = int(word)
         except ValueError:
-            raise UsageError(f"sweep {text!r}: {word.strip()!r} is no whole number; write {name}=1,2,4") from None
+            raise UsageError(f"sweep {text!r}: {word.strip()!r} is no whole number; write {written}=1,2,4") from None
         if value < allowed[name]:
-            raise UsageError(f"sweep {text!r}: {name} {value}: at least {allowed[name]}")
+            raise UsageError(f"sweep {text!r}: {written} {value}: at least {allowed[name]}")
+        if value > MAX_SIZE:
+            raise UsageError(f"sweep {text!r}: {written} {value}: at most {MAX_SIZE:,}")
         values.append(value)
     if len(set(values)) < len(values):
         raise UsageError(f"sweep {text!r}: a value stands there twice")
@@ -88,8 +88,6 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
         raise UsageError(f"--trace {template.trace}: one point a trace, and these are {len(found)}; leave out --sweep or name one SPEC")
     for job in found:
         s = job.settings
-        if s.batch * (s.seq_len + 1) > MOST_TOKENS:
-            raise UsageError(f"batch {s.batch} of {s.seq_len} tokens: more than torch can count; {s.smaller}")
         for spec in job.specs:
             plan = promised(spec, s).plan
             if s.sampling and experts_choose(plan):

@@ -119,7 +119,7 @@ def measure(job: Job, say: Say = quiet) -> Result:
     result = Result(
         **fields[0],
         key=job.key(),
-        time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        time=now(),
         device=device,
         torch=str(torch.__version__),
         mode=s.mode,
@@ -135,6 +135,11 @@ def measure(job: Job, say: Say = quiet) -> Result:
         warnings=[doubt for doubt in (*doubts(s, fields, samples, device, found.waiting), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
     )
     return rated(result, job.peak, job.reached)
+
+
+def now() -> str:
+    """The time as records have it: UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def against(fields: Sequence[dict[str, Any]], builds: Sequence[Sequence[Sequence[float]]], samples: Sequence[Sequence[float]]) -> Baseline:
@@ -172,8 +177,13 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list
         doubtful.append(verdict.not_attributed(rig.report.plan.name, job.by))
     if found and job.trace and not whole(job.trace):
         doubtful.append(verdict.no_trace(job.trace))
-    slowed = (a for a in found if job.device.type == "cpu")  # a GPU's kernels take no longer
-    return found, [*doubtful, *(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in slowed)]
+    return found, [*doubtful, *slowed(found, job.device.type)]
+
+
+def slowed(found: Sequence[Attribution], device: str) -> list[str]:
+    """Doubts about attributions by a profiler that took its time; a GPU's kernels take no longer."""
+    doubts = [verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in found if device == "cpu"]
+    return [doubt for doubt in doubts if doubt]
 
 
 def doubts(

@@ -222,7 +222,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag=
 
 
 class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
-    """A finished point. time: when it was measured (UTC)."""
+    """A finished point. time: when it was measured (UTC); rated: when it was told another peak."""
 
     schema: Literal[1] = 1
     kind: Literal["profile"] = "profile"
@@ -241,6 +241,7 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     ranks: Ranks | None = None
     attribution: list[Attribution] = []
     warnings: list[Text] = []
+    rated: Text | None = None
 
     @property
     def doubts(self) -> list[str]:

@@ -1,9 +1,10 @@
 """Results files: the records of `modcalc profile`, one to a line. Reading them needs no torch."""
 
 import os
+import re
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -18,11 +19,12 @@ except ImportError:  # Windows
 
 BOM = b"\xef\xbb\xbf"  # some editors and shells put it in front
 OPENING = b'{"status":"'  # how every record begins
+JOINED = re.compile(rb'(?<=\})(?=\{"status":")')  # `cat` of files without a newline at their end; within a string quotes are escaped
 
 
 class Held(NamedTuple):
-    """What a results file holds. records: by key, of which the last counts. lost: lines that are cut off. cut: the last one is.
-    unended: it has no newline.
+    """What a results file holds. records: by key, of which the last counts, in the order of these lines. lost: lines that are cut
+    off. cut: the last one is. unended: it has no newline.
     """
 
     records: dict[str, Record]
@@ -40,7 +42,7 @@ def read_results(path: Path) -> Held:
     records: dict[str, Record] = {}
     lost, cut = 0, False
     lines = content.removeprefix(BOM).split(b"\n")
-    for number, line in enumerate(lines, start=1):
+    for number, line in ((n, part) for n, whole in enumerate(lines, start=1) for part in JOINED.split(whole)):
         if not line.strip():
             continue
         cut = False
@@ -51,8 +53,14 @@ def read_results(path: Path) -> Held:
                 lost, cut = lost + 1, True
                 continue
             raise UsageError(f"{path}:{number}: not a result of modcalc profile ({_other(content) or wrong})") from wrong
-        records[record.key] = record
+        last(records, record.key, record)
     return Held(records, lost, cut, bool(lines[-1]))
+
+
+def last(held: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put it at the end, though its key was there before."""
+    held.pop(key, None)
+    held[key] = value
 
 
 def _other(content: bytes) -> str | None:
@@ -114,7 +122,7 @@ class ResultsFile:
 
     def append(self, record: Record) -> None:
         """Write one record and wait until the disk has it. Raises UsageError where the disk takes no more; `records` has it all the same."""
-        self.records[record.key] = record
+        last(self.records, record.key, record)
         try:
             # An interrupt while the disk is slow: closing the file still writes it.
             self.file.write((b"\n" if self.unended else b"") + msgspec.json.encode(record) + b"\n")
@@ -125,11 +133,14 @@ class ResultsFile:
             raise UsageError(f"{self.path}: cannot be written: {wrong.strerror}") from wrong
 
     def peaks(self, device: Device, dtype: str, torch: str) -> tuple[Peak | None, Peak | None]:
-        """(peak, what was reached) of a device and a type, as the last records know them: the latter by as many threads and that torch."""
-        of_it = [r for r in self.records.values() if isinstance(r, Result) and (r.device.name, r.dtype) == (device.name, dtype)]
-        here = (device.threads, device.cores, torch)
+        """(peak, what was reached) of a device and a type, as the last records know them: on a CPU by as many threads, the latter by that torch."""
+
+        def same(d: Device) -> bool:
+            return d.name == device.name and (d.type == "cuda" or (d.threads, d.cores) == (device.threads, device.cores))
+
+        of_it = [r for r in self.records.values() if isinstance(r, Result) and same(r.device) and r.dtype == dtype]
         peaks = [r.peak for r in of_it if r.peak]
-        reached = [r.reached for r in of_it if r.reached and (r.device.threads, r.device.cores, r.torch) == here]
+        reached = [r.reached for r in of_it if r.reached and r.torch == torch]
         return peaks[-1] if peaks else None, reached[-1] if reached else None
 
 

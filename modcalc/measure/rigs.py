@@ -17,7 +17,6 @@ from modcalc.cost.roofline import step_bytes
 from modcalc.measure.build import build
 from modcalc.measure.compiling import room_for_graphs
 from modcalc.measure.hardware import Device, describe
-from modcalc.measure.heap import keep
 from modcalc.measure.identity import content_hash
 from modcalc.measure.nvml import watched
 from modcalc.measure.records import Energy, Flops, Measured, Memory, Settings, StepTime, WarmUpTime, number
@@ -76,7 +75,6 @@ class Rig:
         s, world = job.settings, job.world
         report = promised(spec, s)
         if job.device.type == "cpu":
-            keep()
             settle(s.mode, s.compile)
         peak = PeakMemory(job.device)
         # FSDP gives each process its share of weights that were nowhere whole.

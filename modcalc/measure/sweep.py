@@ -9,8 +9,8 @@ import torch
 
 from modcalc.errors import UsageError, first_line
 from modcalc.measure.hardware import describe
-from modcalc.measure.heap import give_back
-from modcalc.measure.point import Job, measure
+from modcalc.measure.heap import give_back, keep
+from modcalc.measure.point import Job, measure, now, slowed
 from modcalc.measure.rating import named, rated
 from modcalc.measure.records import Failed, Record, Result
 from modcalc.measure.results import ResultsFile
@@ -41,7 +41,8 @@ def _with_other_parts(record: Record, before: Record | None) -> Record:
     if not (isinstance(record, Result) and isinstance(before, Result)):
         return record
     have = {(a.spec, a.by) for a in record.attribution}
-    return msgspec.structs.replace(record, attribution=[*record.attribution, *(a for a in before.attribution if (a.spec, a.by) not in have)])
+    kept = [a for a in before.attribution if (a.spec, a.by) not in have]
+    return msgspec.structs.replace(record, attribution=[*record.attribution, *kept], warnings=[*record.warnings, *slowed(kept, record.device.type)])
 
 
 def run(
@@ -63,6 +64,7 @@ def run(
             known = job.world.from_first(known)
         if known:
             if results and known != before:
+                known = msgspec.structs.replace(known, rated=now())
                 results.append(known)
             yield known, False
             continue
@@ -81,6 +83,8 @@ def run(
 def measured_or_failed(job: Job, say: Say = quiet) -> Record:
     """A Result, or a Failed where memory ran out; what was held is let go. Raises UsageError where another process of many has ended."""
     try:
+        if job.device.type == "cpu":
+            keep()  # before the first description, of which it is a part
         reason = lacking(job)
         if reason is None:
             return measure(job, say)

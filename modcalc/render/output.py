@@ -75,8 +75,16 @@ def facts(pairs: Sequence[tuple[str, str | Styled]], format: str | None = None) 
 def write(text: str) -> None:
     """Text to stdout, flushed; characters that the terminal's encoding lacks become '?'."""
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text if encoding.lower().startswith("utf") else text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text if encoding.lower().startswith("utf") else text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        unread()
+
+
+def unread() -> None:
+    """The reader of stdout has gone (head, less): nothing is wrong. Nothing more can be written there; plots, files and the exit code remain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def machine_values(value: Any) -> Any:

@@ -36,6 +36,7 @@ _STYLE = {
     "axes.titleweight": "bold",
     "font.size": 10,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a model's name may have dollars
     "svg.hashsalt": "modcalc",  # the same plot is the same file
 }
 

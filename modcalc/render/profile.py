@@ -47,9 +47,10 @@ def tables(records: Sequence[Record], format: str = "") -> list[Table]:
 def _with_conditions(table: Table, of: Sequence[Record]) -> Table:
     """The table with what its headline says in every row. of: the record of each row."""
     each = [{"status": "out_of_memory" if isinstance(r, Failed) else "ok", **conditions(r)} for r in of]
+    headline = table.headline if all(conditions(r) == conditions(of[0]) for r in of) else ["under several conditions, by the columns behind status"]
     columns = [*table.columns, *(Column(name, key=name.replace("-", "_")) for name in each[0])]
     rows = [[*(None if isinstance(cell, Styled) else cell for cell in row), *more.values()] for row, more in zip(table.rows, each, strict=True)]
-    return msgspec.structs.replace(table, columns=columns, rows=rows)
+    return msgspec.structs.replace(table, columns=columns, rows=rows, headline=headline if table.headline else [])
 
 
 def _points(s: Settings) -> list[Any]:
