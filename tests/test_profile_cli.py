@@ -5,8 +5,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -20,7 +18,7 @@ from modcalc.cost.roofline import step_bytes
 from modcalc.spec.load import loads
 
 torch = pytest.importorskip("torch")
-from modcalc.measure import reach, steptime, sweep  # noqa: E402
+from modcalc.measure import heap, reach, steptime, sweep  # noqa: E402
 from modcalc.measure.alike import alike  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
 from modcalc.measure.records import Settings  # noqa: E402
@@ -515,10 +513,10 @@ def test_what_a_file_lacks_is_measured_again_and_said(profile, asked, lacks):
 
 
 def test_what_does_not_fit_is_of_the_same_kind_whenever_it_was_tried(profile):
-    """In a process of its own, before any model was built."""
-    command = [sys.executable, "-m", "modcalc.cli.app", "profile", "tiny.yaml", "--out", "r.jsonl", *QUICK, "--sweep"]
+    """In a process that has built no model yet."""
+    heap.keep.cache_clear()
     for batch in ("batch=1000000000", "batch=1"):
-        subprocess.run([*command, batch], capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        profile("tiny.yaml", "--out", "r.jsonl", *QUICK, "--sweep", batch)
     kept = list(read_results(Path("r.jsonl")).records.values())
     assert len(kept) == 2 and len(alike(kept)) == 1
     assert [r.settings.batch for r in alike(kept)[0]] == [1, 1_000_000_000], "from small to large"
