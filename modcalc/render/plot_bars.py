@@ -17,7 +17,9 @@ def stacked(axes: Any, names: Sequence[str], sums: Sequence[Mapping[str, Any]], 
             height = bar.get_height()
             if height > 0.06 * max(totals):
                 at = (bar.get_x() + bar.get_width() / 2, bar.get_y() + height / 2)
-                axes.annotate(share(height / total), at, ha="center", va="center", fontsize=8, color="black" if colour in LIGHT else "white")
+                look = dict(fontsize=8, color="black" if colour in LIGHT else "white")
+                behind = dict(facecolor=colour, edgecolor="none", pad=1) if bar.get_hatch() else None  # no digits among the stripes
+                axes.annotate(share(height / total), at, ha="center", va="center", bbox=behind, **look)
     for i, total in enumerate(totals):
         times = Fraction(total) / Fraction(totals[0])
         relative = "" if not i else f"\n{share(times)} of the first" if times < 2 else f"\n{float(times):,.1f} x the first"
