@@ -44,7 +44,7 @@ stage_repeat() {
 stage_self() {
     local itself=(mod-220m --baseline mod-220m --mode forward --batch 16) run
     point self "${itself[@]}" "${long[@]}"
-    for run in 1 2; do  # an interval is about one run
+    for run in 1 2; do  # what shifts a whole run shows only between runs
         attempt "self-$run" records "self-$run" "${itself[@]}" "${short[@]}" >/dev/null
     done
 }
@@ -54,6 +54,7 @@ stage_decode() {
     once "$results/matched.txt" matched "$python" -m modcalc.cli.app isoflop dense-220m --match mod-220m --by forward \
         --free d_model,d_ff --per none --limit 1 --force --out "$matched"
     for other in "$matched"/*.yaml; do
+        [ -e "$other" ] || { echo "decode: no shape of equal FLOPs; see $results/matched.txt" >&2; failed+=(matched); continue; }
         point decode mod-220m --baseline "$other" --mode decode --context 2048 --sweep batch=1,4,16,64,256 "${short[@]}"
     done
 }

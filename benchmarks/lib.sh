@@ -59,7 +59,7 @@ interpreter() {
         echo "could not install; going on with python3 and this checkout, without what python3 lacks" >&2
     fi
     "$python" -c 'import modcalc.models' 2>/dev/null || checkout
-    local lacks
+    local lacks  # what every stage needs; fvcore, matplotlib, pytest and transformers only some, and they say so
     lacks=$("$python" -c '
 from importlib.util import find_spec
 print(*(name for name in ("torch", "msgspec", "numpy", "yaml", "rich", "tabulate", "typer") if find_spec(name) is None))')

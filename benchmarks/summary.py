@@ -156,7 +156,7 @@ def itself(r: Result) -> Aim:
 
 
 def themselves(again: list[Result], builds: int) -> Aim:
-    met = [itself(r).met for r in again]
+    met = [itself(r).met for r in again if r.baseline.time_ratio_interval]
     ratios = [r.baseline.time_ratio for r in again]
     seen = f"{sum(met)} of {len(met)} runs; time ratios {ratio(min(ratios))} to {ratio(max(ratios))}"
     sure = again[0].baseline.confidence

@@ -132,7 +132,7 @@ def test_what_stderr_cannot_take_changes_nothing() -> None:
     assert (failed.returncode, failed.stdout) == (2, "") and done.returncode == 0 and "2 held" in done.stdout
 
 
-def test_a_defect_is_one_message_and_with_debug_a_traceback(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_is_one_message_and_with_debug_a_traceback(run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("what")
 
@@ -140,8 +140,10 @@ def test_a_defect_is_one_message_and_with_debug_a_traceback(run, monkeypatch: py
     code, out, err = run("flops", "gpt2", "--count", "analytic")
     assert (code, out) == (2, "") and "ZeroDivisionError: what" in err and "defect of modcalc" in err
     monkeypatch.setattr(sys, "argv", ["modcalc", "flops", "gpt2", "--count", "analytic", "--debug"])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as done:
         app.main()
+    assert done.value.code == 2
+    assert re.search(r"(?s)^Traceback .*ZeroDivisionError: what\ninternal error: .*report what is printed above", capsys.readouterr().err)
 
 
 def test_python_m_modcalc(run) -> None:

@@ -408,16 +408,19 @@ def test_bad_files(results, tmp_path):
         assert "(it is a document of --format json; name the file that --out wrote)" in results("d.json")[2]
     Path("new.jsonl").write_text(line.replace('"schema":1', '"schema":2') + line)
     assert "new.jsonl:1: not a result of modcalc profile (its schema is 2, and this modcalc reads 1)" in results("new.jsonl")[2]
-    for peak in ("nan", "inf"):
-        assert results(H200 / "self.jsonl", "--peak-tflops", peak)[::2] == (2, f"error: --peak-tflops {peak}: a finite number\n")
-    assert results("")[::2] == (2, "error: FILE '': an empty name\n")
+    assert results(H200 / "self.jsonl", "--peak-tflops", "nan")[::2] == (2, "error: --peak-tflops nan: a finite number\n")
+    assert "'--peak-tflops': inf is not in the range" in results(H200 / "self.jsonl", "--peak-tflops", "inf")[2]
+    assert results("")[::2] == (2, "error: FILE '': an empty name; is a variable not set?\n")
     assert "--plot '': an empty name; is a variable not set?" in results(H200 / "self.jsonl", "--plot", "")[2]
     Path("mixed").mkdir()
     Path("mixed/ours.jsonl").write_text(line)
     Path("mixed/log.jsonl").write_text('{"loss": 3}\n')
     code, out, err = results("mixed")
     assert code == 0 and "mod-220m" in out and re.search(r"warning: mixed/log.jsonl:1: not a result of modcalc profile .*; left out\n", err)
-    assert results("mixed/log.jsonl", "mixed/ours.jsonl")[0] == 2, "it was named"
+    for words in (("mixed/log.jsonl", "mixed"), ("mixed", "mixed/log.jsonl")):
+        assert results(*words)[0] == 2, "it was named"
+    Path("mixed/log.jsonl").write_text(line.replace('"schema":1', '"schema":2'))
+    assert "its schema is 2" in results("mixed")[2] and results("mixed")[0] == 2, "one of ours is not left out"
     code, out, err = results(H200 / "train.jsonl", "--only", "spec=mod-3b", "--only", "batch=16", "--plot", "p.svg")
     assert (code, out, err) == (2, "", "error: --plot: nothing to draw, as memory ran out at every point\n")
     Path("r.svg").write_text(line)

@@ -16,7 +16,7 @@ from modcalc.errors import UsageError
 torch = pytest.importorskip("torch")
 from standin import NAME, FakeNvml, stand_in  # noqa: E402
 
-from modcalc.measure import distributed, reach, rigs, steptime, usage  # noqa: E402
+from modcalc.measure import distributed, hardware, reach, rigs, steptime, usage  # noqa: E402
 from modcalc.measure.distributed import World  # noqa: E402
 from modcalc.measure.results import read_results  # noqa: E402
 from modcalc.measure.steps import GraphStep  # noqa: E402
@@ -90,6 +90,22 @@ def test_captured_steps(gpu, profile, monkeypatch, mode):
     assert (
         times(both).notes[0].endswith("first: its first step, compilation and capture included; a baseline takes over what was compiled for the spec")
     )
+
+
+def test_a_peak_that_was_given_goes_before_the_datasheet(gpu, profile, monkeypatch):
+    """Until another is given."""
+    monkeypatch.setattr(hardware, "datasheets", lambda: [hardware.Datasheet([NAME], {"bf16": 100.0}, "https://sheet")])
+    words = ("tiny.yaml", "--no-compile")
+    for given, source in (((), "https://sheet"), (("--peak-tflops", "50"), "--peak-tflops"), ((), "--peak-tflops")):
+        assert profile(*words, *given)[-1]["peak"]["source"] == source
+    assert len(Path("r.jsonl").read_text().splitlines()) == 2
+    assert profile(*words, "--peak-tflops", "60")[-1]["peak"]["flops_per_s"] == 6e13
+
+
+def test_a_counter_that_stands_still_counts_no_energy(gpu, profile):
+    sys.modules["pynvml"].nvmlDeviceGetTotalEnergyConsumption = lambda handle: 1000
+    (d,) = profile("tiny.yaml", "--no-compile", "--baseline", "dense")
+    assert d["energy"] is None is d["baseline"]["energy"]
 
 
 class Built:

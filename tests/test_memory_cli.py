@@ -207,7 +207,9 @@ def test_the_bills_of_the_others_are_kept(run) -> None:
 
 
 def test_a_size_without_its_unit(run) -> None:
-    assert "--gpu-memory 80: 80 bytes hold no model; with its unit, such as 80GiB" in run("gpt2", "--gpu-memory", "80", code=2)[1]
+    for given in ("80", " 80", "8e1", "+80"):
+        said = f"--gpu-memory {given}: 80 bytes? give its unit, such as {given.strip()}GiB"
+        assert said in run("gpt2", "--gpu-memory", given, code=2)[1]
 
 
 def test_a_small_size_with_its_unit(run, tmp_path: Path) -> None:

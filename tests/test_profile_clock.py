@@ -210,11 +210,10 @@ def test_one_thread_cannot_become_fewer(monkeypatch):
 def test_other_doubts():
     assert verdict.launch_bound("m", None, 0.01, "rest") is None
     assert verdict.launch_bound("m", 0.002, 0.01, "rest") is None
-    assert verdict.launch_bound("m", 0.0096, 0.01, "rest") is None, "the host may have waited for room in the queue"
     assert verdict.memory_was_freed(0) is None and "ran out of room 2 times" in verdict.memory_was_freed(2)
     assert (
         verdict.launch_bound("m", 0.0099, 0.01, "rest")
-        == "m: the host needs 9.90 ms to launch a step that takes 10.00 ms, so the GPU waits for it: rest"
+        == "m: the host needs 9.90 ms to launch a step that takes 10.00 ms, so the GPU seems to wait for it: rest"
     )
     asked = dict(batch=1, seq_len=8, context=0, dtype="fp32", compile=False, cuda_graph=False)
     busier = [Settings(mode=mode, **asked).busier for mode in ("forward", "train", "prefill", "decode")]

@@ -171,7 +171,8 @@ def test_peak_memory_has_what_the_first_step_made(monkeypatch, warmup):
     monkeypatch.setattr(rigs, "PeakMemory", Peak)
     monkeypatch.setattr(rigs, "build_step", counted)
     done = measure(job(baseline=None, settings=settings(mode="train", iterations=2, warmup=warmup)))
-    assert held == [2] and done.warmup.steps == warmup
+    assert held == [2] and done.warmup.steps == 2
+    assert measure(job(baseline=None, settings=settings(iterations=2, warmup=warmup))).warmup.steps == warmup
 
 
 def test_seconds_that_threads_waited(tmp_path):

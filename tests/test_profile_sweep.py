@@ -247,10 +247,16 @@ def test_results_on_one_line_are_results(tmp_path):
     with ResultsFile(tmp_path / "r.jsonl") as file:
         list(run(jobs_, file))
     whole = (tmp_path / "r.jsonl").read_bytes()
-    for content, lost in ((whole.replace(b"\n", b""), 0), (whole.replace(b"\n", b"")[:-9], 1)):
+    first, second = whole.splitlines()
+    keys = [job.key() for job in jobs_]
+    for content, held, cut in (
+        (first + second, keys, False),
+        (first + second[:-9], keys[:1], True),
+        (first[:-9] + second, keys[1:], False),  # a kill, and then another file
+    ):
         (tmp_path / "joined.jsonl").write_bytes(content)
-        held = results.read_results(tmp_path / "joined.jsonl")
-        assert list(held.records) == [job.key() for job in jobs_][: 2 - lost] and held.lost == lost
+        found = results.read_results(tmp_path / "joined.jsonl")
+        assert (list(found.records), found.lost, found.cut) == (held, 2 - len(held), cut)
 
 
 def test_a_breakdown_that_is_kept_keeps_its_doubts(tmp_path, monkeypatch):

@@ -118,6 +118,10 @@ def test_experts_that_choose_are_billed_as_in_a_whole_sequence(capacity: float, 
     assert experts(phase="prefill", seq_len=s.seq_len) == experts()
     step = experts(phase="decode", context=5)
     assert {path: s.seq_len * flops for path, flops in step.items()} == experts()
+    # Where every token passes every block, experts see whole sequences.
+    dense = msgspec.structs.replace(s, mod=None, n_layers=dense_twin(s).n_layers)
+    every = {path: flops for path, flops in account(dense, phase="decode", context=5).by_path().items() if ".experts." in path}
+    assert sum(experts(phase="decode", context=5, routing="all").values()) == sum(every.values())
 
 
 @each_routed

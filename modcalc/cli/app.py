@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import traceback
 from collections import Counter
 from contextlib import suppress
 from difflib import get_close_matches
@@ -108,19 +109,17 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     except ModcalcError as wrong:
-        if debug:
-            raise
+        _traceback(debug)
         for line in str(wrong).splitlines():
             print(f"error: {line}" if not line.startswith(" ") else line, file=sys.stderr)
         code = wrong.exit_code
     except BrokenPipeError:
-        from modcalc.render.output import unread
+        from modcalc.render.output import discard_stdout
 
-        unread()
+        discard_stdout()
     except OSError as wrong:
         # Files that a user names are reported where they are opened; what is left is a full disk behind stdout or a report.
-        if debug:
-            raise
+        _traceback(debug)
         print(f"error: cannot write{f' {wrong.filename}' if wrong.filename else ''}: {wrong.strerror or wrong}", file=sys.stderr)
         code = 2
     except Exception as bug:
@@ -128,18 +127,17 @@ def main() -> None:
         if hasattr(bug, "format_message") and hasattr(bug, "exit_code"):
             _usage(bug)
             sys.exit(2)
-        if debug:
-            raise
-        print(
-            f"internal error: {type(bug).__name__}: {bug}\n  this is a defect of modcalc; run again with --debug and report what it prints",
-            file=sys.stderr,
-        )
+        _traceback(debug)
+        report = "report what is printed above" if debug else "run again with --debug and report what it prints"
+        print(f"internal error: {type(bug).__name__}: {bug}\n  this is a defect of modcalc; {report}", file=sys.stderr)
         code = 2
     sys.exit(code)
 
 
 class Heedless:
-    """stderr that may be full or have no reader: what cannot be said there changes neither the work nor its exit code."""
+    """stderr that may be full or have no reader: text that cannot be said there changes neither the work nor its exit code. All else
+    is the stream's own.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -155,6 +153,12 @@ class Heedless:
     def flush(self) -> None:
         with suppress(OSError):
             self._stream.flush()
+
+
+def _traceback(debug: bool) -> None:
+    """With --debug what Python knows of an error, before the message and the exit code that it has without."""
+    if debug:
+        traceback.print_exc(file=sys.stderr)
 
 
 def _nowhere() -> TextIO:

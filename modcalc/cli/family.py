@@ -80,11 +80,11 @@ def family(
     target = None if to is None else (parse_bytes if hold == "kv" else parse_count)(to, "--to")
     found = constant(Family(at_length(loaded, T)), values, solve, hold, basis, target=target, multiple_of=multiple_of)
     files = {}
-    if out:
+    if out is not None:
         files = write_specs(folder_for(out, force), list(specs_of(found)))
     if chosen(format) == "json":
         emit(document(found, files), [], format)
     else:
         show([table(found)], format)
-    if out:
+    if out is not None:
         say([f"wrote {several(len(files), 'spec')} into {out}"], format)

@@ -32,6 +32,8 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
 
     if force and output is None:
         raise UsageError("--force without -o FILE: there is nothing to overwrite")
+    if output == "":
+        raise UsageError("-o '': an empty name; is a variable not set?")
     if config.lower().endswith((".yaml", ".yml")):
         raise UsageError(f"{config}: YAML is what import writes; it takes a config.json, or a folder that holds one")
     if output and output.lower().endswith(".json"):

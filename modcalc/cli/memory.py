@@ -61,8 +61,8 @@ def memory(
     how = {name: value for name, value in given.items() if value is not None}
     _check(phase, context, seq_len, how, gpu_memory)
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
-    if room is not None and gpu_memory.isdecimal() and room < 2**20:
-        raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes hold no model; with its unit, such as {gpu_memory}GiB")
+    if room is not None and room < 2**20 and not gpu_memory.rstrip()[-1].isalpha():
+        raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes? give its unit, such as {gpu_memory.strip()}GiB")
     if plot is not None:
         from modcalc.render.plot import plot_target
 

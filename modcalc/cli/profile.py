@@ -235,7 +235,7 @@ def _promise(job: "Job") -> str:
 
 
 def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, during: "Callable[[str], AbstractContextManager]") -> "list[Job]":
-    """The jobs, all with one peak and one of what the device reaches: as given or in its datasheet, else as the results file knows them.
+    """The jobs, all with one peak and one of what the device reaches: as given now or earlier to the results file, else in its datasheet.
 
     measure: find out what is reached where the file does not say.
     """
@@ -247,7 +247,9 @@ def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, du
     peak, found = file.peaks(describe(device), dtype, str(torch.__version__)) if file else (None, None)
     if measure and found is None:
         found = _reached(device, dtype, during)
-    return [replace(job, peak=job.peak or peak, reached=found) for job in todo]
+    own = todo[0].peak
+    peak = own if own and own.given or not (peak and peak.given) else peak
+    return [replace(job, peak=peak, reached=found) for job in todo]
 
 
 def _reached(device: "torch.device", dtype: str, during: "Callable[[str], AbstractContextManager]") -> "Peak":

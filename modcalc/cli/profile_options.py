@@ -3,11 +3,13 @@
 import os
 from collections.abc import Sequence, Set
 from math import isfinite
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from modcalc.errors import UsageError
+from modcalc.spec.schema import MAX_SIZE
 
 Specs = Annotated[
     list[str] | None,
@@ -19,7 +21,7 @@ Mode = Annotated[
     typer.Option("--mode", help="forward: logits, no gradients; train: forward, backward and AdamW; prefill, decode: sampling with a cache."),
 ]
 Context = Annotated[
-    int | None, typer.Option("--context", "-S", min=0, max=10**9, help="Tokens already cached; --mode decode needs it.", show_default=False)
+    int | None, typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="Tokens already cached; --mode decode needs it.", show_default=False)
 ]
 Dtype = Annotated[
     Literal["bf16", "fp16", "fp32"] | None,
@@ -70,7 +72,7 @@ Trace = Annotated[
 ]
 Peaks = Annotated[bool, typer.Option("--peaks", help="Measure what the device reaches (matrix product, copy); without SPEC, nothing else.")]
 PeakTflops = Annotated[
-    float | None, typer.Option("--peak-tflops", min=1e-6, help="The device's peak in TFLOP/s. [default: its datasheet]", show_default=False)
+    float | None, typer.Option("--peak-tflops", min=1e-6, max=1e9, help="The device's peak in TFLOP/s. [default: its datasheet]", show_default=False)
 ]
 Parallel = Annotated[Literal["ddp", "fsdp"] | None, typer.Option("--parallel", help="Under torchrun. [default: ddp]", show_default=False)]
 Out = Annotated[
@@ -109,8 +111,9 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
     if {"seconds", "iterations"} <= words:
         raise UsageError("--seconds and --iterations: each says how long to measure; give one of them")
     finite(numbers)
-    if doubles := {name for name in specs or () if list(specs).count(name) > 1}:
-        raise UsageError(f"{', '.join(sorted(doubles))}: named twice; --baseline {sorted(doubles)[0]} compares it with itself")
+    files = [Path(name).resolve() for name in specs or ()]
+    if doubles := [name for name, file in zip(specs or (), files, strict=True) if files.count(file) > 1]:
+        raise UsageError(f"{doubles[-1]}: named twice; --baseline {doubles[-1]} compares it with itself")
     if mode == "decode" and "context" not in words | swept:
         raise UsageError("--mode decode: say how many tokens are already cached with --context S")
     if mode == "decode" and "seq_len" in words:

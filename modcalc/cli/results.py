@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modcalc.cli.options import Format, Plot
-from modcalc.cli.profile_options import PeakTflops
+from modcalc.cli.profile_options import PeakTflops, finite
 
 if TYPE_CHECKING:
     from modcalc.measure.records import Record
@@ -34,7 +34,6 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     Results that do not share a device, a torch or a kind of step stand in tables of their own. Each is shown once, and rated by the
     newest peak among its like.
     """
-    from modcalc.cli.profile_options import finite
     from modcalc.cli.targets import targets
     from modcalc.errors import UsageError
     from modcalc.measure import alike
@@ -46,8 +45,11 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     format = chosen(format)
     finite({"peak_tflops": peak_tflops})
     if "" in files:
-        raise UsageError("FILE '': an empty name")
-    paths = {path: Path(file).is_dir() for file in files for path in _within(Path(file))}
+        raise UsageError("FILE '': an empty name; is a variable not set?")
+    paths: dict[Path, bool] = {}
+    for file in map(Path, files):
+        for path in _within(file):
+            paths[path] = paths.get(path, True) and file.is_dir()
     target = targets({"--plot": plot}, {str(path): "a results file" for path in paths})
     found = _read(paths)
     groups = alike.alike(alike.told_apart(alike.only(found, only or ())), peak_tflops)
@@ -85,16 +87,16 @@ def _within(path: Path) -> list[Path]:
 def _read(paths: "dict[Path, bool]") -> "list[tuple[str, Record]]":
     """(file, record) of all that the files hold. paths: file -> whether it was only found in a folder, which may hold other .jsonl files."""
     from modcalc.errors import UsageError
-    from modcalc.measure.results import read_results
+    from modcalc.measure.results import begins, read_results
 
     # As few parts of a path as tell the files apart.
-    deep = next((n for n in (1, 2) if len({path.parts[-n:] for path in paths}) == len(set(paths))), 0)
+    deep = next((n for n in (1, 2) if len({path.parts[-n:] for path in paths}) == len(paths)), 0)
     found = []
     for path, unnamed in paths.items():
         try:
             held = read_results(path)
         except UsageError as wrong:
-            if not unnamed:
+            if not unnamed or begins(path):
                 raise
             print(f"warning: {wrong}; left out", file=sys.stderr)
             continue

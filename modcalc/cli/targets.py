@@ -12,7 +12,7 @@ def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None
     from modcalc.render.plot import plot_target, writable
 
     taken = {Path(file).resolve(): what for file, what in read.items()}
-    if nameless := [option for option, file in written.items() if file == ""]:
+    if nameless := [option for option, file in written.items() if file == "" and option != "--plot"]:
         raise UsageError(f"{nameless[0]} '': an empty name; is a variable not set?")
     for option, file in written.items():
         if file and (other := taken.setdefault(Path(file).resolve(), option)) != option:
@@ -20,4 +20,4 @@ def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None
     if trace := written.get("--trace"):
         writable(Path(trace), "--trace")
     plot = written["--plot"]
-    return plot_target(plot) if plot else None
+    return None if plot is None else plot_target(plot)

@@ -172,4 +172,6 @@ def convention(name: str = "matmul", causal: str | None = None) -> Convention:
         raise UsageError(f"convention {name}: it counts no pairs of tokens, so causal {causal} would change nothing; leave it out")
     if causal == rule.causal:
         return rule
-    return replace(rule, causal=causal, counts=f"{rule.counts}; but causal {causal}, in place of its own rule for pairs of tokens")
+    same = CONVENTIONS.get(f"causal-{causal}") if rule is MATMUL else None
+    counts = same.counts if same else f"{rule.counts}; causal {causal} in place of its own rule for pairs of tokens"
+    return replace(rule, causal=causal, counts=counts)

@@ -50,7 +50,8 @@ class At(Struct, frozen=True):
 
     def kept(self, r: RoutingPlan, tokens: Dim, cached: Dim) -> "At":
         """Behind a router: `tokens` of the new ones pass, and see `cached`."""
-        return replace(self, tokens=tokens, cached=cached, all=r.capacity, active=r.share)
+        whole = self.all if self.work.sampling and self.work.routing == "all" else r.capacity
+        return replace(self, tokens=tokens, cached=cached, all=whole, active=r.share)
 
     def of(self, x: str) -> "At":
         """The same place, reading the tensor `x` of this prefix."""

@@ -85,8 +85,8 @@ def alike(records: Sequence[Record], peak_tflops: float | None = None) -> list[l
 
 def _in_order(group: list[Record]) -> list[Record]:
     """Models as they came first, and the points of each from small to large: a sweep may have gone on later."""
-    models = {pair: i for i, pair in reversed([*enumerate((r.spec, _baseline(r)) for r in group)])}
-    return sorted(group, key=lambda r: (models[r.spec, _baseline(r)], r.settings.batch, r.settings.seq_len, r.settings.context))
+    models = list(dict.fromkeys((r.spec, _baseline(r)) for r in group))
+    return sorted(group, key=lambda r: (models.index((r.spec, _baseline(r))), r.settings.batch, r.settings.seq_len, r.settings.context))
 
 
 def _known(record: Record) -> str:
@@ -95,7 +95,7 @@ def _known(record: Record) -> str:
 
 
 def _rated(group: list[Record], peak_tflops: float | None) -> list[Record]:
-    done = sorted((r for r in reversed(group) if isinstance(r, Result)), key=_known, reverse=True)
+    done = sorted((r for r in group if isinstance(r, Result)), key=_known)[::-1]  # the newest first
     given = hardware.peak(group[0].device.name, group[0].settings.dtype, peak_tflops) if peak_tflops else None
     peak = given or next((r.peak for r in done if r.peak), None)
     reached = next((r.reached for r in done if r.reached), None)

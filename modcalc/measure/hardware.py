@@ -54,6 +54,11 @@ class Peak(msgspec.Struct, frozen=True):
     bytes_per_s: Positive | None
     source: Text
 
+    @property
+    def given(self) -> bool:
+        """Whether a user gave it, by an option."""
+        return self.source.startswith("--")
+
 
 class Datasheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of peaks.yaml."""

@@ -32,8 +32,8 @@ class Axis:
 
 def axis(text: str) -> Axis:
     """`batch=1,2,4` as an Axis. Raises UsageError for another setting, no values, or values that are no numbers in range."""
-    written, equals, rest = text.partition("=")
-    name = written.strip().replace("-", "_")
+    written, equals, rest = (part.strip() for part in text.partition("="))
+    name = written.replace("-", "_")
     allowed = {"batch": 1, "seq_len": 1, "context": 0}
     if name not in allowed:
         meant = nearest(name, allowed)

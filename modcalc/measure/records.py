@@ -100,9 +100,9 @@ class Memory(msgspec.Struct, frozen=True):
 class Energy(msgspec.Struct, frozen=True):
     """Of the whole GPU board, idle power included, over a run of this model alone."""
 
-    joules_per_step: float
-    joules_per_token: float
-    watts: float
+    joules_per_step: Positive
+    joules_per_token: Positive
+    watts: Positive
 
     @property
     def step_s(self) -> float:

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,7 @@ except ImportError:  # Windows
 
 BOM = b"\xef\xbb\xbf"  # some editors and shells put it in front
 OPENING = b'{"status":"'  # how every record begins
-JOINED = re.compile(rb'(?<=\})(?=\{"status":")')  # `cat` of files without a newline at their end; within a string quotes are escaped
+JOINED = re.compile(rb'(?<!^)(?=\{"status":")')  # `cat` of files without a newline at their end; within a string quotes are escaped
 
 
 class Held(NamedTuple):
@@ -53,14 +53,23 @@ def read_results(path: Path) -> Held:
                 lost, cut = lost + 1, True
                 continue
             raise UsageError(f"{path}:{number}: not a result of modcalc profile ({_other(content) or wrong})") from wrong
-        last(records, record.key, record)
+        put_last(records, record)
     return Held(records, lost, cut, bool(lines[-1]))
 
 
-def last(held: dict[Any, Any], key: Any, value: Any) -> None:
-    """Put it at the end, though its key was there before."""
-    held.pop(key, None)
-    held[key] = value
+def begins(path: Path) -> bool:
+    """Whether a file begins as ours do, whatever follows; True as well where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(BOM + OPENING)).removeprefix(BOM).startswith(OPENING)
+    except OSError:
+        return True
+
+
+def put_last(records: dict[str, Record], record: Record) -> None:
+    """At the end, though its key was there before."""
+    records.pop(record.key, None)
+    records[record.key] = record
 
 
 def _other(content: bytes) -> str | None:
@@ -122,7 +131,7 @@ class ResultsFile:
 
     def append(self, record: Record) -> None:
         """Write one record and wait until the disk has it. Raises UsageError where the disk takes no more; `records` has it all the same."""
-        last(self.records, record.key, record)
+        put_last(self.records, record)
         try:
             # An interrupt while the disk is slow: closing the file still writes it.
             self.file.write((b"\n" if self.unended else b"") + msgspec.json.encode(record) + b"\n")

@@ -81,10 +81,10 @@ class Rig:
         model = build(report.plan, device="meta" if s.parallel == "fsdp" else job.device, dtype=s.dtype)
         wrap = world.wrap(s) if world else None
         step = build_step(model, s, job.device, wrap=wrap, seed=world.rank if world else n)
-        warm = warm_up(step, job.device, 1 if n and s.warmup is None else s.warmup, world.any if world else bool)
-        if not n and warm.steps == 1:  # the first makes an optimizer's states at its end, which are there at the peak of the next
-            step.prepare()
-            step.run()
+        steps = 1 if n and s.warmup is None else s.warmup
+        if steps == 1 and not n and s.mode == "train":
+            steps = 2  # the first makes the optimizer's states at its end, which are there at the peak of the next
+        warm = warm_up(step, job.device, steps, world.any if world else bool)
         return cls(report, model, step, warm, peak.read(), step_flops(report))
 
     def measured(self, spec: Spec, time: StepTime, burnt: Energy | None, job: "Job") -> dict[str, Any]:

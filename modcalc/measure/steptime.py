@@ -127,9 +127,10 @@ def alternate(steps: Sequence[Step], device: "torch.device", rounds: int, betwee
             step.prepare()
             taken.append(mark(step.run))
     if between:
-        for step in steps if device.type == "cuda" else ():  # its clock rises again as soon as it rests
-            step.prepare()
-            step.run()
+        if device.type == "cuda":  # at work while its clock is read
+            for step in steps:
+                step.prepare()
+                step.run()
         between()
     synchronize(device)
     return [[read() for read in taken] for taken in marks]

@@ -41,8 +41,9 @@ def _with_other_parts(record: Record, before: Record | None) -> Record:
     if not (isinstance(record, Result) and isinstance(before, Result)):
         return record
     have = {(a.spec, a.by) for a in record.attribution}
-    kept = [a for a in before.attribution if (a.spec, a.by) not in have]
-    return msgspec.structs.replace(record, attribution=[*record.attribution, *kept], warnings=[*record.warnings, *slowed(kept, record.device.type)])
+    others = [a for a in before.attribution if (a.spec, a.by) not in have]
+    doubts = slowed(others, record.device.type)
+    return msgspec.structs.replace(record, attribution=[*record.attribution, *others], warnings=[*record.warnings, *doubts])
 
 
 def run(
@@ -63,7 +64,7 @@ def run(
         if job.world:
             known = job.world.from_first(known)
         if known:
-            if results and known != before:
+            if results and isinstance(known, Result) and (known.peak, known.reached) != (before.peak, before.reached):
                 known = msgspec.structs.replace(known, rated=now())
                 results.append(known)
             yield known, False

@@ -95,7 +95,7 @@ def energy(step: Step, device: torch.device, step_s: float, tokens: int) -> Ener
             step.run()
         synchronize(device)
         after, seconds = gpu.energy_j(), perf_counter() - start
-    if before is None or after is None:
+    if before is None or after is None or after <= before:  # a counter that stands still counts nothing
         return None
     joules = after - before
     return Energy(joules / n, joules / (n * tokens), joules / seconds)

@@ -8,7 +8,7 @@ from modcalc.measure.hardware import Device
 from modcalc.measure.stats import MIN_SAMPLES, WIDE, drift, summarize
 
 DRIFT = 0.05
-LAUNCH = 0.97  # a full launch queue holds the host up, by all but the last 1,000 kernels of a step, on a GPU that is busy
+LAUNCH = 0.9
 OUTLIER = 2.0
 SLOWED = 1.5
 WAITING = 0.05  # on an idle machine it is below 0.01
@@ -43,10 +43,14 @@ def busy(device: Device, waiting: float | None = None) -> str | None:
 
 
 def launch_bound(name: str, launch_s: float | None, step_s: float, busier: str) -> str | None:
-    """A warning where the GPU waits for the host. busier: what to do."""
+    """A warning where the GPU waits for the host, or has a full queue of launches of which the last 1,000 are less than a tenth of the step.
+    busier: what to do.
+    """
     if launch_s is None or launch_s < LAUNCH * step_s:
         return None
-    return f"{name}: the host needs {launch_s * 1e3:.2f} ms to launch a step that takes {step_s * 1e3:.2f} ms, so the GPU waits for it: {busier}"
+    return (
+        f"{name}: the host needs {launch_s * 1e3:.2f} ms to launch a step that takes {step_s * 1e3:.2f} ms, so the GPU seems to wait for it: {busier}"
+    )
 
 
 def few_samples(n: int, compared: bool) -> str | None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from errno import EINVAL
 from typing import Any
 
 from modcalc.errors import UsageError
@@ -78,12 +79,14 @@ def write(text: str) -> None:
     try:
         sys.stdout.write(text if encoding.lower().startswith("utf") else text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
-    except BrokenPipeError:
-        unread()
+    except OSError as wrong:
+        if not isinstance(wrong, BrokenPipeError) and not (os.name == "nt" and wrong.errno == EINVAL):  # how Windows says it
+            raise
+        discard_stdout()
 
 
-def unread() -> None:
-    """The reader of stdout has gone (head, less): nothing is wrong. Nothing more can be written there; plots, files and the exit code remain."""
+def discard_stdout() -> None:
+    """Its reader has gone (head, less): nothing is wrong, and nothing more can be written there. Plots, files and the exit code remain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -43,6 +43,8 @@ _STYLE = {
 
 def plot_target(file: str | Path) -> Path:
     """The path to write, checked: its suffix, its folder, and that matplotlib is installed."""
+    if not str(file):
+        raise UsageError("--plot '': an empty name; is a variable not set?")
     path = Path(file)
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--plot {file}: the suffix says the kind of picture; one of {', '.join(SUFFIXES)}")

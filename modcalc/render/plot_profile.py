@@ -135,7 +135,7 @@ def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
     low, high = min(intensities) / 4, max(intensities) * 4
     for peak, style, label in ((last.peak, "-", "datasheet"), (last.reached, ":", "reached")):
         if peak:
-            _roof(axes, peak, low, high, style, f"peak given by {peak.source}" if peak.source.startswith("--") else label)
+            _roof(axes, peak, low, high, style, f"peak given by {peak.source}" if peak.given else label)
             rates.append(peak.flops_per_s)
     logarithmic(axes.xaxis)
     axes.xaxis.set_major_formatter(lambda x, _: real(x))

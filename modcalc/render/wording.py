@@ -80,7 +80,9 @@ def in_words(rule: Convention) -> list[str]:
     return [f"counts {rule.counts}"] if own else []
 
 
-RANKING = "choose among all tokens of a sequence, later ones included, and so the model cannot sample; billed at the share that they choose"
+RANKING = (
+    "choose among all tokens of a sequence, later ones included, and so the model cannot sample; billed at the share that they choose of a whole one"
+)
 
 
 def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward: bool = False) -> Facts:

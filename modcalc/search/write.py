@@ -22,6 +22,8 @@ _RULES = {"forward": "forward_flops", "train": "train_step_flops", "params": "pa
 
 def folder_for(name: str, force: bool) -> Path:
     """The folder to write to, made if it is not there. Raises UsageError where it holds something already (unless `force`)."""
+    if not name:
+        raise UsageError("--out '': an empty name; is a variable not set?")
     folder = Path(name)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {name}: is no folder")
