@@ -8,6 +8,7 @@ import pytest
 
 from modcalc import account
 from modcalc.cost.account import LEVELS, dense_twin
+from modcalc.cost.conventions import convention
 from modcalc.cost.ops import AttentionCore
 from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
@@ -125,3 +126,26 @@ def test_workloads_that_make_no_sense(wrong: dict) -> None:
 def test_what_is_no_spec_is_told_how_to_load_one(spec: object) -> None:
     with pytest.raises(UsageError, match=r"is no Spec: modcalc\.load\("):
         account(spec)
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64", "uint8"])
+def test_numpy_integers_do_not_wrap_around(kind: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    n = getattr(numpy, kind)(100)
+    for work in (dict(batch=n, phase="train"), dict(seq_len=n), dict(phase="decode", context=n), dict(phase="prefill", seq_len=n, context=n)):
+        found = account(spec(n_layers=400, d_model=4096), **work)
+        assert found.flops == account(spec(n_layers=400, d_model=4096), **{k: 100 if v is n else v for k, v in work.items()}).flops
+        assert type(found.work.batch) is type(found.work.seq_len) is int and type(found.flops.train_step) is int
+
+
+def test_another_rule_for_pairs_goes_with_a_convention_of_ones_own() -> None:
+    own = msgspec.structs.replace(convention("matmul"), name="mine")
+    assert account(spec(), convention=own, causal="exact").flops == account(spec(), causal="exact").flops != account(spec(), convention=own).flops
+    for rule, causal in ((own, "nonsense"), (convention("6nd"), "half")):
+        with pytest.raises(UsageError, match="causal"):
+            account(spec(), convention=rule, causal=causal)
+
+
+def test_a_level_that_there_is_not() -> None:
+    with pytest.raises(UsageError, match="by 'bogus': one of total, component, layer, path"):
+        account(spec()).lines("bogus")

@@ -97,6 +97,17 @@ def test_a_capacity_of_more_tokens_than_there_are_is_all_of_them(run: Runner, tm
     assert again == {**best, "shape": {**best["shape"], "capacity": 0.25}}
 
 
+def test_files_are_told_also_of_several_budgets_and_of_the_shape_beside(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(COUNTS.replace("mod: {capacity: 64, every: 2}\n", ""))
+    (tmp_path / "b.yaml").write_text(COUNTS)  # of the same name
+    words = ("isoflop", tmp_path / "a.yaml", "--budget", "1e13", "--budget", "2e13", "--free", "n_layers=4,d_model=128", "--aspect", "none")
+    document = run.document(*words, "--beside", tmp_path / "b.yaml", "--within", "0.9", "--out", tmp_path / "out")
+    named = [one["file"] for c in document["candidates"] for one in (c, c["matched"])]
+    assert len(set(named)) == 4 and {str(path) for path in (tmp_path / "out").iterdir()} == set(named)
+    for c in document["candidates"]:
+        assert load(c["file"]).mod is None and load(c["matched"]["file"]).mod is not None
+
+
 def test_capacities_are_told_apart_where_blocks_are_listed(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "lay.yaml").write_text(COUNTS.replace("capacity: 64, every: 2", "capacity: 0.25, layers: [1, 2]"))
     code, out, err = run(

@@ -120,7 +120,7 @@ def test_members_are_written_as_specs_that_hold_their_own_cost(tmp_path: Path) -
     files = write_specs(tmp_path, list(specs_of(found)))
     assert len(files) == 7
     for m in found.members:
-        again = load(files[m.candidate.spec.name])
+        again = load(files[id(m.candidate)])
         assert account(again).params == m.candidate.params and again.mlp.d_ff == m.candidate.d_ff
     done = list(check_all([str(tmp_path)]))
     assert len(done) == 7 and all(one.ok and one.results for one in done)
@@ -141,6 +141,11 @@ def test_bad_questions(vary: list[str], solve: str, cost: str, message: str) -> 
     spec = load("petty-41m")
     with pytest.raises(UsageError, match=message):
         constant(Family(spec), parse_vary(vary), solve, cost, Basis(512, 1, 511, convention()))
+
+
+def test_steps_that_leave_nothing_to_choose_from() -> None:
+    with pytest.raises(UsageError, match="--multiple-of 20,000: n_layers is 10,000 at most, which leaves nothing"):
+        constant(Family(load("petty-41m")), {"d_ff": [64]}, "n_layers", "params", Basis(512, 1, 511, convention()), multiple_of=20_000)
 
 
 @pytest.mark.parametrize(

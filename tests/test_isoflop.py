@@ -11,6 +11,7 @@ from msgspec import structs
 from modcalc.cost.account import account, dense_twin
 from modcalc.cost.check import check_all
 from modcalc.cost.conventions import convention
+from modcalc.cost.memory import kv_cache_bytes
 from modcalc.errors import UsageError
 from modcalc.search.answers import Answer, Asked, matched, planned
 from modcalc.search.costs import Basis
@@ -18,10 +19,11 @@ from modcalc.search.family import Family
 from modcalc.search.isoflop import MARKS, chinchilla_size, match, plan
 from modcalc.search.knobs import parse_free
 from modcalc.search.question import at_length, differences, terms
-from modcalc.search.results import DROP, OK
+from modcalc.search.results import DROP, OK, candidate
 from modcalc.search.rules import Rules
 from modcalc.search.write import specs_of, write_specs
 from modcalc.spec.load import load
+from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Attention, Mod, Spec
 
 WITHIN = Fraction(1, 1000)
@@ -229,16 +231,54 @@ def test_ties_are_broken_by_the_order_of_the_lattice() -> None:
         assert [(c.shape.n_layers, c.shape.d_ff) for c in found.candidates] == [(12, f) for f in axes["d_ff"]] + [(6, f) for f in axes["d_ff"]]
 
 
+@pytest.mark.parametrize("by", ["forward", "active", "decode"])
+def test_each_combination_has_one_row_though_costs_tie(by: str) -> None:
+    """In four layers every 3 and every 4 route one block alike; costs in fractions cannot be told apart before the exact count."""
+    spec = structs.replace(load("mod-small"), n_layers=4, mod=Mod(capacity=0.5, every=3))
+    axes = {"d_model": [128, 256, 384], "every": [3, 4]}
+    at = basis(spec)
+    target = {"forward": account(spec).flops.forward, "active": account(spec).params.active}.get(by) or (
+        account(spec, phase="decode", context=at.context).flops.forward
+    )
+    for limit in (2, 20):
+        found = match(Family(spec), axes, target, by, at, Rules(), within=Fraction(1, 2), per=("d_model",), limit=limit)
+        widths = [c.shape.d_model for c in found.candidates]
+        assert len(widths) == len(set(widths)) == min(limit, 3) and {c.shape.every for c in found.candidates} == {3}
+        assert found.candidates[0].cost == target
+
+
+def test_caches_of_routed_blocks_match_exactly_though_shares_are_no_floats() -> None:
+    """18 x 50 = 20 x 45 = 25 x 36 = 30 x 30 = 36 x 25 tokens in all layers; 25 / 161 of 161 is no 25 in float64."""
+    spec = structs.replace(load("mod-small"), seq_len=161, n_layers=30, mod=Mod(capacity=30, every=1))
+    axes = {"n_layers": list(range(1, 41)), "capacity": list(range(20, 51))}
+    target = kv_cache_bytes(resolve(spec), 161)
+    for prefer, first in (("closest", (18, 50)), ("deepest", (36, 25))):
+        found = match(Family(spec), axes, target, "kv", basis(spec), Rules(), within=Fraction(0), prefer=prefer, limit=1)
+        (c,) = found.candidates
+        assert ((c.shape.n_layers, c.shape.capacity), c.status) == (first, OK)
+        assert found.tally.broken["relative error"] == 40 * 31 - 5
+
+
+def test_names_that_are_taken_get_a_number(tmp_path: Path) -> None:
+    """As of a family beside another of its name, of one that differs in what a file's name cannot have, and of a long one."""
+    specs = [structs.replace(load("dense-small"), name=name) for name in ("a b", "a b", "A/b", "n" * 200)]
+    candidates = [candidate(Family(spec), Family(spec).own, basis(spec)) for spec in specs]
+    assert all(c.status == OK for c in candidates), "the name of a shape is a legal one"
+    files = write_specs(tmp_path, [(c, c.spec) for c in candidates])
+    assert len(set(files.values())) == len({load(file).name for file in files.values()}) == 4
+    assert [Path(files[id(c)]).name[:3] for c in candidates] == ["a-b", "a-b", "A-b", "nnn"]
+
+
 def test_written_specs_load_back_bill_the_same_and_pass_their_checks(tmp_path: Path) -> None:
     dense, mod = load("dense-220m"), load("mod-220m")
     for answer in (ask_match(mod, dense), ask_match(mod, dense, "params"), ask_match(mod, mod, "kv"), ask_plan(dense, 6 * 10**18, 10**20, light=mod)):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         pairs = list(specs_of(answer))
-        files = write_specs(folder, [spec for _, spec in pairs])
+        files = write_specs(folder, pairs)
         assert len(files) == len(pairs) >= 4
         for c, spec in pairs:
-            again = load(files[spec.name])
+            again = load(files[id(c)])
             assert again == spec
             report = account(again)
             assert (report.flops.forward, report.params) == (c.forward, c.params)

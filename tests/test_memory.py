@@ -216,6 +216,24 @@ def test_one_more_does_not_fit(mod: str, room: int) -> None:
     assert decode(context) <= room < decode(context + 1)
 
 
+@pytest.mark.parametrize("capacity", ["0.5", "[0.25, 1.0, 0.5, 9]"])
+def test_where_the_way_around_holds_more_than_the_block(capacity: str) -> None:
+    """Memory falls where a capacity jumps to its next multiple; the longest sequence may lie behind some that do not fit."""
+    spec = loads(f"{TINY}mod: {{capacity: {capacity}, every: 1, multiple_of: 12, bypass: {{d_ff: 800}}}}\nseq_len: 40\n".replace("seq_len: 16\n", ""))
+    bytes_at = [train_memory_bytes(resolve(spec, n), 2) for n in range(1, 300)]
+    assert any(a > b for a, b in zip(bytes_at, bytes_at[1:], strict=False))
+    for room in (*bytes_at[10:150:7], bytes_at[47], bytes_at[48] - 1):
+        by = {(f.phase, f.knob): f.largest for f in fits(spec, room, seq_len=16, context=16, batch=2)}
+        assert by["train", "seq_len"] == max(n for n, held in enumerate(bytes_at, start=1) if held <= room)
+
+
+def test_labels_of_more_routers_than_the_vocabulary_has_entries() -> None:
+    """What the loss holds does not become less when it runs backward."""
+    spec = loads(TINY.replace("vocab_size: 40", "vocab_size: 1") + "mod: {capacity: 0.5, every: 1}\n")
+    found = train_memory(resolve(spec), 1)
+    assert found.loss_backward == 0 and found.peak == found.loss
+
+
 def test_where_a_search_ends_without_memory_being_short() -> None:
     positions = "positions: {kind: learned, max_len: 64}\n"
     found = {(f.phase, f.knob): f for f in fits(loads(TINY + positions), 10**8, seq_len=16, context=16)}

@@ -162,7 +162,7 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
     from modcalc.search.write import specs_of, write_specs
 
     written = list(specs_of(answer)) if folder else []
-    files = write_specs(folder, [spec for _, spec in written]) if folder else {}
+    files = write_specs(folder, written) if folder else {}
     if chosen(format) == "json":
         from modcalc.render.isoflop_document import document
 

@@ -11,7 +11,8 @@ from modcalc.cost.convention import EMBEDDINGS, Convention
 from modcalc.cost.conventions import convention as find_convention
 from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import Op, whole
-from modcalc.cost.workload import SAMPLING, Workload
+from modcalc.cost.workload import SAMPLING, Workload, whole_number
+from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import by_layer, expert_layers, resolve
 from modcalc.spec.schema import Spec
@@ -68,7 +69,9 @@ class Report(Struct, frozen=True):
     flops: Flops
 
     def lines(self, by: str = "component") -> list[Line]:
-        """Sums by total, component, layer or path, in the order of the model."""
+        """Sums by total, component, layer or path, in the order of the model. Raises UsageError for anything else."""
+        if by not in LEVELS:
+            raise UsageError(f"by {by!r}: one of {', '.join(LEVELS)}")
         sums: dict[str, list[Dim]] = {}
         for label, op, share in self._labelled(by):
             line = sums.setdefault(label, [0, 0, 0])
@@ -121,13 +124,15 @@ def account(
     Returns a Report; its FLOPs are those of all B sequences. Raises UsageError where the numbers make no workload.
     """
     plan, work = plan_and_work(spec, seq_len, batch, context, phase, routing)
-    rule = convention if isinstance(convention, Convention) else find_convention(convention, causal)
+    rule = find_convention(convention, causal)
     rows = tuple(ledger(plan, work))
     return Report(plan, work, rule, rows, count_params(rows), count_flops(rows, work, rule))
 
 
 def plan_and_work(spec: Spec | Plan, seq_len: int | None, batch: int, context: int, phase: str, routing: str = "expected") -> tuple[Plan, Workload]:
     """The plan that a workload runs, and the workload; arguments as of `account`."""
+    if seq_len is not None:
+        seq_len = whole_number(seq_len, "seq_len")
     # A token that decides by itself passes at the share of whole sequences, however short its prompt is.
     plan = spec if isinstance(spec, Plan) else resolve(spec, None if phase in SAMPLING else seq_len)
     new = seq_len if seq_len is not None else 1 if phase == "decode" else plan.seq_len

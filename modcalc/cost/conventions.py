@@ -138,7 +138,8 @@ _ALL = (
     replace(
         _thirds(
             "fvcore",
-            "1 per multiply-add; fused attention has no formula and counts 0; LayerNorm 5 per entry, 4 without weight; training as 3 forward passes",
+            "1 per multiply-add; attention 0, as fused attention has no formula (here also where sinks or soft caps forbid it); LayerNorm 5 per "
+            "entry, 4 without weight; training as 3 forward passes",
             "fvcore 0.1.5 (fvcore/nn/flop_count.py, jit_handles.py), a forward pass through scaled_dot_product_attention",
             (
                 Term(1, "products", but=("kind:attention",)),
@@ -154,22 +155,22 @@ _ALL = (
 CONVENTIONS = {c.name: c for c in _ALL}
 
 
-def convention(name: str = "matmul", causal: str | None = None) -> Convention:
-    """The convention called `name`, with another rule for attention pairs if `causal` is given.
+def convention(name: str | Convention = "matmul", causal: str | None = None) -> Convention:
+    """The convention called `name` (or one of the caller's own), with another rule for attention pairs if `causal` is given.
 
     Raises UsageError for a name that there is not, and for a `causal` that there is not or that would change nothing.
     """
-    if name not in CONVENTIONS:
+    rule = name if isinstance(name, Convention) else CONVENTIONS.get(name)
+    if rule is None:
         near = get_close_matches(name, CONVENTIONS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"convention {name!r}: there are {', '.join(CONVENTIONS)}{hint}")
-    rule = CONVENTIONS[name]
     if causal is None:
         return rule
     if causal not in CAUSAL:
         raise UsageError(f"causal {causal!r}: one of {', '.join(CAUSAL)}")
     if rule.causal is None:
-        raise UsageError(f"convention {name}: it counts no pairs of tokens, so causal {causal} would change nothing; leave it out")
+        raise UsageError(f"convention {rule.name}: it counts no pairs of tokens, so causal {causal} would change nothing; leave it out")
     if causal == rule.causal:
         return rule
     same = CONVENTIONS.get(f"causal-{causal}") if rule is MATMUL else None

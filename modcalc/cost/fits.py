@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import ceil
 
 from msgspec import Struct
 
 from modcalc.cost.memory import sample_memory, train_memory_bytes
 from modcalc.cost.workload import Workload
 from modcalc.spec.plan import Dim, Plan
-from modcalc.spec.resolve import resolve
+from modcalc.spec.resolve import capacities, resolve
 from modcalc.spec.schema import MAX_SIZE, Spec
 
 
@@ -47,7 +48,7 @@ def fits(
     longest = plan.max_len or MAX_SIZE
     found = [
         _fit("train", "batch", "", lambda n: train_memory_bytes(plan, n, dtype=dtype, **how), room, MAX_SIZE),
-        _fit("train", "seq_len", "", lambda n: train_memory_bytes(resolve(spec, n), batch, dtype=dtype, **how), room, longest),
+        _fit("train", "seq_len", "", lambda n: train_memory_bytes(resolve(spec, n), batch, dtype=dtype, **how), room, longest, _uneven(spec)),
     ]
     for routing in routings:
         held = partial(_decode, plan, dtype, routing)
@@ -64,8 +65,21 @@ def _decode(plan: Plan, dtype: str, routing: str, batch: int, context: int) -> D
     return sample_memory(plan, Workload(batch, 1, context - 1, "decode", routing), dtype).total
 
 
-def _fit(phase: str, knob: str, routing: str, cost: Callable[[int], Dim], room: int, most: int) -> Fit:
+def _uneven(spec: Spec) -> int:
+    """Tokens of a sequence over which memory may fall before it rises: where a capacity jumps to its next multiple, tokens leave the way
+    around, which may hold more than the block. 0: it never falls.
+    """
+    mod = spec.mod
+    if not (mod and mod.bypass and mod.multiple_of > 1):
+        return 0
+    shares = [c for c in capacities(mod, len(resolve(spec).routed)) if not isinstance(c, int)]
+    return ceil(mod.multiple_of / min(shares)) if shares else 0
+
+
+def _fit(phase: str, knob: str, routing: str, cost: Callable[[int], Dim], room: int, most: int, uneven: int = 0) -> Fit:
     n = largest(cost, room, most)
+    while n and (later := next((m for m in range(min(n + uneven, most), n, -1) if cost(m) <= room), 0)):
+        n = later
     limit = "" if n < most else "positions" if most < MAX_SIZE else "never" if cost(n) == cost(n - 1) else "end"
     return Fit(phase, knob, routing, n, cost(n) if n else None, cost(n + 1) if n < most else None, limit)
 

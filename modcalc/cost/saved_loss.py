@@ -27,7 +27,7 @@ def in_its_backward_pass(plan: Plan, work: Workload) -> Tensor:
     taken the place of what the auxiliary losses keep, but for their labels.
     """
     labels = work.batch * sum(tokens for tokens, r in _routings(plan) if _labelled(r))
-    return Tensor("loss:gradients", 2 * work.tokens * plan.embedding.vocab_size - labels, "wide")
+    return Tensor("loss:gradients", max(0, 2 * work.tokens * plan.embedding.vocab_size - labels), "wide")
 
 
 def _labelled(r: RoutingPlan) -> bool:

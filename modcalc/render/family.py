@@ -54,8 +54,8 @@ def table(family: Constant) -> Table:
     return Table(title=f"{spec.name}: a family at constant {family.hold}", headline=headline, columns=columns, rows=[row(m) for m in family.members])
 
 
-def document(family: Constant, files: Mapping[str, str]) -> dict[str, Any]:
-    """Parameters, FLOPs and bytes in base units. files: spec name -> where it was written."""
+def document(family: Constant, files: Mapping[int, str]) -> dict[str, Any]:
+    """Parameters, FLOPs and bytes in base units. files: id() of a candidate -> where it was written."""
     rule = family.basis.rule
     return {
         "spec": family.family.spec.name,
@@ -70,7 +70,7 @@ def document(family: Constant, files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _member(m: Member, files: Mapping[str, str]) -> dict[str, Any]:
+def _member(m: Member, files: Mapping[int, str]) -> dict[str, Any]:
     c = m.candidate
     return {
         "spec": c.spec.name,
@@ -86,5 +86,5 @@ def _member(m: Member, files: Mapping[str, str]) -> dict[str, Any]:
         "relative_error": Fraction(c.error),
         "status": c.status,
         "reason": c.reason or None,
-        "file": files.get(c.spec.name),
+        "file": files.get(id(c)),
     }

@@ -9,8 +9,8 @@ from modcalc.search.isoflop import tokens_per_param
 from modcalc.search.results import Candidate
 
 
-def document(answer: Answer, files: Mapping[str, str]) -> dict[str, Any]:
-    """FLOPs, parameters, tokens and bytes in base units. files: spec name -> where it was written.
+def document(answer: Answer, files: Mapping[int, str]) -> dict[str, Any]:
+    """FLOPs, parameters, tokens and bytes in base units. files: id() of a candidate -> where it was written.
 
     forward_flops: one sequence; train_step_flops: one step of `batch` sequences; train_flops: the whole schedule.
     """
@@ -57,7 +57,7 @@ def document(answer: Answer, files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _candidate(c: Candidate, count: str, files: Mapping[str, str]) -> dict[str, Any]:
+def _candidate(c: Candidate, count: str, files: Mapping[int, str]) -> dict[str, Any]:
     s = c.schedule
     return {
         "spec": c.spec.name,
@@ -79,5 +79,5 @@ def _candidate(c: Candidate, count: str, files: Mapping[str, str]) -> dict[str, 
         "reason": c.reason or None,
         "marks": list(c.marks),
         "matched": c.matched and _candidate(c.matched, count, files),
-        "file": files.get(c.spec.name),
+        "file": files.get(id(c)),
     }

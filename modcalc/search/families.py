@@ -92,9 +92,12 @@ def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, ba
         spec = family.apply(shape._replace(**{solve: n * step}))
         return whole(bill(resolve(spec, basis.seq_len), (hold,), basis)[hold])
 
+    largest = MAX_LAYERS if solve == "n_layers" else MAX_SIZE
+    most = largest // step
+    if most < 2:
+        raise UsageError(f"--multiple-of {step:,}: {solve} is {largest:,} at most, which leaves nothing to choose from")
     if cost(1) == cost(2):
         raise UsageError(f"--solve {solve}: {COSTS[hold]} do not change with it; solve for another knob or hold another cost")
-    most = (MAX_LAYERS if solve == "n_layers" else MAX_SIZE) // step
     n = nearest(cost, goal, most)
     c = candidate(family, shape._replace(**{solve: n * step}), basis, hold)
     drift = whole(Fraction(c.cost) - goal)
@@ -107,14 +110,14 @@ def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, ba
     return Member(c, drift, kv)
 
 
-def specs_of(family: Constant) -> Iterator[Spec]:
-    """The spec of every OK member; what it costs is its budget, where `modcalc check` counts so."""
+def specs_of(family: Constant) -> Iterator[tuple[Candidate, Spec]]:
+    """Every OK member with its spec; what it costs is its budget, where `modcalc check` counts so."""
     for m in family.members:
         c = m.candidate
         if c.status == OK:
             limits = equal(family.hold, c.cost, Fraction(0), family.basis, Costs(c.spec).batch_size)
             text = f"{COSTS[family.hold]}: {c.cost}, near {family.target}; a shape of {family.family.spec.name}"
-            yield structs.replace(c.spec, description=text, budget=Budget(**limits) if limits else None)
+            yield c, structs.replace(c.spec, description=text, budget=Budget(**limits) if limits else None)
 
 
 def nearest(cost: Callable[[int], Exact], goal: Exact, most: int) -> int:

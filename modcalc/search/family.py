@@ -164,7 +164,8 @@ class Family:
         mod = "" if shape.capacity is None or isinstance(spec.mod.capacity, (list, Schedule)) else f"-c{spec.mod.capacity}"
         mod += "" if shape.every is None else f"-e{spec.mod.every}"
         d_ff, expert = inner_widths(spec)
-        return f"{self.spec.name}-l{shape.n_layers}-d{shape.d_model}-f{expert if d_ff is None else d_ff}{mod}"
+        own = self.spec.name[:120].rstrip()  # a name has at most 200 characters
+        return f"{own}-l{shape.n_layers}-d{shape.d_model}-f{expert if d_ff is None else d_ff}{mod}"
 
     def rules(self, knobs: "set[str] | dict") -> list[str]:
         """How the widths follow, in words."""

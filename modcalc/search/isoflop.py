@@ -19,7 +19,6 @@ TOKENS_PER_PARAM = 20  # Hoffmann et al. 2022 (arXiv 2203.15556, table 3)
 MARKS = (f"{TOKENS_PER_PARAM} tokens per parameter", "sqrt(C/120)")
 MAX_GROUPS = 10_000
 EXACT = 2**51  # below this, sums of integers and their differences to a target are exact in float64
-INTEGERS = ("forward", "train", "params", "non_embedding", "kv")
 
 Advance = Callable[[int], None]
 
@@ -47,7 +46,7 @@ def match(
     names = tuple(dict.fromkeys((by, *(("params",) if prefer == "params" or rules.params else ()))))
     lattice = Lattice(family, axes, basis, names)
     goal, bound = float(target), float(within * target)
-    slack = 0.0 if by in INTEGERS and target < EXACT else goal * 1e-12
+    slack = 0.0 if target < EXACT and _integral(by, family, basis) else goal * 1e-12
     groups = _Groups(lattice, per)
     best = Best(1 if per else limit, groups.n, slack)
     tally = Tally(lattice.size)
@@ -72,6 +71,8 @@ def match(
         c = replace(c, error=error)
         found.append((c if abs(error) <= within else c.drop(f"{_percent(error)} from the target"), index))
     found.sort(key=lambda f: (f[0].status != OK, _preference(f[0], prefer), abs(f[0].error), f[1]))
+    if per:  # the exact count has told near ties apart
+        found = list({tuple(getattr(c.shape, knob) for knob in per): (c, index) for c, index in reversed(found)}.values())[::-1]
     return Found(tuple(c for c, _ in found[:limit]), tally)
 
 
@@ -151,6 +152,14 @@ def parameters(c: Candidate, count: str) -> Exact:
 def tokens_per_param(c: Candidate, count: str = "params") -> Fraction:
     """Tokens of the schedule's whole steps, for each of the parameters of `count`."""
     return Fraction(c.schedule.tokens) / Fraction(parameters(c, count))
+
+
+def _integral(by: str, family: Family, basis: Basis) -> bool:
+    """Whether float64 bills `by` in integers alone; shares of routed blocks are none."""
+    terms = (*basis.rule.forward_terms, *basis.rule.backward_terms, *basis.rule.recompute_terms)
+    if by in ("forward", "train"):
+        return all(term.basis != "active params" for term in terms)
+    return by in ("params", "non_embedding") or (by == "kv" and family.spec.mod is None)
 
 
 def _judged(c: Candidate, within: Fraction, ratio: Band, min_steps: int, count: str) -> Candidate:

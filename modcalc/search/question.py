@@ -144,7 +144,7 @@ def _counts(name: str, text: str) -> tuple[Fraction, Fraction]:
 
 def _range(values: Values) -> str:
     if len(values) <= 6:
-        return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        return ", ".join(str(v) for v in values)  # 1.0 is a share, 1 a number of tokens
     steps = {exact(b) - exact(a) for a, b in zip(values, values[1:], strict=False)}
     return f"{values[0]} to {values[-1]}" + (f" in steps of {_number(steps.pop())}" if len(steps) == 1 else f", {len(values)} values")
 

@@ -52,7 +52,14 @@ class Best:
         self._kept = (first[keep], second[keep], index[keep], group[keep])
 
     def top(self, n: int) -> list[int]:
-        """Places in the lattice of the n best of all groups, best first; with slack more, for the exact count to choose from."""
-        first, second, index, _ = self._kept
-        order = np.lexsort((index, second, first))[: n + (NEAR_TIES if self.slack else 0)]
-        return [int(i) for i in index[order]]
+        """Places in the lattice of the n best of all groups, best first; with slack more, for the exact count to choose from.
+
+        Of several groups those of the n best groups.
+        """
+        first, second, index, group = self._kept
+        order = np.lexsort((index, second, first))
+        n += NEAR_TIES if self.slack else 0
+        if self.groups > 1:
+            best = list(dict.fromkeys(group[order].tolist()))[:n]
+            return index[order][np.isin(group[order], best)].tolist()
+        return index[order[:n]].tolist()

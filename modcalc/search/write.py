@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 from msgspec import structs
@@ -36,16 +37,26 @@ def folder_for(name: str, force: bool) -> Path:
     return folder
 
 
-def write_specs(folder: Path, specs: list[Spec]) -> dict[str, str]:
-    """One file a spec, called by its name; returns name -> file. Raises UsageError where a file cannot be written."""
-    files = {}
-    for spec in specs:
-        file = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', spec.name)}.yaml"
+def write_specs(folder: Path, pairs: list[tuple[Candidate, Spec]]) -> dict[int, str]:
+    """One file a spec, called by its name; returns the candidates' id() -> file. A name that another spec has gets a number.
+
+    Raises UsageError where a file cannot be written.
+    """
+    files: dict[int, str] = {}
+    taken: set[str] = set()
+    for c, spec in pairs:
+        stem = name = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.name)
+        for n in count(2):
+            if name.lower() not in taken:
+                break
+            name, spec = f"{stem}-{n}", structs.replace(spec, name=f"{c.spec.name}-{n}")
+        taken.add(name.lower())
+        file = folder / f"{name}.yaml"
         try:
             file.write_text(dump(spec), encoding="utf-8")
         except OSError as wrong:
             raise UsageError(f"--out {file}: {wrong.strerror or wrong}") from None
-        files[spec.name] = str(file)
+        files[id(c)] = str(file)
     return files
 
 
