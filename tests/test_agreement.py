@@ -19,7 +19,7 @@ from modcalc.spec.load import shipped_specs
 from modcalc.spec.schema import Mod, Spec
 
 RUNS = (("fvcore", False), ("torch", False), ("torch", True))
-EXAMPLES = 220
+EXAMPLES = 200
 
 LLAMA_405B = dict(
     name="llama-3.1-405b",
@@ -109,7 +109,7 @@ def test_random_specs_over_every_knob() -> None:
         # Small shapes are counted sooner by computing them than by torch's Python code for meta, which some are enough for.
         assert_agrees(report, "fvcore", False, "cpu")
         assert_agrees(report, "torch", True, "cpu")
-        if seen["specs"] % 4 == 0:
+        if seen["specs"] % 10 == 0:
             assert_agrees(report, "torch", False, "meta")
 
     DRAWS(given(specs())(check))()

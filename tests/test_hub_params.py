@@ -18,8 +18,7 @@ from modcalc.spec.schema import Spec
 DATA = Path(__file__).parent / "data"
 PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
 CONFIGS = sorted((DATA / "configs").glob("*.json"))
-EXPERTS = {name for name, kind in TYPES.items() if "moe.n_experts" in kind.knobs}
-DRAWS = 12
+DRAWS = 8
 B, T = 2, 7
 
 
@@ -85,15 +84,14 @@ def test_published_size_equals_the_library_in_flops(name: str) -> None:
 
 @pytest.mark.parametrize("model_type", sorted(TYPES))
 def test_random_sizes_equal_the_library_class(model_type: str) -> None:
-    """Parameters, and FLOPs of all matrix products; experts run on the CPU, for they need to know who chose whom."""
+    """Parameters, and FLOPs of all matrix products, on the CPU: experts need to know who chose whom."""
     for seed in range(DRAWS):
         config = nulled(draw(model_type, random.Random(f"{model_type} {seed}")))
         theirs = library_config(config)
         report = account(from_config(config), seq_len=T, batch=B)
         assert report.params.total == library_params(theirs), config
         if seed < DRAWS // 2:
-            device = "cpu" if model_type in EXPERTS else "meta"
-            assert report.flops.forward == library_flops(theirs, B, T, device), config
+            assert report.flops.forward == library_flops(theirs, B, T, "cpu"), config
 
 
 @pytest.mark.parametrize("model_type", sorted(TYPES))

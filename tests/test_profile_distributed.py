@@ -46,7 +46,8 @@ def test_a_torch_without_fsdp_on_the_cpu(tmp_path):
 @pytest.mark.parametrize("mode", ["forward", "train"])
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.skipif(not FSDP_ON_CPU, reason="needs torch 2.7"))])
 def test_two_processes(tmp_path, parallel, mode):
-    done = torchrun(tmp_path, "--mode", mode, "--parallel", parallel, "--baseline", "dense", "-n", "6", "-f", "json", "--out", "r.jsonl")
+    warm = ["--warmup", "2"] if parallel == "fsdp" else []  # by default they agree on when they are warm
+    done = torchrun(tmp_path, "--mode", mode, "--parallel", parallel, "--baseline", "dense", "-n", "6", *warm, "-f", "json", "--out", "r.jsonl")
     assert done.returncode == 0, done.stderr
     d = json.loads(done.stdout)  # one document: the second process prints nothing
     ranks = d["ranks"]
@@ -91,7 +92,7 @@ def test_memory_runs_out(tmp_path, monkeypatch, ranks, points):
     """In one process it ends all of them, who wait in collectives that will not come; where the first knows, the sweep goes on behind it."""
     monkeypatch.setenv("FULL", ranks)
     (tmp_path / "full.py").write_text(FULL)
-    words = ["--mode", "train", "--sweep", "batch=1,2,3", "-n", "6", "--out", "r.jsonl"]
+    words = ["--mode", "train", "--sweep", "batch=1,2,3", "-n", "6", "--warmup", "1", "--out", "r.jsonl"]
     done = torchrun(tmp_path, *words, program=["full.py", "profile"])
     assert done.returncode and "rank 1: CUDA out of memory. Tried to allocate 1 GiB; try a smaller --batch" in done.stderr
     assert "internal error" not in done.stderr
@@ -138,7 +139,8 @@ app.main()
 def test_sharded_weights_are_drawn_where_they_stay(tmp_path):
     (tmp_path / "sharded.py").write_text(SHARDED)
     yaml = YAML.replace("mod:", "head: {tied: true}, moe: {n_experts: 4, top_k: 2, capacity: 1.0, score: sigmoid, balance_bias: true}, mod:")
-    done = torchrun(tmp_path, "--mode", "train", "--parallel", "fsdp", "-n", "6", "-f", "json", program=["sharded.py", "profile"], yaml=yaml)
+    words = ["--mode", "train", "--parallel", "fsdp", "-n", "6", "--warmup", "1", "-f", "json"]
+    done = torchrun(tmp_path, *words, program=["sharded.py", "profile"], yaml=yaml)
     assert done.returncode == 0, done.stderr
     assert 3 < json.loads(done.stdout)["loss"] < 8
 
