@@ -81,7 +81,7 @@ def in_words(rule: Convention) -> list[str]:
 
 
 RANKING = (
-    "choose among all tokens of a sequence, later ones included, and so the model cannot sample; billed at the share that they choose of a whole one"
+    "choose among all tokens of a sequence, later ones included, and so the model cannot sample; billed at the share of a whole one that they choose"
 )
 
 
