@@ -55,6 +55,8 @@ def printed(capsys: pytest.CaptureFixture[str], format: str | None) -> tuple[str
         (share(0.0004), "< 0.1 %"),
         (share(0), "0.0 %"),
         (change(-0.0663), "-6.63 %"),
+        (change(Fraction(10**15)), "+1.00e+17 %"),
+        (change(Fraction(12345678)), "+1,234,567,800 %"),
         (ratio(Fraction(1, 3)), "0.3333"),
         (ratio(12345), "12,345.00"),
         (ratio(0.00004), "< 0.0001"),

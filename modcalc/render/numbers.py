@@ -21,7 +21,9 @@ def share(x: Any) -> str:
 
 
 def change(x: Any) -> str:
-    """A relative difference as +1.71 %; from a factor of ten on without decimals, +1,864 %."""
+    """A relative difference as +1.71 %; from a factor of ten on without decimals, +1,864 %; no more digits than a float has."""
+    if abs(x) >= 10**12:
+        return f"{float(100 * x):+.2e} %"
     return f"{float(100 * x):+,.{0 if abs(x) >= 10 else 2}f} %"
 
 
