@@ -33,6 +33,12 @@ class CountFailed(ModcalcError):
         super().__init__(message)
 
 
+def demand_name(option: str, file: str) -> None:
+    """Raises UsageError where a file's name is empty, as a variable of a shell leaves it that is not set."""
+    if not file:
+        raise UsageError(f"{option} '': an empty name; is a variable not set?")
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, without the stack or list that torch appends; its class where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

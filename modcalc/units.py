@@ -8,6 +8,7 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 from math import isfinite
+from operator import index
 from typing import Any
 
 from modcalc.errors import UsageError
@@ -107,6 +108,16 @@ def _endless(x: Any) -> bool:
     return isinstance(x, float) and not isfinite(x)
 
 
+def whole_number(n: Any, name: str) -> int:
+    """n as an int, which has no largest value, where numpy's would wrap around. Raises UsageError, in the name of `name`, for anything else."""
+    try:
+        if isinstance(n, bool):
+            raise TypeError
+        return index(n)
+    except TypeError:
+        raise UsageError(f"{name} {n!r}: a whole number is needed") from None
+
+
 def grouped(n: Any) -> str:
     """291,648,307,200. What is not whole is rounded and marked: ~1,235. NaN and infinities have no digits: -."""
     if isinstance(n, int):
@@ -124,7 +135,7 @@ def scaled(x: Any, steps: tuple[str, ...], base: int, joint: str = " ") -> str:
     while round(abs(value), 2) >= base and i < len(steps) - 1:
         value, i = value / base, i + 1
     if i == 0:
-        return f"{grouped(x).removeprefix('~')}{joint}{steps[0]}".rstrip()  # no digits are promised here
+        return f"{round(value):,}{joint}{steps[0]}".rstrip()
     # In integers: the largest step has no upper end, and digits must not be lost to it.
     whole = round(value * 100)
     sign, whole = ("-" if whole < 0 else ""), abs(whole)

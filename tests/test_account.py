@@ -12,6 +12,7 @@ from modcalc.cost.conventions import convention
 from modcalc.cost.ops import AttentionCore
 from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
+from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
 
 NOTES = dict(name="notes", vocab_size=1000, seq_len=512, d_model=256, n_layers=4, attention=dict(n_heads=4), mlp=dict(d_ff=1024))
@@ -136,6 +137,7 @@ def test_numpy_integers_do_not_wrap_around(kind: str) -> None:
         found = account(spec(n_layers=400, d_model=4096), **work)
         assert found.flops == account(spec(n_layers=400, d_model=4096), **{k: 100 if v is n else v for k, v in work.items()}).flops
         assert type(found.work.batch) is type(found.work.seq_len) is int and type(found.flops.train_step) is int
+    assert type(resolve(spec(), n).seq_len) is int
 
 
 def test_another_rule_for_pairs_goes_with_a_convention_of_ones_own() -> None:

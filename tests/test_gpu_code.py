@@ -102,6 +102,14 @@ def test_a_peak_that_was_given_goes_before_the_datasheet(gpu, profile, monkeypat
     assert profile(*words, "--peak-tflops", "60")[-1]["peak"]["flops_per_s"] == 6e13
 
 
+def test_a_datasheet_that_a_file_knows_serves_where_there_is_none(gpu, profile, monkeypatch):
+    """As of a device that another version of modcalc knew."""
+    monkeypatch.setattr(hardware, "datasheets", lambda: [hardware.Datasheet([NAME], {"bf16": 100.0}, "https://sheet")])
+    profile("tiny.yaml", "--no-compile")
+    monkeypatch.setattr(hardware, "datasheets", lambda: [])
+    assert profile("tiny.yaml", "--no-compile", "--batch", "2")[-1]["peak"]["source"] == "https://sheet"
+
+
 def test_a_counter_that_stands_still_counts_no_energy(gpu, profile):
     sys.modules["pynvml"].nvmlDeviceGetTotalEnergyConsumption = lambda handle: 1000
     (d,) = profile("tiny.yaml", "--no-compile", "--baseline", "dense")

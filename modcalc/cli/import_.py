@@ -24,7 +24,7 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
     """A spec from a config.json of the transformers library: printed as YAML, or written whole or not at all."""
     import msgspec
 
-    from modcalc.errors import UsageError
+    from modcalc.errors import UsageError, demand_name
     from modcalc.spec.hub import from_config
     from modcalc.spec.load import dump
     from modcalc.spec.mod_option import apply_mod
@@ -32,8 +32,8 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
 
     if force and output is None:
         raise UsageError("--force without -o FILE: there is nothing to overwrite")
-    if output == "":
-        raise UsageError("-o '': an empty name; is a variable not set?")
+    if output is not None:
+        demand_name("-o", output)
     if config.lower().endswith((".yaml", ".yml")):
         raise UsageError(f"{config}: YAML is what import writes; it takes a config.json, or a folder that holds one")
     if output and output.lower().endswith(".json"):

@@ -247,8 +247,7 @@ def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, du
     peak, found = file.peaks(describe(device), dtype, str(torch.__version__)) if file else (None, None)
     if measure and found is None:
         found = _reached(device, dtype, during)
-    own = todo[0].peak
-    peak = own if own and own.given or not (peak and peak.given) else peak
+    peak = min(filter(None, (todo[0].peak, peak)), key=lambda known: not known.given, default=None)
     return [replace(job, peak=peak, reached=found) for job in todo]
 
 

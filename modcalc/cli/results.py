@@ -35,7 +35,7 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     newest peak among its like.
     """
     from modcalc.cli.targets import targets
-    from modcalc.errors import UsageError
+    from modcalc.errors import UsageError, demand_name
     from modcalc.measure import alike
     from modcalc.measure.records import Failed
     from modcalc.render.output import chosen, emit
@@ -44,12 +44,11 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
 
     format = chosen(format)
     finite({"peak_tflops": peak_tflops})
-    if "" in files:
-        raise UsageError("FILE '': an empty name; is a variable not set?")
     paths: dict[Path, bool] = {}
-    for file in map(Path, files):
-        for path in _within(file):
-            paths[path] = paths.get(path, True) and file.is_dir()
+    for file in files:
+        demand_name("FILE", file)
+        for path in _within(Path(file)):
+            paths[path] = paths.get(path, True) and Path(file).is_dir()
     target = targets({"--plot": plot}, {str(path): "a results file" for path in paths})
     found = _read(paths)
     groups = alike.alike(alike.told_apart(alike.only(found, only or ())), peak_tflops)

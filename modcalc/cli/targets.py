@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modcalc.errors import UsageError
+from modcalc.errors import UsageError, demand_name
 
 
 def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None:
@@ -12,10 +12,11 @@ def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None
     from modcalc.render.plot import plot_target, writable
 
     taken = {Path(file).resolve(): what for file, what in read.items()}
-    if nameless := [option for option, file in written.items() if file == "" and option != "--plot"]:
-        raise UsageError(f"{nameless[0]} '': an empty name; is a variable not set?")
     for option, file in written.items():
-        if file and (other := taken.setdefault(Path(file).resolve(), option)) != option:
+        if file is None:
+            continue
+        demand_name(option, file)
+        if (other := taken.setdefault(Path(file).resolve(), option)) != option:
             raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")
     if trace := written.get("--trace"):
         writable(Path(trace), "--trace")

@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from modcalc.cost.convention import EMBEDDINGS, Convention
 from modcalc.cost.conventions import convention as find_convention
 from modcalc.cost.ledger import ledger
-from modcalc.cost.ops import Op, whole
-from modcalc.cost.workload import SAMPLING, Workload, whole_number
+from modcalc.cost.ops import Op, ratio, whole
+from modcalc.cost.workload import SAMPLING, Workload
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan
-from modcalc.spec.resolve import by_layer, expert_layers, resolve
+from modcalc.spec.resolve import by_layer, expert_layers, resolve, shared_layers
 from modcalc.spec.schema import Spec
 
 LEVELS = ("total", "component", "layer", "path")
@@ -131,8 +131,6 @@ def account(
 
 def plan_and_work(spec: Spec | Plan, seq_len: int | None, batch: int, context: int, phase: str, routing: str = "expected") -> tuple[Plan, Workload]:
     """The plan that a workload runs, and the workload; arguments as of `account`."""
-    if seq_len is not None:
-        seq_len = whole_number(seq_len, "seq_len")
     # A token that decides by itself passes at the share of whole sequences, however short its prompt is.
     plan = spec if isinstance(spec, Plan) else resolve(spec, None if phase in SAMPLING else seq_len)
     new = seq_len if seq_len is not None else 1 if phase == "decode" else plan.seq_len
@@ -148,9 +146,7 @@ def count_params(rows: tuple[Op, ...]) -> Params:
 def count_flops(rows: tuple[Op, ...], work: Workload, rule: Convention) -> Flops:
     forward = whole(sum(rule.forward(op) for op in rows))
     backward = whole(sum(rule.backward(op) for op in rows))
-    exact = isinstance(forward, (int, Fraction))  # else an array, which no Fraction can multiply
-    per_token = whole(Fraction(forward, work.tokens)) if exact else forward / work.tokens
-    return Flops(forward, backward, forward + backward, per_token)
+    return Flops(forward, backward, forward + backward, whole(ratio(forward, work.tokens)))
 
 
 def dense_twin(spec: Spec) -> Spec:
@@ -163,7 +159,7 @@ def dense_twin(spec: Spec) -> Spec:
 
 def _unrolled(spec: Spec) -> dict[str, Any]:
     """The fields of a recursive spec that differ where its shared blocks stand once for each recursion: patterns over the layers go with them."""
-    shared = list(spec.mod.layers or range(spec.n_layers))
+    shared = shared_layers(spec)
     order = [*range(shared[0]), *shared * spec.mod.recursions, *range(shared[-1] + 1, spec.n_layers)]
     patterns, experts = by_layer(spec), set(expert_layers(spec))
     fields: dict[str, Any] = {"n_layers": len(order)}

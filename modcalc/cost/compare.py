@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from modcalc.cost.account import Report, account, dense_twin
 from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise
-from modcalc.spec.plan import Dim, MoePlan, Plan, RoutingPlan
+from modcalc.spec.plan import Dim, Plan, RoutingPlan
 from modcalc.spec.schema import Spec
 
 KV_DTYPE = "bf16"  # what caches are kept in, where nothing else is said
@@ -38,16 +38,12 @@ def is_expectation(report: Report) -> bool:
     if not work.sampling:
         return False
     routed_blocks = plan.recursion or any(g.block.routing for g in plan.groups)
-    return bool(routed_blocks and work.routing == "expected") or any(e.n_noop or e.choice == "expert" for e in _experts(plan))
+    return bool(routed_blocks and work.routing == "expected") or any(e.n_noop or e.choice == "expert" for e in plan.experts)
 
 
 def experts_choose(plan: Plan) -> bool:
     """Whether experts choose among all tokens of a sequence, later ones included: such a model cannot sample."""
-    return any(e.choice == "expert" for e in _experts(plan))
-
-
-def _experts(plan: Plan) -> list[MoePlan]:
-    return [g.block.ffn for g in plan.groups if isinstance(g.block.ffn, MoePlan)]
+    return any(e.choice == "expert" for e in plan.experts)
 
 
 def kv_bytes(report: Report, dtype: str = KV_DTYPE) -> Dim:

@@ -159,14 +159,14 @@ class AttentionCore(Op, frozen=True, kw_only=True):
         if causal == "window":
             return t * (S if w is None else least(S, w))
         if causal == "half":
-            mean = S - half(t)
+            mean = S - ratio(t, 2)
             return t * (mean if w is None else least(mean, w))
         # The i-th query (1..t) sees S - t + i keys, at most w of them.
-        pairs = t * (S - t) + half(t * (t + 1))
+        pairs = t * (S - t) + ratio(t * (t + 1), 2)
         if w is None:
             return pairs
         over = least(t, most(S - w, 0))  # the last `over` queries would see more than w: by S - w, S - w - 1, …
-        return pairs - (over * (S - w) - half(over * (over - 1)))
+        return pairs - (over * (S - w) - ratio(over * (over - 1), 2))
 
     def macs(self, causal: str = "full") -> Dim:
         return whole(self.repeat * self.batch * self.pairs(causal) * self.n_heads * (self.head_dim + self.v_head_dim))
@@ -244,9 +244,9 @@ class Pointwise(Op, frozen=True, kw_only=True):
         return self.repeat * self.batch * self.tokens * self.size
 
 
-def half(x: Dim) -> Dim:
-    """x / 2, exact for integers of any size."""
-    return Fraction(x) / 2 if isinstance(x, (int, Fraction)) else x / 2
+def ratio(a: Dim, b: Dim) -> Dim:
+    """a / b, exact but for arrays."""
+    return Fraction(a, b) if isinstance(a, int) and isinstance(b, int) else a / b
 
 
 def whole(x: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from fractions import Fraction
 
-from modcalc.cost.ops import AttentionCore, Experts, Op, whole
-from modcalc.cost.place import At, equal, nonzero, ratio
+from modcalc.cost.ops import AttentionCore, Experts, Op, ratio, whole
+from modcalc.cost.place import At, equal, nonzero
 from modcalc.spec.plan import AttentionPlan, Dim, MlpPlan, MoePlan, NormPlan, least
 
 

@@ -1,7 +1,5 @@
 """Where rows are written: what every row of one module in one workload has in common."""
 
-from fractions import Fraction
-
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -61,11 +59,6 @@ class At(Struct, frozen=True):
 def equal(a: Dim, b: Dim) -> bool:
     """Whether both are the same number; arrays are never."""
     return isinstance(a, int) and isinstance(b, int) and a == b
-
-
-def ratio(a: Dim, b: Dim) -> Dim:
-    """a / b, exact but for arrays."""
-    return Fraction(a, b) if isinstance(a, int) and isinstance(b, int) else a / b
 
 
 def nonzero(x: Dim) -> bool:

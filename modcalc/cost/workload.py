@@ -1,26 +1,14 @@
 """What is computed: how many sequences and tokens, in which phase."""
 
-from operator import index
-from typing import Any
-
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from modcalc.errors import UsageError
+from modcalc.units import whole_number
 
 PHASES = ("forward", "train", "prefill", "decode")
 SAMPLING = ("prefill", "decode")
 ROUTING = ("expected", "all", "none")
-
-
-def whole_number(n: Any, name: str) -> int:
-    """n as an int, which has no largest value, where numpy's would wrap around. Raises UsageError, in the name of `name`, for anything else."""
-    try:
-        if isinstance(n, bool):
-            raise TypeError
-        return index(n)
-    except TypeError:
-        raise UsageError(f"{name} {n!r}: a whole number is needed") from None
 
 
 class Workload(Struct, frozen=True):
@@ -52,8 +40,7 @@ class Workload(Struct, frozen=True):
         if self.routing not in ROUTING:
             raise UsageError(f"routing {self.routing!r}: one of {', '.join(ROUTING)}")
         for name in ("batch", "seq_len", "context"):
-            n = getattr(self, name)
-            force_setattr(self, name, whole_number(n, name))
+            force_setattr(self, name, whole_number(getattr(self, name), name))
         if self.batch < 1 or self.seq_len < 1 or self.context < 0:
             found = f"batch {self.batch}, seq_len {self.seq_len}, context {self.context}"
             raise UsageError(f"{found}: batch and seq_len are at least 1, context at least 0")

@@ -20,17 +20,6 @@ def _start() -> Any:
     return pynvml
 
 
-@contextmanager
-def watched(device: "torch.device") -> Iterator[None]:
-    """Within, a GPU answers questions at once: NVML is ready."""
-    nvml = _start() if device.type == "cuda" else None
-    try:
-        yield
-    finally:
-        if nvml:
-            nvml.nvmlShutdown()
-
-
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU as NVML sees it. Every question returns None where the GPU does not answer it."""

@@ -18,7 +18,7 @@ from modcalc.measure.build import build
 from modcalc.measure.compiling import room_for_graphs
 from modcalc.measure.hardware import Device, describe
 from modcalc.measure.identity import content_hash
-from modcalc.measure.nvml import watched
+from modcalc.measure.nvml import Gpu
 from modcalc.measure.records import Energy, Flops, Measured, Memory, Settings, StepTime, WarmUpTime, number
 from modcalc.measure.settle import settle
 from modcalc.measure.steps import build_step, waits
@@ -165,7 +165,7 @@ def sampled(job: "Job", rigs: list[Rig], rounds: int, steps: int, say: Say) -> S
             rigs = built(job, n, rigs)
         before, waiting, start = retries(job.device), waited_s(), perf_counter()
         # No name for the steps: it would hold their models while the next are built.
-        with watched(job.device):
+        with Gpu.of(job.device) if job.device.type == "cuda" else nullcontext():  # NVML is ready when the clock is read
             taken = alternate([rig.step for rig in rigs[turn(n)]], job.device, part * steps, lambda: seen.append(describe(job.device)))[turn(n)]
         freed += retries(job.device) - before
         passed += perf_counter() - start

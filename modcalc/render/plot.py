@@ -17,7 +17,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from modcalc.errors import MissingDependency, UsageError
+from modcalc.errors import MissingDependency, UsageError, demand_name
 from modcalc.render.numbers import si
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ _STYLE = {
 
 def plot_target(file: str | Path) -> Path:
     """The path to write, checked: its suffix, its folder, and that matplotlib is installed."""
-    if not str(file):
-        raise UsageError("--plot '': an empty name; is a variable not set?")
+    demand_name("--plot", str(file))
     path = Path(file)
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--plot {file}: the suffix says the kind of picture; one of {', '.join(SUFFIXES)}")

@@ -46,8 +46,9 @@ def tables(records: Sequence[Record], format: str = "") -> list[Table]:
 
 def _with_conditions(table: Table, of: Sequence[Record]) -> Table:
     """The table with what its headline says in every row. of: the record of each row."""
-    each = [{"status": "out_of_memory" if isinstance(r, Failed) else "ok", **conditions(r)} for r in of]
-    headline = table.headline if all(conditions(r) == conditions(of[0]) for r in of) else ["under several conditions, by the columns behind status"]
+    under = [conditions(r) for r in of]
+    each = [{"status": "out_of_memory" if isinstance(r, Failed) else "ok", **own} for r, own in zip(of, under, strict=True)]
+    headline = table.headline if all(own == under[0] for own in under) else ["under several conditions, by the columns behind status"]
     columns = [*table.columns, *(Column(name, key=name.replace("-", "_")) for name in each[0])]
     rows = [[*(None if isinstance(cell, Styled) else cell for cell in row), *more.values()] for row, more in zip(table.rows, each, strict=True)]
     return msgspec.structs.replace(table, columns=columns, rows=rows, headline=headline if table.headline else [])

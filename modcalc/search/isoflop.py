@@ -72,7 +72,10 @@ def match(
         found.append((c if abs(error) <= within else c.drop(f"{_percent(error)} from the target"), index))
     found.sort(key=lambda f: (f[0].status != OK, _preference(f[0], prefer), abs(f[0].error), f[1]))
     if per:  # the exact count has told near ties apart
-        found = list({tuple(getattr(c.shape, knob) for knob in per): (c, index) for c, index in reversed(found)}.values())[::-1]
+        first: dict[tuple, tuple[Candidate, int]] = {}
+        for c, index in found:
+            first.setdefault(tuple(getattr(c.shape, knob) for knob in per), (c, index))
+        found = list(first.values())
     return Found(tuple(c for c, _ in found[:limit]), tally)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import structs
 
 from modcalc.cost.budget import Costs
-from modcalc.errors import UsageError
+from modcalc.errors import UsageError, demand_name
 from modcalc.search.answers import Answer
 from modcalc.search.costs import COSTS, Basis
 from modcalc.search.results import OK, Candidate, Exact
@@ -23,8 +23,7 @@ _RULES = {"forward": "forward_flops", "train": "train_step_flops", "params": "pa
 
 def folder_for(name: str, force: bool) -> Path:
     """The folder to write to, made if it is not there. Raises UsageError where it holds something already (unless `force`)."""
-    if not name:
-        raise UsageError("--out '': an empty name; is a variable not set?")
+    demand_name("--out", name)
     folder = Path(name)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {name}: is no folder")
@@ -45,15 +44,12 @@ def write_specs(folder: Path, pairs: list[tuple[Candidate, Spec]]) -> dict[int, 
     files: dict[int, str] = {}
     taken: set[str] = set()
     for c, spec in pairs:
-        stem = name = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.name)
-        for n in count(2):
-            if name.lower() not in taken:
-                break
-            name, spec = f"{stem}-{n}", structs.replace(spec, name=f"{c.spec.name}-{n}")
-        taken.add(name.lower())
-        file = folder / f"{name}.yaml"
+        names = (spec.name if n == 1 else f"{spec.name}-{n}" for n in count(1))
+        name, stem = next((name, stem) for name in names if (stem := re.sub(r"[^A-Za-z0-9._-]+", "-", name)).lower() not in taken)
+        taken.add(stem.lower())
+        file = folder / f"{stem}.yaml"
         try:
-            file.write_text(dump(spec), encoding="utf-8")
+            file.write_text(dump(structs.replace(spec, name=name)), encoding="utf-8")
         except OSError as wrong:
             raise UsageError(f"--out {file}: {wrong.strerror or wrong}") from None
         files[id(c)] = str(file)

@@ -19,6 +19,7 @@ from modcalc.spec.plan import (
     RoutingPlan,
 )
 from modcalc.spec.schema import Mod, Moe, Norm, ProjectionBias, Schedule, Spec
+from modcalc.units import whole_number
 
 
 def exact(x: float | int) -> Fraction:
@@ -198,6 +199,11 @@ def inner_widths(spec: Spec) -> tuple[int | None, int | None]:
     return inner_width(spec, spec.d_model) if mlp_layers(spec) or expert is None else None, expert
 
 
+def shared_layers(spec: Spec) -> list[int]:
+    """The layers that recursions apply again and again: those listed, or all."""
+    return list(spec.mod.layers or range(spec.n_layers))
+
+
 def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
     mod = spec.mod
     if not (mod and mod.recursions):
@@ -205,7 +211,7 @@ def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
     routings: list[RoutingPlan] = []
     for capacity in capacities(mod, mod.recursions):
         routings.append(routing_plan(spec, capacity, seq_len, routings[-1].capacity if routings else None))
-    layers = mod.layers or range(spec.n_layers)
+    layers = shared_layers(spec)
     return RecursionPlan(min(layers), max(layers), tuple(routings))
 
 
@@ -238,7 +244,7 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
     """
     if not isinstance(spec, Spec):
         raise UsageError(f"{spec!r} is no Spec: modcalc.load({str(spec)!r}) makes one from a file, a shipped name or a config.json")
-    T = spec.seq_len if seq_len is None else seq_len
+    T = spec.seq_len if seq_len is None else whole_number(seq_len, "seq_len")
     if T < 1:
         raise UsageError(f"sequence length {T}: at least 1 token is needed")
     parts = frame(spec, spec.d_model, spec.vocab_size, T)
