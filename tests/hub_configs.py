@@ -1,19 +1,26 @@
 """Small random configs of every model_type that can be imported, and the transformers library's own count of them."""
 
+import json
 import random
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
-    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3",
+    "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
+    "qwen3_vl_moe_text",
 )  # fmt: skip
-KV_HEADS = (*KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo")
+KV_HEADS = (
+    *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
+    "qwen2_5_vl_text",
+)  # fmt: skip
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
-    "solar_open", "cwm", "vaultgemma", "internlm3",
+    "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
 )  # fmt: skip
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct",
@@ -36,6 +43,12 @@ INNER = {
 
 
 BALANCE = "e_score_correction_bias"
+TEXT_DECODERS = ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text")
+
+
+def section_of(path: Path) -> str | None:
+    """Where the file of a larger model holds its text decoder."""
+    return "text_config" if "text_config" in json.loads(path.read_text()) else None
 
 
 def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
@@ -83,8 +96,12 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             more = dict(use_bias=flag()) if model_type == "starcoder2" else {}
             more |= dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top) if model_type == "mixtral" else {}
             return dict(sliding_window=window, **more)
-        case "qwen2" | "qwen3":
+        case "qwen3_vl_text":
+            return dict(attention_bias=flag())
+        case "qwen2" | "qwen3" | "qwen2_vl_text" | "qwen2_5_vl_text":
             more = dict(attention_bias=flag()) if model_type == "qwen3" else {}
+            if "vl" in model_type:  # pairs of rotated dims that count time, height and width
+                more[rng.choice(("rope_scaling", "rope_parameters"))] = dict(type="mrope", mrope_section=[c["hidden_size"] // H // 2 - 2, 1, 1])
             on = flag()
             more |= dict(layer_types=layers) if on and flag() else dict(max_window_layers=rng.randint(0, L))
             return dict(use_sliding_window=on, sliding_window=window, **more)
@@ -165,11 +182,13 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             else:
                 more = dict(multi_query=flag(), parallel_attn=flag())
             return dict(new_decoder_architecture=new, alibi=flag(), bias=flag(), **more)
-        case "qwen3_moe":
+        case "qwen3_moe" | "qwen3_vl_moe_text":
             more = dict(mlp_only_layers=sorted(rng.sample(range(L), rng.randint(0, L)))) if flag() else {}
-            more |= dict(use_sliding_window=True, sliding_window=window) if flag() else {}
+            if model_type == "qwen3_moe":
+                more |= dict(use_sliding_window=True, sliding_window=window) if flag() else {}
+                more |= dict(norm_topk_prob=flag())
             experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
-            return dict(attention_bias=flag(), norm_topk_prob=flag(), decoder_sparse_step=rng.randint(1, 3), **experts, **more)
+            return dict(attention_bias=flag(), decoder_sparse_step=rng.randint(1, 3), **experts, **more)
         case "qwen2_moe":
             more = dict(mlp_only_layers=sorted(rng.sample(range(L), rng.randint(0, L)))) if flag() else {}
             if flag():
@@ -250,9 +269,32 @@ def library_model(config: Any, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device(device):
+        if config.model_type in TEXT_DECODERS:
+            return _with_head(config).eval()
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager")
     model.tie_weights()
     return model.eval()
+
+
+def _with_head(config: Any) -> Any:
+    """A text decoder under the head that the class of the whole model puts on it."""
+    import torch
+    from transformers import AutoModel
+
+    class WithHead(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = config
+            self.model = AutoModel.from_config(config, attn_implementation="eager", experts_implementation="eager")
+            self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            if getattr(config, "tie_word_embeddings", False):
+                self.lm_head.weight = self.model.embed_tokens.weight
+
+        def forward(self, input_ids: torch.Tensor, use_cache: bool, return_dict: bool = True) -> Any:
+            logits = self.lm_head(self.model(input_ids=input_ids, use_cache=use_cache)[0])
+            return SimpleNamespace(logits=logits) if return_dict else (logits,)
+
+    return WithHead()
 
 
 def library_params(config: Any) -> int:

@@ -120,6 +120,8 @@ def test_a_revision_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert json.loads(done.stdout)["keys"] == {"n_layers": {"before": 12, "after": 6}}
     monkeypatch.chdir(tmp_path)
     assert load_side("HEAD:sub/config.json") == load("sub/config.json")
+    with pytest.raises(SpecError, match=r"^HEAD:sub/config\.json#part: part: found no such section"):
+        load_side("HEAD:sub/config.json#part")
     file.write_text('{"model_type": "gpt2",\n"n_layr": 6}')
     git("commit", "-qam", "wrong")
     with pytest.raises(SpecError, match=r"^HEAD:sub/config\.json:2: n_layr: "):

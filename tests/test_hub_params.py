@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hub_configs import section_of
 
 from modcalc.cost.account import account
-from modcalc.spec.hub import BEYOND, TYPES, from_config
+from modcalc.spec.hub import ALIASES, BEYOND, TYPES, from_config
 from modcalc.spec.schema import Spec
 
 DATA = Path(__file__).parent / "data"
@@ -26,9 +27,16 @@ def config_file(name: str) -> Path:
     return DATA / "configs" / f"{name}.json"
 
 
+def fields_of(path: Path) -> dict:
+    """What the library's class of the text decoder takes; the whole says whether that is tied."""
+    fields = json.loads(path.read_text())
+    return {**{k: v for k, v in fields.items() if k == "tie_word_embeddings"}, **fields["text_config"]} if section_of(path) else fields
+
+
 def type_of(fields: dict) -> str:
     """As the library's AutoConfig reads a file, which its for_model does not."""
-    return "ministral" if fields["model_type"] == "mistral" and "layer_types" in fields else fields["model_type"]
+    name = ALIASES.get(fields["model_type"], fields["model_type"])
+    return "ministral" if name == "mistral" and "layer_types" in fields else name
 
 
 def shape(spec: Spec) -> Spec:
@@ -38,14 +46,14 @@ def shape(spec: Spec) -> Spec:
 
 def test_every_type_has_a_published_model_and_every_config_a_citation() -> None:
     assert {m["config"] for m in PUBLISHED} == {p.stem for p in CONFIGS}
-    assert {type_of(json.loads(p.read_text())) for p in CONFIGS} == set(TYPES)
+    assert {type_of(fields_of(p)) for p in CONFIGS} == set(TYPES)
     assert all(m["source"].startswith("https://") and m["citation"] for m in PUBLISHED)
 
 
 @pytest.mark.parametrize("model", PUBLISHED, ids=lambda m: m["config"])
 def test_published_parameters(model: dict) -> None:
-    spec = from_config(config_file(model["config"]))
-    report = account(spec, seq_len=128)
+    path = config_file(model["config"])
+    report = account(from_config(path, section_of(path)), seq_len=128)
     params = report.params
     table = sum(op.params for op in report.rows if op.path == "embedding.tokens")
     for key, ours in (("params", params.total), ("active", params.active), ("non_embedding", params.non_embedding)):
@@ -58,7 +66,7 @@ def test_published_parameters(model: dict) -> None:
 
 
 transformers = pytest.importorskip("transformers", minversion="5.23")
-from hub_configs import draw, library_config, library_flops, library_params, nulled  # noqa: E402
+from hub_configs import TEXT_DECODERS, draw, library_config, library_flops, library_params, nulled  # noqa: E402
 
 transformers.logging.set_verbosity_error()
 
@@ -69,11 +77,12 @@ def test_what_is_beyond_a_spec_are_types_of_the_library() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_published_size_equals_the_library_class(path: Path) -> None:
-    fields = json.loads(path.read_text())
+    fields = fields_of(path)
     config = transformers.AutoConfig.for_model(**{**fields, "model_type": type_of(fields)})
-    assert account(from_config(path), seq_len=8).params.total == library_params(config)
+    spec = from_config(path, section_of(path))
+    assert account(spec, seq_len=8).params.total == library_params(config)
     # What this version of the library makes of an older file says the same, in its own words.
-    assert shape(from_config(json.loads(config.to_json_string(use_diff=False)))) == shape(from_config(path))
+    assert shape(from_config(json.loads(config.to_json_string(use_diff=False)))) == shape(spec)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-2-7b", "gemma-2-2b", "falcon-7b"])
@@ -160,6 +169,8 @@ NO_FIELDS = {
     "gpt_neo": ("attention_layers",),
     "persimmon": ("num_key_value_heads",),
     "glm4_moe_lite": ("first_k_dense_replace",),
+    # The class of the whole model ties, and by default does not.
+    **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
 }
 
 
@@ -169,6 +180,7 @@ NEEDED = {
     "nemotron": {"num_key_value_heads": 48},
     "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
     "ministral": {"head_dim": 128},
+    "qwen3_vl_moe_text": {"tie_word_embeddings": False},
 }
 
 

@@ -30,7 +30,12 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "bart"}, "is an encoder-decoder"),
         ({"model_type": "vit", "image_size": 224, "patch_size": 16}, "is a model of images"),
         ({"model_type": "clip", "vision_config": {}, "text_config": {}}, "is a model of images"),
-        ({"model_type": "gemma3", "vision_config": {}, "text_config": {"model_type": "gemma3_text"}}, '(model_type "gemma3_text")'),
+        (
+            {"model_type": "gemma3", "vision_config": {}, "text_config": {"model_type": "gemma3_text"}},
+            'its own is the section text_config (model_type "gemma3_text"): give config#text_config',
+        ),
+        ({"model_type": "internvl_chat", "vision_config": {}, "llm_config": {"model_type": "qwen2"}}, "give config#llm_config"),
+        ({"model_type": "kimi_k25", "vision_config": {}, "text_config": {"model_type": "kimi_k2"}}, "give config#text_config"),
         ({"model_type": "llama", "vision_config": {}}, "reads images too"),
         ({"model_type": "mpt", "attn_config": {"alibi": False}}, "attn_config: alibi: false; the transformers library builds only true"),
         ({"model_type": "mpt", "attn_config": {"attn_type": "multiquery_attention"}}, 'builds only "multihead_attention" in any case'),
@@ -187,3 +192,24 @@ def test_mutated_files_import_or_say_why(tmp_path: Path, seed: int) -> None:
             assert isinstance(from_config(file), Spec)
         except SpecError as refused:
             assert refused.problems and all(p.startswith(str(file)) for p in refused.problems)
+
+
+def test_problems_of_a_section_have_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(
+        '{"vision_config": {"model_type": "siglip",\n"n_layer": 3},\n"tie_word_embeddings": true,\n'
+        '"text_config": {\n"model_type": "gpt2",\n"n_layer": "3"}}'
+    )
+    with pytest.raises(SpecError) as refused:
+        from_config(file, "text_config")
+    assert refused.value.problems == [f'{file}:6: n_layer: "3" is not an integer from 1 to 10,000; write it without quotes']
+
+
+def test_a_section_is_tied_as_the_whole_model_is() -> None:
+    """Versions of the library read one or the other, so both must say the same."""
+    text = {"model_type": "gemma", "tie_word_embeddings": False}
+    assert from_config({"tie_word_embeddings": False, "text_config": {"model_type": "gemma"}}, "text_config").head.tied is False
+    assert from_config({"text_config": text}, "text_config").head.tied is False
+    assert from_config({"text_config": {"model_type": "gemma"}}, "text_config").head.tied is True
+    with pytest.raises(SpecError, match="tie_word_embeddings: false, but true beside text_config: which of them counts depends"):
+        from_config({"tie_word_embeddings": True, "text_config": text}, "text_config")

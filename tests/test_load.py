@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,27 @@ def test_a_file_goes_before_a_shipped_name(tmp_path: Path, monkeypatch: pytest.M
     assert load("gpt2").d_model == 768, "a folder without a config.json hides nothing"
     (tmp_path / "gpt2" / "config.json").write_text("{}")
     assert locate("gpt2") == Path("gpt2/config.json")
+
+
+def test_a_section_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = {"model_type": "gpt2", "n_layer": 3}
+    Path("both").mkdir()
+    Path("both/config.json").write_text(json.dumps({"model_type": "both", "vision_config": {}, "text_config": text}))
+    spec = load("both#text_config")
+    assert spec == load("both/config.json#text_config") and (spec.name, spec.n_layers) == ("both", 3)
+    assert spec.description is not None and spec.description.endswith("Not carried: the part for images (vision_config).")
+    Path("both#text_config").write_text(TEXT)
+    assert load("both#text_config").d_model == 32, "a file of the whole name goes first"
+    Path("small.yaml").write_text(TEXT)
+    for name, said in (
+        ("both#vision", "both/config.json: vision: found no such section; allowed: vision_config, text_config"),
+        ("small.yaml#text_config", "small.yaml#text_config: found #text_config behind a YAML spec"),
+        ("gpt2#text_config", "gpt2#text_config: found #text_config behind a YAML spec"),
+        ("nothing#text_config", "nothing: no such file"),
+    ):
+        with pytest.raises(SpecError, match=f"^{re.escape(said)}"):
+            load(name)
 
 
 def test_paths(tmp_path: Path) -> None:

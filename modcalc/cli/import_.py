@@ -7,7 +7,12 @@ import typer
 from modcalc.cli.options import AsMod
 from modcalc.spec.schema import MAX_SIZE
 
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A config.json of the transformers library, or a folder that holds one.")]
+Config = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", help="A config.json of the transformers library, or a folder that holds one; CONFIG#text_config is one section of it."
+    ),
+]
 Output = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the spec into FILE. [default: print it]", show_default=False)
 ]
@@ -26,7 +31,7 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
 
     from modcalc.errors import UsageError, demand_name
     from modcalc.spec.hub import from_config
-    from modcalc.spec.load import dump
+    from modcalc.spec.load import dump, sectioned
     from modcalc.spec.mod_option import apply_mod
     from modcalc.spec.validate import check_spec
 
@@ -38,7 +43,7 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
         raise UsageError(f"{config}: YAML is what import writes; it takes a config.json, or a folder that holds one")
     if output and output.lower().endswith(".json"):
         raise UsageError(f"-o {output}: a spec is YAML, and other commands would read this name as a config.json; choose a name in .yaml")
-    spec = from_config(config)
+    spec = from_config(*sectioned(config))
     if seq_len is not None:
         spec = check_spec(msgspec.structs.replace(spec, seq_len=seq_len))
     if mod is not None:

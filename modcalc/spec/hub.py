@@ -22,11 +22,14 @@ from modcalc.spec.hub_read import Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rope import odd_rotation, sections
 from modcalc.spec.hub_rules import Config, Refused
+from modcalc.spec.hub_text import TEXT
 from modcalc.spec.imported import DEFAULTED, NOT_CARRIED
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 
-TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **EXPERTS, **DEEPSEEK}
+TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **EXPERTS, **DEEPSEEK, **TEXT}
+# Another type under a name of its own: Kimi K2's is there to tell it from DeepSeek-V3, whose class its file names.
+ALIASES = {"kimi_k2": "deepseek_v3"}
 
 # For a better message only: what people try, and what cannot be billed as a decoder.
 ENCODER_DECODERS = {"bart", "blenderbot", "fsmt", "led", "m2m_100", "marian", "mbart", "mt5", "pegasus", "prophetnet", "t5", "umt5", "whisper"}
@@ -48,16 +51,17 @@ BEYOND = {
 SECTIONS = {"vision_config": "images", "audio_config": "audio", "image_size": "images", "patch_size": "images", "num_mel_bins": "audio"}
 
 
-def from_config(source: str | Path | Mapping[str, Any]) -> Spec:
+def from_config(source: str | Path | Mapping[str, Any], section: str | None = None) -> Spec:
     """The Spec of a model of the transformers library (versions 4 and 5).
 
-    source: a config.json, a folder that holds one, or its content as a dict. Fields that the file omits take the
-    library's own defaults for its model_type. seq_len is the longest sequence that the model is made for.
+    source: a config.json, a folder that holds one, or its content as a dict. section: the field that holds the config of the
+    text decoder, in that of a model of images or audio. Fields that the file omits take the library's own defaults for its
+    model_type. seq_len is the longest sequence that the model is made for.
 
     Raises SpecError with every problem found: no JSON (with the line), a model_type that is no supported decoder, an
     unknown field, a value of a wrong type, values that make no model.
     """
-    at = read_config(source)
+    at = read_config(source, section)
     raw = at.fields
     kind = _model_type(at)
     problems = [at.problem(key, text) for key, text in _unknown(raw, kind)] + _architectures(at)
@@ -67,7 +71,7 @@ def from_config(source: str | Path | Mapping[str, Any]) -> Spec:
         raise SpecError(problems)
     values = _evaluate(config, kind, at)
     values["name"] = at.name
-    values["description"] = _description(raw, config, kind, odd_rotation(config, values.get("positions", {}).get("fraction")))
+    values["description"] = _description(at, config, kind, odd_rotation(config, values.get("positions", {}).get("fraction")))
     spec, wrongs = checked(values)
     if spec is None:
         raise SpecError([f"{at.label}: as a spec, {problem}" for problem in wrongs])
@@ -77,6 +81,7 @@ def from_config(source: str | Path | Mapping[str, Any]) -> Spec:
 def _model_type(at: Source) -> ModelType:
     """The table of the file's model_type, or an error that says what the file is instead."""
     raw, name = at.fields, at.fields.get("model_type")
+    name = ALIASES.get(name, name) if isinstance(name, str) else name
     supported = f"supported: {', '.join(sorted(TYPES))}"
     if raw.get("is_encoder_decoder") is True or (isinstance(name, str) and name in ENCODER_DECODERS):
         raise SpecError([at.problem("model_type", f"{show(name)} is an encoder-decoder; only decoder-only models can be billed; {supported}")])
@@ -91,10 +96,8 @@ def _model_type(at: Source) -> ModelType:
         return TYPES["ministral" if name == "mistral" and "layer_types" in raw else name]
     for key, what in SECTIONS.items():
         if raw.get(key) is not None:
-            text = raw.get("text_config")
-            inner = text.get("model_type") if isinstance(text, Mapping) else None
-            hint = f"; its text decoder is the section text_config (model_type {show(inner)}): save that as a config.json of its own" if inner else ""
-            raise SpecError([at.problem("model_type", f"{show(name)} is a model of {what} ({key}); only text decoders can be billed{hint}")])
+            text = f"{show(name)} is a model of {what} ({key}); only text decoders can be billed"
+            raise SpecError([at.problem("model_type", f"{text}{_decoder(at)}")])
     if name is None:
         raise SpecError([at.problem("model_type", f"missing: is this the config.json of a model? {supported}")])
     if isinstance(name, str) and name in BEYOND:
@@ -105,6 +108,15 @@ def _model_type(at: Source) -> ModelType:
     near = [f"{known}_text"] if f"{known}_text" in TYPES else near
     hint = f"did you mean {near[0]}? " if near else ""
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}; a spec written by hand may say what it is")])
+
+
+def _decoder(at: Source) -> str:
+    """Where the config of a text decoder stands in that of a larger model."""
+    for key, value in at.fields.items():
+        inner = value.get("model_type") if isinstance(value, Mapping) else None
+        if isinstance(inner, str) and (key == "text_config" or inner in TYPES or inner in ALIASES):
+            return f"; its own is the section {key} (model_type {show(inner)}): give {at.label}#{key}"
+    return ""
 
 
 def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str]]:
@@ -192,12 +204,14 @@ def _evaluate(config: Config, kind: ModelType, at: Source) -> dict[str, Any]:
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
-def _description(raw: Mapping[str, Any], config: Config, kind: ModelType, odd: str | None) -> str:
+def _description(at: Source, config: Config, kind: ModelType, odd: str | None) -> str:
     """What the file says that the spec does not, and the sizes that it does not say. odd: see `odd_rotation`."""
+    raw = at.fields
     given = {kind.names.get(key, key) for key in raw}
     own = {field: key for key, field in kind.names.items()}
     silent = [f"{own.get(field, field)} {kind.defaults[field]}" for field in SIZES if field not in given]
-    dropped = [what for key, (what, plain) in DROPPED.items() if key in raw and not any(same(raw[key], p) for p in plain)]
+    dropped = [f"the part for {what} ({key})" for key, what in SECTIONS.items() if at.around.get(key) is not None]
+    dropped += [what for key, (what, plain) in DROPPED.items() if key in raw and not any(same(raw[key], p) for p in plain)]
     for _, section in sections(config, kind.by_layer):
         types = [s.get("rope_type") or s.get("type") for s in (section, *section.values()) if isinstance(s, Mapping)]
         dropped += sorted({f"{name} RoPE scaling" for name in types if name not in (None, "default")})

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from modcalc.spec.yaml_nodes import printable
 
 # id2label of a large classifier fits; weights given by mistake do not.
 MAX_BYTES = 16 * 1024 * 1024
+TIED = "tie_word_embeddings"
 
 
 @dataclass(frozen=True)
 class Source:
-    """The fields of a config, the name of the model, and where they come from."""
+    """The fields of a config, the name of the model, and where they come from. around: of the file, if these are one section of it."""
 
     fields: Mapping[str, Any]
     name: str
     label: str
     text: str = ""
+    around: Mapping[str, Any] = field(default_factory=dict)
 
     def problem(self, key: str, text: str) -> str:
         """`file:line: key: text`; the line where the file holds the key exactly once."""
@@ -35,8 +37,38 @@ class _Duplicate(ValueError):
     pass
 
 
-def read_config(source: str | Path | Mapping[str, Any]) -> Source:
-    """Raises SpecError where `source` is no file, no JSON (with the line), or no object."""
+def read_config(source: str | Path | Mapping[str, Any], section: str | None = None) -> Source:
+    """The config, or that in its field `section`. Raises SpecError where `source` is no file, no JSON (with the line), no object, or
+    without that section.
+    """
+    whole = _read(source)
+    return whole if section is None else _part(whole, section)
+
+
+def _part(whole: Source, section: str) -> Source:
+    """A section of a config, which the model ties as a whole where the section does not say."""
+    inner = whole.fields.get(section)
+    if not isinstance(inner, Mapping):
+        there = ", ".join(key for key, value in whole.fields.items() if isinstance(value, Mapping))
+        raise SpecError([whole.problem(section, f"found no such section; allowed: {there or 'none, for this file has no sections'}")])
+    tied = {key: whole.fields[key] for key in (TIED,) if key in whole.fields}
+    part = Source({**tied, **inner}, whole.name, whole.label, _only(whole.text, section, inner), whole.fields)
+    if part.fields.get(TIED) != tied.get(TIED, part.fields.get(TIED)):
+        said = f"{show(inner[TIED])}, but {show(tied[TIED])} beside {section}: which of them counts depends on the library's version; remove one"
+        raise SpecError([part.problem(TIED, said)])
+    return part
+
+
+def _only(text: str, section: str, inner: Mapping[str, Any]) -> str:
+    """The section's text, on the lines on which the file has it."""
+    for key in re.finditer(rf'"{re.escape(section)}"\s*:\s*', text):
+        value, end = json.JSONDecoder().raw_decode(text, key.end())
+        if value == inner:
+            return "\n" * text.count("\n", 0, key.end()) + text[key.end() : end]
+    return ""
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> Source:
     if isinstance(source, Mapping):
         if not all(isinstance(key, str) for key in source):
             raise SpecError(["config: every key of a config is a string"])

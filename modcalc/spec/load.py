@@ -1,5 +1,6 @@
 """Files, names and text -> Spec, and back. Every problem of a file is reported at once, as `file:line: key: found …; allowed …`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ MAX_BYTES = 256 * 1024
 
 def load(source: str | Path) -> Spec:
     """The Spec at `source`: a YAML file, the name of a shipped spec ("mod-220m"), or a config.json of the transformers
-    library (or a folder that holds one). A file that exists goes before a shipped name.
+    library (or a folder that holds one), of which `config.json#text_config` is one section. A file that exists goes before
+    a shipped name.
 
     Raises SpecError with every problem found, each with file and line.
     """
@@ -28,11 +30,14 @@ def load(source: str | Path) -> Spec:
 
 def load_with_lines(source: str | Path) -> tuple[Spec, Lines]:
     """As `load`, and the line of every key: `lines["budget", "params"]`. A config.json has no lines: all are 1."""
-    path = locate(source)
+    file, section = sectioned(source)
+    path = locate(file)
     if path.suffix == ".json":
         from modcalc.spec.hub import from_config
 
-        return from_config(path), Lines()
+        return from_config(path, section), Lines()
+    if section is not None:
+        raise SpecError([f"{source}: found #{section} behind a YAML spec; allowed behind a config.json, of which it is one section"])
     return _parse(_text(path, str(source)), _label(path, source))
 
 
@@ -48,6 +53,12 @@ def told_apart(specs: Sequence[Spec], sources: Sequence[str | Path]) -> list[Spe
 def loads(text: str, file: str = "<string>") -> Spec:
     """The Spec that YAML `text` says. file: what messages call it. Raises SpecError."""
     return _parse(text, file)[0]
+
+
+def sectioned(source: str | Path) -> tuple[str | Path, str | None]:
+    """The two parts of FILE#SECTION; None: no section is meant, as where there is a file of the whole name."""
+    file, _, section = str(source).rpartition("#")
+    return (file, section) if file and section and not os.path.exists(source) else (source, None)
 
 
 def locate(source: str | Path) -> Path:

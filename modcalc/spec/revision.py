@@ -5,18 +5,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from modcalc.errors import MissingDependency, SpecError, UsageError
-from modcalc.spec.load import load, loads
+from modcalc.spec.load import load, loads, sectioned
 from modcalc.spec.schema import Spec
 
 
 def load_side(text: str) -> Spec:
-    """Load a path or shipped name; or REVISION:FILE, the file (relative to the current folder) in that git revision.
+    """Load as `load` does; or REVISION:FILE, the file (relative to the current folder) in that git revision.
 
     Raises SpecError for a bad spec, UsageError where git knows no such revision or file, MissingDependency without git.
     """
     revision, colon, file = text.partition(":")
     if not colon or not file or Path(text).exists() or revision.startswith("-"):
         return load(text)
+    file, section = sectioned(file)
     shown = file if Path(file).is_absolute() else f"./{file}"
     try:
         done = subprocess.run(["git", "show", f"{revision}:{shown}"], capture_output=True, check=False)
@@ -26,14 +27,14 @@ def load_side(text: str) -> Spec:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise UsageError(f"{text}: git cannot show it: {said[-1] if said else 'no reason given'}; write REVISION:FILE, as in HEAD~1:spec.yaml")
     if file.endswith(".json"):
-        return _config(done.stdout, file, text)
+        return _config(done.stdout, file, section, text)
     try:
         return loads(done.stdout.decode(), file=text)
     except UnicodeDecodeError:
         raise UsageError(f"{text}: not a text file") from None
 
 
-def _config(raw: bytes, file: str, text: str) -> Spec:
+def _config(raw: bytes, file: str, section: str | None, text: str) -> Spec:
     """The Spec of a config.json's content. It is named after its folder, so it is read from a folder of that name."""
     from modcalc.spec.hub import from_config
 
@@ -42,6 +43,6 @@ def _config(raw: bytes, file: str, text: str) -> Spec:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(raw)
         try:
-            return from_config(path)
+            return from_config(path, section)
         except SpecError as wrong:
             raise SpecError([problem.replace(str(path), text) for problem in wrong.problems]) from None
