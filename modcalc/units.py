@@ -37,8 +37,12 @@ def parse_count(value: Any, name: str = "value") -> int:
 
 
 def parse_bytes(value: Any, name: str = "value") -> int:
-    """A size in bytes: 80GiB, "24 GB", 1e9. At least 1, exact. Raises UsageError as `parse_count` does."""
-    return _whole(value, name, _BYTES, "80GiB, 24GB or 1e9", "bytes take KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000)")
+    """A size in bytes: 80GiB, "24 GB", 1e9. At least 1, exact but for less than a byte of a larger unit (79.6GiB), which is dropped.
+    Raises UsageError as `parse_count` does.
+    """
+    rule = "bytes take KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000)"
+    in_unit = isinstance(value, str) and value[-1:].isalpha()
+    return _whole(value, name, _BYTES, "80GiB, 24GB or 1e9", rule, floored=in_unit)
 
 
 def parse_ratio(value: Any, name: str = "value") -> Fraction:
@@ -52,11 +56,11 @@ def parse_bound(value: Any, metric: str, *, ratio: bool = False, name: str = "va
     return parse(value, name)
 
 
-def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> int:
+def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str, *, floored: bool = False) -> int:
     amount = _amount(value, name, suffixes, examples, rule)
-    if amount.denominator != 1:
+    if amount < 1 or (amount.denominator != 1 and not floored):
         raise UsageError(f"{name}: found {_shown(value)}; allowed whole numbers, such as {examples}")
-    return amount.numerator
+    return int(amount)
 
 
 def _amount(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> Fraction:

@@ -6,7 +6,9 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,6 +38,17 @@ def _what_is_there_stays() -> None:
     """Imports and collection stay to the end: a measured point, which collects garbage, need not look through them each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Callable[..., None]:
+    """git in a new repository in tmp_path."""
+
+    def git(*args: str) -> None:
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *args], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q")
+    return git
 
 
 TINY = """

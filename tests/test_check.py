@@ -182,6 +182,35 @@ def test_relative_to_a_file_beside_the_spec(spec) -> None:
     assert done.returncode == 2 and "othr.yaml" in done.stderr and "params <= 4,000,000" in done.stdout
 
 
+def test_a_path_in_a_rule_is_from_the_file_or_from_the_current_folder(spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the command line it is the same for every spec, and a folder that holds no model hides no shipped name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dense-60m").mkdir()
+    for folder, layers in ((tmp_path, 3), (tmp_path / "sub", 2)):
+        folder.mkdir(exist_ok=True)
+        (folder / "other.yaml").write_text(MODEL.replace("n_layers: 4", f"n_layers: {layers}").removesuffix("budget:\n"))
+    files = [spec("forward_flops: {max: 9, relative_to: other.yaml}", name) for name in ("a.yaml", "sub/a.yaml")]
+    done = run(*files, "-r", "params <= 9 * other.yaml", "-r", "params <= 1 * dense-60m", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    expected = {(r["spec"], r["rule"]): r["expected"] for r in json.loads(done.stdout)["results"]}
+    a, b = map(str, files)
+    assert expected[a, "params <= 9 * other.yaml"] == expected[b, "params <= 9 * other.yaml"]
+    assert expected[a, "forward_flops <= 9 * other.yaml"] > expected[b, "forward_flops <= 9 * other.yaml"]
+
+
+def test_a_rule_may_compare_with_a_revision(spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = spec("params: 4M")
+    git("add", ".")
+    git("commit", "-qm", "before")
+    rules = ("-r", "params <= 1 * HEAD:", "-r", "params <= 1 * HEAD:a.yaml")
+    assert run("a.yaml", *rules).returncode == 0
+    file.write_text(file.read_text().replace("n_layers: 4", "n_layers: 5"))
+    done = run("a.yaml", *rules)
+    assert done.returncode == 1 and done.stderr.count(f"expected {PARAMS:,} parameters") == 2
+    assert "git cannot show it" in run("a.yaml", "-r", "params <= 1 * nothing:").stderr
+
+
 def test_rules_that_contradict(spec) -> None:
     assert contradictions([Rule("params", "max", 5), Rule("params", "min", 6)])
     assert contradictions([Rule("params", "equals", 100, Fraction(1, 10)), Rule("params", "max", 89)])
@@ -289,7 +318,7 @@ def test_the_action_runs(spec, tmp_path: Path) -> None:
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     step = next(s for s in action["runs"]["steps"] if s.get("name") == "Check budgets")
     for budget, code in (("params: 4M", 0), ("params: 3M", 1)):
-        values = {"paths": f"dense-small\n{spec(budget)}\n", "require": "params <= 4M\n", "counters": "false"}
+        values = {"paths": f"dense-small\n{spec(budget).parent}/*.yaml\n", "require": "params <= 4M\n", "counters": "false"}
         env = {name: values[expression.split("inputs.")[1].split("}")[0].strip()] for name, expression in step["env"].items()}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,18 +96,7 @@ def test_a_schedule_on_one_side_has_no_difference(tmp_path: Path) -> None:
     assert "training FLOPs, whole schedule" in shown and "sequences of a train step" in shown and "nothing that costs" not in shown
 
 
-def repository(folder: Path) -> Callable[..., None]:
-    """git in a new repository there."""
-
-    def git(*args: str) -> None:
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *args], cwd=folder, check=True, capture_output=True)
-
-    git("init", "-q")
-    return git
-
-
-def test_a_revision_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    git = repository(tmp_path)
+def test_a_revision_of_a_config(git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "sub" / "config.json"
     file.parent.mkdir()
     for n, layers in enumerate((12, 6)):
@@ -128,8 +116,7 @@ def test_a_revision_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load_side("HEAD:sub/config.json")
 
 
-def test_a_revision_of_a_file(tmp_path: Path) -> None:
-    git = repository(tmp_path)
+def test_a_revision_of_a_file(git, tmp_path: Path) -> None:
     folder = tmp_path / "specs"
     folder.mkdir()
     (folder / "m.yaml").write_text(dump(load("dense-small")))

@@ -65,3 +65,26 @@ def test_apply_mod_refuses(text: str, said: str) -> None:
     with pytest.raises(UsageError, match="--mod") as refused:
         apply_mod(named("llama-2-7b"), text)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("flops", "FILE", "--count", "analytic"),
+        ("conventions", "FILE"),
+        ("memory", "FILE"),
+        ("family", "FILE", "--vary", "n_layers=1"),
+        ("isoflop", "dense-small", "--match", "FILE", "--free", "n_layers"),
+        ("isoflop", "dense-small", "--budget", "1e15", "--free", "n_layers", "--beside", "FILE"),
+        ("diff", "dense-small", "FILE"),
+        ("check", "FILE", "-r", "params <= 1e9"),
+    ],
+    ids=lambda words: " ".join(words[:1] + words[2:3]),
+)
+def test_no_command_bills_in_silence_what_an_import_left_out(words: tuple[str, ...], modcalc, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"model_type": "gpt2", "n_head": 2, "n_embd": 16, "n_layer": 2, "n_positions": 512, "scale_attn_by_inverse_layer_idx": true}')
+    code, _, err = modcalc(*(file if word == "FILE" else word for word in words))
+    assert code == 0, err
+    assert err.count("its config.json leaves sizes to the library's class: vocab_size 50257") == 1
+    assert err.count("not in the bill, for a spec has no key for it: scores scaled by layer") == 1

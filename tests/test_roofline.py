@@ -1,8 +1,10 @@
 """Bytes that a step must move, by hand."""
 
+from fractions import Fraction
+
 from modcalc.cost.account import account
 from modcalc.cost.roofline import elements_moved, step_bytes
-from modcalc.spec.schema import Attention, Embedding, Mlp, Mod, Norm, Positions, Spec
+from modcalc.spec.schema import Attention, Embedding, Latent, Mlp, Mod, Norm, Positions, Spec
 
 
 def spec(**over) -> Spec:
@@ -34,6 +36,21 @@ def test_decode_reads_the_cache():
     """One more cached token is one more key and value in every layer."""
     a, b = (account(spec(), phase="decode", context=S, batch=5) for S in (10, 11))
     assert step_bytes(b, 2) - step_bytes(a, 2) == 2 * 2 * 5 * 1 * (6 + 6)
+
+
+def test_decode_reads_the_cache_of_a_routed_block_where_the_token_passes():
+    """A quarter of 10 cached tokens and the token itself, for a quarter of the sequences."""
+    report = account(spec(mod=Mod(capacity=0.25)), phase="decode", context=10, batch=5)
+    moved = {path: elements_moved(op) for op in report.rows if op.kind == "attention" for path in op.paths()}
+    assert moved["blocks.0.attn.core"] == 5 * (2 + 11) * (6 + 6)
+    assert moved["blocks.1.attn.core"] == 5 * Fraction(1, 4) * (2 + Fraction(7, 2)) * (6 + 6)
+
+
+def test_decode_reads_a_latent_cache_once():
+    """Values are the first entries of the one key."""
+    latent = Attention(n_heads=2, latent=Latent(kv_rank=9, nope_dim=4, rope_dim=2, v_dim=5))
+    a, b = (account(spec(attention=latent, positions=Positions()), phase="decode", context=S, batch=5) for S in (10, 11))
+    assert step_bytes(b, 2) - step_bytes(a, 2) == 2 * 2 * 5 * (9 + 2)
 
 
 def test_decode_reads_a_routed_matrix_if_any_token_passes():

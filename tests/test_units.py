@@ -83,6 +83,13 @@ def test_what_must_be_whole_is() -> None:
             parse_count(written, "params")
 
 
+def test_part_of_a_byte_of_a_larger_unit_is_dropped() -> None:
+    assert parse_bytes("79.6GiB") == 796 * 2**30 // 10 and parse_bytes("1.0001 KiB") == 1024
+    for written in ("1.5", "0.0001KiB", 1.5):
+        with pytest.raises(UsageError, match="allowed whole numbers"):
+            parse_bytes(written)
+
+
 def test_a_ratio_is_the_decimal_that_was_written() -> None:
     assert parse_ratio(0.29) == parse_ratio("0.29") == Fraction(29, 100)
     with pytest.raises(UsageError, match="a ratio takes no suffix"):

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from modcalc.spec.schema import Budget
+
 Paths = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="Spec files, folders of them, shipped names, or config.json files.", show_default=False)
 ]
@@ -13,7 +15,9 @@ Require = Annotated[
         "--require",
         "-r",
         metavar="RULE",
-        help="A rule for every spec: 'forward_flops <= 6e11', 'params <= 1.1 * dense-220m', 'params == 1e9 within 0.01'.",
+        help="A rule for every spec: METRIC <= VALUE, or >= or ==, such as 'forward_flops <= 6e11', 'params == 1e9 within 0.01', "
+        "'params <= 1.1 * dense-220m', or '… <= 1.05 * HEAD~1:' for 5 % above what the file was in that git revision. "
+        f"METRIC: {', '.join(Budget.__struct_fields__)}.",
         show_default=False,
     ),
 ]

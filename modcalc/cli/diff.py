@@ -22,7 +22,8 @@ def diff(
     from modcalc.cost.diff import diff as compare
     from modcalc.render.diff import document, tables
     from modcalc.render.output import emit
+    from modcalc.spec.mod_option import noted
     from modcalc.spec.revision import load_side
 
-    found = compare(load_side(a), load_side(b), seq_len=seq_len, convention=convention)
+    found = compare(noted(load_side(a)), noted(load_side(b)), seq_len=seq_len, convention=convention)
     emit(document(a, b, found), tables(a, b, found), format)

@@ -63,7 +63,7 @@ def family(
     from modcalc.search.family import Family
     from modcalc.search.question import at_length
     from modcalc.search.write import folder_for, write_specs
-    from modcalc.spec.load import load
+    from modcalc.spec.mod_option import load_as
     from modcalc.units import parse_bytes, parse_count
 
     if not vary:
@@ -74,7 +74,7 @@ def family(
         raise UsageError("--force: it belongs to --out, so it would change nothing")
     chosen(format)
     values = parse_vary(vary)
-    loaded = load(spec)
+    loaded = load_as(spec)
     T = seq_len or loaded.seq_len
     basis = Basis(T, 1, T - 1 if context is None else context, find_convention(convention, causal))
     target = None if to is None else (parse_bytes if hold == "kv" else parse_count)(to, "--to")

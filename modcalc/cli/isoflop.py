@@ -83,7 +83,6 @@ def isoflop(
     from modcalc.search.costs import Basis
     from modcalc.search.question import at_length, fraction, terms
     from modcalc.search.write import folder_for
-    from modcalc.spec.load import load
     from modcalc.spec.mod_option import load_as
     from modcalc.units import parse_count
 
@@ -115,7 +114,7 @@ def isoflop(
         find_convention(convention, causal),
     )
     family = at_length(family, T)
-    other = load(match) if match else None
+    other = load_as(match) if match else None
     scope = dict(aspect=aspect, ff_ratio=ff_ratio, params=params, multiple_of=multiple_of, head_dim=head_dim)
     asked = Asked(
         terms=terms(family, other=other, free=free, **scope),
@@ -130,7 +129,7 @@ def isoflop(
     if other is not None:
         answer = matched(asked, other, by or "forward", _progress)
     else:
-        light = at_length(load(beside), T) if beside else None
+        light = at_length(load_as(beside), T) if beside else None
         answer = planned(asked, light, tokens_per_param, count or "params", min_steps or 1, _progress)
     _report(answer, folder, target, format)
 

@@ -147,7 +147,8 @@ def parse_rule(text: str) -> Rule:
     """A rule as on the command line: 'METRIC <= VALUE', '… <= 0.6 * OTHER', '… == VALUE within 0.01'."""
     found = _RULE.fullmatch(text)
     if not found:
-        raise UsageError(f"rule {text!r}: write METRIC <= VALUE, METRIC >= VALUE * OTHER_SPEC or METRIC == VALUE within 0.01")
+        forms = "METRIC <= VALUE, METRIC >= VALUE * OTHER_SPEC or METRIC == VALUE within 0.01"
+        raise UsageError(f"rule {text!r}: write {forms}, without other signs; metrics are {', '.join(METRICS)}")
     metric, sign, value, other, within = found.groups()
     if metric not in METRICS:
         near = get_close_matches(metric, METRICS, 1, 0.4)

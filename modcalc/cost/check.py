@@ -3,11 +3,14 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from modcalc.cost.budget import Costs, Result, Rule, check, contradictions, rules_of
 from modcalc.errors import ModcalcError, UsageError
-from modcalc.spec.load import load, load_with_lines
+from modcalc.spec.imported import notes
+from modcalc.spec.load import load_with_lines, sectioned
+from modcalc.spec.revision import load_side
 from modcalc.spec.schema import Spec
 
 
@@ -21,12 +24,15 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One spec. wrong: what is wrong with itself, lines that begin with the source; unread: what of it could not be evaluated."""
+    """One spec. wrong: what is wrong with itself, lines that begin with the source; unread: what of it could not be evaluated;
+    notes: what an import left out of it.
+    """
 
     source: str
     results: tuple[Result, ...] = ()
     wrong: tuple[str, ...] = ()
     unread: tuple[Unread, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -93,11 +99,13 @@ def check_all(paths: Iterable[str], require: Iterable[Rule] = (), extra: Callabl
 
 
 def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Result]] | None, others: dict[str, Costs]) -> Checked:
-    def other(name: str) -> Costs:
-        near = Path(source).parent / name
-        path = str(near) if near.exists() else name
+    def other(folder: Path, name: str) -> Costs:
+        near = Path(sectioned(folder / name)[0])
+        path = str(folder / name) if near.is_file() or (near / "config.json").is_file() else name
+        if path.endswith(":"):  # as this file was in a git revision
+            path += source
         if path not in others:
-            others[path] = Costs(load(path))
+            others[path] = Costs(load_side(path))
         return others[path]
 
     results: list[Result] = []
@@ -111,7 +119,8 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
     for rule in rules:
         # One rule that cannot be evaluated (no schedule, a missing other spec) must not hide the others' results.
         try:
-            results.append(check(costs, rule, other))
+            # A path in a spec is one from its file; on the command line from the current folder, the same for every spec.
+            results.append(check(costs, rule, partial(other, Path(source).parent if rule.line else Path())))
         except ModcalcError as wrong:
             where = f"{source}:{rule.line}" if rule.line else source
             unread.append(Unread(str(rule), tuple(f"{where}: {rule}: {line}" for line in str(wrong).splitlines())))
@@ -120,4 +129,5 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
             results += extra(spec)
         except ModcalcError as wrong:
             unread.append(Unread("counters", tuple(f"{source}: {line}" for line in str(wrong).splitlines())))
-    return Checked(source, tuple(results), tuple(f"{source}: {text}" for text in contradictions(rules)), tuple(unread))
+    wrong = tuple(f"{source}: {text}" for text in contradictions(rules))
+    return Checked(source, tuple(results), wrong, tuple(unread), tuple(notes(spec)))

@@ -2,7 +2,8 @@
 Communications of the ACM 52(4), doi 10.1145/1498765.1498785).
 
 Each operation reads its inputs and weights once and writes its output once; elementwise work is taken as fused into its
-neighbours, and fused attention keeps no scores. At decode with routing, expected bytes. A real step moves more.
+neighbours, fused attention keeps no scores, and assignments reach as many experts as they can. At decode with routing,
+expected bytes. A real step moves more.
 """
 
 from modcalc.cost.account import Report
@@ -20,8 +21,8 @@ def elements_moved(op: Op) -> Dim:
         matrices = least(op.n_experts, op.batch * op.tokens) if isinstance(op, Experts) else _loads(op)
         return tokens * (op.d_in + op.d_out) + op.repeat * matrices * op.d_in * op.d_out
     if isinstance(op, AttentionCore):
-        keys = op.repeat * op.batch * op.context * op.n_kv_heads
-        return (tokens * op.n_heads + keys) * (op.head_dim + op.v_head_dim)
+        cached = op.repeat * op.batch * least(op.tokens, 1) * op.context * op.cached_width  # none where the token does not pass
+        return tokens * op.n_heads * (op.head_dim + op.v_head_dim) + cached
     if isinstance(op, Lookup):
         return 2 * tokens * op.width
     if isinstance(op, NormOp) or (isinstance(op, Pointwise) and op.what in ("gather", "scatter")):

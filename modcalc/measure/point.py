@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
-PROTOCOL = 9  # grows when a step or its timing changes: what was measured before is then measured again
+PROTOCOL = 10  # grows when a step, its timing or its count of bytes changes: what was measured before is then measured again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

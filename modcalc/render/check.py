@@ -22,7 +22,10 @@ MEANT = {
 
 
 def show(outcome: Outcome, format: str | None) -> None:
-    """Print the outcome; what went wrong goes to stderr too where stdout holds a table."""
+    """Print the outcome; what went wrong goes to stderr too where stdout holds a table, and what no bill holds always."""
+    for c in outcome.checked:
+        for note in c.notes:
+            print(f"note: {note}", file=sys.stderr)
     if format == "github":
         write(annotations(outcome))
         _summary(outcome)

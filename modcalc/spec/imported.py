@@ -11,6 +11,16 @@ def defaulted(spec: Spec) -> str:
     return (spec.description or "").partition(DEFAULTED)[2].partition(".")[0]
 
 
+def notes(spec: Spec) -> list[str]:
+    """What a bill of the spec does not say by itself; empty for a spec that no config.json left anything out of."""
+    found = []
+    if sizes := defaulted(spec):
+        found.append(f"{spec.name}: its config.json leaves sizes to the library's class: {sizes}")
+    if missing := left_out(spec):
+        found.append(f"{spec.name}: not in the bill, for a spec has no key for it: {missing} (of its config.json)")
+    return found
+
+
 def left_out(spec: Spec) -> str:
     """What the config says and the spec does not, so that it is in no bill; empty: nothing."""
     return (spec.description or "").partition(NOT_CARRIED)[2].rstrip(".")

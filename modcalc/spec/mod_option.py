@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from modcalc.errors import UsageError
-from modcalc.spec.imported import defaulted, left_out
+from modcalc.spec.imported import notes
 from modcalc.spec.load import load, told_apart
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
@@ -34,16 +34,19 @@ def apply_mod(spec: Spec, text: str) -> Spec:
     return made
 
 
-def load_as(source: str, mod: str | None) -> Spec:
+def noted(spec: Spec) -> Spec:
+    """The spec, once stderr has said what an import left out of it."""
+    for note in notes(spec):
+        print(f"note: {note}", file=sys.stderr)
+    return spec
+
+
+def load_as(source: str, mod: str | None = None) -> Spec:
     """The spec that a command was given, as the Mixture-of-Depths model that its --mod says, if it has one.
 
     Says on stderr what is in no bill (what an import did not carry, routing that --mod replaces) and sizes that no file gave.
     """
-    spec = load(source)
-    if sizes := defaulted(spec):
-        print(f"note: {spec.name}: its config.json leaves sizes to the library's class: {sizes}", file=sys.stderr)
-    if missing := left_out(spec):
-        print(f"note: {spec.name}: not in the bill, for a spec has no key for it: {missing} (of its config.json)", file=sys.stderr)
+    spec = noted(load(source))
     if mod is not None and spec.mod is not None:
         print(f"note: {spec.name}: --mod replaces its own mod section", file=sys.stderr)
     return spec if mod is None else apply_mod(spec, mod)
