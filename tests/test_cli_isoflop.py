@@ -37,8 +37,9 @@ class Runner:
 
     def document(self, *args: object) -> dict:
         code, out, err = self(*args, "--format", "json")
-        assert (code, err) == (0, ""), err
-        return json.loads(out)
+        found = json.loads(out)
+        assert (code, err) == (0 if any(c["status"] == "OK" for c in found["candidates"]) else 1, ""), err
+        return found
 
 
 @pytest.fixture
@@ -169,12 +170,14 @@ def test_a_marked_row_that_is_far_off_is_said_to_be(run: Runner) -> None:
     assert far[0][1] in out.partition("<-")[0]
     _, out, _ = run("isoflop", "dense-60m", "--budget", "1e18")
     assert "<- sqrt(C/120): the OK row" in out and "far off" not in out
+    _, out, _ = run("isoflop", "mod-60m", "--budget", "1e18", "--free", "capacity=0.125,0.25")
+    assert "it is far off: to come nearer, try --free n_layers,d_model\n" in out  # widths that are not free have no multiple
 
 
 def test_csv_holds_raw_values(run: Runner) -> None:
     code, out, err = run("isoflop", "mod-60m", "--match", "dense-60m", "--by", "kv", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert code == 0 and rows and "convention matmul" in err
+    assert code == 1 and rows and "convention matmul" in err
     assert all(int(r["forward_flops"]) > 10**11 and int(r["cost_kv"]) > 10**6 for r in rows)
 
 
@@ -231,7 +234,7 @@ def test_differences_to_the_other_model_are_told(run: Runner) -> None:
     code, out, err = run("isoflop", "mod-60m", "--match", "gpt2")
     assert (code, out) == (2, "") and "1024 learned positions" in err
     code, out, _ = run("isoflop", "mod-small", "--match", "dense-60m")
-    assert code == 0 and "is written for T = 2,048; both are billed at T = 512" in out
+    assert code == 1 and "is written for T = 2,048; both are billed at T = 512" in out
 
 
 @pytest.mark.parametrize(
@@ -282,16 +285,16 @@ def test_bad_questions_get_one_message(run: Runner, args: tuple, message: str) -
 @pytest.mark.parametrize(("budget", "rule"), [("1", "steps"), ("1e9", "steps"), ("1e33", "tokens per parameter")])
 def test_a_budget_beyond_the_grid_says_which_rule_excluded_most(run: Runner, budget: str, rule: str) -> None:
     code, out, _ = run("isoflop", "dense-60m", "--budget", budget)
-    assert code == 0 and " OK " not in out and f"no shape is OK; {rule} excluded most: change --budget" in out
+    assert code == 1 and " OK " not in out and f"no shape is OK; {rule} excluded most: change --budget" in out
     assert "at least 1 whole step (--min-steps)" in out and (rule != "steps" or "times the budget" in out)
     assert run.document("isoflop", "dense-60m", "--budget", budget)["searches"][0]["excluded_most"] == rule
 
 
 def test_rules_that_leave_nothing_say_so(run: Runner) -> None:
     code, out, _ = run("isoflop", "dense-60m", "--match", "mod-60m", "--free", "n_layers=1,d_model=64", "--aspect", "500:600")
-    assert code == 0 and "no shape is OK; aspect excluded most: change --aspect" in out
+    assert code == 1 and "no shape is OK; aspect excluded most: change --aspect" in out
     code, out, _ = run("isoflop", "dense-60m", "--match", "mod-60m", "--free", "n_layers=1:3,d_model=64:128")
-    assert code == 0 and "no shape is OK; relative error excluded most: change --within or --free" in out
+    assert code == 1 and "no shape is OK; relative error excluded most: change --within or --free" in out
     assert run.document("isoflop", "mod-60m", "--match", "dense-60m", "--free", "n_layers=1,d_model=64", "--aspect", "none")["candidates"] == []
 
 
@@ -314,7 +317,7 @@ def test_specs_are_written_once(run: Runner, tmp_path: Path) -> None:
 def test_a_plot_of_nothing_says_so(run: Runner, args: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     file = tmp_path / "plot.svg"
-    assert run("isoflop", *args, "--budget", "1", "--limit", 2, "--plot", file)[0] == 0
+    assert run("isoflop", *args, "--budget", "1", "--limit", 2, "--plot", file)[0] == 1
     text = file.read_text()
     assert "~" not in text and "no shape is OK" in text
 

@@ -36,7 +36,7 @@ COMMANDS = {
     "memory": ["tiny.yaml --gpu-memory 1GiB", "dense-small --phase decode --context 3"],
     "isoflop": [
         "dense-60m --budget 6e18 --limit 1 --beside mod-60m --free n_layers=10,d_model=512",
-        "mod-60m --match dense-60m --free n_layers=10:20,d_model=512:640:64 --limit 1",
+        "mod-60m --match dense-60m --free n_layers=10:20,d_model=512:640:64 --limit 1 --within 0.5",
     ],
     "family": ["petty-41m --vary n_layers=1,2"],
     "check": ["tiny.yaml"],

@@ -1,5 +1,6 @@
 """Families at constant parameters: Petty et al. 2023 (arXiv 2310.19956), whose sizes are published."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -168,6 +169,15 @@ def test_what_drifts_far_is_no_member() -> None:
     far = [m for m in found.members if abs(m.candidate.error) > 0.05]
     assert far and all(m.candidate.status == DROP and "are too coarse" in m.candidate.reason for m in far)
     assert all(m.candidate.status == OK for m in found.members if m not in far)
+
+
+def test_how_far_a_member_may_drift_is_an_option(modcalc) -> None:
+    words = ("family", "dense-small", "--vary", "n_layers=5", "--solve", "d_model", "--multiple-of", 256)
+    code, out, _ = modcalc(*words)
+    assert code == 1 and "rule: at most 5.0 % off what is held (--within)" in out
+    assert "are too coarse for --within 0.05" in out
+    code, out, _ = modcalc(*words, "--within", "0.5", "--format", "json")
+    assert code == 0 and json.loads(out)["within"] == 0.5
 
 
 def test_the_nearest_is_the_smaller_of_two_as_near() -> None:

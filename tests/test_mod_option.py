@@ -74,7 +74,7 @@ def test_apply_mod_refuses(text: str, said: str) -> None:
         ("conventions", "FILE"),
         ("memory", "FILE"),
         ("family", "FILE", "--vary", "n_layers=1"),
-        ("isoflop", "dense-small", "--match", "FILE", "--free", "n_layers"),
+        ("isoflop", "dense-small", "--match", "FILE", "--free", "n_layers,d_model", "--aspect", "none", "--within", "1"),
         ("isoflop", "dense-small", "--budget", "1e15", "--free", "n_layers", "--beside", "FILE"),
         ("diff", "dense-small", "FILE"),
         ("check", "FILE", "-r", "params <= 1e9"),

@@ -132,3 +132,15 @@ def test_bands() -> None:
             band("--aspect", text, None)
     with pytest.raises(UsageError, match="contradicts"):
         band("--aspect", "3:2", None)
+
+
+def test_values_of_a_knob_may_be_joined_by_commas() -> None:
+    def default(knob: str, before: dict) -> list[int]:
+        return [1]
+
+    family = Family(structs.replace(FAMILY, mod=Mod(capacity=0.25)))
+    assert parse_free("capacity=0.125,0.5 , 64,n_layers", family, default) == {"n_layers": [1], "capacity": [0.125, 0.5, 64]}
+    assert parse_free("n_layers=8,2:4,every=1,2", family, default) == {"n_layers": [2, 3, 4, 8], "every": [1, 2]}
+    for wrong in ("2,n_layers=4", "n_layers,4"):
+        with pytest.raises(UsageError, match="allowed knobs are"):
+            parse_free(wrong, family, default)

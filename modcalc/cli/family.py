@@ -27,6 +27,7 @@ Multiple = Annotated[
         show_default=False,
     ),
 ]
+Within = Annotated[str, typer.Option("--within", metavar="SHARE", help="Relative difference to the constant that is OK.")]
 Context = Annotated[
     int | None,
     typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="With --hold decode: tokens already cached. [default: T - 1]", show_default=False),
@@ -40,6 +41,7 @@ def family(
     hold: Hold = "params",
     to: To = None,
     multiple_of: Multiple = None,
+    within: Within = "0.05",
     seq_len: SeqLen = None,
     context: Context = None,
     convention: ConventionName = "matmul",
@@ -51,7 +53,7 @@ def family(
     """Shapes of one cost (Petty et al. 2023, arXiv 2310.19956): some knobs of SPEC vary, one is solved for.
 
     With --hold params depth trades against width at constant parameters. Counted is what the spec has: embeddings, and
-    norms and biases if there are any. Solved values are whole; drift is what that leaves.
+    norms and biases if there are any. Solved values are whole; drift is what that leaves. Exit 1 if no shape is OK.
     """
     from modcalc.cost.conventions import convention as find_convention
     from modcalc.errors import UsageError
@@ -61,7 +63,7 @@ def family(
     from modcalc.search.costs import Basis
     from modcalc.search.families import constant, parse_vary, specs_of
     from modcalc.search.family import Family
-    from modcalc.search.question import at_length
+    from modcalc.search.question import at_length, fraction
     from modcalc.search.write import folder_for, write_specs
     from modcalc.spec.mod_option import load_as
     from modcalc.units import parse_bytes, parse_count
@@ -78,7 +80,9 @@ def family(
     T = seq_len or loaded.seq_len
     basis = Basis(T, 1, T - 1 if context is None else context, find_convention(convention, causal))
     target = None if to is None else (parse_bytes if hold == "kv" else parse_count)(to, "--to")
-    found = constant(Family(at_length(loaded, T)), values, solve, hold, basis, target=target, multiple_of=multiple_of)
+    found = constant(
+        Family(at_length(loaded, T)), values, solve, hold, basis, target=target, multiple_of=multiple_of, within=fraction("--within", within)
+    )
     files = {}
     if out is not None:
         files = write_specs(folder_for(out, force), list(specs_of(found)))
@@ -88,3 +92,5 @@ def family(
         show([table(found)], format)
     if out is not None:
         say([f"wrote {several(len(files), 'spec')} into {out}"], format)
+    if not found.found:
+        raise typer.Exit(1)

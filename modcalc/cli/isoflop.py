@@ -73,8 +73,8 @@ def isoflop(
     """From a budget to shapes, tokens and steps (--budget), or from a model to others that cost the same (--match).
 
     SPEC is the family: its attention, MLP, vocabulary and routing stay, the free knobs vary. Training FLOPs are counted
-    exactly, by the rows of each shape, not as 6ND (but for --convention 6nd). Exit code 2 if nothing can be asked so, 130
-    if the search was interrupted: what was found until then is printed.
+    exactly, by the rows of each shape, not as 6ND (but for --convention 6nd). Exit code 1 if no shape is OK, 2 if nothing can
+    be asked so, 130 if the search was interrupted: what was found until then is printed.
     """
     from modcalc.cost.conventions import convention as find_convention
     from modcalc.errors import UsageError
@@ -158,6 +158,7 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
     """Print, write and draw an answer; exit with 130 if the search was interrupted."""
     from modcalc.render.numbers import several
     from modcalc.render.output import chosen, emit, say, show
+    from modcalc.search.results import OK
     from modcalc.search.write import specs_of, write_specs
 
     written = list(specs_of(answer)) if folder else []
@@ -183,3 +184,5 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
         looked = sum(found.tally.looked for _, found in answer.founds)
         print(f"interrupted after {looked:,} shapes: this is what the search had found", file=sys.stderr)
         raise typer.Exit(130)
+    if not any(c.status == OK for _, found in answer.founds for c in found.candidates):
+        raise typer.Exit(1)

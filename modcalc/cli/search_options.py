@@ -22,7 +22,7 @@ Free = Annotated[
     _option(
         "--free",
         metavar="KNOBS",
-        help="Free knobs: n_layers,d_model,d_ff,capacity,every, each with values or not: n_layers=4:40:2, capacity=0.125+0.25. "
+        help="Free knobs: n_layers,d_model,d_ff,capacity,every, each with values or not: n_layers=4:40:2, capacity=0.125,0.25. "
         "[default: n_layers,d_model; with --match also d_ff]",
     ),
 ]

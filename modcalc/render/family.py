@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.render.isoflop import UNITS, inner_cells, shape
+from modcalc.render.numbers import share as percent
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.costs import COSTS
 from modcalc.search.families import Constant, Member
@@ -49,6 +50,7 @@ def table(family: Constant) -> Table:
         f"varied: {', '.join(family.vary)}; solved for: {family.solve}{steps}",
         f"one sequence of {basis.seq_len:,} tokens; KV cache of as many in bf16",
         f"convention {basis.rule.name}{pairs}: counts {basis.rule.counts}",
+        f"rule: at most {percent(family.within)} off what is held (--within)",
         *(f"rule: {line}" for line in family.family.rules({*family.vary, family.solve})),
     ]
     return Table(title=f"{spec.name}: a family at constant {family.hold}", headline=headline, columns=columns, rows=[row(m) for m in family.members])
@@ -64,6 +66,7 @@ def document(family: Constant, files: Mapping[int, str]) -> dict[str, Any]:
         "vary": family.vary,
         "solve": family.solve,
         "multiple_of": family.step,
+        "within": float(family.within),
         "workload": {"seq_len": family.basis.seq_len, "context": family.basis.context if family.hold == "decode" else None},
         "convention": {"name": rule.name, "causal": rule.causal, "counts": rule.counts, "citation": rule.citation},
         "candidates": [_member(m, files) for m in family.members],

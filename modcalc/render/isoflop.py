@@ -51,12 +51,13 @@ def _plan(answer: Answer, budget: int, found: Found) -> Table:
         f"steps of {basis.batch:,} x {basis.seq_len:,} tokens, rounded down; training FLOPs are counted from each shape's rows",
         *_rules(answer),
     ]
-    notes = [*_marked(answer.count, budget, found), *answer.notes, *_tally(found)]
+    notes = [*_marked(answer, budget, found), *answer.notes, *_tally(found)]
     return _table(f"{answer.asked.terms.family.spec.name}: shapes that spend {float(budget):.6g} training FLOPs", headline, cells, found, notes)
 
 
-def _marked(count: str, budget: int, found: Found) -> list[str]:
+def _marked(answer: Answer, budget: int, found: Found) -> list[str]:
     """What the marks are; how far off their rows are where that is far, and which options would bring one nearer."""
+    count, free = answer.count, answer.asked.terms.axes
     size = chinchilla_size(budget)
     aims = {
         MARKS[0]: ("it", Fraction(TOKENS_PER_PARAM), lambda c: tokens_per_param(c, count), real),
@@ -68,7 +69,8 @@ def _marked(count: str, budget: int, found: Found) -> list[str]:
         ),
     }
     options = [OPTIONS[rule] for rule, n in found.tally.broken.most_common() if n and rule not in ON_RESULTS]
-    nearer = f"to come nearer, try {', '.join([*options, '--multiple-of'])}"
+    options += ["--multiple-of"] if {"d_model", "d_ff"} & free.keys() else ["--free n_layers,d_model"]
+    nearer = f"to come nearer, try {', '.join(options)}"
     notes = []
     for mark, (what, aim, value, shown) in aims.items():
         for c in found.candidates:

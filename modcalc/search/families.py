@@ -20,7 +20,6 @@ from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import MAX_SIZE, Budget, Spec
 
 SOLVABLE = ("n_layers", "d_model", "d_ff")
-FAR = Fraction(1, 20)  # of the constant: what drifts more is no member
 MAX_MEMBERS = 10_000
 
 
@@ -44,13 +43,28 @@ class Constant:
     target: Exact
     basis: Basis
     step: int
+    within: Fraction
     members: tuple[Member, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether any member is one."""
+        return any(m.candidate.status == OK for m in self.members)
 
 
 def constant(
-    family: Family, vary: dict[str, list], solve: str, hold: str, basis: Basis, *, target: Exact | None = None, multiple_of: int | None = None
+    family: Family,
+    vary: dict[str, list],
+    solve: str,
+    hold: str,
+    basis: Basis,
+    *,
+    target: Exact | None = None,
+    multiple_of: int | None = None,
+    within: Fraction = Fraction(1, 20),
 ) -> Constant:
-    """The shapes whose cost `hold` comes nearest to `target` (default: the family's own spec's), one for each combination in `vary`.
+    """The shapes whose cost `hold` comes nearest to `target` (default: the family's own spec's), one for each combination in `vary`;
+    what drifts by a larger share of it than `within` is no member.
 
     Raises UsageError where a knob is not there, stands on both sides, or cannot be solved for.
     """
@@ -69,8 +83,8 @@ def constant(
     members = []
     for values in product(*vary.values()):
         shape = family.own._replace(**dict(zip(vary, values, strict=True)))
-        members.append(_member(family, shape, solve, hold, goal, basis, step))
-    return Constant(family, vary, solve, hold, goal, basis, step, tuple(members))
+        members.append(_member(family, shape, solve, hold, goal, basis, step, within))
+    return Constant(family, vary, solve, hold, goal, basis, step, within, tuple(members))
 
 
 def parse_vary(texts: list[str]) -> dict[str, list]:
@@ -87,7 +101,7 @@ def parse_vary(texts: list[str]) -> dict[str, list]:
     return found
 
 
-def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, basis: Basis, step: int) -> Member:
+def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, basis: Basis, step: int, within: Fraction) -> Member:
     def cost(n: int) -> Exact:
         spec = family.apply(shape._replace(**{solve: n * step}))
         return whole(bill(resolve(spec, basis.seq_len), (hold,), basis)[hold])
@@ -104,8 +118,8 @@ def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, ba
     c = replace(c, error=Fraction(drift) / goal)
     if c.status == OK and n == (1 if drift > 0 else most) and 2 * abs(drift) > cost(n + 1) - cost(n):  # more than rounding leaves
         c = c.drop(f"even {solve} {n * step:,} is {'above' if drift > 0 else 'below'} the target")
-    elif c.status == OK and abs(drift) > FAR * goal:
-        c = c.drop(f"steps of {step:,} in {solve} are too coarse: {float(c.error):+.1%} is as near as they come")
+    elif c.status == OK and abs(drift) > within * goal:
+        c = c.drop(f"steps of {step:,} in {solve} are too coarse for --within {float(within):g}")
     kv = whole(bill(resolve(c.spec, basis.seq_len), ("kv",), basis)["kv"])
     return Member(c, drift, kv)
 

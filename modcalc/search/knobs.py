@@ -1,4 +1,4 @@
-"""What the user may vary, in text: `n_layers=4:40:2,d_model=512:2048:64,capacity=0.125+0.25` -> values of each knob."""
+"""What the user may vary, in text: `n_layers=4:40:2,d_model=512:2048:64,capacity=0.125,0.25` -> values of each knob."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -22,7 +22,7 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
     """
     found: dict[str, Values] = {}
     given: dict[str, str | None] = {}
-    for part in text.split(","):
+    for part in _knobs(text):
         name, equals, values = (p.strip() for p in part.partition("="))
         known("--free", name)
         if name in given:
@@ -37,6 +37,17 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
         else:
             found[name] = parse_values(name, given[name], family.width_multiple if name == "d_model" else 1)
     return found
+
+
+def _knobs(text: str) -> list[str]:
+    """The parts of `text`, one a knob: a number behind a comma is a further value of the knob before it, as one behind + is."""
+    parts: list[str] = []
+    for part in text.split(","):
+        if part.strip()[:1].isdigit() and parts and "=" in parts[-1]:
+            parts[-1] += f"+{part}"
+        else:
+            parts.append(part)
+    return parts
 
 
 def _multiples(knob: str, text: str, multiple: int) -> Values:
