@@ -22,6 +22,10 @@ _HOME = {
 __all__ = ["account", "build", "dense_twin", "load", "resolve"]
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]
+
+
 def __getattr__(name: str) -> object:
     # Late, so that `import modcalc` never loads what is not used (torch above all).
     if name in _HOME:

@@ -253,9 +253,9 @@ def test_nothing_fits() -> None:
     assert (train.largest, train.held, longest.largest) == (0, None, 0)
     assert train.next == train_memory_bytes(resolve(spec, 4096), 1) > 2**34
     assert decode.largest == 1 and context.largest > 4096
-    for phase in (dict(phase="train"), dict(phase="decode", context=4095)):
+    for n, phase in ((4, dict(phase="train")), (2, dict(phase="decode", context=4095))):
         report = memory_report(spec, room=2**33, optimizer="sgd", **phase)
-        assert [(f.largest, f.held) for f in report.fits] == [(0, None)] * 4
+        assert [(f.largest, f.held) for f in report.fits] == [(0, None)] * n
         assert report.fixed("decode") == 13_476_831_232
         assert report.fixed("train") == 4 * 13_476_831_232 == train_memory(report.plan, optimizer="sgd").fixed
 

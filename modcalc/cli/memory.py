@@ -26,7 +26,10 @@ Device = Annotated[
 GpuMemory = Annotated[
     str | None,
     typer.Option(
-        "--gpu-memory", metavar="SIZE", help="Also the largest batch and the longest context that fit, such as into 80GiB.", show_default=False
+        "--gpu-memory",
+        metavar="SIZE",
+        help="Also the largest batch and the longest context that fit, such as into 80GiB; with --phase prefill or decode, of decode.",
+        show_default=False,
     ),
 ]
 
@@ -59,7 +62,7 @@ def memory(
 
     given = {"optimizer": optimizer, "master": master, "recompute": recompute, "attention": attention, "device": device}
     how = {name: value for name, value in given.items() if value is not None}
-    _check(phase, context, seq_len, how, gpu_memory)
+    _check(phase, context, seq_len, how)
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
     if room is not None and room < 2**20 and not gpu_memory.rstrip()[-1].isalpha():
         raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes? give its unit, such as {gpu_memory.strip()}GiB")
@@ -86,7 +89,7 @@ def memory(
         typer.echo(f"drawn into {target}", err=True)
 
 
-def _check(phase: str, context: int | None, seq_len: int | None, how: dict, gpu_memory: str | None) -> None:
+def _check(phase: str, context: int | None, seq_len: int | None, how: dict) -> None:
     """Options that contradict each other; Workload checks the rest."""
     from modcalc.errors import UsageError
 
@@ -94,6 +97,6 @@ def _check(phase: str, context: int | None, seq_len: int | None, how: dict, gpu_
         raise UsageError("--phase decode: say how many tokens are already cached with --context S")
     if phase == "decode" and seq_len is not None:
         raise UsageError("--seq-len with --phase decode: it computes one token per sequence; give the tokens before it by --context")
-    if how and phase != "train" and gpu_memory is None:
+    if how and phase != "train":
         options = ", ".join("--no-master" if value is False else f"--{name}" for name, value in how.items())
         raise UsageError(f"{options} with --phase {phase}: only --phase train has them")

@@ -38,18 +38,19 @@ def fits(
     batch: int = 1,
     dtype: str = "bf16",
     routings: tuple[str, ...] = ("expected",),
+    train: bool = True,
     **how: object,
 ) -> list[Fit]:
     """What `room` bytes hold: training at `seq_len` (largest batch) and at `batch` (longest sequence), and the same of decode.
 
-    routings: how routed blocks are taken at decode. how: further options of `train_memory`.
+    routings: how routed blocks are taken at decode. train: False leaves training out. how: further options of `train_memory`.
     """
     plan = resolve(spec, seq_len)
     longest = plan.max_len or MAX_SIZE
-    found = [
+    found = [] if not train else [
         _fit("train", "batch", "", lambda n: train_memory_bytes(plan, n, dtype=dtype, **how), room, MAX_SIZE),
         _fit("train", "seq_len", "", lambda n: train_memory_bytes(resolve(spec, n), batch, dtype=dtype, **how), room, longest, _uneven(spec)),
-    ]
+    ]  # fmt: skip
     for routing in routings:
         held = partial(_decode, plan, dtype, routing)
         label = routing if len(routings) > 1 else ""

@@ -96,7 +96,8 @@ def memory_report(
     twin = _memory(resolve(dense, plan.seq_len), work, dtype, how) if dense else None
     cached = work.context + work.seq_len
     routings = ("expected", "all") if spec.mod else ("expected",)
-    found = fits(spec, room, seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, **how) if room else ()
+    asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train")
+    found = fits(spec, room, **asked, **how) if room else ()
     choices = _choices(plan, work, dtype, how.get("device", "cuda")) if phase == "train" else ()
     return MemoryReport(spec, plan, work, dtype, how, memory, twin, choices, cached, _caches(spec, plan, dense, cached, batch), room, tuple(found))
 

@@ -23,12 +23,9 @@ def show_memory(reports: Sequence[MemoryReport], format: str) -> None:
     show([parts_table(alone)] if alone else [comparison(reports)], format)
     facts([("", ""), *remarks(reports)], format)
     more = [choices_table(alone)] if alone and alone.choices else []
-    for report in reports:
-        more += [cache_table(report)] if alone or len(report.caches) > 1 else []
-        more += [fits_table(report)] if report.room else []
-    if more:
-        write("\n")
-        show(more, format)
+    more += [cache_table(reports), *(fits_table(report) for report in reports if report.room)]
+    write("\n")
+    show(more, format)
 
 
 def parts(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
@@ -133,19 +130,22 @@ def _chosen(choice: Choice) -> str:
     return choice.attention if choice.recompute == "none" else f"{choice.recompute}, {choice.attention}"
 
 
-def cache_table(report: MemoryReport) -> Table:
+def cache_table(reports: Sequence[MemoryReport]) -> Table:
     """The KV cache in both widths; with routing its expectation, worst and best case, and the dense twin's."""
-    batch = report.work.batch
-    of = f"{count(report.cached)} tokens" + (f" of {batch:,} sequences" if batch > 1 else "")
-    columns = [Column("routing, token by token" if len(report.caches) > 1 else "blocks", key="routing")]
+    batch, several, differ = reports[0].work.batch, len(reports) > 1, lengths_differ(reports)
+    of = f"{'T' if differ else count(reports[0].cached)} tokens" + (f" of {batch:,} sequences" if batch > 1 else "")
+    columns = [Column("spec")] if several else []
+    columns += [Column("T", "count", "seq_len")] if differ else []
+    columns.append(Column("routing, token by token" if any(len(r.caches) > 1 for r in reports) else "blocks", key="routing"))
     for dtype, name, drop in (("bf16", "bf16, fp16", 0), ("fp32", "fp32", 1)):
         columns += [Column(name, "count", f"{dtype}_bytes", "bytes", drop), Column("size", "bytes", f"{dtype}_size_bytes", "", drop)]
     rows = []
-    for cache in report.caches:
-        label = CASES.get(cache.routing, cache.routing) if cache.routing else "all"
-        rows.append([label, *(value for dtype in cache.bytes for value in (cache.bytes[dtype], cache.bytes[dtype]))])
-    name = "" if len(report.caches) == 1 else f"{report.plan.name}: "
-    return Table(title=f"{name}KV cache of {of}", columns=columns, rows=rows)
+    for report in reports:
+        own = ([report.plan.name] if several else []) + ([report.cached] if differ else [])
+        for cache in report.caches:
+            label = CASES.get(cache.routing, cache.routing) if cache.routing else "all"
+            rows.append([*own, label, *(value for dtype in cache.bytes for value in (cache.bytes[dtype], cache.bytes[dtype]))])
+    return Table(title=f"KV cache of {of}", columns=columns, rows=rows)
 
 
 def fits_table(report: MemoryReport) -> Table:
