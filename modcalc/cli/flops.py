@@ -207,11 +207,12 @@ def _document(
     accounts: list[tuple], verdicts: list[list], hardware: list["Hardware | None"], runs: list["TrainingRun | None"], by: str | None, macs: bool
 ) -> None:
     """One document for one spec; `reports` of several."""
+    import dataclasses
+
     from msgspec.structs import asdict
 
     from modcalc.render.counted import verdicts_document
     from modcalc.render.document import account_document
-    from modcalc.render.hardware import hardware_document
     from modcalc.render.output import emit
 
     documents = []
@@ -222,7 +223,7 @@ def _document(
         )
     for document, h, run in zip(documents, hardware, runs, strict=True):
         if h:
-            document["hardware"] = hardware_document(h)
+            document["hardware"] = dataclasses.asdict(h)
         if run:
             document["training"] = asdict(run)
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

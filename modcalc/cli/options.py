@@ -46,7 +46,6 @@ Format = Annotated[
     typer.Option("--format", "-f", help="[default: table on a terminal, else plain]", show_default=False),
 ]
 Plot = Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Draw it into FILE (.svg or .png).", show_default=False)]
-Dtype = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option("--dtype", help="Type of weights and activations.")]
 Recompute = Annotated[
     Literal["none", "selective", "full"] | None,
     typer.Option(

@@ -15,37 +15,36 @@ from modcalc.errors import UsageError
 from modcalc.spec.plan import BlockPlan, Dim, MoePlan, Plan, RoutingPlan
 
 
-def routing_rows(r: RoutingPlan, b: BlockPlan, at: At, kept: Dim, name: str = "") -> list[Op]:
+def routing_rows(r: RoutingPlan, b: BlockPlan, at: At, kept: Dim) -> list[Op]:
     """Router, predictor, selection, gather, scatter and the way around; `at` sees all tokens, `kept` of them pass."""
     D = b.d_model
-    dot = f"{name}." if name else ""
     rows: list[Op] = []
     if r.router == "learned":
-        rows.append(at.linear(f"{dot}router", "router", D, 1, precise=True))
+        rows.append(at.linear("router", "router", D, 1, precise=True))
     if r.predictor_width is not None:
-        rows.append(at.linear(f"{dot}predictor.up_proj", "predictor", D, r.predictor_width, True, input_grad=False))
-        rows.append(at.point(f"{dot}predictor", "predictor", "activation", r.predictor_width))
-        rows.append(at.of(f"{dot}predictor").linear(f"{dot}predictor.down_proj", "predictor", r.predictor_width, 1, True))
-    rows.append(at.point(f"{dot}select", "router", "select", 1, part=r))
-    rows.append(at.point(f"{dot}gather", "router", "gather", D, tokens=kept, part=r))
-    rows.append(at.point(f"{dot}scatter", "router", "scatter", D, tokens=kept, part=r, reads=at.name("kept")))
+        rows.append(at.linear("predictor.up_proj", "predictor", D, r.predictor_width, True, input_grad=False))
+        rows.append(at.point("predictor", "predictor", "activation", r.predictor_width))
+        rows.append(at.of("predictor").linear("predictor.down_proj", "predictor", r.predictor_width, 1, True))
+    rows.append(at.point("select", "router", "select", 1, part=r))
+    rows.append(at.point("gather", "router", "gather", D, tokens=kept, part=r))
+    rows.append(at.point("scatter", "router", "scatter", D, tokens=kept, part=r, reads=at.name("kept")))
     if r.bypass:
         # Above a threshold there may be no token at all: in static shapes the way around has room for all.
         around = at.tokens if r.selection == "threshold" and not at.work.sampling else at.tokens - kept
         side = at.with_tokens(around, 0, 1 - r.share)
         if r.selection == "threshold":
-            rows.append(at.of("anew").point(f"{dot}gather", "router", "gather", D, tokens=kept))
+            rows.append(at.of("anew").point("gather", "router", "gather", D, tokens=kept))
         else:
             side = side.of("rest")
-            rows += [side.point(f"{dot}{what}", "router", what, D) for what in ("gather", "scatter")]
-        rows.append(side.norm(f"{dot}bypass_norm", b.norm))
-        rows += mlp_rows(r.bypass, D, side.of(f"{dot}bypass_norm"), f"{dot}bypass", "bypass")
+            rows += [side.point(what, "router", what, D) for what in ("gather", "scatter")]
+        rows.append(side.norm("bypass_norm", b.norm))
+        rows += mlp_rows(r.bypass, D, side.of("bypass_norm"), "bypass", "bypass")
     return rows
 
 
-def block_rows(b: BlockPlan, at: At, routing: RoutingPlan | None = None) -> list[Op]:
-    """Rows of one block (standing for `at.repeat` equal ones); `routing` defaults to the block's own."""
-    r = routing or b.routing
+def block_rows(b: BlockPlan, at: At) -> list[Op]:
+    """Rows of one block (standing for `at.repeat` equal ones)."""
+    r = b.routing
     rows: list[Op] = []
     attn, ffn = at.of("x"), at.of("x" if b.parallel != "none" else "x1")
     if r:

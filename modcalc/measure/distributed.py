@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from modcalc.measure.steps import Wrap
 
-PARALLEL = ("ddp", "fsdp")
 ROUNDS = 3
 Interval = tuple[float, float]
 

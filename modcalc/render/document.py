@@ -9,8 +9,6 @@ from modcalc.cost.compare import KV_DTYPE, free_work, is_expectation, kv_bytes, 
 from modcalc.cost.ops import whole
 from modcalc.render.breakdown import in_order, ordered
 
-COUNTERS = ("analytic", "fvcore", "torch")
-
 
 def account_document(
     report: Report, by: str = "component", *, twin: Report | None = None, sampling: Mapping[str, Report] | None = None, macs: bool = False
@@ -31,8 +29,6 @@ def account_document(
         "params": {"total": p.total, "active": p.active, "embedding": p.embedding, "non_embedding": p.non_embedding},
         "flops": flops(report),
         "expectation": is_expectation(report),
-        "counters": {"analytic": report.flops.forward, "fvcore": None, "torch": None},
-        "agree": None,
         "by": by,
         "lines": [
             {"label": x.label, "params": x.params, "forward": x.forward, "backward": _trained(report, x.backward)}

@@ -1,7 +1,6 @@
 """How `modcalc flops` tells hardware FLOPs: what a train step asks of a device beyond the model's own FLOPs."""
 
 from fractions import Fraction
-from typing import Any
 
 from modcalc.cost.account import Report
 from modcalc.cost.recompute import Hardware, fusible
@@ -21,14 +20,3 @@ def hardware_facts(report: Report, h: Hardware, unit: Unit) -> Facts:
     how = f"{ATTENTION[h.attention]}{needed}; {RECOMPUTE[h.recompute]}"
     over = f"{share(more)} more than the model's; backward {float(forward):.2f} times forward"
     return [("hardware", f"{count(unit.of(h.train_step))} {unit.name} per train step, {over} ({how})")]
-
-
-def hardware_document(h: Hardware) -> dict[str, Any]:
-    return {
-        "attention": h.attention,
-        "recompute": h.recompute,
-        "forward": h.forward,
-        "backward": h.backward,
-        "recomputed": h.recomputed,
-        "train_step": h.train_step,
-    }
