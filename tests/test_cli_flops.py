@@ -196,6 +196,49 @@ def test_the_training_run_of_a_spec(flops, tiny: Path) -> None:
     assert "training" not in flops(tiny, *options, "--format", "json").document
 
 
+def test_how_long_a_run_takes(flops, tiny: Path) -> None:
+    """As Llama 2 7B: 2 T tokens in 184,320 hours of an A100 (Touvron et al. 2023, arXiv 2307.09288, table 2), which is an MFU of 44.5 %."""
+    words = ("llama-2-7b", "--count", "analytic", "--backward", "--tokens", "2T", "--gpus", 2048, "--gpu", "NVIDIA A100-SXM4-80GB", "--mfu", 0.445)
+    run = flops(*words, "--format", "json").document["training"]
+    assert run["tokens"] >= 2 * 10**12 and round(run["cluster"]["device_hours"]) == 184_405
+    assert run["cluster"]["seconds"] == pytest.approx(run["flops"] / (2048 * 312e12 * 0.445), rel=1e-12)
+    out = flops(*words).out
+    assert "training time: 3.75 days, 184,405 device-hours: 2,048 x NVIDIA A100-SXM4-80GB at 44.5 % (--mfu) of 312 TFLOP/s (https://" in out
+    tiny.write_text(tiny.read_text() + "train: {batch_size: 4, steps: 9}\n")
+    own = ("--count", "analytic", "--backward", "--gpus", 1, "--mfu", 1)
+    run = flops(tiny, *own, "--peak-tflops", 1e-6, "--format", "json").document["training"]
+    assert run["cluster"]["seconds"] == run["flops"] / 1e6 == 3600 * run["cluster"]["device_hours"]
+    said = f"training time: {run['flops'] / 6e7:.3g} minutes, {run['flops'] / 3.6e9:.2f} device-hours: 1 x a device at 100.0 % (--mfu) of 1e-06"
+    assert said in flops(tiny, *own, "--peak-tflops", 1e-6).out
+    assert "1 x NVIDIA H200 at" in flops(tiny, *own, "--gpu", "h200").out and "(by --tokens)" in flops(tiny, *own[:3], "--tokens", "1K").out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tokens", "1K"], "--tokens without a train step: add --backward"),
+        (["--backward", "--tokens", "x"], "--tokens: found 'x'"),
+        (["--backward", "--mfu", "0.4", "--gpu", "h200"], "--gpu and --mfu without --gpus"),
+        (["--backward", "--gpus", "8", "--gpu", "h200"], "--mfu: it is not given"),
+        (["--backward", "--gpus", "8", "--gpu", "h200", "--mfu", "1.5"], "--mfu: found 1.5; allowed is a share above 0 and up to 1"),
+        (["--backward", "--gpus", "8", "--mfu", "0.4"], "give either --gpu NAME"),
+        (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h200", "--peak-tflops", "9"], "give either --gpu NAME"),
+        (
+            ["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h100", "--tokens", "1K"],
+            "--gpu h100: which of NVIDIA H100 80GB HBM3, NVIDIA H100 PCIe",
+        ),
+        (
+            ["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "tpu", "--tokens", "1K"],
+            "--gpu tpu: no datasheet of that name; there are NVIDIA A100",
+        ),
+        (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h200"], "tiny does not say how long it is trained; give --tokens"),
+    ],
+)
+def test_a_run_that_cannot_be_timed(flops, tiny: Path, words: list[str], said: str) -> None:
+    done = flops(tiny, "--count", "analytic", *words)
+    assert (done.code, done.out) == (2, "") and said in done.err
+
+
 @pytest.mark.parametrize("convention", ["megatron", "6nd", "fvcore"])
 def test_no_hardware_flops_where_recomputation_is_counted_already_or_no_pairs_are(flops, tiny: Path, convention: str) -> None:
     options = ["--count", "analytic", "--backward", "--convention", convention]

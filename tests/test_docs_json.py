@@ -30,6 +30,7 @@ COMMANDS = {
     "flops": [
         "tiny.yaml --count analytic --macs",
         "tiny.yaml --count all --backward",
+        "tiny.yaml --count analytic --backward --tokens 1M --gpus 8 --gpu h200 --mfu 0.4",
         "tiny.yaml --phase decode --context 3",
     ],
     "conventions": ["tiny.yaml"],

@@ -9,7 +9,7 @@ from modcalc.cli.options import AsMod, AttentionKernel, Batch, Causal, Context, 
 if TYPE_CHECKING:
     from modcalc.cost.account import Report
     from modcalc.cost.recompute import Hardware
-    from modcalc.cost.training import TrainingRun
+    from modcalc.cost.training import Cluster, TrainingRun
     from modcalc.measure.agreement import Verdict
     from modcalc.render.wording import Unit
 
@@ -18,6 +18,20 @@ Counting = Annotated[
     typer.Option("--count", help="Also count by running the model on the meta device. [default: by all counters installed]", show_default=False),
 ]
 Backward = Annotated[bool, typer.Option("--backward", help="Backward pass and train step too (phase train has them anyway).")]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens", metavar="COUNT", help="With --backward: tokens of a training run, such as 15T. [default: by the spec's train]", show_default=False
+    ),
+]
+Gpus = Annotated[int | None, typer.Option("--gpus", min=1, max=10**9, help="How long that run takes so many devices.", show_default=False)]
+GpuName = Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="With --gpus: their bf16 peak by datasheet.", show_default=False)]
+GpuPeak = Annotated[
+    float | None, typer.Option("--peak-tflops", min=1e-6, max=1e9, help="With --gpus: their peak in TFLOP/s, without --gpu.", show_default=False)
+]
+Mfu = Annotated[
+    float | None, typer.Option("--mfu", help="With --gpus: the share of their peak that training reaches, in model FLOPs.", show_default=False)
+]
 By = Annotated[
     Literal["total", "component", "layer", "path"] | None,
     typer.Option("--by", help="Rows of the table. [default: component; several specs: total]", show_default=False),
@@ -39,6 +53,11 @@ def flops(
     context: Context = None,
     recompute: Recompute = None,
     attention: AttentionKernel = None,
+    tokens: Tokens = None,
+    gpus: Gpus = None,
+    gpu: GpuName = None,
+    peak_tflops: GpuPeak = None,
+    mfu: Mfu = None,
     format: Format = None,
     plot: Plot = None,
 ) -> None:
@@ -49,15 +68,18 @@ def flops(
     from modcalc.cost.account import account
     from modcalc.cost.compare import sampling_range, twin
     from modcalc.cost.training import training_run
+    from modcalc.errors import UsageError
     from modcalc.render.output import chosen
     from modcalc.render.wording import Unit
     from modcalc.spec.mod_option import load_all
+    from modcalc.units import parse_count
 
-    again = {"--recompute": recompute, "--attention": attention}
+    again = {"--recompute": recompute, "--attention": attention, "--tokens": tokens, "--gpus": gpus}
     _check(phase, context, seq_len, backward, [option for option, given in again.items() if given])
+    cluster = _cluster(gpus, gpu, peak_tflops, mfu)
+    seen = None if tokens is None else parse_count(tokens, "--tokens")
     counters = _counters(count, phase)
     if plot is not None:
-        from modcalc.errors import UsageError
         from modcalc.render.plot import plot_target
 
         if by in ("total", "path") or (by == "layer" and len(specs) > 1):
@@ -70,12 +92,14 @@ def flops(
     for spec in load_all(specs, mod):
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
-        runs.append(training_run(spec, report) if backward else None)
+        runs.append(training_run(spec, report, seen) if backward else None)
+        if cluster and runs[-1] is None:
+            raise UsageError(f"--gpus: {spec.name} does not say how long it is trained; give --tokens, such as --tokens 15T")
 
     hardware = _hardware([report for report, _, _ in accounts], recompute, attention) if backward else [None] * len(accounts)
     unit = Unit(macs, accounts[0][0].convention.multiply_add)
     _show(accounts, by, unit, backward, format)
-    _show_training(accounts, hardware, runs, unit, format)
+    _show_training(accounts, hardware, runs, unit, "--tokens" if tokens else "the spec's `train`", cluster, format)
     if plot is not None:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
@@ -87,7 +111,7 @@ def flops(
         typer.echo(f"drawn into {target}", err=True)
     verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(accounts) == 1) for report, _, _ in accounts]
     if format == "json":
-        _document(accounts, verdicts, hardware, runs, by, macs)
+        _document(accounts, verdicts, hardware, runs, cluster, by, macs)
     if not all(v.agrees for one in verdicts for v in one):
         raise typer.Exit(1)
 
@@ -105,6 +129,27 @@ def _check(phase: str, context: int | None, seq_len: int | None, backward: bool,
         raise UsageError(f"--backward with --phase {phase}: sampling has no backward pass")
     if of_training and not (backward or phase == "train"):
         raise UsageError(f"{' and '.join(of_training)} without a train step: add --backward")
+
+
+def _cluster(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: float | None) -> "Cluster | None":
+    """The devices that a run is timed on; no figure of theirs is guessed."""
+    from modcalc.cost.training import Cluster
+    from modcalc.errors import UsageError
+
+    if gpus is None:
+        given = [option for option, value in (("--gpu", gpu), ("--peak-tflops", peak_tflops), ("--mfu", mfu)) if value is not None]
+        if given:
+            raise UsageError(f"{' and '.join(given)} without --gpus: nothing is timed; say how many there are")
+        return None
+    if mfu is None or not 0 < mfu <= 1:
+        found = "it is not given" if mfu is None else f"found {mfu:g}"
+        raise UsageError(f"--mfu: {found}; allowed is a share above 0 and up to 1, such as 0.4 (modcalc profile --mode train measures it)")
+    if (gpu is None) == (peak_tflops is None):
+        raise UsageError("--gpus: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
+    from modcalc.measure.hardware import named_peak, peak
+
+    name, found = named_peak(gpu, "bf16") if gpu else (None, peak("", "bf16", peak_tflops))
+    return Cluster(gpus, name, found.flops_per_s, found.source, mfu)
 
 
 def _counters(asked: str | None, phase: str) -> list[str]:
@@ -163,8 +208,16 @@ def _hardware(reports: list["Report"], recompute: str | None, attention: str | N
     return [hardware_flops(report, recompute or "none", attention or "fused") for report in reports]
 
 
-def _show_training(accounts: list[tuple], hardware: list["Hardware | None"], runs: list["TrainingRun | None"], unit: "Unit", format: str) -> None:
-    """Below the FLOPs of a train step: what a device is asked for, and what the spec's whole run costs."""
+def _show_training(
+    accounts: list[tuple],
+    hardware: list["Hardware | None"],
+    runs: list["TrainingRun | None"],
+    unit: "Unit",
+    said: str,
+    cluster: "Cluster | None",
+    format: str,
+) -> None:
+    """Below the FLOPs of a train step: what a device is asked for, and what the whole run costs."""
     if format == "json":
         return
     from modcalc.render.hardware import hardware_facts
@@ -172,7 +225,7 @@ def _show_training(accounts: list[tuple], hardware: list["Hardware | None"], run
     from modcalc.render.wording import training
 
     for (report, _, _), h, run in zip(accounts, hardware, runs, strict=True):
-        told = [*(hardware_facts(report, h, unit) if h else []), *(training(run, unit) if run else [])]
+        told = [*(hardware_facts(report, h, unit) if h else []), *(training(run, unit, said, cluster) if run else [])]
         if told:
             facts([*([] if len(accounts) == 1 else [("", ""), ("", report.plan.name)]), *told], format)
 
@@ -204,7 +257,13 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
 
 
 def _document(
-    accounts: list[tuple], verdicts: list[list], hardware: list["Hardware | None"], runs: list["TrainingRun | None"], by: str | None, macs: bool
+    accounts: list[tuple],
+    verdicts: list[list],
+    hardware: list["Hardware | None"],
+    runs: list["TrainingRun | None"],
+    cluster: "Cluster | None",
+    by: str | None,
+    macs: bool,
 ) -> None:
     """One document for one spec; `reports` of several."""
     import dataclasses
@@ -226,4 +285,7 @@ def _document(
             document["hardware"] = dataclasses.asdict(h)
         if run:
             document["training"] = asdict(run)
+        if run and cluster:
+            time = cluster.seconds(run.flops)
+            document["training"]["cluster"] = {**asdict(cluster), "seconds": time, "device_hours": time * cluster.devices / 3600}
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

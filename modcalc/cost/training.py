@@ -1,4 +1,4 @@
-"""The training run that the `train` section of a spec plans."""
+"""A training run: what the `train` section of a spec plans, or so many tokens, and how long that takes."""
 
 from fractions import Fraction
 
@@ -19,15 +19,34 @@ class TrainingRun(Struct, frozen=True):
     flops: Dim
 
 
-def training_run(spec: Spec, report: Report) -> TrainingRun | None:
-    """Steps as given, or whole steps that see at least train.tokens; None where the spec gives neither.
+class Cluster(Struct, frozen=True):
+    """Devices that train together. flops_per_s: what each can do, by `source`; mfu: the share of it that training reaches, in model
+    FLOPs (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+    """
 
-    report: an account of the spec, of any batch: its sequence length and its convention are those of the run.
+    devices: int
+    device: str | None
+    flops_per_s: float
+    source: str
+    mfu: float
+
+    def seconds(self, flops: Dim) -> float:
+        """Time that so many model FLOPs take all devices together."""
+        return float(flops) / (self.devices * self.flops_per_s * self.mfu)
+
+
+def training_run(spec: Spec, report: Report, tokens: int | None = None) -> TrainingRun | None:
+    """Steps as given, or whole steps that see at least so many tokens: `tokens`, or those of the spec; None where nothing says it.
+
+    report: an account of the spec: its sequence length and its convention are those of the run, and its batch is that of a step where
+    the spec has none.
     """
     train = spec.train
-    if train is None or (train.steps is None and train.tokens is None):
+    tokens, steps = (tokens, None) if tokens or not train else (train.tokens, train.steps)
+    if not (steps or tokens):
         return None
-    per_step = train.batch_size * report.plan.seq_len
-    steps = train.steps or -(-train.tokens // per_step)
+    batch = train.batch_size if train else report.work.batch
+    per_step = batch * report.plan.seq_len
+    steps = steps or -(-tokens // per_step)
     one = Fraction(report.flops.train_step) / report.work.batch
-    return TrainingRun(steps, train.batch_size, steps * per_step, whole(one * train.batch_size * steps))
+    return TrainingRun(steps, batch, steps * per_step, whole(one * batch * steps))

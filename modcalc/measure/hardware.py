@@ -146,6 +146,17 @@ def datasheets() -> list[Datasheet]:
     return msgspec.yaml.decode(files("modcalc.measure").joinpath("peaks.yaml").read_bytes(), type=list[Datasheet])
 
 
+def named_peak(name: str, dtype: str) -> tuple[str, Peak]:
+    """The device that a user means by its exact name or, where only one has it, by a part of that ("h200"), and its peak. Raises UsageError."""
+    names = [device for sheet in datasheets() for device in sheet.device]
+    exact = [n for n in names if n.lower() == name.lower()]
+    alike = exact or [n for n in names if name.lower() in n.lower()]
+    found = peak(alike[0], dtype) if len(alike) == 1 else None
+    if found is None:
+        raise UsageError(f"--gpu {name}: {'which of ' if len(alike) > 1 else 'no datasheet of that name; there are '}{', '.join(alike or names)}")
+    return alike[0], found
+
+
 def peak(name: str, dtype: str, tflops: float | None = None) -> Peak | None:
     """The peak of the device called exactly `name` in `dtype`; `tflops` (10^12 FLOP/s) is the user's own figure and goes first.
 

@@ -9,7 +9,7 @@ from modcalc.cost.compare import KV_DTYPE, experts_choose, free_work, is_expecta
 from modcalc.cost.convention import Convention
 from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
-from modcalc.cost.training import TrainingRun
+from modcalc.cost.training import Cluster, TrainingRun
 from modcalc.render.numbers import binary_bytes, count, several, share
 
 # Components in display order and as readers call them; routing stands apart, last.
@@ -142,11 +142,18 @@ def _windows(report: Report, unit: Unit) -> Facts:
     return [("windows", f"{text}--causal exact bills what tokens see: {count(unit.of(saved))} {unit.name} less there")]
 
 
-def training(run: TrainingRun, unit: Unit) -> Facts:
-    """What the spec's whole training run costs."""
+def training(run: TrainingRun, unit: Unit, said: str, cluster: Cluster | None) -> Facts:
+    """What a whole training run costs, as `said` plans it, and how long it takes a cluster."""
     flops = unit.of(run.flops)
     text = f"{count(flops)} {unit.name}, {float(flops):.4g}, in {several(run.steps, 'step')} of {several(run.batch_size, 'sequence')}"
-    return [("training", f"{text}, {count(run.tokens)} tokens (by the spec's `train`)")]
+    facts = [("training", f"{text}, {count(run.tokens)} tokens (by {said})")]
+    if cluster:
+        hours = cluster.seconds(run.flops) / 3600
+        time = f"{hours / 24:,.3g} days" if hours >= 24 else f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.3g} minutes"
+        spent = hours * cluster.devices
+        what = f"{cluster.devices:,} x {cluster.device or 'a device'} at {share(cluster.mfu)} (--mfu) of {cluster.flops_per_s / 1e12:g} TFLOP/s"
+        facts.append(("training time", f"{time}, {spent:,.{0 if spent >= 100 else 2}f} device-hours: {what} ({cluster.source})"))
+    return facts
 
 
 def _cache(report: Report) -> str:
