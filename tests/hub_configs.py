@@ -11,11 +11,11 @@ KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
-    "qwen3_vl_moe_text",
+    "qwen3_vl_moe_text", "phimoe",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
-    "qwen2_5_vl_text",
+    "qwen2_5_vl_text", "granitemoeshared",
 )  # fmt: skip
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = (
@@ -205,9 +205,14 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             experts = dict(moe_num_experts=top + rng.randint(0, 3), moe_k=top, moe_intermediate_size=rng.randint(3, 20))
             where = dict(moe_layer_start_index=rng.randint(0, L), moe_layer_end_index=rng.choice(ends), moe_layer_interval=rng.randint(1, 3))
             return dict(use_bias=flag() and not shared, moe_num_shared_experts=shared, **experts, **where)
-        case "granitemoe":
-            experts = dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
+        case "granitemoe" | "granitemoeshared":
+            experts = dict(shared_intermediate_size=rng.choice((0, rng.randint(3, 20)))) if model_type == "granitemoeshared" else {}
+            experts |= dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
             return dict(attention_bias=flag(), **experts, **_multipliers(rng, flag))
+        case "phimoe":
+            return dict(
+                attention_bias=flag(), lm_head_bias=flag(), num_local_experts=rng.randint(2, 5), **(dict(sliding_window=window) if flag() else {})
+            )
         case "olmoe" | "flex_olmo":
             return dict(attention_bias=flag(), norm_topk_prob=flag(), num_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
         case "gpt_oss":

@@ -49,6 +49,7 @@ COMMON = {
     **dict.fromkeys(("fc1", "mlp.fc1", "mlp.c_fc", "mlp.fc_in", "mlp.dense_h_to_4h"), "blocks.{}.mlp.up_proj"),
     **dict.fromkeys(("fc2", "mlp.fc2", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h"), "blocks.{}.mlp.down_proj"),
     **dict.fromkeys(("mlp.gate", "mlp.router", "block_sparse_moe.router"), "blocks.{}.moe.router"),
+    "shared_mlp.output_linear": "blocks.{}.moe.shared.down_proj",
     "mlp.shared_expert_gate": "blocks.{}.moe.shared_gate",
     "self_attn.q_a_proj": "blocks.{}.attn.q_down",
     "self_attn.q_a_layernorm": "blocks.{}.attn.q_down_norm",
@@ -63,6 +64,7 @@ OWN = {
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", "exaone4"), NORM_AFTER),
     "glm4": {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
 }
+GATED = {"mlp.gate_up_proj": "mlp", "shared_mlp.input_linear": "moe.shared"}  # gate and up in one
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
 NEIGHBOURS = ("glm", "glm4", "ernie4_5", "ernie4_5_moe", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium")
 
@@ -107,10 +109,9 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
         for p, part in zip("qkv", _qkv(config, value), strict=True):
             ours = f"attn.{p}_proj"
             yield f"{ours}.{leaf}", part if p == "v" else _turned(config, ours, part)
-    elif module == "mlp.gate_up_proj":
-        gate, up = value.chunk(2)
-        yield f"mlp.gate_proj.{leaf}", gate
-        yield f"mlp.up_proj.{leaf}", up
+    elif module in GATED:
+        for name, part in zip(("gate_proj", "up_proj"), value.chunk(2), strict=True):
+            yield f"{GATED[module]}.{name}.{leaf}", part
     elif ".norms." in module:
         ours = COMMON[module.split(".norms.")[0]]
         yield f"{ours}.{leaf}", value[None]

@@ -226,6 +226,8 @@ def test_factors() -> None:
     assert (granite.embedding.scale, granite.attention.scale, granite.residual_scale, granite.head.scale) == (12.0, 0.015625, 0.22, 1 / 8)
     assert (moe.residual_scale, moe.head.scale, moe.moe.score) == (0.22, 1 / 6, "topk_softmax")
     assert (named("command-r7b").head.scale, named("aya-23-8b").head.scale) == (0.25, 0.0625)
+    shared = named("granite-moe-7b-1b-shared").moe
+    assert (shared.n_shared, shared.shared_d_ff, shared.d_ff, tiny("granitemoeshared").moe.n_shared) == (1, 1024, None, 0)
     plain = tiny("granite")
     assert (plain.embedding.scale, plain.attention.scale, plain.residual_scale, plain.head.scale) == (None, 1.0, 1.0, None)
 
@@ -310,6 +312,12 @@ def test_shared_experts_and_groups() -> None:
     assert tiny("glm", num_key_value_heads=4, **flat) == tiny("glm", num_key_value_heads=4, **nested)
     with pytest.raises(SpecError, match="attn_type_list: a layer without softmax attention"):
         tiny("minimax_m2", num_key_value_heads=4, attn_type_list=[1, 0])
+
+
+def test_phi_moe_takes_two_experts_by_a_rule_of_its_own() -> None:
+    phi = named("phi-3.5-moe")
+    assert (phi.moe.top_k, phi.moe.renormalize, phi.norm.kind, phi.head.bias) == (2, False, "layernorm", True)
+    assert left_out(phi) == "the experts' weights of SparseMixer"
 
 
 def test_free_head_dim_and_partial_rotary() -> None:

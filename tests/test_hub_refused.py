@@ -126,6 +126,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "deepseek_v3", "num_key_value_heads": 8}, "one key and value per head"),
         ({"model_type": "deepseek_v3", "scoring_func": "softmax"}, 'only "sigmoid" here'),
         ({"model_type": "mixtral", "num_experts_per_tok": 9}, "moe.top_k"),
+        ({"model_type": "phimoe", "num_experts_per_tok": 4}, "num_experts_per_tok: 4; models of this model_type have only 2 here"),
         ({"model_type": "ernie4_5_moe", "use_bias": True}, "biases in shared but not in routed experts"),
         ({"model_type": "ernie4_5_moe", "moe_layer_end_index": -2}, "-2 is not an integer from -1"),
         ({"model_type": "phi3", "attention_bias": True}, "only false here"),

@@ -1,4 +1,5 @@
-"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE, ERNIE 4.5."""
+"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE,
+Phi-3.5-MoE, ERNIE 4.5."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -21,11 +22,13 @@ from modcalc.spec.hub_parts import (
     WINDOW,
     ModelType,
     like_llama,
+    norm,
     rope,
     sizes,
 )
 from modcalc.spec.hub_rules import of
 
+GRANITE = like_llama(32000, rms_norm_eps=1e-6, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS)
 ROUTED_FREE = ATTENTION_DROPOUT | {"output_router_logits", "router_aux_loss_coef"}
 
 
@@ -33,6 +36,8 @@ def experts(count: str, score: str = "softmax_topk") -> dict:
     """The expert section, `count` being the field that holds their number."""
     return {"moe.n_experts": of(count), "moe.top_k": r.needed("num_experts_per_tok"), "moe.score": score}
 
+
+GRANITE_KNOBS = {**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")}
 
 EXPERTS: dict[str, ModelType] = {
     "mixtral": ModelType(
@@ -147,11 +152,37 @@ EXPERTS: dict[str, ModelType] = {
         },
     ),
     "granitemoe": ModelType(
-        defaults=like_llama(32000, rms_norm_eps=1e-6, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS),
-        knobs={**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")},
+        defaults=GRANITE,
+        knobs=GRANITE_KNOBS,
         checks=WHOLE,
         free=ROUTED_FREE,
         fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "granitemoeshared": ModelType(
+        defaults=GRANITE | {"shared_intermediate_size": 0},
+        knobs={
+            **GRANITE_KNOBS, "moe.n_shared": lambda c: int(c["shared_intermediate_size"] > 0),
+            "moe.shared_d_ff": lambda c: c["shared_intermediate_size"] or None,
+        },
+        checks=WHOLE,
+        free=ROUTED_FREE,
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    "phimoe": ModelType(
+        defaults=sizes(
+            32064, 4096, 32, 32, max_position_embeddings=131072, intermediate_size=6400, num_key_value_heads=8, head_dim=None,
+            rms_norm_eps=1e-5, attention_bias=False, lm_head_bias=False, sliding_window=None, num_local_experts=16, **SILU, **rope(1000000.0),
+        ),
+        # Whatever num_experts_per_tok says, its router picks one expert, and then another among the rest.
+        knobs={
+            **LLAMA, **ATTENTION_BIAS, **WINDOW, **experts("num_local_experts"), **norm("layernorm", "rms_norm_eps"), "head.bias": of("lm_head_bias"),
+            "moe.top_k": 2, "moe.renormalize": False,
+        },
+        checks=WHOLE,
+        names={"num_experts": "num_local_experts"},
+        free=ROUTED_FREE | {"hidden_dropout", "input_jitter_noise", "original_max_position_embeddings", "router_jitter_noise"},
+        fixed=UNROTATED | NO_MLP_BIAS | {"num_experts_per_tok": (2,)},
+        dropped=(lambda c: "the experts' weights of SparseMixer",),
     ),
     "ernie4_5_moe": ModelType(
         defaults=sizes(

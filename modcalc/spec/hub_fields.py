@@ -24,14 +24,14 @@ KINDS = {
     **dict.fromkeys(
         (
             "first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "moe_num_shared_experts", "n_shared_experts", "num_experts",
-            "num_ln_in_parallel_attn", "num_shared_experts",
+            "num_ln_in_parallel_attn", "num_shared_experts", "shared_intermediate_size",
         ),
         "count",
     ),
     **dict.fromkeys(
         (
             "_remove_final_layer_norm", "alibi", "attention_bias", "attention_out_bias", "bias", "do_layer_norm_before", "enable_bias",
-            "layer_norm_elementwise_affine", "mlp_bias", "multi_query", "new_decoder_architecture", "norm_topk_prob", "parallel_attn",
+            "layer_norm_elementwise_affine", "lm_head_bias", "mlp_bias", "multi_query", "new_decoder_architecture", "norm_topk_prob", "parallel_attn",
             "qk_layernorm", "qkv_bias", "scale_attn_weights", "tie_word_embeddings", "use_bias", "use_parallel_residual", "use_qk_norm",
             "use_qkv_bias", "use_sliding_window",
         ),
