@@ -40,6 +40,7 @@ COMMON = {
     **{f"self_attn.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkvo"},
     **{f"self_attn.{p}_norm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},
     **{f"self_attn.{p}_layernorm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},
+    **{f"self_attn.{name}_layernorm": f"blocks.{{}}.attn.{name[0]}_norm" for name in ("query", "key")},
     **{f"attn.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkv"},
     **{f"attn.attention.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkv"},
     **{f"{name}.dense": "blocks.{}.attn.o_proj" for name in ATTENTIONS},
@@ -48,7 +49,7 @@ COMMON = {
     **{f"{name}.{p}_proj": f"blocks.{{}}.mlp.{p}_proj" for name in ("mlp", "ffn") for p in ("gate", "up", "down")},
     **dict.fromkeys(("fc1", "mlp.fc1", "mlp.c_fc", "mlp.fc_in", "mlp.dense_h_to_4h"), "blocks.{}.mlp.up_proj"),
     **dict.fromkeys(("fc2", "mlp.fc2", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h"), "blocks.{}.mlp.down_proj"),
-    **dict.fromkeys(("mlp.gate", "mlp.router", "block_sparse_moe.router"), "blocks.{}.moe.router"),
+    **dict.fromkeys(("mlp.gate", "mlp.gate.wg", "mlp.router", "block_sparse_moe.router"), "blocks.{}.moe.router"),
     "shared_mlp.output_linear": "blocks.{}.moe.shared.down_proj",
     "mlp.shared_expert_gate": "blocks.{}.moe.shared_gate",
     "self_attn.q_a_proj": "blocks.{}.attn.q_down",
@@ -57,7 +58,11 @@ COMMON = {
     "self_attn.kv_a_proj_with_mqa": "blocks.{}.attn.kv_down",
     "self_attn.kv_a_layernorm": "blocks.{}.attn.kv_down_norm",
     "self_attn.kv_b_proj": "blocks.{}.attn.kv_up",
-    **{f"mlp.{name}.{p}_proj": f"blocks.{{}}.moe.shared.{p}_proj" for name in ("shared_expert", "shared_experts") for p in ("gate", "up", "down")},
+    **{
+        f"mlp.{name}.{p}_proj": f"blocks.{{}}.moe.shared.{p}_proj"
+        for name in ("shared_expert", "shared_experts", "shared_mlp")
+        for p in ("gate", "up", "down")
+    },
 }
 NORM_AFTER = {"post_attention_layernorm": "blocks.{}.attn_out_norm"}
 OWN = {

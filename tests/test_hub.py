@@ -320,6 +320,14 @@ def test_phi_moe_takes_two_experts_by_a_rule_of_its_own() -> None:
     assert left_out(phi) == "the experts' weights of SparseMixer"
 
 
+def test_one_value_for_all_layers_may_be_a_list() -> None:
+    hunyuan = named("hunyuan-a13b")
+    assert (hunyuan.moe.n_experts, hunyuan.moe.top_k, hunyuan.moe.n_shared, hunyuan.moe.d_ff, hunyuan.mlp.d_ff) == (64, 8, 1, None, 3072)
+    assert left_out(hunyuan) == "dynamic RoPE scaling, norms of queries and keys after the rotation"
+    plain = dict(head_dim=8, num_experts=4, moe_topk=2)
+    assert tiny("hunyuan_v1_moe", **plain) == tiny("hunyuan_v1_moe", head_dim=8, num_experts=[4] * 4, moe_topk=[2] * 4, num_shared_expert=[1] * 4)
+
+
 def test_free_head_dim_and_partial_rotary() -> None:
     assert named("qwen3-0.6b").attention.head_dim == 128 and named("llama-2-7b").attention.head_dim is None
     assert named("phi-2").positions.fraction == 0.4 and named("pythia-160m").positions.fraction == 0.25

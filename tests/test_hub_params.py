@@ -171,6 +171,8 @@ NO_FIELDS = {
     "glm4_moe_lite": ("first_k_dense_replace",),
     # The class of the whole model ties, and by default does not.
     **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
+    "hunyuan_v1_dense": ("attention_head_dim",),
+    "hunyuan_v1_moe": ("attention_head_dim", "moe_intermediate_size"),
 }
 
 
@@ -179,8 +181,8 @@ NEEDED = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "nemotron": {"num_key_value_heads": 48},
     "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
-    "ministral": {"head_dim": 128},
     "qwen3_vl_moe_text": {"tie_word_embeddings": False},
+    **dict.fromkeys(("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe"), {"head_dim": 128}),
 }
 
 

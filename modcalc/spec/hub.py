@@ -14,7 +14,7 @@ from typing import Any
 from modcalc.errors import SpecError
 from modcalc.spec.hub_deepseek import DEEPSEEK
 from modcalc.spec.hub_experts import EXPERTS
-from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, same, show, wrong
+from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, alike, same, show, wrong
 from modcalc.spec.hub_layernorm import LAYERNORM
 from modcalc.spec.hub_outnorm import OUTNORM
 from modcalc.spec.hub_parts import ModelType
@@ -62,8 +62,9 @@ def from_config(source: str | Path | Mapping[str, Any], section: str | None = No
     unknown field, a value of a wrong type, values that make no model.
     """
     at = read_config(source, section)
-    raw = at.fields
     kind = _model_type(at)
+    layers = at.fields.get("num_hidden_layers", kind.defaults["num_hidden_layers"])
+    raw = {key: alike(value, layers) if key in kind.per_layer else value for key, value in at.fields.items()}
     problems = [at.problem(key, text) for key, text in _unknown(raw, kind)] + _architectures(at)
     config, bad = _config(raw, kind)
     problems += [at.problem(key, text) for key, text in bad]

@@ -1,5 +1,5 @@
 """Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE,
-Phi-3.5-MoE, ERNIE 4.5."""
+Phi-3.5-MoE, HunYuan, ERNIE 4.5."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -7,6 +7,12 @@ from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     ATTENTION_DROPOUT,
+    HUNYUAN,
+    HUNYUAN_CHECKS,
+    HUNYUAN_DEFAULTS,
+    HUNYUAN_DROPPED,
+    HUNYUAN_FIXED,
+    HUNYUAN_FREE,
     LLAMA,
     MULTIPLIERS,
     NO_BIAS,
@@ -37,6 +43,11 @@ def experts(count: str, score: str = "softmax_topk") -> dict:
     return {"moe.n_experts": of(count), "moe.top_k": r.needed("num_experts_per_tok"), "moe.score": score}
 
 
+# Of files whose training code could have latent attention and groups of experts too, both off.
+NO_LATENT = {
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), (None,)),
+    **dict.fromkeys(("n_group", "topk_group", "use_mla"), (False, None)),
+}
 GRANITE_KNOBS = {**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")}
 
 EXPERTS: dict[str, ModelType] = {
@@ -183,6 +194,21 @@ EXPERTS: dict[str, ModelType] = {
         free=ROUTED_FREE | {"hidden_dropout", "input_jitter_noise", "original_max_position_embeddings", "router_jitter_noise"},
         fixed=UNROTATED | NO_MLP_BIAS | {"num_experts_per_tok": (2,)},
         dropped=(lambda c: "the experts' weights of SparseMixer",),
+    ),
+    # One width for the experts and the one that is shared.
+    "hunyuan_v1_moe": ModelType(
+        defaults=HUNYUAN_DEFAULTS | dict(num_experts=1, num_experts_per_tok=1, moe_intermediate_size=None),
+        knobs={**HUNYUAN, **experts("num_experts"), "moe.n_shared": 1},
+        checks=(*HUNYUAN_CHECKS, r.read_instead("moe_intermediate_size", "intermediate_size", of("intermediate_size"))),
+        names={"moe_topk": "num_experts_per_tok", "num_local_experts": "num_experts"},
+        free=HUNYUAN_FREE | {
+            "group_limited_greedy", "moe_drop_tokens", "moe_random_routing_dropped_token", "norm_topk_prob", "output_router_logits",
+        },
+        per_layer=frozenset({"moe_intermediate_size", "moe_topk", "num_experts", "num_shared_expert"}),
+        fixed=HUNYUAN_FIXED | NO_LATENT | {
+            "moe_layer_num_skipped": (0,), "num_shared_expert": (1,), "routed_scaling_factor": (False, None, 1), "use_mixed_mlp_moe": (True,),
+        },
+        dropped=HUNYUAN_DROPPED,
     ),
     "ernie4_5_moe": ModelType(
         defaults=sizes(

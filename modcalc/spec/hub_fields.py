@@ -13,7 +13,7 @@ from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 KINDS = {
     **dict.fromkeys(
         (
-            "decoder_sparse_step", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank",
+            "attention_head_dim", "decoder_sparse_step", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank",
             "max_position_embeddings", "max_seq_len", "moe_intermediate_size", "moe_layer_interval", "n_group", "n_inner", "n_routed_experts",
             "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
             "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
@@ -57,6 +57,7 @@ KINDS = {
 
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
+    "attention_head_dim", "moe_intermediate_size",
     "attention_layers", "attention_types", "attn_config", "attn_logit_softcapping", "attn_type_list", "ffn_hidden_size", "final_logit_softcapping",
     "head_dim", "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner",
     "no_rope_layers", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank",
@@ -166,6 +167,11 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def alike(value: Any, n: Any) -> Any:
+    """What a list with one value for each of n layers says of all of them, if that is the same; else what it was."""
+    return value[0] if isinstance(value, list) and len(value) == n and value and all(same(v, value[0]) for v in value) else value
+
+
 def wrong(field: str, value: Any) -> str | None:
     """What is wrong with the value of an understood field; None if nothing is."""
     if value is None:
@@ -178,4 +184,6 @@ def wrong(field: str, value: Any) -> str | None:
     hint = ""
     if isinstance(value, str) and KINDS[field] in ("size", "layers", "count", "index", "number", "flag"):
         hint = "; write it without quotes" if value.strip().replace(".", "", 1).isdigit() or value in ("true", "false") else ""
+    if isinstance(value, list) and KINDS[field] in ("size", "count"):
+        hint = ", the same for all layers"
     return f"{show(value)} is not {allowed}{hint}"

@@ -13,11 +13,12 @@ class ModelType:
     """One model_type of the transformers library.
 
     defaults: the understood fields, with the value that the library's class takes where a file omits them (a test holds
-    them to the installed classes). knobs: dotted path of the spec -> a rule over those fields, or a constant of the type.
-    only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse.
-    names: other names of understood fields. zeros: fields in which the library writes 0 for null. free: fields that cost
-    nothing. fixed: fields that the library does not read for this type, with the values that agree with what it builds. dropped:
-    rules that say what of the model a spec does not carry, or None. by_layer: whether rotary settings are by type of layer.
+    them to the installed classes). knobs: dotted path of the spec -> a rule over those fields, or a constant of the
+    type. only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse. names:
+    other names of understood fields. zeros: fields in which the library writes 0 for null. free: fields that cost
+    nothing. per_layer: fields that may be a list with one value, the same, for each layer. fixed: fields that the
+    library does not read for this type, with the values that agree with what it builds. dropped: rules that say what of
+    the model a spec does not carry, or None. by_layer: whether rotary settings are by type of layer.
     """
 
     defaults: dict[str, Any]
@@ -27,6 +28,7 @@ class ModelType:
     names: dict[str, str] = field(default_factory=dict)
     zeros: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
+    per_layer: frozenset[str] = frozenset()
     fixed: dict[str, tuple] = field(default_factory=dict)
     dropped: tuple[r.Rule, ...] = ()
     by_layer: bool = False
@@ -77,7 +79,8 @@ MULTIPLIERS = {
 UNGATED = {**DECODER, **GROUPED, **ROTARY, **norm("rmsnorm", "rms_norm_eps")}
 LLAMA = {**UNGATED, **GATED}
 
-# GLM-4, whose two types differ in their norms alone.
+# HunYuan's two types share all but their MLP, GLM-4's all but their norms.
+HUNYUAN = {**LLAMA, **QK_HEAD, **ATTENTION_BIAS}
 GLM = {**LLAMA, **PARTIAL, **QKV_BIAS}
 
 # Defaults
@@ -115,13 +118,25 @@ GLM_DEFAULTS = sizes(
     151552, 4096, 40, 32, max_position_embeddings=131072, intermediate_size=13696, num_key_value_heads=2, head_dim=128,
     rms_norm_eps=1.5625e-07, attention_bias=True, **SILU, **rope(partial_rotary_factor=0.5),
 )  # fmt: skip
+HUNYUAN_DEFAULTS = dict(like_llama(290943, rms_norm_eps=1e-5), attention_head_dim=None)
 NO_MULTIPLIERS = dict(embedding_multiplier=1.0, logits_scaling=1.0, residual_multiplier=1.0, attention_multiplier=1.0)
 
 # Checks, free and fixed fields
 
 WHOLE = (rotary.all_rotated,)
+# HunYuan's layers cannot do without head_dim; its files say much more that the library's class takes for granted.
+HUNYUAN_CHECKS = (*WHOLE, r.needed("head_dim"), r.read_instead("attention_head_dim", "head_dim", r.head_width))
 ATTENTION_DROPOUT = frozenset({"attention_dropout"})
 UNROTATED = {"partial_rotary_factor": (1, None)}
 NO_MLP_BIAS = {"mlp_bias": (False, None)}
 NO_BIAS = {"attention_bias": (False, None), **NO_MLP_BIAS}
+HUNYUAN_FREE = ATTENTION_DROPOUT | {
+    "cla_share_factor", "class_num", "dense_list", "eod_token_id", "im_end_id", "im_newline_id", "im_start_id", "mask_init_id", "org_vocab_size",
+    "pad_id", "pool_type", "pretraining_tp", "text_end_id", "text_start_id",
+}  # fmt: skip
+HUNYUAN_FIXED = {
+    **UNROTATED, **NO_MLP_BIAS, "add_classification_head": (False, None), "norm_type": ("rms",), "use_cla": (False, None), "use_qk_norm": (True,),
+    "use_rotary_pos_emb": (True,),
+}  # fmt: skip
+HUNYUAN_DROPPED = (lambda c: "norms of queries and keys after the rotation",)
 NO_WINDOW = {"sliding_window": (None,), "use_sliding_window": (False, None)}

@@ -1,4 +1,5 @@
-"""Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, CWM, Phi-3, SmolLM3, GLM, Granite and others."""
+"""Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, CWM, Phi-3, SmolLM3, GLM, Granite, HunYuan and
+others."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -9,6 +10,12 @@ from modcalc.spec.hub_parts import (
     GEMMA,
     GLM,
     GLM_DEFAULTS,
+    HUNYUAN,
+    HUNYUAN_CHECKS,
+    HUNYUAN_DEFAULTS,
+    HUNYUAN_DROPPED,
+    HUNYUAN_FIXED,
+    HUNYUAN_FREE,
     LLAMA,
     LLAMA_BIASES,
     MULTIPLIERS,
@@ -197,6 +204,14 @@ RMSNORM: dict[str, ModelType] = {
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED,
+    ),
+    "hunyuan_v1_dense": ModelType(
+        defaults=HUNYUAN_DEFAULTS,
+        knobs=HUNYUAN,
+        checks=HUNYUAN_CHECKS,
+        free=HUNYUAN_FREE,
+        fixed=HUNYUAN_FIXED,
+        dropped=HUNYUAN_DROPPED,
     ),
     "arcee": ModelType(
         defaults=sizes(
