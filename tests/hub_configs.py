@@ -11,7 +11,7 @@ KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
-    "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe",
+    "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -62,7 +62,7 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     free = model_type in KV_FREE and flag()
     # Without a head_dim of its own a model's width is that of its heads.
     D = 2 * rng.randint(4, 20) if free else H * N
-    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3"):
+    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2"):
         D = H * 2 * rng.randint(2, 8)  # the library's class wants a multiple all the same
     L = rng.randint(1, 5)
     c: dict[str, Any] = dict(vocab_size=rng.randint(10, 90), hidden_size=D, num_hidden_layers=L, num_attention_heads=H, max_position_embeddings=64)
@@ -123,7 +123,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(head_dim=c["hidden_size"] // H, attention_bias=flag(), mlp_bias=flag())
         case "olmo3":
             return dict(attention_bias=flag(), sliding_window=window, **(dict(layer_types=layers) if flag() else {}))
-        case "arcee" | "nemotron":
+        case "arcee" | "nemotron" | "jais2":
             return dict(attention_bias=flag(), mlp_bias=flag())
         case "ernie4_5":
             return dict(use_bias=flag())
@@ -223,9 +223,16 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
         case "gpt_oss":
             more = dict(layer_types=layers) if flag() else {}
             return dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top, sliding_window=window, attention_bias=flag(), **more)
-        case "youtu":
+        case "youtu" | "minicpm3":
+            more = {}
+            if model_type == "minicpm3":
+                more = dict(
+                    mlp_bias=flag(), scale_emb=rng.choice((1, 0.5)), scale_depth=rng.choice(("null", 0.7)), dim_model_base=rng.choice(("null", 9))
+                )
             dims = dict(kv_lora_rank=rng.randint(2, 9), q_lora_rank=rng.choice(("null", rng.randint(2, 9))), qk_rope_head_dim=2 * rng.randint(1, 4))
-            return dict(num_key_value_heads=H, attention_bias=flag(), v_head_dim=rng.randint(2, 9), qk_nope_head_dim=rng.randint(2, 9), **dims)
+            widths = (rng.randint(2, 9),) if model_type == "youtu" else ("null", rng.randint(2, 9))
+            dims |= dict(v_head_dim=rng.choice(widths), qk_nope_head_dim=rng.randint(2, 9))
+            return dict(num_key_value_heads=H, attention_bias=flag(), **dims, **more)
         case "deepseek_v2" | "deepseek_v3" | "glm4_moe" | "glm4_moe_lite" | "dots1" | "solar_open":
             groups = rng.choice((1, 2))
             # Groups are ranked by their two best experts, so each needs two.

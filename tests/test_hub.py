@@ -228,6 +228,10 @@ def test_factors() -> None:
     assert (named("command-r7b").head.scale, named("aya-23-8b").head.scale) == (0.25, 0.0625)
     shared = named("granite-moe-7b-1b-shared").moe
     assert (shared.n_shared, shared.shared_d_ff, shared.d_ff, tiny("granitemoeshared").moe.n_shared) == (1, 1024, None, 0)
+    mini = named("minicpm3-4b")
+    assert (mini.embedding.scale, mini.residual_scale, mini.head.scale) == (12.0, 1.4 / 62**0.5, 0.1)
+    off = tiny("minicpm3", num_key_value_heads=4, scale_emb=1, scale_depth=None, dim_model_base=None)
+    assert (off.embedding.scale, off.residual_scale, off.head.scale, off.attention.latent.v_dim) == (None, 1.0, None, 8)
     plain = tiny("granite")
     assert (plain.embedding.scale, plain.attention.scale, plain.residual_scale, plain.head.scale) == (None, 1.0, 1.0, None)
 
@@ -237,6 +241,8 @@ def test_the_gpt_family() -> None:
     assert neo.attention.window == [None, 256] and neo.attention.scale == 1.0 and neo.attention.bias == ProjectionBias(o=True)
     assert (j.parallel, j.positions.kind, j.positions.fraction, j.head.bias, j.attention.bias) == ("shared_norm", "rotary", 0.25, True, False)
     assert tiny("gptj", rotary_dim=6).positions.fraction == 0.75
+    jais = named("jais-2-8b")
+    assert (jais.norm.kind, jais.mlp.kind, jais.mlp.activation, jais.attention.bias, jais.mlp.bias) == ("layernorm", "plain", "relu2", True, True)
     code = named("codegen-350m")
     assert (code.parallel, code.positions.fraction, code.head.bias, code.attention.bias, code.mlp.bias) == ("shared_norm", 0.5, True, False, True)
     assert (star.attention.n_kv_heads, star.positions.kind, star.seq_len) == (1, "learned", 8192)

@@ -1,5 +1,5 @@
 """Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin,
-Solar Open, dots.llm1, K-EXAONE; and Youtu-LLM, which has the attention alone."""
+Solar Open, dots.llm1, K-EXAONE; and Youtu-LLM and MiniCPM3, which have the attention alone."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
@@ -25,7 +25,7 @@ from modcalc.spec.hub_rules import of
 MLA = {
     "attention.head_dim": None, "attention.n_kv_heads": None, "attention.latent.kv_rank": of("kv_lora_rank"),
     "attention.latent.q_rank": of("q_lora_rank"), "attention.latent.nope_dim": of("qk_nope_head_dim"),
-    "attention.latent.rope_dim": of("qk_rope_head_dim"), "attention.latent.v_dim": of("v_head_dim"),
+    "attention.latent.rope_dim": of("qk_rope_head_dim"), "attention.latent.v_dim": r.needed("v_head_dim"),
     # Biases of the two down projections and of the output; the up projections have none.
     "attention.bias.q": lambda c: c["q_lora_rank"] is not None, "attention.bias.k": True, "attention.bias.o": True,
 }  # fmt: skip
@@ -94,6 +94,22 @@ DEEPSEEK: dict[str, ModelType] = {
         checks=(*WHOLE, r.own_kv_heads),
         free=ATTENTION_DROPOUT | MLA_FREE | {"embedding_initializer_range", "head_dim"},
         fixed=UNROTATED | NO_MLP_BIAS,
+        dropped=MLA_DROPPED,
+    ),
+    "minicpm3": ModelType(
+        defaults=sizes(
+            73448, 2560, 62, 40, tied=True, max_position_embeddings=32768, intermediate_size=6400, num_key_value_heads=40, kv_lora_rank=256,
+            q_lora_rank=768, qk_rope_head_dim=32, v_head_dim=None, qk_nope_head_dim=64, rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False,
+            scale_emb=12, scale_depth=1.4, dim_model_base=256, **SILU, **rope(),
+        ),
+        knobs={
+            **LLAMA, **MLA, "mlp.bias": of("mlp_bias"), "attention.latent.v_dim": lambda c: c["v_head_dim"] or r.head_width(c),
+            "embedding.scale": r.factor("scale_emb"), "residual_scale": r.scaled_by_depth, "head.scale": r.scaled_by_width,
+        },
+        only_if=MLA_BIASED,
+        checks=(*WHOLE, r.own_kv_heads, r.head_dim),
+        free=ATTENTION_DROPOUT | MLA_FREE | {"head_dim"},
+        fixed=UNROTATED,
         dropped=MLA_DROPPED,
     ),
     "glm4_moe": ModelType(

@@ -13,11 +13,12 @@ from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 KINDS = {
     **dict.fromkeys(
         (
-            "attention_head_dim", "decoder_sparse_step", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank",
-            "max_position_embeddings", "max_seq_len", "moe_intermediate_size", "moe_layer_interval", "n_group", "n_inner", "n_routed_experts",
-            "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
-            "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
-            "_sliding_window_pattern", "sliding_window", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
+            "attention_head_dim", "decoder_sparse_step", "dim_model_base", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size",
+            "intermediate_size", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size", "moe_layer_interval", "n_group",
+            "n_inner", "n_routed_experts", "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads",
+            "num_kv_heads", "num_local_experts", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length",
+            "shared_expert_intermediate_size", "_sliding_window_pattern", "sliding_window", "topk_group", "v_head_dim", "vocab_size", "window_size",
+            "word_embed_proj_dim",
         ),
         "size",
     ),
@@ -42,6 +43,7 @@ KINDS = {
             "attention_multiplier", "attn_logit_softcapping", "embedding_multiplier", "final_logit_softcapping", "layer_norm_eps",
             "layer_norm_epsilon", "logit_scale", "logits_scaling", "norm_eps", "norm_epsilon", "partial_rotary_factor", "query_pre_attn_scalar",
             "residual_multiplier", "rms_norm_eps", "rope_local_base_freq", "rope_theta", "rotary_emb_base", "rotary_pct", "routed_scaling_factor",
+            "scale_depth", "scale_emb",
         ),
         "number",
     ),
@@ -57,11 +59,11 @@ KINDS = {
 
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
-    "attention_head_dim", "moe_intermediate_size",
-    "attention_layers", "attention_types", "attn_config", "attn_logit_softcapping", "attn_type_list", "ffn_hidden_size", "final_logit_softcapping",
-    "head_dim", "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner",
-    "no_rope_layers", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank",
-    "rope_parameters", "rope_scaling", "rotary_dim", "sliding_window", "sliding_window_pattern", "topk_group", "word_embed_proj_dim",
+    "attention_head_dim", "attention_layers", "attention_types", "attn_config", "attn_logit_softcapping", "attn_type_list", "dim_model_base",
+    "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types",
+    "mlp_only_layers", "n_group", "n_inner", "no_rope_layers", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads",
+    "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim", "scale_depth",
+    "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
 }  # fmt: skip
 
 # Free in every type: what the library writes or once wrote into any config, generation settings of version 4, tokens, storage.

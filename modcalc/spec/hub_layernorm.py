@@ -1,5 +1,5 @@
 """Model types with LayerNorm: the GPT family, CodeGen, OPT, BLOOM, MPT, Phi, Persimmon, StarCoder, StableLM, Falcon, OLMo,
-Command R, Nemotron."""
+Command R, Nemotron, Jais 2."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -179,6 +179,16 @@ LAYERNORM: dict[str, ModelType] = {
         knobs={**DECODER, **GROUPED, **PARTIAL, **LLAMA_BIASES, **norm("layernorm", "norm_eps"), "norm.unit_offset": True},
         # Left in the published files by the training code; the library reads head_dim.
         free=ATTENTION_DROPOUT | {"kv_channels"},
+    ),
+    "jais2": ModelType(
+        defaults=sizes(
+            150272, 3328, 32, 26, max_position_embeddings=8192, intermediate_size=26624, num_key_value_heads=None, head_dim=None,
+            hidden_act="relu2", layer_norm_eps=1e-5, attention_bias=True, mlp_bias=True, **rope(),
+        ),
+        knobs={**DECODER, **GROUPED, **ROTARY, **LLAMA_BIASES, **norm("layernorm", "layer_norm_eps")},
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED,
     ),
     "stablelm": ModelType(
         defaults=sizes(

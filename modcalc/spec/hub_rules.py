@@ -4,6 +4,7 @@ A rule takes a Config (field -> value, the library's defaults filled in) and ret
 knob at the spec's default. It raises Refused where the values make no model.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,16 @@ def needed(field: str) -> Rule:
 def factor(field: str) -> Rule:
     """A factor that may be 1, which is none."""
     return lambda c: None if c[field] == 1 else float(c[field])
+
+
+def scaled_by_depth(c: Config) -> float | None:
+    """MiniCPM: what a part adds, times scale_depth / sqrt(L)."""
+    return None if c["scale_depth"] is None else c["scale_depth"] / math.sqrt(c["num_hidden_layers"])
+
+
+def scaled_by_width(c: Config) -> float | None:
+    """MiniCPM: logits, times dim_model_base / D."""
+    return None if c["dim_model_base"] in (None, c["hidden_size"]) else c["dim_model_base"] / c["hidden_size"]
 
 
 def head_dim(c: Config) -> int | None:
