@@ -11,7 +11,7 @@ KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
-    "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2",
+    "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -62,7 +62,7 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     free = model_type in KV_FREE and flag()
     # Without a head_dim of its own a model's width is that of its heads.
     D = 2 * rng.randint(4, 20) if free else H * N
-    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2"):
+    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax"):
         D = H * 2 * rng.randint(2, 8)  # the library's class wants a multiple all the same
     L = rng.randint(1, 5)
     c: dict[str, Any] = dict(vocab_size=rng.randint(10, 90), hidden_size=D, num_hidden_layers=L, num_attention_heads=H, max_position_embeddings=64)
@@ -146,8 +146,9 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
                 listed = dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)])
                 where |= listed if flag() else dict(first_k_dense_replace=rng.randint(0, L))
             return dict(sliding_window=window, **where)
-        case "granite":
-            return dict(attention_bias=flag(), mlp_bias=flag(), **_multipliers(rng, flag))
+        case "granite" | "hyperclovax":
+            more = dict(use_post_norm=flag()) if model_type == "hyperclovax" else {}
+            return dict(**more, attention_bias=flag(), mlp_bias=flag(), **_multipliers(rng, flag))
         case "cohere":
             return dict(attention_bias=flag(), use_qk_norm=flag(), logit_scale=rng.choice((0.0625, 1.0)))
         case "cohere2":

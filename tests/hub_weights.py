@@ -37,6 +37,8 @@ COMMON = {
     "post_attention_layernorm": "blocks.{}.mlp_norm",
     "pre_feedforward_layernorm": "blocks.{}.mlp_norm",
     "post_feedforward_layernorm": "blocks.{}.mlp_out_norm",
+    "post_norm1": "blocks.{}.attn_out_norm",
+    "post_norm2": "blocks.{}.mlp_out_norm",
     **{f"self_attn.{p}_proj": f"blocks.{{}}.attn.{p}_proj" for p in "qkvo"},
     **{f"self_attn.{p}_norm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},
     **{f"self_attn.{p}_layernorm": f"blocks.{{}}.attn.{p}_norm" for p in "qk"},

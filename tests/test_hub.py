@@ -228,6 +228,10 @@ def test_factors() -> None:
     assert (named("command-r7b").head.scale, named("aya-23-8b").head.scale) == (0.25, 0.0625)
     shared = named("granite-moe-7b-1b-shared").moe
     assert (shared.n_shared, shared.shared_d_ff, shared.d_ff, tiny("granitemoeshared").moe.n_shared) == (1, 1024, None, 0)
+    clova = named("hyperclovax-think-14b")
+    assert (clova.embedding.scale, clova.attention.scale, clova.residual_scale, clova.head.scale) == (10.0, 1 / 128, 1.0, 0.125)
+    assert (clova.norm.placement, tiny("hyperclovax", use_post_norm=False).norm.placement) == ("sandwich", "pre")
+    assert [tiny("hyperclovax", attention_multiplier=m).attention.scale for m in (0.5, 8**-0.5, None)] == [0.5, None, None]
     mini = named("minicpm3-4b")
     assert (mini.embedding.scale, mini.residual_scale, mini.head.scale) == (12.0, 1.4 / 62**0.5, 0.1)
     off = tiny("minicpm3", num_key_value_heads=4, scale_emb=1, scale_depth=None, dim_model_base=None)

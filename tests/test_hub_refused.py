@@ -122,6 +122,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "codegen", "n_head": 2}, "n_head: 2 is no multiple of 4"),
         ({"model_type": "falcon", "multi_query": False, "num_kv_heads": 2}, "num_attention_heads (71) is needed"),
         ({"model_type": "olmoe", "head_dim": 64}, "are not hidden_size 2048"),
+        ({"model_type": "granite", "attention_multiplier": None}, "attention_multiplier: null, or left out, but a number is needed here"),
         ({"model_type": "helium", "hidden_size": 2048}, "128 x 20 heads are not hidden_size 2048"),
         ({"model_type": "deepseek_v3", "num_key_value_heads": 8}, "one key and value per head"),
         ({"model_type": "deepseek_v3", "v_head_dim": None}, "v_head_dim: null, or left out, but a number is needed here"),

@@ -33,8 +33,8 @@ KINDS = {
         (
             "_remove_final_layer_norm", "alibi", "attention_bias", "attention_out_bias", "bias", "do_layer_norm_before", "enable_bias",
             "layer_norm_elementwise_affine", "lm_head_bias", "mlp_bias", "multi_query", "new_decoder_architecture", "norm_topk_prob", "parallel_attn",
-            "qk_layernorm", "qkv_bias", "scale_attn_weights", "tie_word_embeddings", "use_bias", "use_parallel_residual", "use_qk_norm",
-            "use_qkv_bias", "use_sliding_window",
+            "qk_layernorm", "qkv_bias", "scale_attn_weights", "tie_word_embeddings", "use_bias", "use_parallel_residual", "use_post_norm",
+            "use_qk_norm", "use_qkv_bias", "use_sliding_window",
         ),
         "flag",
     ),
@@ -59,9 +59,9 @@ KINDS = {
 
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
-    "attention_head_dim", "attention_layers", "attention_types", "attn_config", "attn_logit_softcapping", "attn_type_list", "dim_model_base",
-    "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size", "layer_types", "mlp_layer_types",
-    "mlp_only_layers", "n_group", "n_inner", "no_rope_layers", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads",
+    "attention_head_dim", "attention_layers", "attention_multiplier", "attention_types", "attn_config", "attn_logit_softcapping", "attn_type_list",
+    "dim_model_base", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size", "layer_types",
+    "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner", "no_rope_layers", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads",
     "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim", "scale_depth",
     "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""Model types with an RMSNorm on what a part adds: Gemma 2 (and VaultGemma, which dropped it) and 3, OLMo 2 and 3, EXAONE 4, GLM-4."""
+"""Model types with an RMSNorm on what a part adds: Gemma 2 (and VaultGemma, which dropped it) and 3, OLMo 2 and 3, EXAONE 4, GLM-4,
+HyperCLOVA X (where it is an option)."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -10,8 +11,11 @@ from modcalc.spec.hub_parts import (
     GLM,
     GLM_DEFAULTS,
     LLAMA,
+    LLAMA_BIASES,
+    MULTIPLIERS,
     NO_BIAS,
     NO_MLP_BIAS,
+    NO_MULTIPLIERS,
     QK_FULL,
     QK_HEAD,
     SILU,
@@ -115,6 +119,17 @@ OUTNORM: dict[str, ModelType] = {
         zeros=frozenset({"sliding_window_pattern"}),
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED | NO_BIAS,
+    ),
+    # Its logits are multiplied where Granite's are divided.
+    "hyperclovax": ModelType(
+        defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False, use_post_norm=True, **(NO_MULTIPLIERS | {"attention_multiplier": None})),
+        knobs={
+            **LLAMA, **MULTIPLIERS, **LLAMA_BIASES, "norm.placement": lambda c: "sandwich" if c["use_post_norm"] else "pre",
+            "attention.scale": r.score_multiplier, "head.scale": r.factor("logits_scaling"),
+        },
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED,
     ),
     "glm4": ModelType(
         defaults=GLM_DEFAULTS,

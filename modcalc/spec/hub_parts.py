@@ -70,7 +70,7 @@ def norm(kind: str, eps: str) -> dict[str, Any]:
 # Factors on embeddings, scores, what blocks add, and logits (maximal update parametrisation, as Granite uses it).
 MULTIPLIERS = {
     "embedding.scale": r.factor("embedding_multiplier"),
-    "attention.scale": of("attention_multiplier"),
+    "attention.scale": r.needed("attention_multiplier"),
     "residual_scale": of("residual_multiplier"),
     "head.scale": lambda c: None if c["logits_scaling"] == 1 else 1 / c["logits_scaling"],
 }

@@ -196,6 +196,11 @@ def score_scale(c: Config) -> float | None:
     return None if c["query_pre_attn_scalar"] == N else float(c["query_pre_attn_scalar"]) ** -0.5
 
 
+def score_multiplier(c: Config) -> float | None:
+    """HyperCLOVA X: attention_multiplier, if that is not head_dim ** -0.5, for which null stands."""
+    return None if c["attention_multiplier"] in (None, head_width(c) ** -0.5) else c["attention_multiplier"]
+
+
 def inner(field: str | None = None) -> Rule:
     """F from a field, 4 D where it is null or there is none."""
     return lambda c: (c[field] if field else None) or 4 * c["hidden_size"]
