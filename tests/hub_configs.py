@@ -11,7 +11,7 @@ KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
-    "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax",
+    "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -20,7 +20,7 @@ KV_HEADS = (
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
-    "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe",
+    "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
 )  # fmt: skip
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct",
@@ -215,6 +215,13 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
         case "hunyuan_v1_moe":
             chosen = [top] * L if flag() else top
             return dict(attention_bias=flag(), num_experts=top + rng.randint(0, 3), moe_topk=chosen)
+        case "mellum":
+            theta = {kind: dict(rope_type="default", rope_theta=base) for kind, base in (("full_attention", 300.0), ("sliding_attention", 30.0))}
+            more = dict(rope_parameters=theta) if flag() else {}
+            more |= dict(layer_types=layers) if flag() else {}
+            more |= dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)]) if flag() else {}
+            experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
+            return dict(attention_bias=flag(), norm_topk_prob=flag(), sliding_window=window, **experts, **more)
         case "phimoe":
             return dict(
                 attention_bias=flag(), lm_head_bias=flag(), num_local_experts=rng.randint(2, 5), **(dict(sliding_window=window) if flag() else {})

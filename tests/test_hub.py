@@ -106,6 +106,12 @@ def test_windows_by_layer() -> None:
     assert tiny("qwen3_moe", num_key_value_heads=2, sliding_window=9).attention.window is None
     ministral = dict(num_key_value_heads=2, head_dim=8)
     assert tiny("ministral", **ministral).attention.window == 4096 and tiny("ministral", **ministral, sliding_window=None).attention.window is None
+    mellum = named("mellum2-12b-a2.5b")
+    assert mellum.attention.window == [1024] * 3 + [None] and (mellum.positions.theta, mellum.positions.local_theta) == (5e5, 5e5)
+    own = dict(num_key_value_heads=2, head_dim=8)
+    some = tiny("mellum", **own, layer_types=types)
+    assert (some.attention.window, some.positions.theta, some.positions.local_theta) == ([None, 1024], 5e5, 1e4)
+    assert tiny("mellum", **own).attention.window is None and tiny("mellum", **own).positions.local_theta is None
     # As AutoConfig reads it: a mistral with a list of its layers.
     assert named("ministral-8b").attention.window == [None, 32768, 32768, 32768]
     assert tiny("mistral", **ministral, layer_types=types).attention.window == [None, 4096]
@@ -308,6 +314,8 @@ def test_shared_experts_and_groups() -> None:
     assert tiny("exaone_moe", num_key_value_heads=4, mlp_layer_types=["sparse", "dense"] * 2).moe.layers == [0, 2]
     with pytest.raises(SpecError, match="mlp_layer_types: .*dense or sparse for each of num_hidden_layers 4"):
         tiny("exaone_moe", num_key_value_heads=4, mlp_layer_types=["sparse", "dense"])
+    few = tiny("mellum", num_key_value_heads=4, head_dim=8, mlp_layer_types=["sparse", "dense"] * 2).moe
+    assert (few.layers, few.d_ff, named("mellum2-12b-a2.5b").moe.layers) == ([0, 2], 896, None)
     dots = named("dots.llm1")
     assert (dots.moe.n_shared, dots.moe.offset, dots.attention.qk_norm.scope, dots.attention.window) == (2, 1, "head", None)
     few = dict(num_key_value_heads=4, num_experts_per_tok=2, n_routed_experts=4)

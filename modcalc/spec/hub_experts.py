@@ -1,5 +1,5 @@
 """Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE,
-Phi-3.5-MoE, HunYuan, ERNIE 4.5."""
+Phi-3.5-MoE, HunYuan, Mellum, ERNIE 4.5."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -48,6 +48,7 @@ NO_LATENT = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), (None,)),
     **dict.fromkeys(("n_group", "topk_group", "use_mla"), (False, None)),
 }
+MELLUM_WINDOW = layers.layered_window(lambda c, i: False)
 GRANITE_KNOBS = {**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")}
 
 EXPERTS: dict[str, ModelType] = {
@@ -209,6 +210,26 @@ EXPERTS: dict[str, ModelType] = {
             "moe_layer_num_skipped": (0,), "num_shared_expert": (1,), "routed_scaling_factor": (False, None, 1), "use_mixed_mlp_moe": (True,),
         },
         dropped=HUNYUAN_DROPPED,
+    ),
+    "mellum": ModelType(
+        defaults=sizes(
+            98304, 2304, 28, 32, max_position_embeddings=131072, intermediate_size=7168, num_key_value_heads=4, head_dim=128, rms_norm_eps=1e-6,
+            attention_bias=False, sliding_window=1024, layer_types=None, mlp_layer_types=None, moe_intermediate_size=896, num_experts_per_tok=8,
+            num_experts=64, norm_topk_prob=True, rope_parameters=None, **SILU,
+        ),
+        knobs={
+            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts"), **layers.to_the_end(layers.mellum_sparse_layers),
+            "positions.theta": rotary.theta_of_layers("full_attention", 500000.0, lambda c: not all(layers.windowed(MELLUM_WINDOW)(c))),
+            "positions.local_theta": rotary.theta_of_layers("sliding_attention", 10000.0, lambda c: any(layers.windowed(MELLUM_WINDOW)(c))),
+            "attention.window": MELLUM_WINDOW, "moe.d_ff": of("moe_intermediate_size"), "moe.renormalize": of("norm_topk_prob"),
+        },
+        only_if={"moe": layers.mellum_sparse_layers},
+        checks=(rotary.all_rotated_by_layer,),
+        names={"num_local_experts": "num_experts"},
+        free=ROUTED_FREE | {"mtp_layer_types", "mtp_mlp_layer_types", "num_mtp_layers", "num_nextn_predict_layers"},
+        # Rotary settings are read in rope_parameters alone.
+        fixed=UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_sliding_window": (True, None)},
+        by_layer=True,
     ),
     "ernie4_5_moe": ModelType(
         defaults=sizes(

@@ -151,6 +151,11 @@ def exaone_sparse_layers(c: Config) -> list[int]:
     return list(range(c["first_k_dense_replace"], c["num_hidden_layers"])) if c["mlp_layer_types"] is None else _sparse(c)
 
 
+def mellum_sparse_layers(c: Config) -> list[int]:
+    """Mellum: layers with experts by mlp_layer_types; without it all."""
+    return list(range(c["num_hidden_layers"])) if c["mlp_layer_types"] is None else _sparse(c)
+
+
 def _sparse(c: Config) -> list[int]:
     L, types = c["num_hidden_layers"], c["mlp_layer_types"]
     if len(types) != L or not set(types) <= {"dense", "sparse"}:

@@ -4,6 +4,7 @@ Version 5 of the transformers library keeps in a section what version 4 had in f
 section does not say. Which class reads what is as in its release 5.23.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from modcalc.spec.hub_fields import show
@@ -52,7 +53,7 @@ def _one(c: Config) -> Section:
 def _of_layers(c: Config, kind: str) -> Section:
     """The section of one type of layer, which are all that Gemma 3 and OLMo 3 read; rope_scaling adds to that of full attention."""
     given = c["rope_parameters"] or {}
-    own, more = given.get(kind) or {}, (c["rope_scaling"] or {}) if kind == "full_attention" else {}
+    own, more = given.get(kind) or {}, (c.get("rope_scaling") or {}) if kind == "full_attention" else {}
     if (given and not given.keys() & set(LAYERS)) or not isinstance(own, dict):
         raise Refused("rope_parameters", f"{show(given)}: this model_type reads the sections {' and '.join(LAYERS)} of it alone")
     return Section("rope_scaling" if more else "rope_parameters", {**own, **more})
@@ -90,6 +91,18 @@ def full_theta(c: Config) -> float:
 def gemma_local_theta(c: Config) -> float:
     """Gemma 3: the base of windowed layers."""
     return _of_layers(c, "sliding_attention").number("rope_theta") or float(c["rope_local_base_freq"])
+
+
+def theta_of_layers(kind: str, default: float, has: Callable[[Config], bool]) -> Rule:
+    """Mellum: the base of one type of layer, if there are such, which their section must say where there are sections."""
+
+    def rule(c: Config) -> float | None:
+        theta = _of_layers(c, kind).number("rope_theta")
+        if has(c) and c["rope_parameters"] and theta is None:
+            raise Refused("rope_parameters", f"no rope_theta in {kind}, of which there are layers")
+        return theta or default if has(c) else None
+
+    return rule
 
 
 def olmo_local_theta(c: Config) -> float | None:
