@@ -47,6 +47,7 @@ BEYOND = {
     **dict.fromkeys(("llama4", "llama4_text"), "attention in chunks"),
     **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), "embeddings of their own for each layer"),
     "diffllama": "differences of two attentions",
+    "apertus": "an activation with weights of its own (xIELU)",
 }  # fmt: skip
 SECTIONS = {"vision_config": "images", "audio_config": "audio", "image_size": "images", "patch_size": "images", "num_mel_bins": "audio"}
 

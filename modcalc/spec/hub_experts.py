@@ -191,8 +191,7 @@ EXPERTS: dict[str, ModelType] = {
             "moe.top_k": 2, "moe.renormalize": False,
         },
         checks=WHOLE,
-        names={"num_experts": "num_local_experts"},
-        free=ROUTED_FREE | {"hidden_dropout", "input_jitter_noise", "original_max_position_embeddings", "router_jitter_noise"},
+        free=ROUTED_FREE | {"expert_dropout", "hidden_dropout", "input_jitter_noise", "original_max_position_embeddings", "router_jitter_noise"},
         fixed=UNROTATED | NO_MLP_BIAS | {"num_experts_per_tok": (2,)},
         dropped=(lambda c: "the experts' weights of SparseMixer",),
     ),
@@ -205,7 +204,7 @@ EXPERTS: dict[str, ModelType] = {
         free=HUNYUAN_FREE | {
             "group_limited_greedy", "moe_drop_tokens", "moe_random_routing_dropped_token", "norm_topk_prob", "output_router_logits",
         },
-        per_layer=frozenset({"moe_intermediate_size", "moe_topk", "num_experts", "num_shared_expert"}),
+        per_layer=frozenset({"moe_intermediate_size", "moe_topk", "num_experts", "num_experts_per_tok", "num_local_experts", "num_shared_expert"}),
         fixed=HUNYUAN_FIXED | NO_LATENT | {
             "moe_layer_num_skipped": (0,), "num_shared_expert": (1,), "routed_scaling_factor": (False, None, 1), "use_mixed_mlp_moe": (True,),
         },
@@ -226,7 +225,7 @@ EXPERTS: dict[str, ModelType] = {
         only_if={"moe": layers.mellum_sparse_layers},
         checks=(rotary.all_rotated_by_layer,),
         names={"num_local_experts": "num_experts"},
-        free=ROUTED_FREE | {"mtp_layer_types", "mtp_mlp_layer_types", "num_mtp_layers", "num_nextn_predict_layers"},
+        free=ROUTED_FREE | {"max_window_layers", "mtp_layer_types", "mtp_mlp_layer_types", "num_mtp_layers", "num_nextn_predict_layers"},
         # Rotary settings are read in rope_parameters alone.
         fixed=UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_sliding_window": (True, None)},
         by_layer=True,

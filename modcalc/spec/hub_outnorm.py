@@ -128,7 +128,7 @@ OUTNORM: dict[str, ModelType] = {
             "attention.scale": r.score_multiplier, "head.scale": r.factor("logits_scaling"),
         },
         checks=WHOLE,
-        free=ATTENTION_DROPOUT,
+        free=ATTENTION_DROPOUT | {"embd_pdrop", "end_token_id", "pretraining_tp", "resid_pdrop", "summary_first_dropout"},
         fixed=UNROTATED,
     ),
     "glm4": ModelType(

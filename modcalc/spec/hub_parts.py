@@ -131,12 +131,14 @@ UNROTATED = {"partial_rotary_factor": (1, None)}
 NO_MLP_BIAS = {"mlp_bias": (False, None)}
 NO_BIAS = {"attention_bias": (False, None), **NO_MLP_BIAS}
 HUNYUAN_FREE = ATTENTION_DROPOUT | {
-    "cla_share_factor", "class_num", "dense_list", "eod_token_id", "im_end_id", "im_newline_id", "im_start_id", "mask_init_id", "org_vocab_size",
-    "pad_id", "pool_type", "pretraining_tp", "text_end_id", "text_start_id",
+    "anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "cla_share_factor", "class_num", "dense_list", "eod_token_id",
+    "im_end_id", "im_newline_id", "im_start_id", "image_token_id", "mask_init_id", "num_media_embeds", "org_vocab_size", "pad_id", "pool_type",
+    "pretraining_tp", "skip_cls_token", "text_end_id", "text_start_id", "video_end_id", "video_start_id", "vit_add_patchemb_bias",
+    "vit_input_resolution", "vit_mapping_type", "vit_norm_type", "vit_patch", "vit_path", "vit_remove_prenorm", "vit_token", "vit_used_rms_norm",
 }  # fmt: skip
 HUNYUAN_FIXED = {
-    **UNROTATED, **NO_MLP_BIAS, "add_classification_head": (False, None), "norm_type": ("rms",), "use_cla": (False, None), "use_qk_norm": (True,),
-    "use_rotary_pos_emb": (True,),
+    **UNROTATED, **NO_MLP_BIAS, "add_classification_head": (False, None), "norm_type": ("rms",), "position_embedding_xdrope": (False, None),
+    "use_cla": (False, None), "use_qk_norm": (True,), "use_rotary_pos_emb": (True,), "vit_type": (None,), "xdrope_section": (None,),
 }  # fmt: skip
 HUNYUAN_DROPPED = (lambda c: "norms of queries and keys after the rotation",)
 NO_WINDOW = {"sliding_window": (None,), "use_sliding_window": (False, None)}

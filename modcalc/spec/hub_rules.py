@@ -198,7 +198,8 @@ def score_scale(c: Config) -> float | None:
 
 def score_multiplier(c: Config) -> float | None:
     """HyperCLOVA X: attention_multiplier, if that is not head_dim ** -0.5, for which null stands."""
-    return None if c["attention_multiplier"] in (None, head_width(c) ** -0.5) else c["attention_multiplier"]
+    N, factor = head_width(c), c["attention_multiplier"]
+    return None if factor is None or (N and factor == N**-0.5) else factor
 
 
 def inner(field: str | None = None) -> Rule:
