@@ -232,10 +232,10 @@ def test_factors() -> None:
     assert (granite.embedding.scale, granite.attention.scale, granite.residual_scale, granite.head.scale) == (12.0, 0.015625, 0.22, 1 / 8)
     assert (moe.residual_scale, moe.head.scale, moe.moe.score) == (0.22, 1 / 6, "topk_softmax")
     assert (named("command-r7b").head.scale, named("aya-23-8b").head.scale) == (0.25, 0.0625)
-    shared = named("granite-moe-7b-1b-shared").moe
-    assert (shared.n_shared, shared.shared_d_ff, shared.d_ff, tiny("granitemoeshared").moe.n_shared) == (1, 1024, None, 0)
-    clova = named("hyperclovax-think-14b")
-    assert (clova.embedding.scale, clova.attention.scale, clova.residual_scale, clova.head.scale) == (10.0, 1 / 128, 1.0, 0.125)
+    shared = tiny("granitemoeshared", shared_intermediate_size=24).moe
+    assert (shared.n_shared, shared.shared_d_ff, shared.d_ff, tiny("granitemoeshared").moe.n_shared) == (1, 24, None, 0)
+    clova = tiny("hyperclovax", embedding_multiplier=10.0, logits_scaling=0.125)
+    assert (clova.embedding.scale, clova.attention.scale, clova.residual_scale, clova.head.scale) == (10.0, None, 1.0, 0.125)
     assert (clova.norm.placement, tiny("hyperclovax", use_post_norm=False).norm.placement) == ("sandwich", "pre")
     assert [tiny("hyperclovax", attention_multiplier=m).attention.scale for m in (0.5, 8**-0.5, None)] == [0.5, None, None]
     mini = named("minicpm3-4b")
