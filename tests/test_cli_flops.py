@@ -292,6 +292,15 @@ def test_kv_cache_of_llama_2(flops) -> None:
     assert f"kv cache: {2 * 2**30:,} bytes (2.00 GiB) for 4,096 tokens in bf16" in ran.out
 
 
+def test_a_cache_is_expected_where_blocks_are_routed(flops, tiny: Path, tiny_mod: Path) -> None:
+    """Not where experts alone make the FLOPs an expectation."""
+    experts = tiny.with_name("experts.yaml")
+    experts.write_text(tiny.read_text() + "moe: {n_experts: 2, top_k: 2, n_noop: 2, capacity: 1.0}\n")
+    ran = flops(experts, "--phase", "decode", "--context", 0)
+    assert "expected FLOPs" in ran.out and "B) for 1 token in bf16" in ran.out
+    assert "B) expected for 5 tokens in bf16" in flops(tiny_mod, "--phase", "decode", "--context", 4).out
+
+
 @pytest.mark.parametrize("phase", [["--phase", "decode", "--context", "15"], ["--phase", "prefill"]])
 def test_sampling_states_expectation_worst_and_best(flops, tiny_mod: Path, phase: list[str]) -> None:
     d = flops(tiny_mod, *phase, "--format", "json").document

@@ -31,6 +31,11 @@ def stacked(axes: Any, names: Sequence[str], sums: Sequence[Mapping[str, Any]], 
     legend_beside(axes, reverse=True)
 
 
+def with_length(name: str, tokens: int) -> str:
+    """A model and the T that it is billed at, with spaces at which no label is broken."""
+    return f"{name}, T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{tokens:,}"
+
+
 def parts(axes: Any, sums: Sequence[Mapping[str, Any]], labels: Mapping[str, str], width: float) -> list[tuple[str, Any]]:
     """The bars of `stacked` alone, one above the other: (colour, bars) of each part."""
     drawn, bottoms = [], [0.0] * len(sums)

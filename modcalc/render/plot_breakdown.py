@@ -10,7 +10,7 @@ from modcalc.cost.account import Report, layer
 from modcalc.render.breakdown import folded, in_order, ordered
 from modcalc.render.numbers import si
 from modcalc.render.plot import amounts, figure, layer_ticks, legend_beside
-from modcalc.render.plot_bars import parts, stacked
+from modcalc.render.plot_bars import parts, stacked, with_length
 from modcalc.render.wording import LABELS, Unit, headline
 
 
@@ -24,7 +24,8 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
     own_length = len({r.work.seq_len for r in reports}) > 1
     counted = "\n".join(headline(reports[0], unit, own_length=own_length, backward=backward)[:2])
     with figure(target, _title(unit, backward), counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
-        stacked(axes, [r.plan.name for r in reports], sums, _components(sums), si)
+        names = [with_length(r.plan.name, r.work.seq_len) if own_length else r.plan.name for r in reports]
+        stacked(axes, names, sums, _components(sums), si)
         amounts(axes.yaxis, unit.name)
 
 

@@ -7,15 +7,14 @@ from modcalc.cost.memory_report import MemoryReport
 from modcalc.render.memory import AGAIN, headline, lengths_differ, parts
 from modcalc.render.numbers import binary_bytes
 from modcalc.render.plot import figure
-from modcalc.render.plot_bars import stacked
+from modcalc.render.plot_bars import stacked, with_length
 from modcalc.units import BINARY_STEPS
 
 
 def plot_memory(target: Path, reports: Sequence[MemoryReport]) -> None:
     """One bar a model, with its T where lengths differ; a Mixture-of-Depths model alone stands beside its dense twin."""
     differ = lengths_differ(reports)
-    # Spaces at which no label is broken.
-    shown = [(f"{r.plan.name}, T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{r.work.seq_len:,}" if differ else r.plan.name, r.memory) for r in reports]
+    shown = [(with_length(r.plan.name, r.work.seq_len) if differ else r.plan.name, r.memory) for r in reports]
     if len(reports) == 1 and reports[0].twin:
         shown = [("dense twin", reports[0].twin), *shown]
     sums = []

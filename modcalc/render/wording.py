@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import KV_DTYPE, experts_choose, free_work, is_expectation, kv_bytes, masked_windows, routed, routed_windows, routing_flops
+from modcalc.cost.compare import KV_DTYPE, experts_choose, free_work, kv_bytes, masked_windows, routed, routed_windows, routing_flops
 from modcalc.cost.convention import Convention
 from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
@@ -158,8 +158,9 @@ def training(run: TrainingRun, unit: Unit, said: str, cluster: Cluster | None) -
 
 def _cache(report: Report) -> str:
     size, w = kv_bytes(report), report.work
-    held = f"{w.context + w.seq_len:,} tokens" + (f" of {w.batch:,} sequences" if w.batch > 1 else "")
-    expected = " expected" if is_expectation(report) else ""
+    held = several(w.context + w.seq_len, "token") + (f" of {w.batch:,} sequences" if w.batch > 1 else "")
+    routed = any(op.kind == "attention" and op.tokens != op.length for op in report.rows)
+    expected = " expected" if routed and w.routing == "expected" else ""
     return f"{count(size)} bytes ({binary_bytes(size)}){expected} for {held} in {KV_DTYPE}"
 
 
