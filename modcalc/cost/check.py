@@ -25,7 +25,7 @@ class Unread:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """One spec. wrong: what is wrong with itself, lines that begin with the source; unread: what of it could not be evaluated;
-    notes: what an import left out of it.
+    notes: what an import left out of it, and rules that no model can meet.
     """
 
     source: str
@@ -129,5 +129,5 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
             results += extra(spec)
         except ModcalcError as wrong:
             unread.append(Unread("counters", tuple(f"{source}: {line}" for line in str(wrong).splitlines())))
-    wrong = tuple(f"{source}: {text}" for text in contradictions(rules))
-    return Checked(source, tuple(results), wrong, tuple(unread), tuple(notes(spec)))
+    told = [f"{source}: {text}" for text in contradictions(rules)]  # one of each pair is broken
+    return Checked(source, tuple(results), unread=tuple(unread), notes=(*notes(spec), *told))
