@@ -204,11 +204,15 @@ def test_a_rule_may_compare_with_a_revision(spec, git, tmp_path: Path, monkeypat
     git("add", ".")
     git("commit", "-qm", "before")
     rules = ("-r", "params <= 1 * HEAD:", "-r", "params <= 1 * HEAD:a.yaml")
-    assert run("a.yaml", *rules).returncode == 0
+    assert run("a.yaml", *rules).returncode == run(file, *rules[:2]).returncode == 0
     file.write_text(file.read_text().replace("n_layers: 4", "n_layers: 5"))
     done = run("a.yaml", *rules)
     assert done.returncode == 1 and done.stderr.count(f"expected {PARAMS:,} parameters") == 2
+    assert run(file, *rules[:2]).returncode == 1
     assert "git cannot show it" in run("a.yaml", "-r", "params <= 1 * nothing:").stderr
+    spec("params: 4M", "new.yaml")
+    done = run("new.yaml", *rules[:2])
+    assert done.returncode == 0 and "new.yaml: params <= 1 * HEAD:: it is new since then, so nothing holds it" in done.stderr
 
 
 def test_rules_that_contradict(spec) -> None:

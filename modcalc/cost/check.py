@@ -10,7 +10,7 @@ from modcalc.cost.budget import Costs, Result, Rule, check, contradictions, rule
 from modcalc.errors import ModcalcError, UsageError
 from modcalc.spec.imported import notes
 from modcalc.spec.load import load_with_lines, sectioned
-from modcalc.spec.revision import load_side
+from modcalc.spec.revision import is_new, load_side
 from modcalc.spec.schema import Spec
 
 
@@ -25,7 +25,7 @@ class Unread:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """One spec. wrong: what is wrong with itself, lines that begin with the source; unread: what of it could not be evaluated;
-    notes: what an import left out of it, and rules that no model can meet.
+    notes: what an import left out of it, rules that no model can meet, and those that have nothing to compare with.
     """
 
     source: str
@@ -116,9 +116,13 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
     except ModcalcError as wrong:
         return Checked(source, wrong=tuple(str(wrong).splitlines()))
     costs = Costs(spec)
+    told = [*notes(spec), *(f"{source}: {text}" for text in contradictions(rules))]  # one of each pair that contradicts is broken
     for rule in rules:
         # One rule that cannot be evaluated (no schedule, a missing other spec) must not hide the others' results.
         try:
+            if rule.relative_to and rule.relative_to.endswith(":") and is_new(rule.relative_to[:-1], source):
+                told.append(f"{source}: {rule}: it is new since then, so nothing holds it")
+                continue
             # A path in a spec is one from its file; on the command line from the current folder, the same for every spec.
             results.append(check(costs, rule, partial(other, Path(source).parent if rule.line else Path())))
         except ModcalcError as wrong:
@@ -129,5 +133,4 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
             results += extra(spec)
         except ModcalcError as wrong:
             unread.append(Unread("counters", tuple(f"{source}: {line}" for line in str(wrong).splitlines())))
-    told = [f"{source}: {text}" for text in contradictions(rules)]  # one of each pair is broken
-    return Checked(source, tuple(results), unread=tuple(unread), notes=(*notes(spec), *told))
+    return Checked(source, tuple(results), unread=tuple(unread), notes=tuple(told))

@@ -1,5 +1,6 @@
 """A spec as it stands in a file, or as it stood in a git revision."""
 
+import os
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +19,7 @@ def load_side(text: str) -> Spec:
     if not colon or not file or Path(text).exists() or revision.startswith("-"):
         return load(text)
     file, section = sectioned(file)
-    shown = file if Path(file).is_absolute() else f"./{file}"
-    try:
-        done = subprocess.run(["git", "show", f"{revision}:{shown}"], capture_output=True, check=False)
-    except FileNotFoundError:
-        raise MissingDependency(f"{text}: reading a revision needs git, which is not installed") from None
+    done = _git("show", _named(revision, file))
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise UsageError(f"{text}: git cannot show it: {said[-1] if said else 'no reason given'}; write REVISION:FILE, as in HEAD~1:spec.yaml")
@@ -32,6 +29,23 @@ def load_side(text: str) -> Spec:
         return loads(done.stdout.decode(), file=text)
     except UnicodeDecodeError:
         raise UsageError(f"{text}: not a text file") from None
+
+
+def is_new(revision: str, file: str) -> bool:
+    """Whether git knows the revision, but no such file in it. Raises MissingDependency without git."""
+    known = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").returncode == 0
+    return known and _git("cat-file", "-e", _named(revision, sectioned(file)[0])).returncode != 0
+
+
+def _named(revision: str, file: str) -> str:
+    return f"{revision}:./{os.path.relpath(file)}"  # git knows no absolute paths here
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *words], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise MissingDependency("reading a revision needs git, which is not installed") from None
 
 
 def _config(raw: bytes, file: str, section: str | None, text: str) -> Spec:
