@@ -69,6 +69,18 @@ def test_an_option_given_twice_is_not_half_taken(run) -> None:
     assert run("check", "gpt2", "-r", "params <= 1e9", "-r", "params >= 1")[0] == 0
 
 
+def test_one_thing_has_the_same_names_everywhere(run, tmp_path: Path) -> None:
+    """--phase and --mode, --out and -o."""
+    assert run("flops", "gpt2", "--mode", "prefill")[1] == run("flops", "gpt2", "--phase", "prefill")[1]
+    assert run("memory", "gpt2", "--mode", "prefill")[1] == run("memory", "gpt2", "--phase", "prefill")[1]
+    assert "--mode decode: say how many tokens" in run("profile", "gpt2", "--phase", "decode")[2]
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "gpt2"}')
+    for i, option in enumerate(("-o", "--out", "--output")):
+        assert run("import", config, option, tmp_path / f"{i}.yaml")[0] == 0 and (tmp_path / f"{i}.yaml").is_file()
+    assert run("family", "petty-41m", "--vary", "n_layers=1", "-o", tmp_path / "specs")[0] == 0 and (tmp_path / "specs").is_dir()
+
+
 def test_a_list_where_nothing_is_swept(run) -> None:
     assert run("flops", "gpt2", "--seq-len", "8,16")[2].splitlines()[0].endswith("'8,16' is not a valid integer.")
 

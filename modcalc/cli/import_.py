@@ -14,7 +14,7 @@ Config = Annotated[
     ),
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the spec into FILE. [default: print it]", show_default=False)
+    str | None, typer.Option("--output", "--out", "-o", metavar="FILE", help="Write the spec into FILE. [default: print it]", show_default=False)
 ]
 SeqLen = Annotated[
     int | None,

@@ -6,7 +6,7 @@ import typer
 
 from modcalc.cli.options import AsMod, AttentionKernel, Batch, Context, Format, Plot, Recompute, SeqLen, Specs
 
-Phase = Annotated[Literal["train", "forward", "prefill", "decode"], typer.Option("--phase", help="What memory is asked for.")]
+Phase = Annotated[Literal["train", "forward", "prefill", "decode"], typer.Option("--phase", "--mode", help="What memory is asked for.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32", "fp64"], typer.Option("--dtype", help="Type of weights, gradients, activations and cache.")]
 Optimizer = Annotated[
     Literal["adamw", "momentum", "sgd"] | None,

@@ -18,7 +18,9 @@ Specs = Annotated[
 DeviceName = Annotated[Literal["auto", "cuda", "cpu"], typer.Option("--device", help="auto: the GPU if there is one.")]
 Mode = Annotated[
     Literal["forward", "train", "prefill", "decode"],
-    typer.Option("--mode", help="forward: logits, no gradients; train: forward, backward and AdamW; prefill, decode: sampling with a cache."),
+    typer.Option(
+        "--mode", "--phase", help="forward: logits, no gradients; train: forward, backward and AdamW; prefill, decode: sampling with a cache."
+    ),
 ]
 Context = Annotated[
     int | None, typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="Tokens already cached; --mode decode needs it.", show_default=False)

@@ -94,5 +94,5 @@ Limit = Annotated[
         help="Rows, besides those that are marked. [default: the 50 nearest to 20 tokens per parameter; with --match 20]",
     ),
 ]
-Out = Annotated[str | None, _option("--out", metavar="DIR", help="Write every OK row as a spec into this folder.")]
+Out = Annotated[str | None, _option("--out", "-o", metavar="DIR", help="Write every OK row as a spec into this folder.")]
 Force = Annotated[bool, typer.Option("--force", help="With --out: write into a folder that is not empty.")]
