@@ -104,6 +104,11 @@ def test_every_routing(mod: str) -> None:
     everywhere(loads(f"{BASE}{PLAIN}mod: {{{mod}}}\n"))
 
 
+def test_a_way_around_that_no_token_takes_keeps_nothing() -> None:
+    """Not the product 1 + weight of its norm either."""
+    everywhere(loads(f"{BASE}{PLAIN}norm: {{unit_offset: true}}\nmod: {{capacity: 1.0, bypass: {{d_ff: 5}}}}\n"))
+
+
 @pytest.mark.parametrize("moe", EXPERTS)
 def test_experts(moe: str) -> None:
     everywhere(loads(f"{BASE}{PLAIN}moe: {{{moe}}}\nmod: {{capacity: 0.5}}\n"))

@@ -192,6 +192,7 @@ def test_all_verdicts() -> None:
     assert [(v.counter, v.backward) for v in found.verdicts] == list(RUNS)
     assert found.agree is True
     assert "aten::topk" not in found.verdicts[1].free and "aten::topk" in agreement.run(account(tiny(mod={})), "torch").free
+    assert [(v.counter, v.backward) for v in agreement.agreement(account(tiny()), ["fvcore"], backward=True).verdicts] == [("fvcore", False)]
     assert agreement.Agreement(()).agree is None
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from modcalc import account
 from modcalc.cost.convention import BASES, Term
 from modcalc.cost.conventions import CONVENTIONS, MATMUL, convention
+from modcalc.cost.survey import survey
 from modcalc.errors import UsageError
 from modcalc.spec.schema import Spec
 
@@ -197,6 +198,18 @@ def test_names_and_rules_that_there_are_not() -> None:
     for name in ("6nd", "kaplan", "fvcore"):
         with pytest.raises(UsageError, match="counts no pairs"):
             convention(name, "half")
+
+
+def test_a_survey_is_the_account_under_each_convention() -> None:
+    spec = msgspec.convert({**msgspec.to_builtins(GPT2.spec), "mod": {"predictor_width": 5}}, Spec)
+    report, entries = survey(spec, seq_len=512, batch=3)
+    exact = account(spec, seq_len=512, batch=3, phase="train").flops
+    assert report.flops == exact and [e.rule.name for e in entries] == list(CONVENTIONS)
+    for e in entries:
+        assert e.flops == account(spec, seq_len=512, batch=3, phase="train", convention=e.rule).flops
+        assert e.train_per_token * 3 * 512 == e.flops.train_step
+        assert (1 + e.forward_difference) * exact.forward == e.flops.forward
+        assert (1 + e.train_difference) * exact.train_step == e.flops.train_step
 
 
 def test_every_term_names_a_basis() -> None:

@@ -212,6 +212,16 @@ def test_the_model_is_left_as_it_was(counter: str) -> None:
     check()
 
 
+def test_gradients_are_recorded_for_a_backward_pass_alone() -> None:
+    """Whatever the caller's own mode is."""
+    recorded: list[bool] = []
+    model = nn.Sequential(nn.Linear(8, 4), Function(lambda x: recorded.append(torch.is_grad_enabled()) or x))
+    for enabled, backward in product((True, False), repeat=2):
+        with torch.set_grad_enabled(enabled):
+            assert count(model, torch.zeros(2, 8), "torch", backward=backward).total_flops == (1 + backward) * 2 * 2 * 8 * 4
+            assert recorded.pop() == backward and torch.is_grad_enabled() == enabled
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """From a budget or a model to shapes: the rule of the paper, its consequences, and what is printed about them."""
 
+from collections import Counter
 from contextlib import nullcontext
 from fractions import Fraction
 from math import sqrt
@@ -19,8 +20,8 @@ from modcalc.search.family import Family
 from modcalc.search.isoflop import MARKS, chinchilla_size, match, plan
 from modcalc.search.knobs import parse_free
 from modcalc.search.question import at_length, differences, terms
-from modcalc.search.results import DROP, OK, candidate
-from modcalc.search.rules import Rules
+from modcalc.search.results import DROP, OK, Found, candidate
+from modcalc.search.rules import Rules, Tally
 from modcalc.search.write import specs_of, write_specs
 from modcalc.spec.load import load
 from modcalc.spec.resolve import resolve
@@ -195,6 +196,15 @@ def test_a_budget_that_fits_nothing_names_the_rule_that_excluded_most(budget: in
     assert found.to_blame == rule and found.tally.broken[rule] + found.tally.broken["aspect"] == found.tally.size
 
 
+def test_the_rule_to_blame_is_the_one_that_excluded_most() -> None:
+    """Where a budget or a target still left candidates, of the rules on these alone."""
+    spec = load("dense-60m")
+    left = (candidate(Family(spec), Family(spec).own, basis(spec)).drop("too small"),)
+    tally = Tally(20, broken=Counter({"heads": 4, "aspect": 9, "steps": 1, "relative error": 3, "d_ff ratio": 0}))
+    assert (Found((), tally).to_blame, Found(left, tally).to_blame) == ("aspect", "relative error")
+    assert Found((), Tally(20)).to_blame is None and Found(left, Tally(20, broken=Counter(heads=4))).to_blame == "heads"
+
+
 def test_no_row_is_marked_where_none_is_ok() -> None:
     (_, found) = ask_plan(load("dense-220m"), 10**12).founds[0]
     assert not any(c.marks for c in found.candidates)
@@ -219,6 +229,22 @@ def test_an_interrupt_gives_what_was_found() -> None:
     calls.clear()
     cut = plan(Family(spec), axes, 10**19, basis(spec), Rules(), within=WITHIN, advance=stop)
     assert cut.tally.interrupted and len(cut.candidates) >= 50
+
+
+def test_an_interrupt_ends_the_budgets_that_follow() -> None:
+    spec, budgets = load("dense-60m"), []
+
+    def stop(n: int) -> None:
+        if len(budgets) == 2:
+            raise KeyboardInterrupt
+
+    def progress(text: str, size: int) -> nullcontext:
+        budgets.append(text)
+        return nullcontext(stop)
+
+    answer = planned(Asked(terms(spec), basis(spec), WITHIN, (10**18, 10**19, 10**20)), None, None, "params", 1, progress)
+    assert [(budget, found.tally.interrupted) for budget, found in answer.founds] == [(10**18, False), (10**19, True)]
+    assert answer.interrupted and len(budgets) == 2
 
 
 def test_ties_are_broken_by_the_order_of_the_lattice() -> None:

@@ -228,6 +228,29 @@ def test_plan_finds_the_optimum_of_brute_force(axes: dict, budget: int, batch: i
     assert marked == [b[3] for b in brute[:1] if not b[0]]
 
 
+def test_a_plan_counts_each_rule_that_shapes_break() -> None:
+    """Bounds that are no integers; what the budget pays counts against those alone that keep the rules on shapes."""
+    family, axes = Family(DENSE), {"n_layers": [1, 2, 3, 4], "d_model": [64, 128, 192, 256], "d_ff": [64, 160, 256, 512]}
+    aspect, ff_ratio, params = (Fraction(85, 2), Fraction(257, 2)), (Fraction(5, 4), Fraction(13, 5)), (Fraction(200_000), Fraction(900_000))
+    rules, basis, budget, ratio = Rules(aspect, ff_ratio, params), basis_of(DENSE, 8), 3 * 10**14, (Fraction(121, 2), Fraction(403, 2))
+    found = plan(family, axes, budget, basis, rules, within=Fraction(1), ratio=ratio, min_steps=14_000, limit=5)
+    counted: Counter = Counter()
+    for shape in every_shape(family, axes):
+        spec = family.apply(shape)
+        report = account(spec, phase="train")
+        values = {
+            "aspect": (aspect, Fraction(spec.d_model, spec.n_layers)),
+            "d_ff ratio": (ff_ratio, Fraction(spec.mlp.d_ff, spec.d_model)),
+            "parameters": (params, report.params.total),
+        }
+        broken = [name for name, ((low, high), value) in values.items() if not low <= value <= high]
+        counted.update(broken)
+        steps = budget // (8 * report.flops.train_step)
+        counted["steps"] += not broken and steps < 14_000
+        counted["tokens per parameter"] += not broken and not ratio[0] <= Fraction(steps * 8 * 512, report.params.total) <= ratio[1]
+    assert dict(found.tally.broken) == dict(counted) and all(counted.values())
+
+
 def test_a_match_counts_each_rule_that_shapes_break() -> None:
     """All that break it, whatever else they break; off the target only those that keep the other rules."""
     family, axes = Family(DENSE), {"n_layers": [1, 2, 3, 4], "d_model": [64, 128, 192], "d_ff": [64, 128, 256, 512]}

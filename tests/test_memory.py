@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from modcalc.models import Cache, prefill, training_loss
+from msgspec import structs
 from saved_tensors import BILLED, Calls, Peak, parts, sizes
 from torch.utils.checkpoint import checkpoint
 
@@ -106,13 +107,16 @@ def test_sixteen_bytes_per_parameter() -> None:
     [
         *[(name, dtype, how, "none") for name in ("dense-small", "mod-small") for dtype in ("fp32", "bf16") for how in ("sdpa", "explicit")],
         ("dense-small", "bf16", "sdpa", "full"),
+        ("mod-small without labels", "fp32", "sdpa", "none"),
     ],
 )
 def test_peak_of_a_train_step(name: str, dtype: str, attention: str, recompute: str) -> None:
     """The most bytes alive in forward and backward, gradients held throughout: all that is billed, and the loss itself."""
     if dtype not in BILLED:
         pytest.skip(f"this torch keeps {dtype} otherwise than billed")
-    spec, batch = modcalc.load(name), 2
+    spec, batch = modcalc.load(name.partition(" ")[0]), 2
+    if "without labels" in name:  # which hold no room for gradients
+        spec = structs.replace(spec, mod=structs.replace(spec.mod, aux_loss=0.0, z_loss=0.01, predictor_width=None))
     model = modcalc.build(spec, dtype=dtype, attention=attention)
     tokens, targets = (torch.randint(spec.vocab_size, (batch, spec.seq_len)) for _ in range(2))
     for p in model.parameters():
@@ -138,6 +142,13 @@ def test_published_cache_of_llama() -> None:
     plan = resolve(modcalc.load("llama-2-7b"))
     assert kv_cache_bytes(plan, 4096, "bf16") == 2 * 1024**3
     assert kv_cache_bytes(plan, 4096, "fp32", batch=3) == 12 * 1024**3
+
+
+def test_a_cache_holds_from_no_token_to_as_many_as_there_are_positions() -> None:
+    plan = resolve(modcalc.load("gpt2"))
+    assert [kv_cache_bytes(plan, context) for context in (0, 1, 1024)] == [12 * 2 * 768 * 2 * context for context in (0, 1, 1024)]
+    with pytest.raises(UsageError, match="1025 tokens are more than its 1024 learned positions"):
+        kv_cache_bytes(plan, 1025)
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,15 @@ def test_einsum_as_torch_computes_it(data: st.DataObject) -> None:
     left, right = data.draw(labels), data.draw(labels)
     used = sorted({*left, *right})
     dots = data.draw(st.booleans())
-    shapes = []
+    shapes, terms = [], []
     for term in (left, right):
         hidden = (2, 3)[data.draw(st.integers(0, 2)) :] if dots else ()
+        at = data.draw(st.integers(0, len(term)))
+        before, after = ([sizes[label] for label in part] for part in (term[:at], term[at:]))
         # Some dims are 1, which broadcasts.
-        shapes.append(tuple(n if data.draw(st.integers(0, 5)) else 1 for n in (*hidden, *(sizes[label] for label in term))))
-    equation = ",".join(("..." if dots else "") + "".join(term) for term in (left, right))
+        shapes.append(tuple(n if data.draw(st.integers(0, 5)) else 1 for n in (*before, *hidden, *after)))
+        terms.append("".join([*term[:at], "..." if dots else "", *term[at:]]))
+    equation = ",".join(terms)
     if data.draw(st.booleans()):
         kept = data.draw(st.lists(st.sampled_from(used), unique=True))
         equation += " -> " + ("..." if dots and data.draw(st.booleans()) else "") + "".join(kept)

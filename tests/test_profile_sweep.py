@@ -147,6 +147,16 @@ def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(Exception, match=r"needs a C\+\+ compiler"):
         jobs(with_settings(compile=True), [SPEC], [])
+    monkeypatch.setattr("shutil.which", lambda name: name if name == "clang++" else None)
+    assert len(jobs(with_settings(compile=True), [SPEC], [])) == 1
+    on_gpu = replace(with_settings(compile=True), device=torch.device("cuda", 0))
+    for triton in (None, "there"):
+        monkeypatch.setattr("modcalc.measure.jobs.find_spec", lambda name, found=triton: found)
+        if triton:
+            assert len(jobs(on_gpu, [SPEC], [])) == 1
+        else:
+            with pytest.raises(Exception, match="needs triton"):
+                jobs(on_gpu, [SPEC], [])
 
 
 YAML = "{name: a, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}}"

@@ -48,6 +48,29 @@ def test_widths_follow_the_family() -> None:
     assert Family(structs.replace(FAMILY, mlp=Mlp(ratio=2.7, multiple_of=32))).widths(512).d_ff == 1408  # 1382.4 up
 
 
+def test_a_shape_is_called_by_all_that_tells_it_from_its_sisters() -> None:
+    family = Family(FAMILY)
+    names = {
+        family.own: "f-l8-d256-f704",
+        family.own._replace(n_layers=4, d_ff=512): "f-l4-d256-f512",
+        family.own._replace(d_model=512, capacity=64): "f-l8-d512-f1408-c64",
+        family.own._replace(capacity=0.25, every=1): "f-l8-d256-f704-c0.25-e1",
+    }
+    assert {shape: family.name(shape, family.apply(shape)) for shape in names} == names
+
+
+def test_how_the_widths_follow_is_said() -> None:
+    assert Family(FAMILY).rules({"d_model"}) == [
+        "head_dim 32, heads 1/32 of d_model",
+        "2 key/value heads, which divide the heads",
+        "d_ff 2.75 d_model up to a multiple of 64",
+    ]
+    assert Family(FAMILY).rules({"n_layers"}) == []
+    own = Family(structs.replace(FAMILY, attention=Attention(n_heads=8), mlp=Mlp(ratio=2.7)), head_dim=64)
+    assert own.rules({"d_model", "n_layers"}) == ["head_dim 64, heads 1/64 of d_model", "key/value heads as many as heads", "d_ff 2.7 d_model"]
+    assert own.rules({"d_model", "d_ff"}) == own.rules({"d_model"})[:2]
+
+
 def test_what_scales_with_the_width() -> None:
     gemma = structs.replace(FAMILY, embedding=Embedding(scale=16.0), attention=Attention(n_heads=4, head_dim=128))
     wide = Family(gemma).apply(Family(gemma).own._replace(d_model=1024))
@@ -125,7 +148,7 @@ def test_senseless_values(knob: str, text: str, message: str) -> None:
 
 
 def test_bands() -> None:
-    assert band("--aspect", "0.1:3", None) == (Fraction(1, 10), 3)
+    assert band("--aspect", "0.1:3", None) == (Fraction(1, 10), 3) and band("--aspect", "0:0", None) == (0, 0)
     assert band("--aspect", None, ("1", "2")) == (1, 2) and band("--aspect", "none", ("1", "2")) is None
     for text in ("5", "a:b", "1:2:3", "nan:1", "1:inf", "1e400:1", "1/2:1", "1:1e999999999", ""):
         with pytest.raises(UsageError, match="--aspect"):

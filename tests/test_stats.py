@@ -109,4 +109,5 @@ def test_realised_saving():
 
 def test_drift():
     assert drift([1.0] * 4 + [2.0] * 4) == 1.0  # too few to tell
+    assert drift([1.0] * 3 + [1.5] * 3 + [2.0] * 3) == 2.0
     assert drift([1.0] * 10 + [1.5] * 10 + [2.0] * 10) == 2.0
