@@ -6,7 +6,7 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from modcalc import account
+from modcalc import account, load
 from modcalc.cost.account import LEVELS, dense_twin
 from modcalc.cost.conventions import convention
 from modcalc.cost.ops import AttentionCore
@@ -42,6 +42,16 @@ def test_exact_case_of_mixture_of_depths() -> None:
     assert (report.flops.forward - routers, routers) == (2_619_342_848, 524_288)
 
 
+def test_embedding_parameters_are_the_tables_of_tokens_positions_and_head() -> None:
+    p = account(load("gpt2")).params
+    assert (p.embedding, p.non_embedding) == ((50_257 + 1024) * 768, 12 * (12 * 768**2 + 13 * 768) + 2 * 768)
+    for tied, positions in itertools.product((True, False), repeat=2):
+        p = account(spec(head=dict(tied=tied, bias=True), positions=dict(kind="learned" if positions else "none"), mlp=dict(d_ff=1024))).params
+        head_bias = 1000
+        assert p.embedding == 256 * (1000 * (1 if tied else 2) + 512 * positions) + head_bias
+        assert p.embedding + p.non_embedding == p.total and p.non_embedding == 4 * (12 * 256**2 + 2 * 256) + 256
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_level_sums_to_the_total(name: str) -> None:
     report = account(spec(**VARIANTS[name]), batch=3)
@@ -50,6 +60,13 @@ def test_every_level_sums_to_the_total(name: str) -> None:
         assert sum(line.forward for line in lines) == report.flops.forward
         assert sum(line.backward for line in lines) == report.flops.backward
         assert sum(line.params for line in lines) == report.params.total
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_paths_without_flops_are_left_out(name: str) -> None:
+    report = account(spec(**VARIANTS[name]))
+    assert report.by_path() == {line.label: line.forward for line in report.lines("path") if line.forward > 0}
+    assert len(report.by_path()) < len(report.lines("path"))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

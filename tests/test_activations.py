@@ -51,6 +51,7 @@ EXPERTS = [
 ]
 ATTENTION = [
     "{n_heads: 4, n_kv_heads: 2, qk_norm: {}, window: [5, null]}",
+    "{n_heads: 4, n_kv_heads: 2, qk_norm: {scope: per_head}}",
     "{n_heads: 4, sinks: true, window: 5, bias: true}",
     "{n_heads: 2, softcap: 30.0}",
     "{n_heads: 2, latent: {kv_rank: 6, q_rank: 5, nope_dim: 4, rope_dim: 2, v_dim: 4}}",

@@ -113,6 +113,8 @@ def test_records_are_rated_by_the_last_peak(results):
     for group in (*alike([newer, last]), *alike([last, newer])):
         assert {(r.peak.flops_per_s, r.reached.flops_per_s) for r in group} == {(2e15, 1e15)}
         assert all(r.mfu == r.flops.step / r.step_time_s.median / 2e15 for r in group)
+    unrated = replace(newer, peak=None, reached=None, mfu=None, hfu=None, time="2027-01-02T00:00:00+00:00")
+    assert {(r.peak.flops_per_s, r.reached.flops_per_s) for r in alike([newer, unrated])[0]} == {(2e15, 1e15)}
     (given,) = alike([bare], peak_tflops=500.0)[0]
     assert (given.peak.flops_per_s, given.peak.source, given.peak.bytes_per_s) == (5e14, "--peak-tflops", 4.8e12)
     assert "MFU" in results(CPU / "self.jsonl", "--peak-tflops", "1")[1]

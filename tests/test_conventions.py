@@ -138,6 +138,8 @@ def test_windows(shape: Shape, window: int) -> None:
     windowed = replace(shape, window=window)
     assert trained(windowed, "olmo-core") == CLOSED["olmo-core"](windowed)
     assert trained(windowed, "palm") == CLOSED["palm"](shape)
+    full, half = (account(windowed.spec, convention=name).flops.forward for name in ("matmul", "causal-half"))
+    assert full - half == 4 * shape.L * shape.H * shape.N * shape.T * (shape.T - min(Fraction(shape.T, 2), window))
 
 
 # Which conventions print no forward pass of a third: lingua recomputes scores, Megatron blocks.
@@ -221,6 +223,27 @@ def test_a_convention_of_ones_own() -> None:
     """Data, so a user can write one: products and 8 per score for the softmax."""
     own = msgspec.structs.replace(MATMUL, name="own", forward_terms=(*MATMUL.forward_terms, Term(8, "elements", only=("what:softmax",))))
     assert account(GPT2.spec, convention=own).flops.forward == (GPT2.exact + 8 * 12 * 1024 * 12) * 1024
+
+
+def test_elements_of_every_kind_of_row() -> None:
+    """What a term of one's own may count: block 0 is dense, block 1 routes C of T tokens, the others go around."""
+    B, T, C, V, D, H, K, N, F, E, top = 3, 16, 4, 29, 8, 4, 2, 6, 20, 5, 2
+    base = dict(
+        name="x", vocab_size=V, seq_len=T, d_model=D, n_layers=2, attention=dict(n_heads=H, n_kv_heads=K, head_dim=N, softcap=30.0),
+        embedding=dict(scale=2.0), head=dict(scale=0.5, softcap=30.0), mlp=dict(d_ff=F), mod=dict(capacity=C, predictor_width=3, bypass=dict(d_ff=7)),
+    )  # fmt: skip
+    frame = dict(scale=T * (D + V), residual=2 * (T + C) * D, rotary=(T + C) * (H + K) * N, softmax=H * (T * T + C * C))
+    around = dict(gather=C * D + (T - C) * D, scatter=C * D + (T - C) * D)
+    expected = frame | around | dict(softcap=H * (T * T + C * C) + T * V, select=T, activation=(T + C) * F + T * 3 + (T - C) * 7)
+    moe = dict(n_experts=E, top_k=top, d_ff=F, n_shared=2, shared_gate=True)
+    chosen = dict(select=T + (T + C) * E, activation=(T + C) * (top * F + 2 * F) + T * 3 + (T - C) * 7, gate=(T + C) * D)
+    for fields, found in ((base, expected), ({**base, "moe": moe}, expected | chosen | dict(scatter=T * D + (T + C) * top * D))):
+        spec = msgspec.convert(fields, Spec)
+        for what, elements in found.items():
+            own = msgspec.structs.replace(MATMUL, name="own", forward_terms=(Term(1, "elements", only=(f"what:{what}",)),))
+            assert account(spec, batch=B, convention=own).flops.forward == B * elements, what
+        norms = msgspec.structs.replace(MATMUL, name="own", forward_terms=(Term(1, "elements", only=("kind:norm",)),))
+        assert account(spec, batch=B, convention=norms).flops.forward == B * D * (2 * (T + C) + (T - C) + T)
 
 
 @pytest.mark.parametrize("layernorm", [True, False])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from modcalc.errors import CountFailed, MissingDependency, UsageError
 from modcalc.measure import counters, free_ops
 from modcalc.measure.counters import COUNTERS, Counted, count
+from modcalc.measure.running import paths_of
 
 
 class Two(nn.Module):
@@ -61,6 +62,14 @@ def test_what_is_free() -> None:
     ):
         assert free_ops.is_free(f"aten::{name}"), name
     assert free_ops.is_free("prim::Constant")
+
+
+def test_what_is_not_worth_listing() -> None:
+    """Views, bookkeeping and what is no tensor work; only torch's own."""
+    for name in ("aten::view", "aten::_unsafe_view", "aten::size", "prim::Constant", "prim::PythonOp._NoopSaveInputs"):
+        assert free_ops.is_silent(name), name
+    for name in ("aten::gelu", "aten::topk", "custom::view", "custom::size", "prim::PythonOp", "prim::CallFunction"):
+        assert not free_ops.is_silent(name), name
 
 
 def test_products_of_torch_that_have_no_formula_anywhere_are_known_to_be_products() -> None:
@@ -170,6 +179,10 @@ def test_tuples_with_none(counter: str) -> None:
         aux: tuple[Tensor | None, ...]
 
     assert count(Function(lambda x: Out(x @ x, (None, x))), torch.randn(3, 3), counter).total_flops == 54
+
+
+def test_a_shared_module_keeps_its_first_path() -> None:
+    assert paths_of(Two()) == {"": "", "first": "first", "again": "first", "inner": "inner", "inner.0": "inner.0", "inner.1": "inner.1"}
 
 
 @pytest.mark.parametrize("counter", COUNTERS)

@@ -26,6 +26,10 @@ def test_shared_blocks_are_copied_as_they_are() -> None:
     by_hand = spec_of(n_layers=6, moe={**EXPERTS, "layers": [1, 2, 3, 4]})
     assert account(twin).by_path() == account(by_hand).by_path()
     assert account(twin).flops.forward == 406_528 and account(twin).params == account(by_hand).params
+    for kind in ("learned", "rotary"):
+        twin = dense_twin(spec_of(positions=dict(kind=kind), attention=dict(n_heads=2, window=5), mod=dict(recursions=2, capacity=[1.0, 0.5])))
+        plain = spec_of(positions=dict(kind=kind), attention=dict(n_heads=2, window=5))
+        assert (twin.positions, twin.attention, twin.moe) == (plain.positions, plain.attention, None), "without a pattern there is none to copy"
 
 
 @st.composite

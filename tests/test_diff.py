@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from modcalc import account, load
-from modcalc.cost.diff import diff
+from modcalc.cost.diff import Change, diff
 from modcalc.errors import SpecError
 from modcalc.render.diff import tables
 from modcalc.spec.load import dump
@@ -94,6 +94,13 @@ def test_a_schedule_on_one_side_has_no_difference(tmp_path: Path) -> None:
     assert document["batch_size"]["before"] is None and document["batch_size"]["after"] == 8
     shown = run("dense-small", "m.yaml", cwd=tmp_path).stdout
     assert "training FLOPs, whole schedule" in shown and "sequences of a train step" in shown and "nothing that costs" not in shown
+
+
+def test_what_is_unknown_on_a_side_or_begins_at_0_has_no_ratio() -> None:
+    found = [
+        (c.difference, c.relative) for c in (Change("x", 8, None), Change("x", None, 8), Change("x", 0, 8), Change("x", 8, 6), Change("x", 8, 8))
+    ]
+    assert found == [(None, None), (None, None), (8, None), (-2, -0.25), (0, 0.0)]
 
 
 def test_a_revision_of_a_config(git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from modcalc.cost.check import check_all
 from modcalc.cost.conventions import convention
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.errors import UsageError
+from modcalc.search import families
 from modcalc.search.costs import Basis
 from modcalc.search.families import Constant, constant, nearest, parse_vary, specs_of
 from modcalc.search.family import Family
@@ -142,6 +144,14 @@ def test_bad_questions(vary: list[str], solve: str, cost: str, message: str) -> 
     spec = load("petty-41m")
     with pytest.raises(UsageError, match=message):
         constant(Family(spec), parse_vary(vary), solve, cost, Basis(512, 1, 511, convention()))
+
+
+def test_more_members_than_can_be_shown_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "MAX_MEMBERS", 6)
+    ask = partial(constant, Family(load("petty-41m")), solve="d_ff", hold="params", basis=Basis(512, 1, 511, convention()))
+    assert len(ask({"n_layers": [1, 2, 3], "d_model": [256, 512]}).members) == 6
+    with pytest.raises(UsageError, match="--vary: 8 combinations; at most 6"):
+        ask({"n_layers": [1, 2, 3, 4], "d_model": [256, 512]})
 
 
 def test_steps_that_leave_nothing_to_choose_from() -> None:

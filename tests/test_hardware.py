@@ -51,6 +51,20 @@ def test_a_dtype_that_the_datasheet_does_not_claim_has_no_peak():
     assert hardware.peak("Tesla V100-SXM2-16GB", "fp16").flops_per_s == 125e12
 
 
+def test_a_processor_is_called_by_its_model(tmp_path, monkeypatch):
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(hardware, "open", lambda path, **how: info.open(**how), raising=False)
+    monkeypatch.setattr("platform.processor", lambda: "x86_64")
+    info.write_text("processor\t: 0\nmodel name\t: A Processor @ 2.10GHz \nmodel name\t: Another\n")
+    assert hardware.cpu_name() == "A Processor @ 2.10GHz"
+    info.write_text("processor\t: 0\n")
+    assert hardware.cpu_name() == "x86_64"
+    info.unlink()
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert hardware.cpu_name() == "arm64"
+
+
 def test_the_users_own_peak_goes_first():
     known, unknown = hardware.peak("NVIDIA H200", "bf16", 700.0), hardware.peak("a new GPU", "bf16", 700.0)
     assert known.flops_per_s == unknown.flops_per_s == 700e12
@@ -153,10 +167,10 @@ def test_a_gpu_that_nvml_does_not_know(monkeypatch, one_gpu):
 
 
 class Burning:
-    """A step of 3 J, of which `nvml` learns."""
+    """A step of 3 J, of which `nvml` learns; it has counted 12 J before."""
 
     def __init__(self, nvml: FakeNvml) -> None:
-        self.nvml, self.prepared, self.joules = nvml, 0, 0.0
+        self.nvml, self.prepared, self.joules = nvml, 0, 12.0
         nvml.nvmlDeviceGetTotalEnergyConsumption = self.counted
 
     def counted(self, handle):

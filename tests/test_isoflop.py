@@ -65,6 +65,38 @@ def test_the_papers_rule_in_one_question() -> None:
         assert c.spec.attention.n_heads * 64 == c.spec.d_model
 
 
+def test_every_rule_of_a_search_is_said() -> None:
+    spec = load("mod-60m")
+    heads = ("head_dim 64, heads 1/64 of d_model", "key/value heads as many as heads")
+    assert terms(spec).words == (
+        "n_layers 2 to 128, 20 values",
+        "d_model 64 to 16384, 28 values",
+        *heads,
+        "d_ff 4 d_model",
+        "d_model / n_layers 48 to 128 (--aspect)",
+    )
+    assert terms(spec, free="n_layers=2:4,d_ff", params="1M:2G").words == (
+        "n_layers 2, 3, 4",
+        "d_ff 1536 to 2560 in steps of 64",
+        "d_model / n_layers 48 to 128 (--aspect)",
+        "d_ff / d_model 3 to 5 (--ff-ratio)",
+        "parameters 1,000,000 to 2,000,000,000 (--params)",
+    )
+    assert terms(spec, free="d_ff=64+128", ff_ratio="none").words == (
+        "d_ff 64, 128",
+        "d_model / n_layers any (--aspect)",
+        "d_ff / d_model any (--ff-ratio)",
+    )
+    assert terms(spec, other=load("dense-60m")).words == (
+        "n_layers 7 to 56 in steps of 1",
+        "d_model 256 to 1024 in steps of 64",
+        "d_ff 768 to 5120 in steps of 64",
+        *heads,
+        "d_model / n_layers 16 to 256 (--aspect)",
+        "d_ff / d_model 3 to 5 (--ff-ratio)",
+    )
+
+
 @pytest.mark.parametrize(("n_layers", "d_model", "words"), [(12, 64, "5 to 256"), (2, 1024, "16 to 512"), (4, 256, "16 to 256")])
 def test_a_model_matches_itself_however_unusual(n_layers: int, d_model: int, words: str) -> None:
     spec = structs.replace(load("dense-60m"), n_layers=n_layers, d_model=d_model, attention=Attention(n_heads=d_model // 64))
@@ -315,6 +347,15 @@ def test_written_specs_load_back_bill_the_same_and_pass_their_checks(tmp_path: P
         assert len(done) == len(pairs) and all(one.ok and one.results for one in done)
 
 
+def test_a_spec_says_what_it_spends_and_its_name_which_of_several_budgets() -> None:
+    for budgets, ends in (((10**18, 15 * 10**18), ["-1e18", "-1.5e19"]), ((10**18,), [""])):
+        for c, spec in specs_of(ask_plan(load("dense-60m"), *budgets)):
+            end = ends[budgets.index(c.schedule.budget)]
+            assert spec.name == c.spec.name + end
+            spent = {10**18: "1e18", 15 * 10**18: "1.5e19"}[c.schedule.budget]
+            assert spec.description == f"spends {spent} training FLOPs; convention matmul, causal full; a shape of dense-60m"
+
+
 def test_another_convention_writes_no_rule_that_check_would_count_otherwise() -> None:
     asked = Asked(terms(load("mod-60m"), other=load("dense-60m")), basis(load("mod-60m"), "causal-half"), WITHIN)
     pairs = list(specs_of(matched(asked, load("dense-60m"), "forward", quiet)))
@@ -333,3 +374,7 @@ def test_what_differs_between_the_models_is_said_and_how_it_counts() -> None:
     assert answer.target.cost == account(other, seq_len=1024).flops.forward and len(answer.notes) == 1
     with pytest.raises(UsageError, match="1024 learned positions"):
         ask_match(mod, other)
+    dense = load("dense-60m")
+    beside = ask_plan(dense, 10**18, light=structs.replace(load("mod-60m"), vocab_size=1000), free="n_layers=8,d_model=512")
+    assert len(beside.notes) == 1 and beside.notes[0].startswith("vocabulary: mod-60m has V = 1,000, dense-60m 32,000")
+    assert ask_plan(dense, 10**18, free="n_layers=8,d_model=512").notes == ()

@@ -179,6 +179,24 @@ def test_match_finds_the_optimum_of_brute_force(axes: dict, target: int, by: str
     assert [abs(c.error) for c in found.candidates] == [b[2] for b in brute[:5]]
 
 
+@pytest.mark.parametrize("chunk", [7, lattice_module.CHUNK])
+@pytest.mark.parametrize("prefer", ["closest", "deepest", "widest", "params"])
+def test_of_more_matches_than_are_asked_for_the_preferred_stay(prefer: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn targets seldom have so many."""
+    monkeypatch.setattr(lattice_module, "CHUNK", chunk)
+    family, basis, target = Family(MOD), basis_of(MOD), 10**9
+    axes = {"n_layers": [2, 3, 4, 5, 6, 8], "d_model": [64, 128, 192, 256], "d_ff": [64, 128, 256, 512]}
+    good = []
+    for index, shape in enumerate(every_shape(family, axes)):
+        report = account(family.apply(shape))
+        away = abs(report.flops.forward - target)
+        size = {"closest": 0, "deepest": shape.n_layers, "widest": shape.d_model, "params": report.params.total}[prefer]
+        if 2 * away <= target:
+            good.append((-size, away, index, shape))
+    found = match(family, axes, target, "forward", basis, Rules(), within=Fraction(1, 2), prefer=prefer, limit=5)
+    assert len(good) > 30 and [c.shape for c in found.candidates] == [shape for *_, shape in sorted(good)[:5]]
+
+
 @settings(max_examples=40, **LIMITS)
 @given(
     axes=small,
@@ -233,7 +251,7 @@ def test_a_plan_counts_each_rule_that_shapes_break() -> None:
     family, axes = Family(DENSE), {"n_layers": [1, 2, 3, 4], "d_model": [64, 128, 192, 256], "d_ff": [64, 160, 256, 512]}
     aspect, ff_ratio, params = (Fraction(85, 2), Fraction(257, 2)), (Fraction(5, 4), Fraction(13, 5)), (Fraction(200_000), Fraction(900_000))
     rules, basis, budget, ratio = Rules(aspect, ff_ratio, params), basis_of(DENSE, 8), 3 * 10**14, (Fraction(121, 2), Fraction(403, 2))
-    found = plan(family, axes, budget, basis, rules, within=Fraction(1), ratio=ratio, min_steps=14_000, limit=5)
+    found = plan(family, axes, budget, basis, rules, within=Fraction(1), ratio=ratio, min_steps=14_000, limit=100)
     counted: Counter = Counter()
     for shape in every_shape(family, axes):
         spec = family.apply(shape)
@@ -249,6 +267,13 @@ def test_a_plan_counts_each_rule_that_shapes_break() -> None:
         counted["steps"] += not broken and steps < 14_000
         counted["tokens per parameter"] += not broken and not ratio[0] <= Fraction(steps * 8 * 512, report.params.total) <= ratio[1]
     assert dict(found.tally.broken) == dict(counted) and all(counted.values())
+    sides = Counter()
+    for c in found.candidates:
+        tokens = Fraction(c.schedule.tokens, c.params.total)
+        assert ("whole steps, fewer than 14,000" in c.reason) == (c.schedule.steps < 14_000)
+        sides += Counter(few=tokens < ratio[0], many=tokens > ratio[1])
+        assert ("parameter, fewer than 60.5" in c.reason, "parameter, more than 201.5" in c.reason) == (tokens < ratio[0], tokens > ratio[1])
+    assert sides["few"] + sides["many"] == counted["tokens per parameter"] and len(sides) == 2
 
 
 def test_a_match_counts_each_rule_that_shapes_break() -> None:

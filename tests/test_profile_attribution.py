@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from modcalc.measure import attribution  # noqa: E402
 from modcalc.measure.attribution import attribute, summed  # noqa: E402
 from modcalc.measure.build import build  # noqa: E402
-from modcalc.measure.ranges import MODULE, STEP, Owners, ranges  # noqa: E402
+from modcalc.measure.ranges import MODULE, STEP, Owners, Ranged, ranges  # noqa: E402
 from modcalc.measure.steps import build_step  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -61,6 +61,14 @@ def test_lines_add_up_to_the_step_and_flops_to_the_account(mode, by):
         assert found.routing_s == pytest.approx(overhead) and 0 < found.routing_share < 1
         worked = {line.label: line.flops for line in found.lines}
         assert {line.label: line.flops for line in found.routing if line.flops} == {part: worked[part] for part in ("router", "predictor")}
+
+
+def test_a_step_under_the_profiler_gets_new_inputs_too():
+    done = []
+    ranged = Ranged(SimpleNamespace(prepare=lambda: done.append("prepare"), run=lambda: done.append("run")))
+    ranged.prepare()
+    ranged.run()
+    assert done == ["prepare", "run"]
 
 
 def test_nothing_stays_behind():

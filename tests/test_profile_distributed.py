@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +15,9 @@ from modcalc.spec.load import loads
 torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("this torch is built without torch.distributed", allow_module_level=True)
+from modcalc.measure import distributed  # noqa: E402
 from modcalc.measure.distributed import length, overlap, union  # noqa: E402
+from modcalc.measure.ranges import STEP  # noqa: E402
 
 YAML = "{name: tiny, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}, mod: {capacity: 0.25}}"
 
@@ -143,6 +147,27 @@ def test_sharded_weights_are_drawn_where_they_stay(tmp_path):
     done = torchrun(tmp_path, *words, program=["sharded.py", "profile"], yaml=yaml)
     assert done.returncode == 0, done.stderr
     assert 3 < json.loads(done.stdout)["loss"] < 8
+
+
+def test_communication_that_nothing_hides(monkeypatch):
+    """On GPUs, of kernels alone: seconds of a step in which one of nccl's ran, and in which no other did."""
+
+    def event(name: str, start: float, end: float, **over: object) -> SimpleNamespace:
+        kinds = dict(device_type=torch.autograd.DeviceType.CUDA, is_user_annotation=False)
+        return SimpleNamespace(name=name, time_range=SimpleNamespace(start=start, end=end), **{**kinds, **over})
+
+    events = [
+        event("ncclDevKernel_AllReduce", 0.0, 6e6),
+        event("ncclDevKernel_AllGather", 3e6, 9e6),
+        event("gemm", 2e6, 5e6),
+        event("nccl:all_reduce", 0.0, 50e6, is_user_annotation=True),
+        event("ncclAllReduce", 20e6, 50e6, device_type=torch.autograd.DeviceType.CPU),
+    ]
+    monkeypatch.setattr(distributed, "profiled", lambda *_: nullcontext(SimpleNamespace(events=lambda: events)))
+    monkeypatch.setattr(distributed, "alternate", lambda steps, device, rounds: [[5.0] * rounds])
+    assert distributed.World(0, 2, torch.device("cuda", 0), None)._communication(None) == (3.0, 2.0, 5.0)
+    events = [event("step", 0.0, 12e6), event(STEP, 0.0, 12e6), event("gloo:all_reduce", 3e6, 15e6), event("gemm", 0.0, 9e6)]
+    assert distributed.World(0, 2, torch.device("cpu"), None)._communication(None) == (3.0, None, 5.0)
 
 
 def test_covered_time():

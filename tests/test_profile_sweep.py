@@ -159,6 +159,14 @@ def test_compiling_needs_a_compiler(monkeypatch):
                 jobs(on_gpu, [SPEC], [])
 
 
+def test_sharding_on_the_cpu_needs_streams_that_record(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "Stream", object)
+    with pytest.raises(Exception, match="--parallel fsdp on the CPU: it needs torch 2.7"):
+        jobs(with_settings(parallel="fsdp"), [SPEC], [])
+    on_gpu = replace(with_settings(parallel="fsdp"), device=torch.device("cuda", 0))
+    assert len(jobs(on_gpu, [SPEC], [])) == len(jobs(with_settings(parallel="ddp"), [SPEC], [])) == 1
+
+
 YAML = "{name: a, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}}"
 
 

@@ -24,6 +24,12 @@ def test_another_length_keeps_the_position_table() -> None:
     assert account(short).params == account(load("gpt2")).params
 
 
+def test_another_length_keeps_no_more_tokens_than_there_are() -> None:
+    for capacity, kept in ((100, 64), (0.5, 0.5), ([100, 50, 0.5, 1.0], [64, 50, 0.5, 1.0])):
+        mod = at_length(structs.replace(FAMILY, mod=Mod(capacity=capacity, multiple_of=128)), 64).mod
+        assert (mod.capacity, mod.multiple_of) == (kept, 64)
+
+
 FAMILY = Spec(
     name="f",
     vocab_size=1000,
@@ -74,6 +80,8 @@ def test_how_the_widths_follow_is_said() -> None:
 def test_what_scales_with_the_width() -> None:
     gemma = structs.replace(FAMILY, embedding=Embedding(scale=16.0), attention=Attention(n_heads=4, head_dim=128))
     wide = Family(gemma).apply(Family(gemma).own._replace(d_model=1024))
+    rounded = structs.replace(gemma, embedding=Embedding(scale=16.00001))
+    assert Family(rounded).apply(Family(rounded).own) == rounded, "its own width changes nothing"
     assert wide.embedding.scale == 32.0 and (wide.attention.n_heads, wide.attention.head_dim) == (16, 128)
     experts = structs.replace(FAMILY, moe=Moe(n_experts=4, top_k=1, d_ff=128, n_shared=1, shared_d_ff=64))
     wide = Family(experts).apply(Family(experts).own._replace(d_model=512))
