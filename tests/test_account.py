@@ -52,6 +52,14 @@ def test_embedding_parameters_are_the_tables_of_tokens_positions_and_head() -> N
         assert p.embedding + p.non_embedding == p.total and p.non_embedding == 4 * (12 * 256**2 + 2 * 256) + 256
 
 
+def test_a_token_uses_a_routed_block_or_its_way_around() -> None:
+    """64 of 512 tokens pass two of four blocks, router and frame see all."""
+    D = 256
+    p = account(spec(mod=dict(capacity=64, bypass=dict(d_ff=8)))).params
+    block, around = 12 * D**2 + 2 * D, 2 * 8 * D + D
+    assert p.total - p.active == 2 * (block * 7 // 8 + around // 8)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_level_sums_to_the_total(name: str) -> None:
     report = account(spec(**VARIANTS[name]), batch=3)

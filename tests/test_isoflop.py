@@ -317,6 +317,16 @@ def test_caches_of_routed_blocks_match_exactly_though_shares_are_no_floats() -> 
         assert found.tally.broken["relative error"] == 40 * 31 - 5
 
 
+def test_a_convention_that_counts_active_parameters_matches_exactly_too() -> None:
+    spec = structs.replace(load("mod-small"), seq_len=161, n_layers=30, mod=Mod(capacity=30, every=1))
+    axes = {"n_layers": list(range(28, 33)), "capacity": list(range(25, 35))}
+    for capacity in range(25, 35):
+        target = account(structs.replace(spec, mod=Mod(capacity=capacity, every=1)), convention="torchtitan").flops.forward
+        found = match(Family(spec), axes, target, "forward", basis(spec, "torchtitan"), Rules(), within=Fraction(0), limit=1)
+        assert (found.candidates[0].shape[0], found.candidates[0].shape.capacity) == (30, capacity)
+        assert found.tally.broken["relative error"] == 5 * 10 - 1
+
+
 def test_names_that_are_taken_get_a_number(tmp_path: Path) -> None:
     """As of a family beside another of its name, of one that differs in what a file's name cannot have, and of a long one."""
     specs = [structs.replace(load("dense-small"), name=name) for name in ("a b", "a b", "A/b", "n" * 200)]

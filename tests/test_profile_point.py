@@ -4,6 +4,7 @@ import re
 import weakref
 from fractions import Fraction
 from statistics import median
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -206,6 +207,24 @@ def test_every_build_draws_anew(monkeypatch):
     monkeypatch.setattr(rigs, "build_step", noted)
     measure(job(settings=settings(mode="decode", seq_len=1, context=4, iterations=6)))
     assert drawn == [n for n in range(6) for _ in range(2)]
+
+
+def test_every_rank_draws_anew_and_warms_up_as_long_as_the_others(monkeypatch):
+    """Steps that communicate wait for as many of the other processes."""
+    asked, own, warm = [], rigs.build_step, rigs.warm_up
+    world = SimpleNamespace(rank=3, size=4, wrap=lambda settings: lambda model: model, any=lambda one: one or len(asked) < 6)
+
+    def noted(*args, seed, **more):
+        asked.append(seed)
+        return own(*args, seed=seed, **more)
+
+    def agreed(step, device, steps, agree):
+        return warm(step, device, steps, lambda one: asked.append(one) or agree(one))
+
+    monkeypatch.setattr(rigs, "build_step", noted)
+    monkeypatch.setattr(rigs, "warm_up", agreed)
+    rig = rigs.Rig.build(SPEC, job(baseline=None, world=world, settings=settings(warmup=2)), 0)
+    assert asked == [3, True, True, False, False, False] and rig.warm.steps == 4
 
 
 def test_there_are_as_many_samples_as_builds():
