@@ -110,7 +110,7 @@ def number(knob: str, text: str) -> int | Fraction:
 def decimal(text: str) -> Fraction:
     """The decimal number in `text`, exactly. Raises ValueError for anything else, and for what is absurdly large or small."""
     found = float(text)  # refuses what Fraction would take, such as 1/3
-    if "/" in text or len(text) > 30 or not (found == 0 or 1e-30 < abs(found) < 1e30):
+    if len(text) > 30 or not (found == 0 or 1e-30 < abs(found) < 1e30):
         raise ValueError(text)
     return Fraction(text) if found else Fraction(0)
 

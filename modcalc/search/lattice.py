@@ -114,7 +114,7 @@ class Lattice:
             for g in plan.groups if not plan.recursion else ():
                 r = g.block.routing
                 # Whether a layer is rotated changes no cost that a search knows.
-                key = (g.block.attention.window, isinstance(g.block.ffn, MoePlan), r and (r.capacity if own is None else True))
+                key = (g.block.attention.window, isinstance(g.block.ffn, MoePlan), r and r.capacity)
                 counts = kinds.setdefault(key, (g.block, {}))[1]
                 counts[len(rows)] = counts.get(len(rows), 0) + g.count
             rows.append((i, j))

@@ -66,7 +66,7 @@ class Candidate:
 
     def drop(self, reason: str) -> "Candidate":
         """The same, dropped for one more reason."""
-        reasons = [self.reason] if self.status == DROP and self.reason else []
+        reasons = [self.reason] if self.reason else []
         return replace(self, status=DROP, reason="; ".join([*reasons, reason]))
 
 
