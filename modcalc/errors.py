@@ -42,3 +42,9 @@ def demand_name(option: str, file: str) -> None:
 def first_line(error: BaseException) -> str:
     """What an exception says, without the stack or list that torch appends; its class where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line: its class, and what it says."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"

@@ -92,6 +92,20 @@ def test_a_counter_that_fails_keeps_the_analytic_result(flops, tiny: Path, monke
 
 
 @torch_installed
+def test_what_a_failed_counter_is_held_against(flops, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger's count of the same pass, as counters count, whatever the convention of the report."""
+    right = flops(tiny, "--count", "analytic", "--format", "json").document["flops"]
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(agreement, "run", fail)
+    d = flops(tiny, "--count", "torch", "--backward", "--convention", "6nd", "--format", "json").document
+    assert [(v["analytic"], v["reason"]) for v in d["counting"]] == [(right[of], "MemoryError") for of in ("forward", "train_step")]
+    assert d["agree"] is None and d["flops"]["forward"] != right["forward"]
+
+
+@torch_installed
 def test_several_specs_are_each_counted(flops, tiny: Path, tiny_mod: Path) -> None:
     ran = flops(tiny, tiny_mod, "--count", "torch")
     assert ran.code == 0 and ran.out.count("equal to the ledger") == 2

@@ -234,7 +234,8 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
     """Each counter's verdict, told as soon as it is there; with `backward`, torch also counts the train step."""
     if not counters:
         return []
-    from modcalc.measure.agreement import Verdict, run
+    from modcalc.errors import reason
+    from modcalc.measure.agreement import Verdict, ledger_by_path, run
     from modcalc.render.counted import counted_as, differences_table, verdict_facts
     from modcalc.render.output import facts, show
     from modcalc.render.progress import working
@@ -247,8 +248,7 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
             with working(f"{name}: counting by {counter}{', train step' if both else ''}"):
                 verdict = run(report, counter, backward=both)
         except Exception as failed:  # whatever a counter stumbles over, the ledger's answer stands
-            said = str(failed).strip().partition("\n")[0]  # torch adds its C++ stack
-            verdict = Verdict(counter, both, report.flops.forward, None, reason=f"{type(failed).__name__}: {said}")
+            verdict = Verdict(counter, both, sum(ledger_by_path(report, both).values()), None, reason=reason(failed))
         facts(verdict_facts(verdict, unit), format)
         if verdict.differences:
             show([differences_table(verdict, unit)], format)
@@ -276,10 +276,7 @@ def _document(
 
     documents = []
     for (report, dense, cases), of in zip(accounts, verdicts, strict=True):
-        agree = False if any(v.agrees is False for v in of) else all(v.agrees for v in of) or None
-        documents.append(
-            account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of, agree if of else None)
-        )
+        documents.append(account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of))
     for document, h, run in zip(documents, hardware, runs, strict=True):
         if h:
             document["hardware"] = dataclasses.asdict(h)

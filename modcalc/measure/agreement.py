@@ -4,7 +4,6 @@ Counters see what an implementation computes, so they are compared with the matm
 whatever convention a report was made under.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,19 +53,6 @@ class Verdict:
         return None if self.counted is None else not self.differences and self.counted == self.analytic
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """The verdicts of several counters on one report."""
-
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def agree(self) -> bool | None:
-        """False: some counter differs. None: none does, but not every one could count, or there is none."""
-        answers = [v.agrees for v in self.verdicts]
-        return False if False in answers else None if None in answers or not answers else True
-
-
 def ledger_by_path(report: Report, backward: bool = False) -> dict[str, int]:
     """Module path -> FLOPs of its own rows, forward or forward + backward, as counters count; paths without FLOPs left out."""
     lines = replace(report, convention=MATMUL).lines("path")
@@ -105,13 +91,6 @@ def run(report: Report, counter: str, *, backward: bool = False, device: str = "
         analytic = sum(ledger_by_path(report, backward).values())
         return Verdict(counter, backward, analytic, None, unseen=failed.unseen, reason=str(failed))
     return verdict(report, counted)
-
-
-def agreement(report: Report, counters: Iterable[str] | None = None, *, backward: bool = False, device: str = "meta") -> Agreement:
-    """Verdicts of all `counters` (default: those installed) on the forward pass and, with `backward`, of torch's on the train step too."""
-    names = list(installed() if counters is None else counters)
-    runs = [(name, False) for name in names] + [(name, True) for name in names if backward and name == "torch"]
-    return Agreement(tuple(run(report, name, backward=both, device=device) for name, both in runs))
 
 
 def counter_results(spec: Spec) -> "list[Result]":

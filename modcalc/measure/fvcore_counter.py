@@ -12,11 +12,11 @@ from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, g
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from modcalc.errors import CountFailed
+from modcalc.errors import CountFailed, reason
 from modcalc.measure.counters import Counted
 from modcalc.measure.free_ops import free_or_fail
 from modcalc.measure.products import attention_macs, einsum_macs, grouped_linear_macs, grouped_macs, matmul_macs
-from modcalc.measure.running import is_fake, outputs_of, paths_of, reason
+from modcalc.measure.running import is_fake, outputs_of, paths_of
 
 Handle = Callable[[list[Any], list[Any]], Any]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
-from modcalc.errors import CountFailed, first_line
+from modcalc.errors import CountFailed
 
 # Wrapper class -> its attribute that holds the wrapped module, which is no part of a path.
 WRAPPERS = {
@@ -43,12 +43,6 @@ def outputs_of(output: Any) -> list[Tensor]:
     if strange:
         raise CountFailed(f"the model returns {', '.join(strange)}, whose tensors cannot be found; return tensors, tuples or dicts")
     return [x for x in leaves if isinstance(x, Tensor)]
-
-
-def reason(error: Exception) -> str:
-    """An exception in one line."""
-    name, line = type(error).__name__, first_line(error)
-    return name if line == name else f"{name}: {line}"
 
 
 def is_fake(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:

@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from modcalc.errors import CountFailed
+from modcalc.errors import CountFailed, reason
 from modcalc.measure.counters import Counted
 from modcalc.measure.free_ops import free_or_fail
 from modcalc.measure.products import attention_backward_macs, attention_macs, grouped_macs, matmul_macs
-from modcalc.measure.running import outputs_of, paths_of, reason
+from modcalc.measure.running import outputs_of, paths_of
 
 Formula = Callable[..., int]
 

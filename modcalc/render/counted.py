@@ -50,12 +50,16 @@ def differences_table(v: "Verdict", unit: Unit) -> Table:
     return Table(columns=columns, rows=rows)
 
 
-def verdicts_document(report: Report, verdicts: Sequence["Verdict"], agree: bool | None) -> dict[str, Any]:
-    """The keys `counters` (matmul convention, all pairs; null where not run or failed), `agree` and `counting` of a JSON document."""
+def verdicts_document(report: Report, verdicts: Sequence["Verdict"]) -> dict[str, Any]:
+    """The keys `counters` (matmul convention, all pairs; null where not run or failed), `agree` and `counting` of a JSON document.
+
+    agree: false where some counter differs; null where none does, but not every one could count, or none ran.
+    """
+    answers = [v.agrees for v in verdicts]
     forward = {v.counter: v.counted for v in verdicts if not v.backward}
     return {
         "counters": {"analytic": count_flops(report.rows, report.work, MATMUL).forward, **{name: forward.get(name) for name in ("fvcore", "torch")}},
-        "agree": agree,
+        "agree": False if False in answers else None if None in answers or not answers else True,
         "counting": [
             {
                 "counter": v.counter,
