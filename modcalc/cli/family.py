@@ -59,7 +59,7 @@ def family(
     from modcalc.errors import UsageError
     from modcalc.render.family import document, table
     from modcalc.render.numbers import several
-    from modcalc.render.output import chosen, emit, say, show
+    from modcalc.render.output import chosen, emit, show
     from modcalc.search.costs import Basis
     from modcalc.search.families import constant, parse_vary, specs_of
     from modcalc.search.family import Family
@@ -91,6 +91,6 @@ def family(
     else:
         show([table(found)], format)
     if out is not None:
-        say([f"wrote {several(len(files), 'spec')} into {out}"], format)
+        typer.echo(f"wrote {several(len(files), 'spec')} into {out}", err=True)
     if not found.found:
         raise typer.Exit(1)

@@ -108,7 +108,6 @@ def flops(
             plot_layers(target, first, unit, dense, backward=backward)
         else:
             plot_breakdown(target, [dense, first] if dense and not others else [report for report, _, _ in accounts], unit, backward=backward)
-        typer.echo(f"drawn into {target}", err=True)
     verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(accounts) == 1) for report, _, _ in accounts]
     if format == "json":
         _document(accounts, verdicts, hardware, runs, cluster, by, macs)

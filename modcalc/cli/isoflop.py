@@ -157,7 +157,7 @@ def _progress(text: str, size: int) -> "Iterator[Callable[[int], None]]":
 def _report(answer: "Answer", folder: "Path | None", target: "Path | None", format: str | None) -> None:
     """Print, write and draw an answer; exit with 130 if the search was interrupted."""
     from modcalc.render.numbers import several
-    from modcalc.render.output import chosen, emit, say, show
+    from modcalc.render.output import chosen, emit, show
     from modcalc.search.results import OK
     from modcalc.search.write import specs_of, write_specs
 
@@ -174,12 +174,11 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
     if folder:
         bare = sum(spec.budget is None for _, spec in written)
         unheld = f"; {bare:,} without a budget, as modcalc check counts no such cost" if bare else ""
-        say([f"wrote {several(len(files), 'spec')} into {folder}{unheld}"], format)
+        typer.echo(f"wrote {several(len(files), 'spec')} into {folder}{unheld}", err=True)
     if target:
         from modcalc.render.plot_isoflop import plot_isoflop
 
         plot_isoflop(target, answer)
-        say([f"drawn into {target}"], format)
     if answer.interrupted:
         looked = sum(found.tally.looked for _, found in answer.founds)
         print(f"interrupted after {looked:,} shapes: this is what the search had found", file=sys.stderr)

@@ -86,7 +86,6 @@ def memory(
         from modcalc.render.plot_memory import plot_memory
 
         plot_memory(target, reports)
-        typer.echo(f"drawn into {target}", err=True)
 
 
 def _check(phase: str, context: int | None, seq_len: int | None, how: dict) -> None:

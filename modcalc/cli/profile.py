@@ -215,7 +215,6 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
                 from modcalc.render.plot_profile import plot_profile
 
                 plot_profile(target, records)
-                print(f"drawn into {target}", file=sys.stderr)
         if isinstance(stopped, UsageError):
             raise stopped
     if stopped:

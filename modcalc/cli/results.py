@@ -65,7 +65,6 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
         from modcalc.render.plot_profile import plot_profile
 
         plot_profile(target, records)
-        print(f"drawn into {target}", file=sys.stderr)
 
 
 def _within(path: Path) -> list[Path]:

@@ -70,7 +70,8 @@ def writable(path: Path, option: str) -> None:
 def figure(
     target: Path, title: str = "", subtitle: str = "", *, width: float = 8.0, height: float = 4.5, grid: tuple[int, int] = (1, 1)
 ) -> Iterator[Any]:
-    """Axes to draw on (an array of them for a grid of rows and columns); written to `target` if the block ends without an error.
+    """Axes to draw on (an array of them for a grid of rows and columns); if the block ends without an error, `target` is written, and
+    stderr told so.
 
     width, height: inches. title stands above, subtitle (what was counted, by which convention) under it.
     """
@@ -96,6 +97,7 @@ def figure(
             raise UsageError(f"--plot {target}: {wrong.strerror or wrong}") from None
         if kind != "svg" and any("missing from font" in str(w.message) for w in found):
             print(f"warning: {target}: the font lacks some characters of the text; a .svg keeps them", file=sys.stderr)
+    print(f"drawn into {target}", file=sys.stderr)
 
 
 def amounts(axis: "Axis", name: str) -> None:
