@@ -59,7 +59,7 @@ def family(
     from modcalc.errors import UsageError
     from modcalc.render.family import document, table
     from modcalc.render.numbers import several
-    from modcalc.render.output import chosen, emit, show
+    from modcalc.render.output import emit
     from modcalc.search.costs import Basis
     from modcalc.search.families import constant, parse_vary, specs_of
     from modcalc.search.family import Family
@@ -74,7 +74,6 @@ def family(
         raise UsageError("--context: it belongs to --hold decode, so it would change nothing")
     if force and not out:
         raise UsageError("--force: it belongs to --out, so it would change nothing")
-    chosen(format)
     values = parse_vary(vary)
     loaded = load_as(spec)
     T = seq_len or loaded.seq_len
@@ -86,10 +85,7 @@ def family(
     files = {}
     if out is not None:
         files = write_specs(folder_for(out, force), list(specs_of(found)))
-    if chosen(format) == "json":
-        emit(document(found, files), [], format)
-    else:
-        show([table(found)], format)
+    emit(document(found, files), [table(found)], format)
     if out is not None:
         typer.echo(f"wrote {several(len(files), 'spec')} into {out}", err=True)
     if not found.found:

@@ -78,7 +78,6 @@ def isoflop(
     """
     from modcalc.cost.conventions import convention as find_convention
     from modcalc.errors import UsageError
-    from modcalc.render.output import chosen
     from modcalc.search.answers import Asked, matched, planned
     from modcalc.search.costs import Basis
     from modcalc.search.question import at_length, fraction, terms
@@ -98,7 +97,6 @@ def isoflop(
     _only("--by decode", by == "decode", {"--context": context})
     _only("--out", bool(out), {"--force": force or None})
     budgets = list(dict.fromkeys(parse_count(b, "--budget") for b in budget or ()))
-    chosen(format)
     target = None
     if plot is not None:
         from modcalc.render.plot import plot_target
@@ -156,21 +154,16 @@ def _progress(text: str, size: int) -> "Iterator[Callable[[int], None]]":
 
 def _report(answer: "Answer", folder: "Path | None", target: "Path | None", format: str | None) -> None:
     """Print, write and draw an answer; exit with 130 if the search was interrupted."""
+    from modcalc.render.isoflop import tables
+    from modcalc.render.isoflop_document import document
     from modcalc.render.numbers import several
-    from modcalc.render.output import chosen, emit, show
+    from modcalc.render.output import emit
     from modcalc.search.results import OK
     from modcalc.search.write import specs_of, write_specs
 
     written = list(specs_of(answer)) if folder else []
     files = write_specs(folder, written) if folder else {}
-    if chosen(format) == "json":
-        from modcalc.render.isoflop_document import document
-
-        emit(document(answer, files), [], format)
-    else:
-        from modcalc.render.isoflop import tables
-
-        show(tables(answer, joined=format == "csv"), format)
+    emit(document(answer, files), tables(answer, joined=format == "csv"), format)
     if folder:
         bare = sum(spec.budget is None for _, spec in written)
         unheld = f"; {bare:,} without a budget, as modcalc check counts no such cost" if bare else ""

@@ -1,10 +1,10 @@
 """Families at a constant cost, as a table and as a document."""
 
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 from modcalc.render.isoflop import UNITS, inner_cells, shape
+from modcalc.render.isoflop_document import candidate_document
 from modcalc.render.numbers import share as percent
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.costs import COSTS
@@ -69,25 +69,5 @@ def document(family: Constant, files: Mapping[int, str]) -> dict[str, Any]:
         "within": float(family.within),
         "workload": {"seq_len": family.basis.seq_len, "context": family.basis.context if family.hold == "decode" else None},
         "convention": {"name": rule.name, "causal": rule.causal, "counts": rule.counts, "citation": rule.citation},
-        "candidates": [_member(m, files) for m in family.members],
-    }
-
-
-def _member(m: Member, files: Mapping[int, str]) -> dict[str, Any]:
-    c = m.candidate
-    return {
-        "spec": c.spec.name,
-        "shape": shape(c),
-        "params": c.params.total,
-        "params_active": c.params.active,
-        "params_non_embedding": c.params.non_embedding,
-        "forward_flops": c.forward,
-        "train_flops_per_token": c.train_per_token,
-        "kv_cache_bytes": m.kv_bytes,
-        "cost": c.cost,
-        "drift": m.drift,
-        "relative_error": Fraction(c.error),
-        "status": c.status,
-        "reason": c.reason or None,
-        "file": files.get(id(c)),
+        "candidates": [candidate_document(m.candidate, files, kv_cache_bytes=m.kv_bytes, drift=m.drift) for m in family.members],
     }

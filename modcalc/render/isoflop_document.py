@@ -59,6 +59,22 @@ def document(answer: Answer, files: Mapping[int, str]) -> dict[str, Any]:
 
 def _candidate(c: Candidate, count: str, files: Mapping[int, str]) -> dict[str, Any]:
     s = c.schedule
+    return candidate_document(
+        c,
+        files,
+        train_step_flops=s and s.step_flops,
+        train_flops=s and s.spent,
+        budget=s and s.budget,
+        tokens=s and s.tokens,
+        steps=s and s.steps,
+        tokens_per_param=s and tokens_per_param(c, count),
+        marks=c.marks,
+        matched=c.matched and _candidate(c.matched, count, files),
+    )
+
+
+def candidate_document(c: Candidate, files: Mapping[int, str], **own: Any) -> dict[str, Any]:
+    """What every search says of a shape. own: what one alone says."""
     return {
         "spec": c.spec.name,
         "shape": shape(c),
@@ -67,17 +83,10 @@ def _candidate(c: Candidate, count: str, files: Mapping[int, str]) -> dict[str, 
         "params_non_embedding": c.params.non_embedding,
         "forward_flops": c.forward,
         "train_flops_per_token": c.train_per_token,
-        "train_step_flops": s and s.step_flops,
-        "train_flops": s and s.spent,
-        "budget": s and s.budget,
-        "tokens": s and s.tokens,
-        "steps": s and s.steps,
-        "tokens_per_param": s and tokens_per_param(c, count),
+        **own,
         "cost": c.cost,
         "relative_error": c.error,
         "status": c.status,
         "reason": c.reason or None,
-        "marks": list(c.marks),
-        "matched": c.matched and _candidate(c.matched, count, files),
         "file": files.get(id(c)),
     }

@@ -8,7 +8,7 @@ from modcalc.cost.fits import Fit
 from modcalc.cost.memory import SampleMemory, TrainMemory
 from modcalc.cost.memory_report import Choice, MemoryReport
 from modcalc.render.hardware import FORCED
-from modcalc.render.numbers import binary_bytes, count
+from modcalc.render.numbers import binary_bytes, count, several
 from modcalc.render.output import facts, show, write
 from modcalc.render.sampling import CASES
 from modcalc.render.table import Column, Table
@@ -48,7 +48,7 @@ def headline(reports: Sequence[MemoryReport]) -> list[str]:
     report = reports[0]
     w, m = report.work, report.memory
     tokens = "T" if lengths_differ(reports) else f"{w.seq_len:,}"
-    sequences = f"{w.batch:,} sequence{'s' if w.batch > 1 else ''}"
+    sequences = several(w.batch, "sequence")
     cached = f" after {w.context:,} cached" if w.context else ""
     if w.phase == "decode":
         return [f"decode: 1 new token for {sequences}{cached}; weights and cache in {report.dtype}"]

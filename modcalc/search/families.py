@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
-from math import lcm
+from math import lcm, prod
 
 from msgspec import structs
 
@@ -73,9 +73,7 @@ def constant(
     if solve in vary:
         raise UsageError(f"--vary {solve}: it is what --solve looks for; vary another knob")
     family.demand({*vary, solve})
-    n = 1
-    for values in vary.values():
-        n *= len(values)
+    n = prod(map(len, vary.values()))
     if n > MAX_MEMBERS:
         raise UsageError(f"--vary: {n:,} combinations; at most {MAX_MEMBERS:,}")
     goal = whole(bill(resolve(family.spec, basis.seq_len), (hold,), basis)[hold]) if target is None else target

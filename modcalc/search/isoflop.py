@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
 
@@ -212,9 +212,7 @@ class _Groups:
 
     def __init__(self, lattice: Lattice, per: tuple[str, ...]) -> None:
         self.knobs = [(lattice.stride[k], len(lattice.axes[k]), k in ("n_layers", "every")) for k in KNOBS if k in per]
-        self.n = 1
-        for _, n, _ in self.knobs:
-            self.n *= n
+        self.n = prod(n for _, n, _ in self.knobs)
         if self.n > MAX_GROUPS:
             raise UsageError(f"--per {','.join(per)}: {self.n:,} combinations; at most {MAX_GROUPS:,} rows can be kept apart")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 from modcalc.errors import UsageError
@@ -25,10 +26,7 @@ class Terms:
 
     @property
     def size(self) -> int:
-        n = 1
-        for values in self.axes.values():
-            n *= len(values)
-        return n
+        return prod(map(len, self.axes.values()))
 
 
 def terms(
