@@ -15,8 +15,7 @@ import modcalc
 from modcalc.cost.activations import activations
 from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import train_memory
-from modcalc.cost.recompute import RECOMPUTE
-from modcalc.cost.workload import Workload
+from modcalc.cost.workload import RECOMPUTE, Training, Workload
 from modcalc.errors import UsageError
 from modcalc.spec.hub import TYPES, from_config
 from modcalc.spec.load import loads, shipped_specs
@@ -67,9 +66,8 @@ def holds(spec: Spec, dtype: str, attention: str, batch: int, recompute: str) ->
     tokens, targets = torch.randint(spec.vocab_size, (2, batch, spec.seq_len)).unbind(0)
     targets = targets.clone()
     tokens = tokens.clone()
-    bill = train_memory(
-        resolve(spec), batch, dtype=dtype, recompute=recompute, attention="fused" if attention == "sdpa" else "explicit", device="cpu"
-    )
+    how = Training(recompute=recompute, attention="fused" if attention == "sdpa" else "explicit", device="cpu")
+    bill = train_memory(resolve(spec), batch, how, dtype)
     assert kept_bytes(model, recompute, lambda: training_loss(model, tokens, targets)[0]) == bill.activations.total + bill.loss
     assert again_bytes(model, recompute, lambda: model(tokens)) == bill.activations.again
 
@@ -147,7 +145,7 @@ def block_bytes(spec: Spec, batch: int, **how: str) -> int:
     sums = []
     for n in (1, 2):
         plan = resolve(msgspec.structs.replace(spec, n_layers=n))
-        sums.append(activations(ledger(plan, Workload(batch, plan.seq_len, phase="train")), "bf16", **how).total)
+        sums.append(activations(ledger(plan, Workload(batch, plan.seq_len, phase="train")), "bf16", Training(**how)).total)
     return sums[1] - sums[0]
 
 
@@ -177,7 +175,7 @@ def test_a_routed_block_at_full_recomputation_costs_as_a_dense_one() -> None:
     """Only what comes in is kept, which is all tokens."""
     dense = modcalc.load("dense-small")
     routed = msgspec.structs.replace(dense, mod=Mod(capacity=0.25))
-    kept = [activations(ledger(resolve(s), Workload(1, s.seq_len, phase="train")), "bf16", recompute="full").kept for s in (dense, routed)]
+    kept = [activations(ledger(resolve(s), Workload(1, s.seq_len, phase="train")), "bf16", Training(recompute="full")).kept for s in (dense, routed)]
     assert kept[0]["residual"] == kept[1]["residual"] == dense.n_layers * dense.seq_len * dense.d_model * 2
 
 
@@ -192,4 +190,4 @@ def test_a_routed_block_at_full_recomputation_costs_as_a_dense_one() -> None:
 )
 def test_names_that_there_are_not(how: dict, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        activations([], how.pop("dtype", "bf16"), **how)
+        activations([], how.pop("dtype", "bf16"), Training(**how))

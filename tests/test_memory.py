@@ -17,11 +17,12 @@ from torch.utils.checkpoint import checkpoint
 import modcalc
 from modcalc.cost.activations import Activations
 from modcalc.cost.fits import fits, largest
-from modcalc.cost.ledger import Workload
-from modcalc.cost.memory import TrainMemory, kv_cache_bytes, sample_memory, train_memory, train_memory_bytes
+from modcalc.cost.memory import TrainMemory, kv_cache_bytes, sample_memory, train_memory
 from modcalc.cost.memory_report import memory_report
+from modcalc.cost.workload import Training, Workload
 from modcalc.errors import UsageError
 from modcalc.spec.load import loads
+from modcalc.spec.plan import Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
 
@@ -55,6 +56,10 @@ def optimized(parameters: list[torch.Tensor], kind: str) -> torch.optim.Optimize
     return optimizer
 
 
+def train_bytes(plan: Plan, batch: int, dtype: str = "bf16", **how: object) -> int:
+    return train_memory(plan, batch, Training(**how), dtype).total
+
+
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return bytes_of(value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor))
 
@@ -67,7 +72,7 @@ def test_weights_gradients_and_states_are_those_of_torch(model: str, dtype: str,
     built = modcalc.build(spec, dtype=dtype)
     for p in built.parameters():
         p.grad = torch.ones_like(p)
-    bill = train_memory(resolve(spec), dtype=dtype, optimizer=kind, master=False)
+    bill = train_memory(resolve(spec), 1, Training(optimizer=kind, master=False), dtype)
     assert bill.weights == bytes_of([*built.parameters(), *built.buffers()])
     assert bill.gradients == bytes_of(p.grad for p in built.parameters())
     assert (bill.master, bill.states) == (0, state_bytes(optimized(list(built.parameters()), kind)))
@@ -79,10 +84,10 @@ def test_master_weights_are_an_fp32_copy_that_the_optimizer_updates(kind: str) -
     copies = [p.detach().float() for p in modcalc.build(spec, dtype="bf16").parameters()]
     for p in copies:
         p.grad = torch.ones_like(p)
-    bill = train_memory(resolve(spec), dtype="bf16", optimizer=kind)
+    bill = train_memory(resolve(spec), 1, Training(optimizer=kind))
     assert bill.master == bytes_of(copies)
     assert bill.states == state_bytes(optimized(copies, kind))
-    assert train_memory(resolve(spec), dtype="fp32", optimizer=kind).master == 0
+    assert train_memory(resolve(spec), 1, Training(optimizer=kind), "fp32").master == 0
 
 
 def test_experts_have_a_balance_bias_only_where_the_spec_says_so() -> None:
@@ -128,7 +133,8 @@ def test_peak_of_a_train_step(name: str, dtype: str, attention: str, recompute: 
             peak.add(tensor)
         training_loss(model, tokens, targets)[0].backward()
     kind = "fused" if attention == "sdpa" else attention
-    bill = train_memory(resolve(spec), batch, dtype=dtype, master=False, attention=kind, device="cpu", recompute=recompute)
+    how = Training(master=False, attention=kind, device="cpu", recompute=recompute)
+    bill = train_memory(resolve(spec), batch, how, dtype)
     assert peak.most == bill.total + 4
 
 
@@ -216,9 +222,9 @@ def test_one_more_does_not_fit(mod: str, room: int) -> None:
         assert f.largest > 1 and f.held <= room < f.next
     by = {(f.phase, f.knob): f for f in found[:4]}
     batch, length = by["train", "batch"].largest, by["train", "seq_len"].largest
-    assert by["train", "batch"].held == train_memory_bytes(resolve(spec), batch) <= room < train_memory_bytes(resolve(spec), batch + 1)
+    assert by["train", "batch"].held == train_bytes(resolve(spec), batch) <= room < train_bytes(resolve(spec), batch + 1)
     # From both sides, one by one: nothing longer fits, nothing shorter does not.
-    assert [n for n in range(1, 2 * length) if train_memory_bytes(resolve(spec, n), 2) <= room] == list(range(1, length + 1))
+    assert [n for n in range(1, 2 * length) if train_bytes(resolve(spec, n), 2) <= room] == list(range(1, length + 1))
     context = by["decode", "context"].largest
 
     def decode(n: int) -> int:
@@ -231,7 +237,7 @@ def test_one_more_does_not_fit(mod: str, room: int) -> None:
 def test_where_the_way_around_holds_more_than_the_block(capacity: str) -> None:
     """Memory falls where a capacity jumps to its next multiple; the longest sequence may lie behind some that do not fit."""
     spec = loads(f"{TINY}mod: {{capacity: {capacity}, every: 1, multiple_of: 12, bypass: {{d_ff: 800}}}}\nseq_len: 40\n".replace("seq_len: 16\n", ""))
-    bytes_at = [train_memory_bytes(resolve(spec, n), 2) for n in range(1, 300)]
+    bytes_at = [train_bytes(resolve(spec, n), 2) for n in range(1, 300)]
     assert any(a > b for a, b in zip(bytes_at, bytes_at[1:], strict=False))
     for room in (*bytes_at[10:150:7], bytes_at[47], bytes_at[48] - 1):
         by = {(f.phase, f.knob): f.largest for f in fits(spec, room, seq_len=16, context=16, batch=2)}
@@ -262,25 +268,26 @@ def test_nothing_fits() -> None:
     spec = modcalc.load("llama-2-7b")
     train, longest, decode, context = fits(spec, 2**34, seq_len=4096, context=4096)
     assert (train.largest, train.held, longest.largest) == (0, None, 0)
-    assert train.next == train_memory_bytes(resolve(spec, 4096), 1) > 2**34
+    assert train.next == train_bytes(resolve(spec, 4096), 1) > 2**34
     assert decode.largest == 1 and context.largest > 4096
+    sgd = Training(optimizer="sgd")
     for n, phase in ((4, dict(phase="train")), (2, dict(phase="decode", context=4095))):
-        report = memory_report(spec, room=2**33, optimizer="sgd", **phase)
+        report = memory_report(spec, room=2**33, how=sgd, **phase)
         assert [(f.largest, f.held) for f in report.fits] == [(0, None)] * n
         assert report.fixed("decode") == 13_476_831_232
-        assert report.fixed("train") == 4 * 13_476_831_232 == train_memory(report.plan, optimizer="sgd").fixed
+        assert report.fixed("train") == 4 * 13_476_831_232 == train_memory(report.plan, 1, sgd).fixed
 
 
 def test_what_costs_more_is_billed_more() -> None:
     """Longer, wider, deeper, more of a batch, less recomputation, explicit attention."""
     spec = loads(TINY)
-    base = train_memory_bytes(resolve(spec), 2)
+    base = train_bytes(resolve(spec), 2)
     for other in (dict(n_layers=5), dict(d_model=32), dict(vocab_size=41), dict(seq_len=17)):
-        assert train_memory_bytes(resolve(msgspec.structs.replace(spec, **other)), 2) > base
-    assert train_memory_bytes(resolve(spec), 3) > base
-    assert train_memory_bytes(resolve(spec), 2, attention="explicit") > base > train_memory_bytes(resolve(spec), 2, recompute="full")
-    assert train_memory_bytes(resolve(spec), 2, dtype="fp32") > base > train_memory_bytes(resolve(spec), 2, optimizer="sgd")
-    assert train_memory_bytes(resolve(spec), 2, master=False) < base
+        assert train_bytes(resolve(msgspec.structs.replace(spec, **other)), 2) > base
+    assert train_bytes(resolve(spec), 3) > base
+    assert train_bytes(resolve(spec), 2, attention="explicit") > base > train_bytes(resolve(spec), 2, recompute="full")
+    assert train_bytes(resolve(spec), 2, dtype="fp32") > base > train_bytes(resolve(spec), 2, optimizer="sgd")
+    assert train_bytes(resolve(spec), 2, master=False) < base
 
 
 def test_all_of_a_report_is_of_one_workload() -> None:
@@ -298,15 +305,16 @@ def test_all_of_a_report_is_of_one_workload() -> None:
     [
         (dict(batch=0), "batch 0"),
         (dict(dtype="bf61"), "dtype 'bf61': one of"),
-        (dict(optimizer="adam"), "optimizer 'adam': one of adamw, momentum, sgd"),
         (dict(phase="decode", context=2000), "2001 tokens are more than its 1024 learned positions"),
         (dict(context=3), "context 3: only the phases prefill and decode"),
-        (dict(recompute="all"), "recompute 'all'"),
     ],
 )
 def test_what_cannot_be_served(how: dict, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
         memory_report(modcalc.load("gpt2"), **how)
+    for name, names in (("optimizer", "adamw, momentum, sgd"), ("recompute", "none, selective, full"), ("device", "cuda, cpu")):
+        with pytest.raises(UsageError, match=f"{name} 'other': one of {names}"):
+            Training(**{name: "other"})
 
 
 def test_of_a_spec_as_it_is_trained() -> None:
@@ -314,7 +322,7 @@ def test_of_a_spec_as_it_is_trained() -> None:
     from modcalc.cost.budget import Costs
 
     spec: Spec = loads(TINY + "train: {batch_size: 8, steps: 1}\n")
-    assert Costs(spec).train_memory_bytes == train_memory_bytes(resolve(spec), 8)
+    assert Costs(spec).train_memory_bytes == train_bytes(resolve(spec), 8)
 
 
 def test_no_torch_and_no_numpy() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from modcalc import load
 from modcalc.cost.memory import train_memory
+from modcalc.cost.workload import Training
 from modcalc.spec.resolve import resolve
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
@@ -58,15 +59,15 @@ def test_parts_sum_to_the_total(run) -> None:
     [
         (["--recompute", "full"], dict(recompute="full")),
         (["--recompute", "selective", "--attention", "explicit", "--batch", "9"], dict(recompute="selective", attention="explicit")),
-        (["--dtype", "fp32", "--optimizer", "momentum"], dict(dtype="fp32", optimizer="momentum")),
+        (["--dtype", "fp32", "--optimizer", "momentum"], dict(optimizer="momentum")),
         (["--no-master", "--optimizer", "sgd", "--device", "cpu"], dict(master=False, optimizer="sgd", device="cpu")),
     ],
 )
 def test_every_option_is_billed(run, words: list[str], how: dict) -> None:
-    batch = 9 if "9" in words else 1
+    batch, dtype = 9 if "9" in words else 1, "fp32" if "fp32" in words else "bf16"
     out, _ = run("dense-small", *words)
     found = column(out, "part ")
-    bill = train_memory(resolve(load("dense-small")), batch, **how)
+    bill = train_memory(resolve(load("dense-small")), batch, Training(**how), dtype)
     assert found["total"] == bill.total != train_memory(resolve(load("dense-small")), batch).total
     assert sum(found.values()) == 2 * bill.total
     again = bill.activations.again > bill.at_the_loss

@@ -343,6 +343,7 @@ def test_what_lacks_memory_on_a_cpu_is_not_begun(profile, monkeypatch):
 def test_what_two_models_hold_at_least(monkeypatch, mode, compile, dtype):
     """Both hold their own; of what a step adds there is only one at a time, of which a compiled step is sure to have logits alone."""
     from modcalc.cost.memory import train_memory
+    from modcalc.cost.workload import Training
     from modcalc.measure import room
 
     settings = Settings(mode=mode, batch=3, seq_len=16, context=0, dtype=dtype, compile=compile, cuda_graph=False)
@@ -351,7 +352,7 @@ def test_what_two_models_hold_at_least(monkeypatch, mode, compile, dtype):
     both = [account(one, batch=3, phase=mode) for one in job.specs]
     logits = 3 * 16 * 50 * 4
     if mode == "train":
-        bills = [train_memory(r.plan, 3, dtype=dtype, master=False, device="cpu") for r in both]
+        bills = [train_memory(r.plan, 3, Training(master=False, device="cpu"), dtype) for r in both]
         needed = sum(b.fixed for b in bills) + (logits if compile else max(b.total - b.fixed for b in bills))
     else:
         needed = sum(4 * r.params.total for r in both) + logits

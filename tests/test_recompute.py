@@ -6,7 +6,8 @@ import pytest
 from variants import spec_of
 
 from modcalc import account, build, load
-from modcalc.cost.recompute import ATTENTION, RECOMPUTE, hardware_flops
+from modcalc.cost.recompute import hardware_flops
+from modcalc.cost.workload import ATTENTION, RECOMPUTE, Training
 from modcalc.errors import UsageError
 from modcalc.render.hardware import hardware_facts
 from modcalc.render.wording import Unit
@@ -37,7 +38,7 @@ def test_explicit_attention_as_torch_counts_it(name: str, recompute: str) -> Non
     # torch may leave out a block's last product, which no gradient needs; the account does not.
     with set_checkpoint_early_stop(False), FlopCounterMode(display=False) as counter:
         model(tokens).logits.sum().backward()
-    found = hardware_flops(account(spec, batch=2, phase="train"), recompute, "explicit")
+    found = hardware_flops(account(spec, batch=2, phase="train"), Training(recompute=recompute, attention="explicit"))
     assert found.train_step == counter.get_total_flops()
     assert (found.recomputed > 0) == (recompute != "none")
 
@@ -51,7 +52,7 @@ def test_routers_of_recursions_stand_outside_of_what_runs_again() -> None:
         out = model(torch.zeros(1, spec.seq_len, dtype=torch.long, device="meta"))
         (out.logits.sum() + sum(r.predicted.sum() for r in out.routing)).backward()
     report = account(spec, phase="train")
-    found = hardware_flops(report, "full", "explicit")
+    found = hardware_flops(report, Training(recompute="full", attention="explicit"))
     assert found.recomputed == sum(flops for path, flops in report.by_path().items() if path.startswith("blocks."))
     assert found.train_step == counter.get_total_flops()
 
@@ -72,12 +73,12 @@ def test_fused_attention_as_torch_counts_it() -> None:
 def test_full_recomputation_is_megatrons(spec: Spec) -> None:
     report = account(spec, phase="train")
     megatron = account(spec, phase="train", convention="megatron")
-    assert hardware_flops(report, "full", "explicit").train_step == megatron.flops.train_step
+    assert hardware_flops(report, Training(recompute="full", attention="explicit")).train_step == megatron.flops.train_step
 
 
 def test_a_fused_kernel_needs_no_selective_recomputation() -> None:
     report = account(load("gpt2"), phase="train")
-    assert hardware_flops(report, "selective", "fused").recomputed == hardware_flops(report, "none", "fused").recomputed
+    assert hardware_flops(report, Training(recompute="selective")).recomputed == hardware_flops(report).recomputed
 
 
 def test_sinks_and_soft_caps_cannot_be_fused() -> None:
@@ -87,17 +88,16 @@ def test_sinks_and_soft_caps_cannot_be_fused() -> None:
     for knob in ({"sinks": True}, {"softcap": 30.0}):
         spec = msgspec.convert({**fields, "attention": {**fields["attention"], **knob}}, type(load("gpt2")))
         report = account(spec, phase="train")
-        plain = hardware_flops(report, "none", "fused")
+        plain = hardware_flops(report)
         assert (plain.recomputed, plain.attention) == (0, "explicit")
         assert "(explicit attention products, which sinks and soft caps need; " in hardware_facts(report, plain, Unit(False))[0][1]
-        assert hardware_flops(report, "selective", "fused").recomputed == report.by_path()["blocks.0.attn.core"] * spec.n_layers
+        assert hardware_flops(report, Training(recompute="selective")).recomputed == report.by_path()["blocks.0.attn.core"] * spec.n_layers
 
 
 def test_names_and_conventions_that_cannot_be_served() -> None:
-    report = account(load("gpt2"), phase="train")
     for wrong in ({"recompute": "some"}, {"attention": "flash"}):
         with pytest.raises(UsageError, match="one of"):
-            hardware_flops(report, **wrong)
+            Training(**wrong)
     for name in ("megatron", "lingua"):
         with pytest.raises(UsageError, match="counts recomputation itself"):
             hardware_flops(account(load("gpt2"), phase="train", convention=name))

@@ -74,8 +74,9 @@ def flops(
     from modcalc.spec.mod_option import load_all
     from modcalc.units import parse_count
 
-    again = {"--recompute": recompute, "--attention": attention, "--tokens": tokens, "--gpus": gpus}
-    _check(phase, context, seq_len, backward, [option for option, given in again.items() if given])
+    again = {name: value for name, value in {"recompute": recompute, "attention": attention}.items() if value}
+    of_training = {**again, "tokens": tokens, "gpus": gpus}
+    _check(phase, context, seq_len, backward, [f"--{name}" for name, value in of_training.items() if value])
     cluster = _cluster(gpus, gpu, peak_tflops, mfu)
     seen = None if tokens is None else parse_count(tokens, "--tokens")
     counters = _counters(count, phase)
@@ -96,7 +97,7 @@ def flops(
         if cluster and runs[-1] is None:
             raise UsageError(f"--gpus: {spec.name} does not say how long it is trained; give --tokens, such as --tokens 15T")
 
-    hardware = _hardware([report for report, _, _ in accounts], recompute, attention) if backward else [None] * len(accounts)
+    hardware = _hardware([report for report, _, _ in accounts], again) if backward else [None] * len(accounts)
     unit = Unit(macs, accounts[0][0].convention.multiply_add)
     _show(accounts, by, unit, backward, format)
     _show_training(accounts, hardware, runs, unit, "--tokens" if tokens else "the spec's `train`", cluster, format)
@@ -195,16 +196,17 @@ def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, f
         show(more, format)
 
 
-def _hardware(reports: list["Report"], recompute: str | None, attention: str | None) -> list["Hardware | None"]:
+def _hardware(reports: list["Report"], again: dict[str, str]) -> list["Hardware | None"]:
     """Of each report. None, unless it was asked for, of a convention that counts recomputation itself (then an error) or no pairs of tokens:
     what fused attention computes again would be 0 there.
     """
     from modcalc.cost.recompute import hardware_flops
+    from modcalc.cost.workload import Training
 
     rule = reports[0].convention
-    if (rule.recompute_terms or rule.causal is None) and not (recompute or attention):
+    if (rule.recompute_terms or rule.causal is None) and not again:
         return [None] * len(reports)
-    return [hardware_flops(report, recompute or "none", attention or "fused") for report in reports]
+    return [hardware_flops(report, Training(**again)) for report in reports]
 
 
 def _show_training(

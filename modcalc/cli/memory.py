@@ -53,6 +53,7 @@ def memory(
 ) -> None:
     """Weights, gradients, optimizer, activations, logits and KV cache of specs in bytes, on one device that holds the whole model."""
     from modcalc.cost.memory_report import memory_report
+    from modcalc.cost.workload import Training
     from modcalc.errors import UsageError
     from modcalc.render.memory import show_memory
     from modcalc.render.memory_document import memory_document
@@ -61,8 +62,9 @@ def memory(
     from modcalc.units import parse_bytes
 
     given = {"optimizer": optimizer, "master": master, "recompute": recompute, "attention": attention, "device": device}
-    how = {name: value for name, value in given.items() if value is not None}
-    _check(phase, context, seq_len, how)
+    given = {name: value for name, value in given.items() if value is not None}
+    _check(phase, context, seq_len, given)
+    how = Training(**given)
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
     if room is not None and room < 2**20 and not gpu_memory.rstrip()[-1].isalpha():
         raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes? give its unit, such as {gpu_memory.strip()}GiB")
@@ -76,7 +78,9 @@ def memory(
         planned = spec.train.batch_size if spec.train else 1
         if phase == "train" and batch == 1 < planned:
             typer.echo(f"note: {spec.name}: billed for one sequence; its train section has {planned:,} a step: --batch {planned}", err=True)
-    reports = [memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context or 0, dtype=dtype, room=room, **how) for spec in loaded]
+    reports = [
+        memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context or 0, dtype=dtype, room=room, how=how) for spec in loaded
+    ]
     if format == "json":
         documents = [memory_document(report) for report in reports]
         emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")
@@ -88,7 +92,7 @@ def memory(
         plot_memory(target, reports)
 
 
-def _check(phase: str, context: int | None, seq_len: int | None, how: dict) -> None:
+def _check(phase: str, context: int | None, seq_len: int | None, of_training: dict) -> None:
     """Options that contradict each other; Workload checks the rest."""
     from modcalc.errors import UsageError
 
@@ -96,6 +100,6 @@ def _check(phase: str, context: int | None, seq_len: int | None, how: dict) -> N
         raise UsageError("--phase decode: say how many tokens are already cached with --context S")
     if phase == "decode" and seq_len is not None:
         raise UsageError("--seq-len with --phase decode: it computes one token per sequence; give the tokens before it by --context")
-    if how and phase != "train":
-        options = ", ".join("--no-master" if value is False else f"--{name}" for name, value in how.items())
+    if of_training and phase != "train":
+        options = ", ".join("--no-master" if value is False else f"--{name}" for name, value in of_training.items())
         raise UsageError(f"{options} with --phase {phase}: only --phase train has them")

@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from modcalc.cost.convention import in_block
 from modcalc.cost.ops import AttentionCore, Op, Pointwise
-from modcalc.cost.recompute import check_choice
 from modcalc.cost.saved import How, saved
 from modcalc.cost.tensors import Tensor, element_bytes
+from modcalc.cost.workload import USUAL, Training
 
 BLOCK_INPUT = "blocks.{}.x"
 
@@ -29,17 +29,12 @@ class Activations(Struct, frozen=True):
         return sum(self.kept.values())
 
 
-def activations(rows: Iterable[Op], dtype: str, *, recompute: str = "none", attention: str = "fused", device: str = "cuda") -> Activations:
+def activations(rows: Iterable[Op], dtype: str, training: Training = USUAL) -> Activations:
     """What rows of phase train keep, in a model of `dtype`. Parameters, logits and the loss are not activations.
 
-    attention: fused goes through scaled_dot_product_attention wherever sinks and soft caps allow. device: cuda or cpu, whose
-    kernels keep different tensors (see `How`). Selective recomputation leaves a fused core as it is: its kernel computes the
-    scores again by itself.
-
-    Raises UsageError for a dtype, recompute, attention or device that there is not.
+    Selective recomputation leaves a fused core as it is: its kernel computes the scores again by itself.
     """
-    check_choice(recompute, attention)
-    how = How.of(dtype, attention, device)
+    recompute, how = training.recompute, How.of(dtype, training)
     rows = list(rows)
     if recompute == "none":
         return Activations(_sums(((op, saved(op, how)) for op in rows), dtype), 0)

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from modcalc.cost.account import Report, account
-from modcalc.cost.memory import kv_cache_bytes, train_memory_bytes
+from modcalc.cost.memory import kv_cache_bytes, train_memory
 from modcalc.cost.ops import whole
 from modcalc.cost.training import training_run
 from modcalc.errors import UsageError
@@ -65,7 +65,7 @@ class Costs:
 
     @property
     def train_memory_bytes(self) -> int:
-        return train_memory_bytes(self.report.plan, self.batch_size)
+        return train_memory(self.report.plan, self.batch_size).total
 
 
 # metric -> (unit, how it is read). The names are the fields of schema.Budget.

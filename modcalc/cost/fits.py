@@ -6,8 +6,8 @@ from math import ceil
 
 from msgspec import Struct
 
-from modcalc.cost.memory import sample_memory, train_memory_bytes
-from modcalc.cost.workload import Workload
+from modcalc.cost.memory import sample_memory, train_memory
+from modcalc.cost.workload import USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import capacities, resolve
 from modcalc.spec.schema import MAX_SIZE, Spec
@@ -39,17 +39,17 @@ def fits(
     dtype: str = "bf16",
     routings: tuple[str, ...] = ("expected",),
     train: bool = True,
-    **how: object,
+    how: Training = USUAL,
 ) -> list[Fit]:
     """What `room` bytes hold: training at `seq_len` (largest batch) and at `batch` (longest sequence), and the same of decode.
 
-    routings: how routed blocks are taken at decode. train: False leaves training out. how: further options of `train_memory`.
+    routings: how routed blocks are taken at decode. train: False leaves training out.
     """
     plan = resolve(spec, seq_len)
     longest = plan.max_len or MAX_SIZE
     found = [] if not train else [
-        _fit("train", "batch", "", lambda n: train_memory_bytes(plan, n, dtype=dtype, **how), room, MAX_SIZE),
-        _fit("train", "seq_len", "", lambda n: train_memory_bytes(resolve(spec, n), batch, dtype=dtype, **how), room, longest, _uneven(spec)),
+        _fit("train", "batch", "", lambda n: train_memory(plan, n, how, dtype).total, room, MAX_SIZE),
+        _fit("train", "seq_len", "", lambda n: train_memory(resolve(spec, n), batch, how, dtype).total, room, longest, _uneven(spec)),
     ]  # fmt: skip
     for routing in routings:
         held = partial(_decode, plan, dtype, routing)

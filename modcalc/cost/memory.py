@@ -8,12 +8,9 @@ from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import AttentionCore, Op, Pointwise, whole
 from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
 from modcalc.cost.tensors import element_bytes
-from modcalc.cost.workload import Workload
-from modcalc.errors import UsageError
+from modcalc.cost.workload import OPTIMIZERS, USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan, least
 
-# Numbers that an optimizer holds per parameter, and whether it counts its steps (torch: one fp32 number per tensor).
-OPTIMIZERS = {"adamw": (2, True), "momentum": (1, False), "sgd": (0, False)}
 STEP_BYTES = 4
 
 
@@ -62,32 +59,13 @@ class SampleMemory(Struct, frozen=True):
         return self.weights + self.kv_cache + self.logits
 
 
-def train_memory(
-    plan: Plan,
-    batch: int = 1,
-    *,
-    dtype: str = "bf16",
-    optimizer: str = "adamw",
-    master: bool = True,
-    recompute: str = "none",
-    attention: str = "fused",
-    device: str = "cuda",
-) -> TrainMemory:
-    """Memory of training on `batch` sequences of the plan's length.
-
-    dtype: of weights, gradients and activations. master: with a half-precision dtype the optimizer updates an fp32 copy of the
-    weights, and its states are fp32 (mixed precision: Micikevicius et al. 2018, arXiv 1710.03740; 16 bytes per parameter with
-    AdamW as in ZeRO, arXiv 1910.02054, section 3.1); False: everything is in `dtype`. recompute, attention, device: see
-    `activations`. Raises UsageError for a name that there is not.
-    """
-    if optimizer not in OPTIMIZERS:
-        raise UsageError(f"optimizer {optimizer!r}: one of {', '.join(OPTIMIZERS)}")
+def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str = "bf16") -> TrainMemory:
+    """Memory of training on `batch` sequences of the plan's length. dtype: of weights, gradients and activations."""
     work = Workload(batch, plan.seq_len, phase="train")
     rows = ledger(plan, work)
-    kept = activations(rows, dtype, recompute=recompute, attention=attention, device=device)
     params, own = count_params(rows).total, element_bytes(dtype)
-    copied = master and own < element_bytes("fp32")
-    per_param, counts = OPTIMIZERS[optimizer]
+    copied = how.master and own < element_bytes("fp32")
+    per_param, counts = OPTIMIZERS[how.optimizer]
     steps = STEP_BYTES * sum(len(op.weights) * op.repeat for op in rows) if counts else 0
 
     def size(*tensors: object) -> int:
@@ -98,15 +76,10 @@ def train_memory(
         gradients=params * own,
         master=params * element_bytes("fp32") if copied else 0,
         states=params * per_param * (element_bytes("fp32") if copied else own) + steps,
-        activations=kept,
+        activations=activations(rows, dtype, how),
         loss=size(*saved_by_loss(plan, work)),
         loss_backward=size(in_its_backward_pass(plan, work)),
     )
-
-
-def train_memory_bytes(plan: Plan, batch: int = 1, **how: object) -> int:
-    """The total of `train_memory`, with its options."""
-    return train_memory(plan, batch, **how).total
 
 
 def sample_memory(plan: Plan, work: Workload, dtype: str = "bf16") -> SampleMemory:

@@ -1,14 +1,15 @@
 """Everything that `modcalc memory` says about one spec, before anyone decides how it looks."""
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modcalc.cost.account import count_params, dense_twin, plan_and_work
 from modcalc.cost.activations import Activations, activations
 from modcalc.cost.fits import Fit, fits
 from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
-from modcalc.cost.recompute import ATTENTION, RECOMPUTE, fusible
-from modcalc.cost.workload import ROUTING, Workload
+from modcalc.cost.recompute import fusible
+from modcalc.cost.workload import ATTENTION, RECOMPUTE, ROUTING, USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
@@ -44,7 +45,7 @@ class MemoryReport(Struct, frozen=True):
     plan: Plan
     work: Workload
     dtype: str
-    how: dict
+    how: Training
     memory: TrainMemory | SampleMemory
     twin: TrainMemory | SampleMemory | None
     choices: tuple[Choice, ...]
@@ -64,11 +65,11 @@ class MemoryReport(Struct, frozen=True):
     @property
     def attention(self) -> str:
         """How attention runs in training."""
-        return self.how.get("attention", "fused") if self.fusible else "explicit"
+        return self.how.attention if self.fusible else "explicit"
 
     def fixed(self, phase: str) -> int:
         """What a phase holds whatever the batch: weights; train also gradients and optimizer. Of any phase, not only the one billed."""
-        return train_memory(self.plan, dtype=self.dtype, **self.how).fixed if phase == "train" else self.memory.weights
+        return train_memory(self.plan, 1, self.how, self.dtype).fixed if phase == "train" else self.memory.weights
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -84,9 +85,9 @@ def memory_report(
     context: int = 0,
     dtype: str = "bf16",
     room: int | None = None,
-    **how: object,
+    how: Training = USUAL,
 ) -> MemoryReport:
-    """Memory of a spec under one workload. how: options of `train_memory`; context: tokens already cached; room: bytes of a device.
+    """Memory of a spec under one workload. context: tokens already cached; room: bytes of a device.
 
     Raises UsageError for numbers that make no workload, and names that there are not.
     """
@@ -96,22 +97,22 @@ def memory_report(
     twin = _memory(resolve(dense, plan.seq_len), work, dtype, how) if dense else None
     cached = work.context + work.seq_len
     routings = ("expected", "all") if spec.mod else ("expected",)
-    asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train")
-    found = fits(spec, room, **asked, **how) if room else ()
-    choices = _choices(plan, work, dtype, how.get("device", "cuda")) if phase == "train" else ()
+    asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train", how=how)
+    found = fits(spec, room, **asked) if room else ()
+    choices = _choices(plan, work, dtype, how) if phase == "train" else ()
     return MemoryReport(spec, plan, work, dtype, how, memory, twin, choices, cached, _caches(spec, plan, dense, cached, batch), room, tuple(found))
 
 
-def _memory(plan: Plan, work: Workload, dtype: str, how: dict) -> TrainMemory | SampleMemory:
-    return train_memory(plan, work.batch, dtype=dtype, **how) if work.phase == "train" else sample_memory(plan, work, dtype)
+def _memory(plan: Plan, work: Workload, dtype: str, how: Training) -> TrainMemory | SampleMemory:
+    return train_memory(plan, work.batch, how, dtype) if work.phase == "train" else sample_memory(plan, work, dtype)
 
 
-def _choices(plan: Plan, work: Workload, dtype: str, device: str) -> tuple[Choice, ...]:
+def _choices(plan: Plan, work: Workload, dtype: str, how: Training) -> tuple[Choice, ...]:
     """Every way to keep activations that differs from those before it."""
     rows, found = ledger(plan, work), []
     for recompute in RECOMPUTE:
         for attention in ATTENTION if fusible(rows) else ("explicit",):
-            kept = activations(rows, dtype, recompute=recompute, attention=attention, device=device)
+            kept = activations(rows, dtype, replace(how, recompute=recompute, attention=attention))
             if all(kept != other.activations for other in found):
                 found.append(Choice(recompute, attention, kept))
     return tuple(found)

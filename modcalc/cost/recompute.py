@@ -10,11 +10,9 @@ from fractions import Fraction
 from modcalc.cost.account import Report
 from modcalc.cost.convention import Convention, in_block
 from modcalc.cost.ops import AttentionCore, Op, whole
+from modcalc.cost.workload import USUAL, Training
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim
-
-RECOMPUTE = ("none", "selective", "full")
-ATTENTION = ("fused", "explicit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class Hardware:
     train_step: Dim
 
 
-def hardware_flops(report: Report, recompute: str = "none", attention: str = "fused") -> Hardware:
+def hardware_flops(report: Report, how: Training = USUAL) -> Hardware:
     """What the device computes for the model FLOPs of `report`.
 
     attention: a fused kernel keeps no scores and computes q k^T again in its backward pass (FlashAttention, arXiv
@@ -41,28 +39,20 @@ def hardware_flops(report: Report, recompute: str = "none", attention: str = "fu
     the attention core runs again (Korthikanti et al. 2022, arXiv 2205.05198, section 5), which a fused kernel's backward
     pass does anyway; full: every block runs again from its input (Chen et al. 2016, arXiv 1604.06174).
 
-    Raises UsageError for a name that there is not, and for a convention that counts recomputation itself.
+    Raises UsageError for a convention that counts recomputation itself.
     """
-    check_choice(recompute, attention)
     rule = report.convention
     if rule.recompute_terms:
         raise UsageError(f"convention {rule.name} counts recomputation itself; hardware FLOPs need one that does not, such as matmul")
-    attention = attention if fusible(report.rows) else "explicit"
-    again = whole(sum(_again(op, rule, recompute, attention) for op in report.rows))
+    attention = how.attention if fusible(report.rows) else "explicit"
+    again = whole(sum(_again(op, rule, how.recompute, attention) for op in report.rows))
     f = report.flops
-    return Hardware(recompute, attention, f.forward, f.backward + again, again, f.train_step + again)
+    return Hardware(how.recompute, attention, f.forward, f.backward + again, again, f.train_step + again)
 
 
 def fusible(rows: Iterable[Op]) -> bool:
     """Whether fused kernels can compute a model's attention; all of its layers have sinks and a soft cap, or none."""
     return all(op.fusible for op in rows if isinstance(op, AttentionCore))
-
-
-def check_choice(recompute: str, attention: str) -> None:
-    """Raises UsageError for a name that there is not."""
-    for word, value, allowed in (("recompute", recompute, RECOMPUTE), ("attention", attention, ATTENTION)):
-        if value not in allowed:
-            raise UsageError(f"{word} {value!r}: one of {', '.join(allowed)}")
 
 
 def _again(op: Op, rule: Convention, recompute: str, attention: str) -> Dim:

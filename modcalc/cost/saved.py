@@ -12,10 +12,8 @@ from msgspec import Struct
 from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise
 from modcalc.cost.saved_experts import buffer_entries, moved_by_experts, selected_by_router
 from modcalc.cost.tensors import Tensor, element_bytes
-from modcalc.errors import UsageError
+from modcalc.cost.workload import Training
 from modcalc.spec.plan import MlpPlan, MoePlan, RoutingPlan
-
-DEVICES = ("cuda", "cpu")
 
 
 class How(Struct, frozen=True):
@@ -32,11 +30,9 @@ class How(Struct, frozen=True):
     wide: bool
 
     @classmethod
-    def of(cls, dtype: str, attention: str, device: str) -> "How":
-        """Raises UsageError for a dtype or device that there is not."""
-        if device not in DEVICES:
-            raise UsageError(f"device {device!r}: one of {', '.join(DEVICES)}")
-        return cls(attention == "fused", device, element_bytes(dtype) == element_bytes(dtype, "wide"))
+    def of(cls, dtype: str, training: Training) -> "How":
+        """Raises UsageError for a dtype that there is not."""
+        return cls(training.attention == "fused", training.device, element_bytes(dtype) == element_bytes(dtype, "wide"))
 
 
 def saved(op: Op, how: How) -> Iterator[Tensor]:

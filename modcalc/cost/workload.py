@@ -1,4 +1,4 @@
-"""What is computed: how many sequences and tokens, in which phase."""
+"""What is computed: how many sequences and tokens, in which phase, and how a train step runs."""
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -9,6 +9,11 @@ from modcalc.units import whole_number
 PHASES = ("forward", "train", "prefill", "decode")
 SAMPLING = ("prefill", "decode")
 ROUTING = ("expected", "all", "none")
+# Numbers that an optimizer holds per parameter, and whether it counts its steps (torch: one fp32 number per tensor).
+OPTIMIZERS = {"adamw": (2, True), "momentum": (1, False), "sgd": (0, False)}
+RECOMPUTE = ("none", "selective", "full")
+ATTENTION = ("fused", "explicit")
+DEVICES = ("cuda", "cpu")
 
 
 class Workload(Struct, frozen=True):
@@ -48,3 +53,28 @@ class Workload(Struct, frozen=True):
             raise UsageError(f"context {self.context}: only the phases prefill and decode attend to cached tokens")
         if self.phase == "decode" and self.seq_len != 1:
             raise UsageError(f"seq_len {self.seq_len}: decode computes 1 new token per sequence; its history is the context")
+
+
+class Training(Struct, frozen=True):
+    """How a train step runs.
+
+    master: with a half-precision dtype the optimizer updates an fp32 copy of the weights, and its states are fp32 (mixed precision:
+    Micikevicius et al. 2018, arXiv 1710.03740; 16 bytes per parameter with AdamW as in ZeRO, arXiv 1910.02054, section 3.1); False:
+    everything is in the model's dtype. recompute: what the backward pass computes again: nothing, attention cores (selective) or
+    blocks (full). attention: by a fused kernel wherever sinks and soft caps allow, or as explicit products. device: whose kernels.
+    """
+
+    optimizer: str = "adamw"
+    master: bool = True
+    recompute: str = "none"
+    attention: str = "fused"
+    device: str = "cuda"
+
+    def __post_init__(self) -> None:
+        allowed = {"optimizer": OPTIMIZERS, "recompute": RECOMPUTE, "attention": ATTENTION, "device": DEVICES}
+        for name, names in allowed.items():
+            if getattr(self, name) not in names:
+                raise UsageError(f"{name} {getattr(self, name)!r}: one of {', '.join(names)}")
+
+
+USUAL = Training()

@@ -5,6 +5,7 @@ from pathlib import Path
 from modcalc.cost.account import Report
 from modcalc.cost.memory import sample_memory, train_memory
 from modcalc.cost.tensors import element_bytes
+from modcalc.cost.workload import Training
 from modcalc.measure.point import Job
 from modcalc.measure.records import Settings
 from modcalc.measure.rigs import promised
@@ -28,7 +29,7 @@ def _least(report: Report, s: Settings) -> tuple[int, int]:
     if s.mode != "train":
         m = sample_memory(plan, work, s.dtype)
         return int(m.weights + m.kv_cache), m.logits
-    m = train_memory(plan, s.batch, dtype=s.dtype, master=False, device="cpu")
+    m = train_memory(plan, s.batch, Training(master=False, device="cpu"), s.dtype)
     # A compiler may decide to keep less.
     logits = work.tokens * plan.embedding.vocab_size * element_bytes(s.dtype)
     return m.fixed, logits if s.compile else m.total - m.fixed

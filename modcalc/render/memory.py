@@ -57,12 +57,12 @@ def headline(reports: Sequence[MemoryReport]) -> list[str]:
         return [f"{what}; weights{' and cache' if w.sampling else ''} in {report.dtype}"]
     how = report.how
     states = "fp32 weights and states" if m.master else f"states in {report.dtype}"
-    optimizer = f"{how.get('optimizer', 'adamw')}: {states}" if m.states or m.master else how["optimizer"]
+    optimizer = f"{how.optimizer}: {states}" if m.states or m.master else how.optimizer
     recompute = {"none": "kept, none computed again", "selective": "attention computed again", "full": "every block computed again"}
-    activations = recompute[how.get("recompute", "none")]
+    activations = recompute[how.recompute]
     return [
         f"{what}; weights, gradients and activations in {report.dtype}; {optimizer}",
-        f"activations {activations}; {_attention(report)}, kernels of {how.get('device', 'cuda')}",
+        f"activations {activations}; {_attention(report)}, kernels of {how.device}",
     ]
 
 

@@ -14,10 +14,10 @@ def memory_document(report: MemoryReport) -> dict[str, Any]:
         "spec": report.plan.name,
         "workload": {"batch": w.batch, "seq_len": w.seq_len, "context": w.context, "phase": w.phase, "routing": w.routing},
         "dtype": report.dtype,
-        "optimizer": how.get("optimizer", "adamw") if train else None,
-        "recompute": how.get("recompute", "none") if train else None,
+        "optimizer": how.optimizer if train else None,
+        "recompute": how.recompute if train else None,
         "attention": report.attention if train else None,
-        "device": how.get("device", "cuda") if train else None,
+        "device": how.device if train else None,
         "params": {"total": report.params},
         "bytes": memory_bytes(report.memory),
         "activations": [
