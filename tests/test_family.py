@@ -19,10 +19,10 @@ from modcalc.search import families
 from modcalc.search.costs import Basis
 from modcalc.search.families import Constant, constant, nearest, parse_vary, specs_of
 from modcalc.search.family import Family
-from modcalc.search.results import DROP, OK
+from modcalc.search.results import DROP, OK, Candidate
 from modcalc.search.write import write_specs
 from modcalc.spec.load import load
-from modcalc.spec.resolve import resolve
+from modcalc.spec.resolve import inner_width, resolve
 from modcalc.spec.schema import Attention, Moe
 
 # Layers: d_ff of the 41M family, Petty et al. 2023 (arXiv 2310.19956), table 1.
@@ -34,12 +34,16 @@ def hold(name: str, depths: list[int], cost: str = "params", solve: str = "d_ff"
     return constant(Family(spec), {"n_layers": depths}, solve, cost, Basis(spec.seq_len, 1, spec.seq_len - 1, convention()), **options)
 
 
+def inner(c: Candidate) -> int:
+    return inner_width(c.spec, c.spec.d_model)
+
+
 def test_the_41m_family() -> None:
     found = hold("petty-41m", list(PETTY_41M))
     assert found.target == 41_287_680
     for m in found.members:
         c = m.candidate
-        assert abs(c.d_ff - PETTY_41M[c.spec.n_layers]) <= 1
+        assert abs(inner(c) - PETTY_41M[c.spec.n_layers]) <= 1
         assert m.drift == account(c.spec).params.total - 41_287_680
         assert 2 * abs(m.drift) <= c.spec.n_layers * 3 * 512  # half a unit of d_ff
         assert m.kv_bytes == kv_cache_bytes(resolve(c.spec), 512, "bf16") == c.spec.n_layers * 2 * 512 * 512 * 2
@@ -55,17 +59,17 @@ def test_the_larger_families_by_the_same_rule(name: str, depth: int, d_ff: int, 
     # Attention and MLP of all layers stay as many: L (4 D^2 + 3 D F) is constant.
     for m in found.members:
         L = m.candidate.spec.n_layers
-        assert m.candidate.d_ff == round(Fraction(depth * (4 * d_model + 3 * d_ff) - 4 * d_model * L, 3 * L))
+        assert inner(m.candidate) == round(Fraction(depth * (4 * d_model + 3 * d_ff) - 4 * d_model * L, 3 * L))
         assert m.candidate.status == OK
     assert [m.drift for m in found.members if m.candidate.spec.n_layers == depth] == [0]
 
 
 def test_forward_flops_held_instead() -> None:
     found = hold("petty-41m", [1, 2, 3, 4, 5, 8], "forward")
-    assert [m.candidate.d_ff for m in found.members[:4]] == [5120, 2048, 1024, 512]
+    assert [inner(m.candidate) for m in found.members[:4]] == [5120, 2048, 1024, 512]
     assert [m.drift for m in found.members[:4]] == [0, 0, 0, 0]
     last = found.members[-1].candidate
-    assert (last.status, last.d_ff) == (DROP, 1) and "above the target" in last.reason
+    assert (last.status, inner(last)) == (DROP, 1) and "above the target" in last.reason
 
 
 def test_another_knob_follows_and_a_mod_family_may_vary_its_routing() -> None:
@@ -106,7 +110,7 @@ def test_multiples_and_another_constant() -> None:
     found = hold("petty-41m", [2, 3], multiple_of=64, target=50_000_000)
     for m in found.members:
         L = m.candidate.spec.n_layers
-        assert m.candidate.d_ff % 64 == 0 and 2 * abs(m.drift) <= 64 * L * 3 * 512
+        assert inner(m.candidate) % 64 == 0 and 2 * abs(m.drift) <= 64 * L * 3 * 512
         assert m.drift == account(m.candidate.spec).params.total - 50_000_000
 
 
@@ -124,7 +128,7 @@ def test_members_are_written_as_specs_that_hold_their_own_cost(tmp_path: Path) -
     assert len(files) == 7
     for m in found.members:
         again = load(files[id(m.candidate)])
-        assert account(again).params == m.candidate.params and again.mlp.d_ff == m.candidate.d_ff
+        assert account(again).params == m.candidate.params and again.mlp.d_ff == inner(m.candidate)
     done = list(check_all([str(tmp_path)]))
     assert len(done) == 7 and all(one.ok and one.results for one in done)
 
@@ -202,7 +206,7 @@ def test_a_goal_below_the_least_is_said_once_and_half_a_step_is_rounding() -> No
     for above, status in ((0.4, OK), (0.6, DROP), (0.5 * least / step, DROP)):
         found = constant(Family(spec), {"n_layers": [2]}, "d_ff", "params", Basis(512, 1, 511, convention()), target=least - int(above * step))
         (c,) = [m.candidate for m in found.members]
-        assert (c.status, c.d_ff) == (status, 1) and c.reason == ("even d_ff 1 is above the target" if status == DROP else "")
+        assert (c.status, inner(c)) == (status, 1) and c.reason == ("even d_ff 1 is above the target" if status == DROP else "")
 
 
 def test_the_width_of_experts_is_told() -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from modcalc.errors import UsageError
-from modcalc.render import FORMATS, Column, Table, bad, chosen, emit, facts, good, say, show
 from modcalc.render.numbers import change, machine, ratio, share
-from modcalc.render.output import machine_values
+from modcalc.render.output import FORMATS, chosen, emit, facts, machine_values, say, show
 from modcalc.render.progress import progress, working
+from modcalc.render.table import Column, Table, bad, good
 from modcalc.render.terminal import boxed, fitting
 from modcalc.render.wording import numbered
 
@@ -234,7 +234,7 @@ def test_what_a_narrow_table_has_no_room_for_may_stand_below_it(monkeypatch: pyt
 
 
 def test_encodings_without_our_characters_lose_them_only() -> None:
-    code = "from modcalc.render import Column, Table, show; show([Table(columns=[Column('név')], rows=[['ő']])], 'plain')"
+    code = "from modcalc.render import output, table; output.show([table.Table(columns=[table.Column('név')], rows=[['ő']])], 'plain')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout.split()) == (0, [b"n?v", b"---", b"?"])
 
@@ -257,7 +257,7 @@ def on_terminal(code: str, columns: int = 80, **environment: str) -> str:
     return out.decode().replace("\r\n", "\n")
 
 
-SHOW = "from tests.test_render import TABLE; from modcalc.render import facts, show; show([TABLE]); facts([('label', 'word ' * 40)])"
+SHOW = "from tests.test_render import TABLE; from modcalc.render.output import facts, show; show([TABLE]); facts([('label', 'word ' * 40)])"
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|4[0-7]|38;5;\d+|9[0-7])m")
 CODE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 

@@ -6,7 +6,8 @@ from modcalc.cli.options import Format
 def specs(format: Format = None) -> None:
     """List the shipped specs: what each costs at its own sequence length, and where its shape is from."""
     from modcalc.cost.account import account
-    from modcalc.render import Column, Table, emit
+    from modcalc.render.output import emit
+    from modcalc.render.table import Column, Table
     from modcalc.spec.load import load, shipped_specs
 
     rows, documents = [], []

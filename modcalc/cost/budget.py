@@ -61,7 +61,7 @@ class Costs:
 
     @property
     def kv_cache_bytes(self) -> Number:
-        return kv_cache_bytes(self.report.plan, self.spec.seq_len, "bf16")
+        return kv_cache_bytes(self.report.plan, self.spec.seq_len)
 
     @property
     def train_memory_bytes(self) -> int:

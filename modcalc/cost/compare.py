@@ -7,8 +7,6 @@ from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise
 from modcalc.spec.plan import Dim, Plan, RoutingPlan
 from modcalc.spec.schema import Spec
 
-KV_DTYPE = "bf16"  # what caches are kept in, where nothing else is said
-
 
 def under(report: Report, spec: Spec, **over: object) -> Report:
     """`spec` billed under the workload and convention of `report`, but for what `over` says."""
@@ -46,12 +44,12 @@ def experts_choose(plan: Plan) -> bool:
     return any(e.choice == "expert" for e in plan.experts)
 
 
-def kv_bytes(report: Report, dtype: str = KV_DTYPE) -> Dim:
+def kv_bytes(report: Report) -> Dim:
     """Bytes of the KV cache of all sequences after the tokens of a prefill or decode report."""
     from modcalc.cost.memory import kv_cache_bytes
 
     work = report.work
-    return kv_cache_bytes(report.plan, work.context + work.seq_len, dtype, work.batch, work.routing)
+    return kv_cache_bytes(report.plan, work.context + work.seq_len, batch=work.batch, routing=work.routing)
 
 
 def routed(report: Report) -> dict[tuple[str, ...], RoutingPlan]:

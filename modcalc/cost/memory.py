@@ -7,7 +7,7 @@ from modcalc.cost.activations import Activations, activations
 from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import AttentionCore, Op, Pointwise, whole
 from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
-from modcalc.cost.tensors import element_bytes
+from modcalc.cost.tensors import KV_DTYPE, element_bytes
 from modcalc.cost.workload import OPTIMIZERS, USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan, least
 
@@ -97,7 +97,7 @@ def weight_bytes(rows: list[Op], dtype: str) -> int:
     return count_params(rows).total * element_bytes(dtype) + balance
 
 
-def kv_cache_bytes(plan: Plan, context: int, dtype: str = "bf16", batch: int = 1, routing: str = "expected") -> Dim:
+def kv_cache_bytes(plan: Plan, context: int, dtype: str = KV_DTYPE, batch: int = 1, routing: str = "expected") -> Dim:
     """Bytes of keys and values of `context` tokens in each of `batch` sequences.
 
     Plain attention holds K (N + N_v) elements per token and layer, latent attention one latent and one rotary key

@@ -1,6 +1,7 @@
 """What commands print. A command makes `Table`s of raw values and one JSON document; this package does the looks.
 
-    from modcalc.render import Column, Table, emit
+    from modcalc.render.output import emit
+    from modcalc.render.table import Column, Table
 
     table = Table(
         title="mod-220m",
@@ -21,8 +22,3 @@ Cells are raw: ints and Fractions stay exact, None is unknown; `good("OK")`, `ba
 `Column.drop` > 0 names columns that may go where a terminal is too narrow, highest first. Progress: `modcalc.render.progress`.
 Plots: one file per kind, on the helpers of `modcalc.render.plot`.
 """
-
-from modcalc.render.output import FORMATS, chosen, emit, facts, say, show
-from modcalc.render.table import Column, Table, bad, dim, good
-
-__all__ = ["FORMATS", "Column", "Table", "bad", "chosen", "dim", "emit", "facts", "good", "say", "show"]

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import KV_DTYPE, kv_bytes
+from modcalc.cost.compare import kv_bytes
+from modcalc.cost.tensors import KV_DTYPE
 from modcalc.render.table import Column, Table
 from modcalc.render.wording import Unit
 

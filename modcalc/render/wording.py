@@ -5,10 +5,11 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import KV_DTYPE, experts_choose, free_work, kv_bytes, masked_windows, routed, routed_windows, routing_flops
+from modcalc.cost.compare import experts_choose, free_work, kv_bytes, masked_windows, routed, routed_windows, routing_flops
 from modcalc.cost.convention import Convention
 from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
+from modcalc.cost.tensors import KV_DTYPE
 from modcalc.cost.training import Cluster, TrainingRun
 from modcalc.render.numbers import binary_bytes, count, several, share
 

@@ -44,7 +44,7 @@ def bill(plan: Plan, names: Iterable[str], basis: Basis, rows: Callable[[Op], bo
     billed: dict[str, tuple[Op, ...]] = {}
     for name in names:
         if name == "kv":
-            found[name] = kv_cache_bytes(plan, basis.seq_len, "bf16")
+            found[name] = kv_cache_bytes(plan, basis.seq_len)
             continue
         phase = _PHASE.get(name, "forward")
         if phase not in billed:

@@ -10,7 +10,7 @@ from modcalc.cost.ops import whole
 from modcalc.search.costs import Basis, bill
 from modcalc.search.family import Family, Shape
 from modcalc.search.rules import ON_RESULTS, Tally
-from modcalc.spec.resolve import inner_width, resolve
+from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import find_problems
 
@@ -55,10 +55,6 @@ class Candidate:
     error: Fraction | None = None
     marks: tuple[str, ...] = ()
     matched: "Candidate | None" = None
-
-    @property
-    def d_ff(self) -> int:
-        return inner_width(self.spec, self.spec.d_model)
 
     @property
     def train_per_token(self) -> Exact:
