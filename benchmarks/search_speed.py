@@ -47,14 +47,14 @@ def main() -> None:
 
     from modcalc import load
     from modcalc.cost.account import account, dense_twin
-    from modcalc.cost.conventions import convention
+    from modcalc.cost.conventions import find_convention
     from modcalc.search.costs import Basis
     from modcalc.search.family import Family
     from modcalc.search.isoflop import match
     from modcalc.search.rules import Rules
 
     spec = load("mod-220m")
-    family, basis = Family(spec), Basis(spec.seq_len, 1, 0, convention())
+    family, basis = Family(spec), Basis(spec.seq_len, 1, 0, find_convention())
     axes = five_knobs(options.candidates)
     target = account(dense_twin(spec)).flops.forward
     # Bounds on parameters make the search compute both costs of every candidate.

@@ -8,7 +8,7 @@ import pytest
 
 from modcalc import account, load
 from modcalc.cost.account import LEVELS, dense_twin
-from modcalc.cost.conventions import convention
+from modcalc.cost.conventions import find_convention
 from modcalc.cost.ops import AttentionCore
 from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
@@ -166,9 +166,9 @@ def test_numpy_integers_do_not_wrap_around(kind: str) -> None:
 
 
 def test_another_rule_for_pairs_goes_with_a_convention_of_ones_own() -> None:
-    own = msgspec.structs.replace(convention("matmul"), name="mine")
+    own = msgspec.structs.replace(find_convention("matmul"), name="mine")
     assert account(spec(), convention=own, causal="exact").flops == account(spec(), causal="exact").flops != account(spec(), convention=own).flops
-    for rule, causal in ((own, "nonsense"), (convention("6nd"), "half")):
+    for rule, causal in ((own, "nonsense"), (find_convention("6nd"), "half")):
         with pytest.raises(UsageError, match="causal"):
             account(spec(), convention=rule, causal=causal)
 

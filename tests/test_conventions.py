@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modcalc import account
 from modcalc.cost.convention import BASES, Term
-from modcalc.cost.conventions import CONVENTIONS, MATMUL, convention
+from modcalc.cost.conventions import CONVENTIONS, MATMUL, find_convention
 from modcalc.cost.survey import survey
 from modcalc.errors import UsageError
 from modcalc.spec.schema import Spec
@@ -194,12 +194,12 @@ def test_causal_overrides_the_rule(name: str) -> None:
 def test_names_and_rules_that_there_are_not() -> None:
     for wrong, hint in (("megatorn", "did you mean megatron?"), ("zzz", "chinchilla-printed")):
         with pytest.raises(UsageError, match=hint.replace("?", r"\?")):
-            convention(wrong)
+            find_convention(wrong)
     with pytest.raises(UsageError, match="full, window, half, exact"):
         account(GPT2.spec, causal="halff")
     for name in ("6nd", "kaplan", "fvcore"):
         with pytest.raises(UsageError, match="counts no pairs"):
-            convention(name, "half")
+            find_convention(name, "half")
 
 
 def test_a_survey_is_the_account_under_each_convention() -> None:

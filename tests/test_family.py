@@ -12,7 +12,7 @@ from msgspec import structs
 
 from modcalc.cost.account import account
 from modcalc.cost.check import check_all
-from modcalc.cost.conventions import convention
+from modcalc.cost.conventions import find_convention
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.errors import UsageError
 from modcalc.search import families
@@ -31,7 +31,7 @@ PETTY_41M = {1: 4779, 2: 2048, 3: 1138, 4: 682, 5: 409, 6: 227, 7: 97}
 
 def hold(name: str, depths: list[int], cost: str = "params", solve: str = "d_ff", **options: object) -> Constant:
     spec = load(name)
-    return constant(Family(spec), {"n_layers": depths}, solve, cost, Basis(spec.seq_len, 1, spec.seq_len - 1, convention()), **options)
+    return constant(Family(spec), {"n_layers": depths}, solve, cost, Basis(spec.seq_len, 1, spec.seq_len - 1, find_convention()), **options)
 
 
 def inner(c: Candidate) -> int:
@@ -76,7 +76,7 @@ def test_another_knob_follows_and_a_mod_family_may_vary_its_routing() -> None:
     found = hold("mod-60m", [4, 8, 16], "forward", "d_model")
     assert all(m.candidate.spec.d_model % 64 == 0 for m in found.members)
     spec = load("mod-60m")
-    both = constant(Family(spec), {"capacity": [0.125, 0.5], "every": [1, 2]}, "n_layers", "forward", Basis(spec.seq_len, 1, 0, convention()))
+    both = constant(Family(spec), {"capacity": [0.125, 0.5], "every": [1, 2]}, "n_layers", "forward", Basis(spec.seq_len, 1, 0, find_convention()))
     assert len(both.members) == 4
     assert len({m.candidate.spec.n_layers for m in both.members}) > 1
     for m in both.members:
@@ -86,7 +86,7 @@ def test_another_knob_follows_and_a_mod_family_may_vary_its_routing() -> None:
 def test_a_dense_layer_costs_more_than_a_routed_one_and_the_nearest_depth_is_a_member() -> None:
     """Steps of depth differ: a drift above half of the next layer may still be the least there is."""
     spec = load("mod-60m")
-    basis = Basis(spec.seq_len, 1, 0, convention())
+    basis = Basis(spec.seq_len, 1, 0, find_convention())
     (member,) = constant(Family(spec), {"capacity": [0.25], "every": [2]}, "n_layers", "train", basis).members
     c = member.candidate
     costs = {L: account(structs.replace(c.spec, n_layers=L), phase="train").flops.train_step for L in range(2, 20)}
@@ -147,7 +147,7 @@ def test_members_are_written_as_specs_that_hold_their_own_cost(tmp_path: Path) -
 def test_bad_questions(vary: list[str], solve: str, cost: str, message: str) -> None:
     spec = load("petty-41m")
     with pytest.raises(UsageError, match=message):
-        constant(Family(spec), parse_vary(vary), solve, cost, Basis(512, 1, 511, convention()))
+        constant(Family(spec), parse_vary(vary), solve, cost, Basis(512, 1, 511, find_convention()))
 
 
 def test_more_members_than_can_be_shown_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_more_members_than_can_be_shown_are_refused(monkeypatch: pytest.MonkeyPa
 
 def test_steps_that_leave_nothing_to_choose_from() -> None:
     with pytest.raises(UsageError, match="--multiple-of 20,000: n_layers is 10,000 at most, which leaves nothing"):
-        constant(Family(load("petty-41m")), {"d_ff": [64]}, "n_layers", "params", Basis(512, 1, 511, convention()), multiple_of=20_000)
+        constant(Family(load("petty-41m")), {"d_ff": [64]}, "n_layers", "params", Basis(512, 1, 511, find_convention()), multiple_of=20_000)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_bad_vary(texts: list[str], message: str) -> None:
 
 
 def test_what_drifts_far_is_no_member() -> None:
-    found = constant(Family(load("dense-small")), {"n_layers": [4, 5]}, "d_model", "params", Basis(512, 1, 511, convention()), multiple_of=256)
+    found = constant(Family(load("dense-small")), {"n_layers": [4, 5]}, "d_model", "params", Basis(512, 1, 511, find_convention()), multiple_of=256)
     far = [m for m in found.members if abs(m.candidate.error) > 0.05]
     assert far and all(m.candidate.status == DROP and "are too coarse" in m.candidate.reason for m in far)
     assert all(m.candidate.status == OK for m in found.members if m not in far)
@@ -204,7 +204,7 @@ def test_a_goal_below_the_least_is_said_once_and_half_a_step_is_rounding() -> No
     step = 2 * 3 * spec.d_model  # parameters of one unit of d_ff
     least = account(structs.replace(spec, mlp=structs.replace(spec.mlp, d_ff=1))).params.total
     for above, status in ((0.4, OK), (0.6, DROP), (0.5 * least / step, DROP)):
-        found = constant(Family(spec), {"n_layers": [2]}, "d_ff", "params", Basis(512, 1, 511, convention()), target=least - int(above * step))
+        found = constant(Family(spec), {"n_layers": [2]}, "d_ff", "params", Basis(512, 1, 511, find_convention()), target=least - int(above * step))
         (c,) = [m.candidate for m in found.members]
         assert (c.status, inner(c)) == (status, 1) and c.reason == ("even d_ff 1 is above the target" if status == DROP else "")
 

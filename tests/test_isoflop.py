@@ -11,7 +11,7 @@ from msgspec import structs
 
 from modcalc.cost.account import account, dense_twin
 from modcalc.cost.check import check_all
-from modcalc.cost.conventions import convention
+from modcalc.cost.conventions import find_convention
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.errors import UsageError
 from modcalc.search.answers import Answer, Asked, matched, planned
@@ -35,7 +35,7 @@ def quiet(text: str, size: int) -> nullcontext:
 
 
 def basis(spec: Spec, rule: str = "matmul", batch: int = 128) -> Basis:
-    return Basis(spec.seq_len, batch, spec.seq_len - 1, convention(rule))
+    return Basis(spec.seq_len, batch, spec.seq_len - 1, find_convention(rule))
 
 
 def ask_match(spec: Spec, other: Spec, by: str = "forward", budgets: tuple = (), **options: object) -> Answer:

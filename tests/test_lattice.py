@@ -12,7 +12,7 @@ from msgspec import structs
 from strategies import specs
 
 from modcalc.cost.account import account
-from modcalc.cost.conventions import CONVENTIONS, convention
+from modcalc.cost.conventions import CONVENTIONS, find_convention
 from modcalc.cost.ops import CAUSAL
 from modcalc.errors import UsageError
 from modcalc.search import lattice as lattice_module
@@ -33,7 +33,7 @@ MOD = structs.replace(DENSE, name="mod", mod=Mod())
 
 
 def basis_of(spec: Spec, batch: int = 1) -> Basis:
-    return Basis(spec.seq_len, batch, spec.seq_len - 1, convention())
+    return Basis(spec.seq_len, batch, spec.seq_len - 1, find_convention())
 
 
 @st.composite
@@ -57,7 +57,7 @@ def lattices(draw: Any) -> tuple[Family, dict[str, list], Basis]:
         if draw(st.booleans()):
             axes[knob] = sorted(draw(values[knob]))
     rule = draw(st.sampled_from(sorted(CONVENTIONS)) | st.sampled_from([("matmul", c) for c in CAUSAL]))
-    return family, axes, Basis(spec.seq_len, 1, spec.seq_len - 1, convention(rule) if isinstance(rule, str) else convention(*rule))
+    return family, axes, Basis(spec.seq_len, 1, spec.seq_len - 1, find_convention(rule) if isinstance(rule, str) else find_convention(*rule))
 
 
 def alone(family: Family, shape: Shape) -> list[Shape]:
@@ -294,7 +294,7 @@ def test_a_match_counts_each_rule_that_shapes_break() -> None:
 def test_costs_above_2_53_are_decided_by_exact_integers() -> None:
     """Two shapes whose costs differ by less than float64 can tell: the exact account says which is nearer."""
     large = structs.replace(DENSE, seq_len=2**20, d_model=2**16, attention=Attention(n_heads=512), vocab_size=10**6)
-    family, basis = Family(large), Basis(2**20, 1, 0, convention())
+    family, basis = Family(large), Basis(2**20, 1, 0, find_convention())
     axes = {"n_layers": [126, 127, 128], "d_ff": list(range(2**18 - 3, 2**18 + 4))}
     for offset in (-1, 1, 2**21 + 1):
         target = account(family.apply(family.own._replace(n_layers=127, d_ff=2**18 + 1))).flops.forward + offset

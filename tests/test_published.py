@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from modcalc import account, load
-from modcalc.cost.conventions import CONVENTIONS, convention
+from modcalc.cost.conventions import CONVENTIONS, find_convention
 from modcalc.cost.ops import Lookup
 from modcalc.spec.schema import Spec
 
@@ -60,7 +60,7 @@ def test_chinchilla_table_a4(row: list) -> None:
 @pytest.mark.parametrize("row", GPT3["rows"], ids=lambda r: f"{r['millions']}M")
 def test_gpt3_table_d1(row: dict) -> None:
     """6 FLOPs per parameter and token: on the printed number of parameters, and on the model where its shape has as many."""
-    rule = convention("6nd")
+    rule = find_convention("6nd")
     table = Lookup(path="", component="", batch=1, tokens=1, length=1, rows=row["millions"], width=10**6)
     per_token = rule.forward(table) + rule.backward(table)
     assert f"{per_token * GPT3['tokens']:.2e}" == f"{float(row['flops']):.2e}"

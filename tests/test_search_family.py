@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from modcalc.cost.account import account
-from modcalc.cost.conventions import convention
+from modcalc.cost.conventions import find_convention
 from modcalc.errors import UsageError
 from modcalc.search.costs import Basis
 from modcalc.search.family import Family
@@ -109,9 +109,8 @@ def test_knobs_that_a_family_does_not_have(changes: dict, knobs: str, message: s
 
 def test_a_schedule_of_capacities_stays_when_depth_varies() -> None:
     spec = structs.replace(FAMILY, mod=Mod(capacity=Schedule(kind="linear", start=1.0, end=0.125)))
-    found = match(
-        Family(spec), {"n_layers": [4, 8, 12]}, account(spec).flops.forward, "forward", Basis(256, 1, 255, convention()), Rules(), within=Fraction(0)
-    )
+    goal, basis = account(spec).flops.forward, Basis(256, 1, 255, find_convention())
+    found = match(Family(spec), {"n_layers": [4, 8, 12]}, goal, "forward", basis, Rules(), within=Fraction(0))
     assert found.candidates[0].shape.n_layers == 8 and found.candidates[0].error == 0
     assert {c.cost for c in found.candidates} == {account(structs.replace(spec, n_layers=n)).flops.forward for n in (4, 8, 12)}
 

@@ -55,7 +55,7 @@ def family(
     With --hold params depth trades against width at constant parameters. Counted is what the spec has: embeddings, and
     norms and biases if there are any. Solved values are whole; drift is what that leaves. Exit 1 if no shape is OK.
     """
-    from modcalc.cost.conventions import convention as find_convention
+    from modcalc.cost.conventions import find_convention
     from modcalc.errors import UsageError
     from modcalc.render.family import document, table
     from modcalc.render.numbers import several

@@ -76,7 +76,7 @@ def isoflop(
     exactly, by the rows of each shape, not as 6ND (but for --convention 6nd). Exit code 1 if no shape is OK, 2 if nothing can
     be asked so, 130 if the search was interrupted: what was found until then is printed.
     """
-    from modcalc.cost.conventions import convention as find_convention
+    from modcalc.cost.conventions import find_convention
     from modcalc.errors import UsageError
     from modcalc.search.answers import Asked, matched, planned
     from modcalc.search.costs import Basis

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from modcalc.cost.convention import EMBEDDINGS, Convention
-from modcalc.cost.conventions import convention as find_convention
+from modcalc.cost.conventions import find_convention
 from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import Op, ratio, whole
 from modcalc.cost.workload import SAMPLING, Workload

@@ -113,6 +113,10 @@ class Convention(Struct, frozen=True):
     causal: str | None = "full"
     multiply_add: int = 2
 
+    @property
+    def title(self) -> str:
+        return f"convention {self.name}" + (f", causal {self.causal}" if self.causal else "")
+
     def forward(self, op: Op) -> Dim:
         """Forward FLOPs of a row."""
         return self._sum(self.forward_terms, op)

@@ -11,7 +11,7 @@ from modcalc.cost.convention import EMBEDDINGS, Convention, Term, Terms, times
 from modcalc.cost.ops import CAUSAL
 from modcalc.errors import UsageError
 
-__all__ = ["CONVENTIONS", "MATMUL", "Convention", "convention"]
+__all__ = ["CONVENTIONS", "MATMUL", "Convention", "find_convention"]
 
 PRODUCTS: Terms = (Term(2, "products"),)
 PARAMS: Terms = (Term(2, "params"),)
@@ -155,7 +155,7 @@ _ALL = (
 CONVENTIONS = {c.name: c for c in _ALL}
 
 
-def convention(name: str | Convention = "matmul", causal: str | None = None) -> Convention:
+def find_convention(name: str | Convention = "matmul", causal: str | None = None) -> Convention:
     """The convention called `name` (or one of the caller's own), with another rule for attention pairs if `causal` is given.
 
     Raises UsageError for a name that there is not, and for a `causal` that there is not or that would change nothing.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modcalc.cost.account import Report
+from modcalc.cost.convention import Convention
 from modcalc.cost.survey import Entry
 from modcalc.render.numbers import several
 from modcalc.render.table import Column, Table
@@ -43,17 +44,19 @@ def document(report: Report, entries: Sequence[Entry]) -> dict[str, Any]:
         "params": {"total": report.params.total},
         "conventions": [
             {
-                "name": e.rule.name,
-                "causal": e.rule.causal,
+                **convention_document(e.rule),
                 "flops_per_multiply_add": e.rule.multiply_add,
                 "forward": e.flops.forward,
                 "train_step": e.flops.train_step,
                 "train_per_token": e.train_per_token,
                 "forward_difference": e.forward_difference,
                 "train_difference": e.train_difference,
-                "counts": e.rule.counts,
-                "citation": e.rule.citation,
             }
             for e in entries
         ],
     }
+
+
+def convention_document(rule: Convention) -> dict[str, Any]:
+    """What every document says of a convention."""
+    return {"name": rule.name, "causal": rule.causal, "counts": rule.counts, "citation": rule.citation}

@@ -18,9 +18,7 @@ def counted_as(report: Report, unit: Unit) -> Facts:
     theirs = count_flops(report.rows, report.work, MATMUL).forward
     if theirs == report.flops.forward:
         return []
-    return [
-        ("counters", f"see every product in full; they are held against convention matmul, causal full: {count(unit.of(theirs))} {unit.name} forward")
-    ]
+    return [("counters", f"see every product in full; they are held against {MATMUL.title}: {count(unit.of(theirs))} {unit.name} forward")]
 
 
 def verdict_facts(v: "Verdict", unit: Unit) -> list[tuple[str, str | Styled]]:

@@ -9,6 +9,7 @@ from modcalc.cost.compare import free_work, is_expectation, kv_bytes, masked_win
 from modcalc.cost.ops import whole
 from modcalc.cost.tensors import KV_DTYPE
 from modcalc.render.breakdown import in_order, ordered
+from modcalc.render.conventions import convention_document
 
 
 def account_document(
@@ -20,13 +21,7 @@ def account_document(
     document = {
         "spec": report.plan.name,
         "workload": {"batch": work.batch, "seq_len": work.seq_len, "context": work.context, "phase": work.phase, "routing": work.routing},
-        "convention": {
-            "name": rule.name,
-            "causal": rule.causal,
-            "flops_per_multiply_add": rule.multiply_add,
-            "counts": rule.counts,
-            "citation": rule.citation,
-        },
+        "convention": convention_document(rule) | {"flops_per_multiply_add": rule.multiply_add},
         "params": {"total": p.total, "active": p.active, "embedding": p.embedding, "non_embedding": p.non_embedding},
         "flops": flops(report),
         "expectation": is_expectation(report),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from modcalc.render.conventions import convention_document
 from modcalc.render.isoflop import UNITS, inner_cells, shape
 from modcalc.render.isoflop_document import candidate_document
 from modcalc.render.numbers import share as percent
@@ -58,7 +59,6 @@ def table(family: Constant) -> Table:
 
 def document(family: Constant, files: Mapping[int, str]) -> dict[str, Any]:
     """Parameters, FLOPs and bytes in base units. files: id() of a candidate -> where it was written."""
-    rule = family.basis.rule
     return {
         "spec": family.family.spec.name,
         "hold": family.hold,
@@ -68,6 +68,6 @@ def document(family: Constant, files: Mapping[int, str]) -> dict[str, Any]:
         "multiple_of": family.step,
         "within": float(family.within),
         "workload": {"seq_len": family.basis.seq_len, "context": family.basis.context if family.hold == "decode" else None},
-        "convention": {"name": rule.name, "causal": rule.causal, "counts": rule.counts, "citation": rule.citation},
+        "convention": convention_document(family.basis.rule),
         "candidates": [candidate_document(m.candidate, files, kv_cache_bytes=m.kv_bytes, drift=m.drift) for m in family.members],
     }

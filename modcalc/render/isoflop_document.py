@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from modcalc.render.conventions import convention_document
 from modcalc.render.isoflop import shape
 from modcalc.search.answers import Answer
 from modcalc.search.isoflop import tokens_per_param
@@ -16,7 +17,6 @@ def document(answer: Answer, files: Mapping[int, str]) -> dict[str, Any]:
     """
     asked, target, basis = answer.asked, answer.target, answer.asked.basis
     budgets = [budget for budget, _ in answer.founds if budget]
-    rule = basis.rule
     return {
         "spec": asked.terms.family.spec.name,
         "budget": budgets[0] if len(budgets) == 1 else None,
@@ -37,7 +37,7 @@ def document(answer: Answer, files: Mapping[int, str]) -> dict[str, Any]:
             "seq_len": basis.seq_len,
             "context": basis.context if target and target.by == "decode" else None,
         },
-        "convention": {"name": rule.name, "causal": rule.causal, "counts": rule.counts, "citation": rule.citation},
+        "convention": convention_document(basis.rule),
         "within": asked.within,
         "rules": list(answer.rules),
         "notes": list(answer.notes),

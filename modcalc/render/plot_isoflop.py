@@ -16,9 +16,8 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
 
     A matched model is a star among the shapes that cost as much. Both axes are logarithmic.
     """
-    rule, family = answer.asked.basis.rule, answer.asked.terms.family.spec.name
-    counted = f"convention {rule.name}" + (f", causal {rule.causal}" if rule.causal else "")
-    what = f"whole steps of {answer.asked.basis.batch:,} x {answer.asked.basis.seq_len:,} tokens; {counted}"
+    basis, family = answer.asked.basis, answer.asked.terms.family.spec.name
+    what = f"whole steps of {basis.batch:,} x {basis.seq_len:,} tokens; {basis.rule.title}"
     if answer.light or not answer.target:
         what += f"; diamond: the row nearest to {MARKS[0]}"
     if answer.target:

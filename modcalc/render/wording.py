@@ -71,7 +71,7 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: 
     if w.phase == "prefill":
         what += ", logits of the last one"
     each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"
-    lines = [what, f"convention {rule.name}{f', causal {rule.causal}' if rule.causal else ''}: {each}, {PAIRS[rule.causal]}"]
+    lines = [what, f"{rule.title}: {each}, {PAIRS[rule.causal]}"]
     return [*lines, *in_words(rule)]
 
 

@@ -59,7 +59,6 @@ def write_specs(folder: Path, pairs: list[tuple[Candidate, Spec]]) -> dict[int, 
 def specs_of(answer: Answer) -> Iterator[tuple[Candidate, Spec]]:
     """Every OK row, and the shape beside it, with its spec: schedule under `train`, and what was asked as its `budget`."""
     basis, family = answer.asked.basis, answer.asked.terms.family.spec
-    rule = f"convention {basis.rule.name}" + (f", causal {basis.rule.causal}" if basis.rule.causal else "")
     several = len(answer.founds) > 1
     for budget, found in answer.founds:
         spent = f"{Decimal(budget).normalize():e}".replace("+", "") if budget else ""
@@ -67,15 +66,15 @@ def specs_of(answer: Answer) -> Iterator[tuple[Candidate, Spec]]:
             if answer.target:
                 by, goal, of, name = answer.target.by, answer.target.cost, c.cost, answer.target.spec.name
                 limits = equal(by, goal, answer.asked.within, basis, basis.batch if c.schedule else Costs(c.spec).batch_size)
-                text = f"{COSTS[by]}: {of}, as many as {name} within {float(answer.asked.within):g}; {rule}; a shape of {family.name}"
+                text = f"{COSTS[by]}: {of}, as many as {name} within {float(answer.asked.within):g}; {basis.rule.title}; a shape of {family.name}"
                 yield c, _spec(c, text, limits, c.spec.name, basis)
                 continue
             suffix = f"-{spent}" if several else ""
-            text = f"spends {spent} training FLOPs; {rule}; a shape of {family.name}"
+            text = f"spends {spent} training FLOPs; {basis.rule.title}; a shape of {family.name}"
             yield c, _spec(c, text, {}, c.spec.name + suffix, basis)
             if c.matched and c.matched.status == OK:
                 limits = equal("forward", c.forward, answer.asked.within, basis)
-                text = f"spends {spent} training FLOPs; {COSTS['forward']} as {c.spec.name}; {rule}; a shape of {answer.light.name}"
+                text = f"spends {spent} training FLOPs; {COSTS['forward']} as {c.spec.name}; {basis.rule.title}; a shape of {answer.light.name}"
                 yield c.matched, _spec(c.matched, text, limits, c.matched.spec.name + suffix, basis)
 
 
