@@ -118,13 +118,11 @@ def flops(
 
 def _check(phase: str, context: int | None, seq_len: int | None, backward: bool, of_training: list[str]) -> None:
     """Options that contradict each other; Workload checks the rest. of_training: options given that say how a train step runs."""
+    from modcalc.cli.options import check_decode
     from modcalc.cost.workload import SAMPLING
     from modcalc.errors import UsageError
 
-    if phase == "decode" and context is None:
-        raise UsageError("--phase decode: say how many tokens are already cached with --context S")
-    if phase == "decode" and seq_len is not None:
-        raise UsageError("--seq-len with --phase decode: it computes one token per sequence; give the tokens before it by --context")
+    check_decode("--phase", phase, context is not None, seq_len is not None)
     if phase in SAMPLING and backward:
         raise UsageError(f"--backward with --phase {phase}: sampling has no backward pass")
     if of_training and not (backward or phase == "train"):

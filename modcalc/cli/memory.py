@@ -94,12 +94,10 @@ def memory(
 
 def _check(phase: str, context: int | None, seq_len: int | None, of_training: dict) -> None:
     """Options that contradict each other; Workload checks the rest."""
+    from modcalc.cli.options import check_decode
     from modcalc.errors import UsageError
 
-    if phase == "decode" and context is None:
-        raise UsageError("--phase decode: say how many tokens are already cached with --context S")
-    if phase == "decode" and seq_len is not None:
-        raise UsageError("--seq-len with --phase decode: it computes one token per sequence; give the tokens before it by --context")
+    check_decode("--phase", phase, context is not None, seq_len is not None)
     if of_training and phase != "train":
         options = ", ".join("--no-master" if value is False else f"--{name}" for name, value in of_training.items())
         raise UsageError(f"{options} with --phase {phase}: only --phase train has them")

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
 Specs = Annotated[
@@ -58,3 +59,11 @@ AttentionKernel = Annotated[
     Literal["fused", "explicit"] | None,
     typer.Option("--attention", help="One kernel that keeps no scores, or products that keep them. [default: fused]", show_default=False),
 ]
+
+
+def check_decode(option: str, phase: str, context: bool, seq_len: bool) -> None:
+    """Raises UsageError where a decode step, which `option` asked for, has no context, or a length. context, seq_len: whether given."""
+    if phase == "decode" and not context:
+        raise UsageError(f"{option} decode: say how many tokens are already cached with --context S")
+    if phase == "decode" and seq_len:
+        raise UsageError(f"--seq-len with {option} decode: it computes one token per sequence; give the tokens before it by --context")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from modcalc.cli.options import check_decode
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
@@ -116,10 +117,7 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
     files = [Path(name).resolve() for name in specs or ()]
     if doubles := [name for name, file in zip(specs or (), files, strict=True) if files.count(file) > 1]:
         raise UsageError(f"{doubles[-1]}: named twice; --baseline {doubles[-1]} compares it with itself")
-    if mode == "decode" and "context" not in words | swept:
-        raise UsageError("--mode decode: say how many tokens are already cached with --context S")
-    if mode == "decode" and "seq_len" in words:
-        raise UsageError("--seq-len with --mode decode: one token per sequence is computed; give its history with --context")
+    check_decode("--mode", mode, "context" in words | swept, "seq_len" in words)
     if "again" in words and "out" not in words:
         raise UsageError("--again: measures points of a results file once more; name it with --out")
     if "parallel" in words and "TORCHELASTIC_RUN_ID" not in os.environ:
