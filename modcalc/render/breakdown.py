@@ -111,10 +111,10 @@ def side_by_side(reports: Sequence[Report], by: str, unit: Unit | None = None, *
 
 
 def ordered(lines: Sequence[Line], by: str) -> list[Line]:
-    """Lines in display order: components as LABELS has them (others before the head), layers and paths by number."""
+    """Lines in display order: components as LABELS has them, layers and paths by number."""
     if by == "component":
         order = list(LABELS)
-        return sorted(lines, key=lambda line: order.index(line.label if line.label in order else "norm"))
+        return sorted(lines, key=lambda line: order.index(line.label))
     return in_order(lines, lambda line: line.label)
 
 

@@ -38,8 +38,8 @@ def draw(axes: Any, by: str, times: Times) -> None:
 
 
 def _components(axes: Any, labels: Sequence[str], times: Times) -> None:
-    order = {label: i for i, label in enumerate(OWN_LABELS)}
-    legend = {label: OWN_LABELS.get(label, label) for label in sorted(labels, key=lambda label: order.get(label, len(order)))}
+    # A results file by another version may have labels that this one does not know: they come last.
+    legend = {label: OWN_LABELS.get(label, label) for label in dict.fromkeys((*OWN_LABELS, *labels)) if label in labels}
     names, sums = [name for name, _ in times], [of for _, of in times]
     if len(times) <= FEW:
         stacked(axes, names, sums, legend, seconds)

@@ -63,6 +63,4 @@ def _title(unit: Unit, backward: bool) -> str:
 
 def _components(sums: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Those that cost something, in the order of the tables -> as readers call them."""
-    keys = [c for c in dict.fromkeys(label for one in sums for label in one) if any(one.get(c) for one in sums)]
-    keys.sort(key=lambda c: list(LABELS).index(c) if c in LABELS else len(LABELS))
-    return {c: LABELS.get(c, c) for c in keys}
+    return {c: name for c, name in LABELS.items() if any(one.get(c) for one in sums)}
