@@ -31,8 +31,7 @@ ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBack
 def check_length(plan: Plan, length: int, prompt: int) -> None:
     if prompt < 1:
         raise UsageError("an empty prompt: sampling needs at least one token to start from")
-    if plan.max_len is not None and length > plan.max_len:
-        raise UsageError(f"{plan.name}: {length} tokens are more than its {plan.max_len} learned positions")
+    plan.demand_room(length)
 
 
 class Pass:

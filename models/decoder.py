@@ -142,7 +142,6 @@ class Decoder(nn.Module):
 
     def _check_length(self, length: int) -> None:
         p = self.plan
-        if p.max_len is not None and length > p.max_len:
-            raise UsageError(f"{p.name}: {length} tokens are more than its {p.max_len} learned positions")
+        p.demand_room(length)
         if (p.routed or p.recursion) and length != p.seq_len:
             raise UsageError(f"{p.name}: its capacities are for {p.seq_len} tokens, these are {length}; build it with seq_len={length}")

@@ -135,7 +135,7 @@ def test_a_graph_cannot_be_captured_where_the_host_waits():
 
 def test_what_is_too_long_is_said_before_anything_is_measured():
     learned = msgspec.structs.replace(SPEC, positions=Positions(kind="learned"))
-    with pytest.raises(UsageError, match="32 tokens is longer than its 16 learned positions"):
+    with pytest.raises(UsageError, match="32 tokens are more than its 16 learned positions"):
         jobs(TEMPLATE, [learned], [Axis("seq_len", (8, 16, 32))])
     with pytest.raises(UsageError, match="tiny: 17 tokens are more than its 16 learned positions"):
         jobs(with_settings(mode="decode", context=16), [learned], [])

@@ -86,7 +86,7 @@ def test_ratio_rounds_up_to_a_multiple() -> None:
 def test_longer_than_learned_positions() -> None:
     learned = spec(positions={"kind": "learned"})
     assert resolve(learned, 16).embedding.position_rows == 16
-    with pytest.raises(UsageError, match="17 tokens is longer than its 16 learned positions"):
+    with pytest.raises(UsageError, match="17 tokens are more than its 16 learned positions"):
         resolve(learned, 17)
     with pytest.raises(UsageError, match="at least 1"):
         resolve(learned, 0)

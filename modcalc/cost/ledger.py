@@ -88,9 +88,7 @@ def ledger(plan: Plan, work: Workload) -> list[Op]:
     Raises UsageError where the workload is longer than learned positions, or of another length than the plan (whole
     sequences: a plan's capacities belong to its seq_len).
     """
-    length = work.context + work.seq_len
-    if plan.max_len is not None and length > plan.max_len:
-        raise UsageError(f"{plan.name}: {length} tokens are more than its {plan.max_len} learned positions; give fewer, or raise positions.max_len")
+    plan.demand_room(work.context + work.seq_len)
     if not work.sampling and work.seq_len != plan.seq_len:
         raise UsageError(f"{plan.name}: the plan is for {plan.seq_len} tokens, the workload for {work.seq_len}")
     e, D = plan.embedding, plan.d_model

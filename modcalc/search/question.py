@@ -10,7 +10,7 @@ from modcalc.search.defaults import GRID_ASPECT, around, ff_band, grid, match_as
 from modcalc.search.family import Family, Shape
 from modcalc.search.knobs import Values, band, parse_free
 from modcalc.search.rules import Band, Rules
-from modcalc.spec.resolve import exact
+from modcalc.spec.resolve import exact, resolve
 from modcalc.spec.schema import Spec
 from modcalc.units import parse_count, parse_ratio
 
@@ -103,12 +103,9 @@ def at_length(spec: Spec, seq_len: int) -> Spec:
         return spec
     positions = spec.positions
     if positions.kind == "learned":
-        rows = positions.max_len or spec.seq_len
-        if seq_len > rows:
-            raise UsageError(
-                f"{spec.name} has {rows} learned positions, fewer than T = {seq_len}; use --seq-len {rows} or less, or raise its max_len"
-            )
-        positions = structs.replace(positions, max_len=rows)
+        plan = resolve(spec)
+        plan.demand_room(seq_len)
+        positions = structs.replace(positions, max_len=plan.max_len)
 
     def kept(capacity: Any) -> Any:
         return [kept(c) for c in capacity] if isinstance(capacity, list) else min(capacity, seq_len) if isinstance(capacity, int) else capacity

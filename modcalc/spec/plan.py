@@ -13,6 +13,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from modcalc.errors import UsageError
+
 Dim = Any  # int (exact), Fraction (an expectation), or a numpy array of ints or floats
 
 
@@ -224,3 +226,9 @@ class Plan(Struct, frozen=True):
     def routed(self) -> dict[int, RoutingPlan]:
         """Layer index -> routing, for the routed blocks in order."""
         return {i: b.routing for i, b in enumerate(self.blocks) if b.routing}
+
+    def demand_room(self, length: int) -> None:
+        """Raises UsageError where learned positions end before `length` tokens."""
+        if self.max_len is not None and length > self.max_len:
+            more = f"{length} tokens are more than its {self.max_len} learned positions"
+            raise UsageError(f"{self.name}: {more}; give fewer, or raise positions.max_len")

@@ -247,12 +247,6 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
     T = spec.seq_len if seq_len is None else whole_number(seq_len, "seq_len")
     if T < 1:
         raise UsageError(f"sequence length {T}: at least 1 token is needed")
-    parts = frame(spec, spec.d_model, spec.vocab_size, T)
-    if parts["max_len"] is not None and parts["max_len"] < T:
-        raise UsageError(
-            f"{spec.name}: a sequence of {T} tokens is longer than its {parts['max_len']} learned positions; "
-            f"use --seq-len {parts['max_len']} or less, or raise positions.max_len"
-        )
     H, K, N = heads(spec)
     # What is loaded keeps this rule already; a Spec changed in Python may not.
     if H % K or not (spec.attention.head_dim or spec.attention.latent or spec.d_model % H == 0):
@@ -283,4 +277,6 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
         )
         for (window, rotated, moe, _), layers in alike.items()
     )  # fmt: skip
-    return Plan(n_layers=spec.n_layers, groups=groups, recursion=recursion, **parts)
+    plan = Plan(n_layers=spec.n_layers, groups=groups, recursion=recursion, **frame(spec, spec.d_model, spec.vocab_size, T))
+    plan.demand_room(T)
+    return plan
