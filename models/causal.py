@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modcalc.errors import UsageError
-from modcalc.spec.plan import Plan, RoutingPlan
+from modcalc.spec.plan import CANNOT_SAMPLE, Plan, RoutingPlan
 
 from .block import Block
 from .cache import Cache, Place, Rows
@@ -44,8 +44,8 @@ class Pass:
             raise UsageError(f"{batch} sequences, but the cache is for {cache.batch}")
         if decide == "predictor" and any(r.router == "learned" and r.predictor_width is None for r in routings(model.plan)):
             raise UsageError(f"{model.plan.name}: it has no predictor (mod.predictor_width); decide by the router")
-        if any(e.choice == "expert" for e in model.plan.experts):
-            raise UsageError(f"{model.plan.name}: experts that choose tokens rank a whole sequence, later tokens included; they cannot sample")
+        if model.plan.experts_choose:
+            raise UsageError(f"{model.plan.name}: its experts {CANNOT_SAMPLE}")
         self.model, self.decide, self.cache = model, decide, cache
         self.rows: Rows | None = None  # rows of the batch at hand; None: all
 

@@ -143,5 +143,5 @@ class Decoder(nn.Module):
     def _check_length(self, length: int) -> None:
         p = self.plan
         p.demand_room(length)
-        if (p.routed or p.recursion) and length != p.seq_len:
+        if p.is_mod and length != p.seq_len:
             raise UsageError(f"{p.name}: its capacities are for {p.seq_len} tokens, these are {length}; build it with seq_len={length}")

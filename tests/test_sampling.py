@@ -72,7 +72,7 @@ def test_caches_change_nothing_over_every_knob(s: Spec, prompt: int, attention: 
     model = model_of(s, attention=attention)
     tokens, prompt = tokens_of(model, 2, length), min(prompt, length)
     if any(isinstance(b.ffn, MoePlan) and b.ffn.choice == "expert" for b in model.plan.blocks):
-        with pytest.raises(UsageError, match="experts that choose tokens"):
+        with pytest.raises(UsageError, match="its experts choose among all tokens of a sequence"):
             causal_forward(model, tokens)
         return
     full = causal_forward(model, tokens).logits
@@ -319,7 +319,7 @@ def test_what_cannot_be_sampled() -> None:
             generate(model, zeros(1, 1), 1, temperature=temperature)
     with pytest.raises(UsageError, match="one of router, predictor"):
         causal_forward(model, zeros(1, 3), decide="coin")
-    with pytest.raises(UsageError, match="experts that choose tokens"):
+    with pytest.raises(UsageError, match="its experts choose among all tokens of a sequence"):
         generate(model_of("mod, expert choice"), zeros(1, 3), 2)
     cache = Cache(model.plan, 1)
     with pytest.raises(UsageError, match="no predictor"):

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from modcalc.cost.account import Report, account, dense_twin
 from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise
-from modcalc.spec.plan import Dim, Plan, RoutingPlan
+from modcalc.spec.plan import Dim, RoutingPlan
 from modcalc.spec.schema import Spec
 
 
@@ -35,13 +35,7 @@ def is_expectation(report: Report) -> bool:
     plan, work = report.plan, report.work
     if not work.sampling:
         return False
-    routed_blocks = plan.recursion or any(g.block.routing for g in plan.groups)
-    return bool(routed_blocks and work.routing == "expected") or any(e.n_noop or e.choice == "expert" for e in plan.experts)
-
-
-def experts_choose(plan: Plan) -> bool:
-    """Whether experts choose among all tokens of a sequence, later ones included: such a model cannot sample."""
-    return any(e.choice == "expert" for e in plan.experts)
+    return (plan.is_mod and work.routing == "expected") or plan.experts_choose or any(e.n_noop for e in plan.experts)
 
 
 def kv_bytes(report: Report) -> Dim:

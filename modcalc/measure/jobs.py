@@ -11,7 +11,6 @@ import msgspec
 import torch
 
 from modcalc.cost.account import dense_twin
-from modcalc.cost.compare import experts_choose
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure.point import Job
 from modcalc.measure.records import Settings
@@ -19,6 +18,7 @@ from modcalc.measure.rigs import promised
 from modcalc.measure.stats import MIN_SAMPLES
 from modcalc.measure.steps import waits
 from modcalc.spec.near import nearest
+from modcalc.spec.plan import CANNOT_SAMPLE
 from modcalc.spec.schema import MAX_SIZE, Spec
 
 
@@ -90,11 +90,8 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
         s = job.settings
         for spec in job.specs:
             plan = promised(spec, s).plan
-            if s.sampling and experts_choose(plan):
-                raise UsageError(
-                    f"--mode {s.mode}: {spec.name} has experts that choose among all tokens of a sequence, later ones included, and so cannot "
-                    "sample; time --mode forward or train"
-                )
+            if s.sampling and plan.experts_choose:
+                raise UsageError(f"--mode {s.mode}: {spec.name} has experts that {CANNOT_SAMPLE}; time --mode forward or train")
             if s.cuda_graph and waits(plan, s.mode):
                 raise UsageError(
                     f"--cuda-graph: {spec.name} has experts without a buffer, whose work depends on how many tokens come to each; "

@@ -64,8 +64,7 @@ class Rig:
     @property
     def drawn(self) -> bool:
         """Whether chance decides which tokens pass routed blocks."""
-        plan = self.report.plan
-        return self.report.work.sampling and bool(plan.routed or plan.recursion)
+        return self.report.work.sampling and self.report.plan.is_mod
 
     @classmethod
     def build(cls, spec: Spec, job: "Job", n: int) -> "Rig":

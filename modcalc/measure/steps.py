@@ -125,7 +125,7 @@ def uncompiled(step: Step) -> Iterator[Step]:
 
 def waits(plan: Plan, mode: Mode) -> bool:
     """Whether the host needs to know within a step what the device found: how many tokens pass, or come to each expert."""
-    return plan.dropless or (mode in SAMPLING and bool(plan.routed or plan.recursion or plan.experts))  # sampling has no buffers
+    return plan.dropless or (mode in SAMPLING and (plan.is_mod or bool(plan.experts)))  # sampling has no buffers
 
 
 def build_step(model: "Decoder", settings: Settings, device: torch.device, *, wrap: Wrap | None = None, seed: int = 0) -> Step:

@@ -5,13 +5,14 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import experts_choose, free_work, kv_bytes, masked_windows, routed, routed_windows, routing_flops
+from modcalc.cost.compare import free_work, kv_bytes, masked_windows, routed, routed_windows, routing_flops
 from modcalc.cost.convention import Convention
 from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
 from modcalc.cost.tensors import KV_DTYPE
 from modcalc.cost.training import Cluster, TrainingRun
 from modcalc.render.numbers import binary_bytes, count, several, share
+from modcalc.spec.plan import CANNOT_SAMPLE
 
 # Components in display order and as readers call them; routing stands apart, last.
 LABELS = {
@@ -81,9 +82,7 @@ def in_words(rule: Convention) -> list[str]:
     return [f"counts {rule.counts}"] if own else []
 
 
-RANKING = (
-    "choose among all tokens of a sequence, later ones included, and so the model cannot sample; billed at the share of a whole one that they choose"
-)
+RANKING = f"{CANNOT_SAMPLE}; billed at the share of a whole one that they choose"
 
 
 def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward: bool = False) -> Facts:
@@ -93,7 +92,7 @@ def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward:
         *_routing(report, unit, backward),
         *([("dense twin", _twin(report, unit, twin, backward))] if twin else []),
         *_windows(report, unit),
-        *([("experts", RANKING)] if report.work.sampling and experts_choose(report.plan) else []),
+        *([("experts", RANKING)] if report.work.sampling and report.plan.experts_choose else []),
         *([("kv cache", _cache(report))] if report.work.sampling else []),
         ("free", f"{', '.join(free_work(report)) or 'nothing'} (by convention)"),
     ]

@@ -15,6 +15,9 @@ from msgspec import Struct
 
 from modcalc.errors import UsageError
 
+# Of experts that choose tokens.
+CANNOT_SAMPLE = "choose among all tokens of a sequence, later ones included, and so the model cannot sample"
+
 Dim = Any  # int (exact), Fraction (an expectation), or a numpy array of ints or floats
 
 
@@ -221,6 +224,16 @@ class Plan(Struct, frozen=True):
     def dropless(self) -> bool:
         """Whether some block has experts without a buffer."""
         return any(moe.dropless for moe in self.experts)
+
+    @property
+    def experts_choose(self) -> bool:
+        """Whether experts choose tokens, in place of tokens experts."""
+        return any(moe.choice == "expert" for moe in self.experts)
+
+    @property
+    def is_mod(self) -> bool:
+        """Whether some tokens go around some blocks."""
+        return self.recursion is not None or any(group.block.routing for group in self.groups)
 
     @property
     def routed(self) -> dict[int, RoutingPlan]:
