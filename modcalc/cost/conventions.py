@@ -3,13 +3,12 @@
 A convention that is printed for training only (6ND and its kin) has a forward pass of a third of it, unless it says otherwise.
 """
 
-from difflib import get_close_matches
-
 from msgspec.structs import replace
 
 from modcalc.cost.convention import EMBEDDINGS, Convention, Term, Terms, times
 from modcalc.cost.ops import CAUSAL
 from modcalc.errors import UsageError
+from modcalc.spec.near import hint
 
 __all__ = ["CONVENTIONS", "MATMUL", "Convention", "find_convention"]
 
@@ -162,9 +161,7 @@ def find_convention(name: str | Convention = "matmul", causal: str | None = None
     """
     rule = name if isinstance(name, Convention) else CONVENTIONS.get(name)
     if rule is None:
-        near = get_close_matches(name, CONVENTIONS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"convention {name!r}: there are {', '.join(CONVENTIONS)}{hint}")
+        raise UsageError(f"convention {name!r}: there are {', '.join(CONVENTIONS)}{hint(name, CONVENTIONS)}")
     if causal is None:
         return rule
     if causal not in CAUSAL:

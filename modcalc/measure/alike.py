@@ -7,7 +7,7 @@ from modcalc.errors import UsageError
 from modcalc.measure import hardware
 from modcalc.measure.rating import named, rated
 from modcalc.measure.records import Failed, Record, Result
-from modcalc.spec.near import nearest
+from modcalc.spec.near import hint
 
 LENGTH = ("seconds", "iterations", "warmup", "builds")  # how long it was measured
 FILE = ""  # among what parts records: which file, by its name alone
@@ -69,8 +69,7 @@ def only(found: Sequence[tuple[str, Record]], words: Sequence[str]) -> list[tupl
 
 
 def _meant(word: str, names: Any) -> str:
-    meant = None if word.isdecimal() else nearest(word, names)
-    return f"; did you mean {meant}?" if meant and meant != word else ""
+    return "" if word.isdecimal() or word in names else hint(word, names)
 
 
 def alike(records: Sequence[Record], peak_tflops: float | None = None) -> list[list[Record]]:

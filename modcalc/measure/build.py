@@ -1,10 +1,10 @@
 """Spec or Plan -> torch module."""
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from modcalc.errors import MissingDependency, UsageError, first_line
 from modcalc.measure import hardware
+from modcalc.spec.near import hint
 from modcalc.spec.plan import Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
@@ -82,6 +82,5 @@ def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
     known = {name: getattr(torch, full) for short, full in DTYPES.items() for name in (short, full)}
     found = known.get(str(dtype).removeprefix("torch."))
     if found is None:
-        near = get_close_matches(str(dtype), known, n=1)
-        raise UsageError(f"dtype {str(dtype)!r}: one of {', '.join(DTYPES.values())}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UsageError(f"dtype {str(dtype)!r}: one of {', '.join(DTYPES.values())}{hint(str(dtype), known)}")
     return found

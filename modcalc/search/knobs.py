@@ -1,11 +1,11 @@
 """What the user may vary, in text: `n_layers=4:40:2,d_model=512:2048:64,capacity=0.125,0.25` -> values of each knob."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from fractions import Fraction
 
 from modcalc.errors import UsageError
 from modcalc.search.family import KNOBS, Family
+from modcalc.spec.near import hint
 from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 
 MAX_VALUES = 100_000
@@ -65,9 +65,7 @@ def _multiples(knob: str, text: str, multiple: int) -> Values:
 def known(option: str, name: str) -> str:
     """`name`, if it is a knob. Raises UsageError, with the nearest one."""
     if name not in KNOBS:
-        near = get_close_matches(name, KNOBS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{option}: found {name!r}; allowed knobs are {', '.join(KNOBS)}{hint}")
+        raise UsageError(f"{option}: found {name!r}; allowed knobs are {', '.join(KNOBS)}{hint(name, KNOBS)}")
     return name
 
 

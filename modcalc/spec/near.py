@@ -35,6 +35,12 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(word[:60], words, 1, 0.6)), None)
 
 
+def hint(word: str, words: Iterable[str]) -> str:
+    """The end of a message that lists `words`."""
+    near = nearest(word, words)
+    return f"; did you mean {near}?" if near else ""
+
+
 def key_hint(key: str, here: list[str], homes: Mapping[str, list[str]]) -> str:
     """What to write for an unknown key. here: keys of its section; homes: key -> the dotted paths where the schema has it."""
     from difflib import SequenceMatcher
