@@ -73,8 +73,8 @@ def one_token_more(patch: Patch) -> None:
 def bypass_for_every_token(patch: Patch) -> None:
     original = ledger.routing_rows
 
-    def rows(r: Any, b: Any, at: Any, kept: Any, name: str = "") -> list[Op]:
-        return [replace(op, tokens=at.tokens) if op.component == "bypass" else op for op in original(r, b, at, kept, name)]
+    def rows(r: Any, b: Any, at: Any, kept: Any) -> list[Op]:
+        return [replace(op, tokens=at.tokens) if op.component == "bypass" else op for op in original(r, b, at, kept)]
 
     patch.setattr(ledger, "routing_rows", rows)
 
