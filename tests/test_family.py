@@ -152,7 +152,7 @@ def test_bad_questions(vary: list[str], solve: str, cost: str, message: str) -> 
 
 def test_more_members_than_can_be_shown_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(families, "MAX_MEMBERS", 6)
-    ask = partial(constant, Family(load("petty-41m")), solve="d_ff", hold="params", basis=Basis(512, 1, 511, convention()))
+    ask = partial(constant, Family(load("petty-41m")), solve="d_ff", hold="params", basis=Basis(512, 1, 511, find_convention()))
     assert len(ask({"n_layers": [1, 2, 3], "d_model": [256, 512]}).members) == 6
     with pytest.raises(UsageError, match="--vary: 8 combinations; at most 6"):
         ask({"n_layers": [1, 2, 3, 4], "d_model": [256, 512]})

@@ -101,7 +101,7 @@ def test_random_sizes_equal_the_library_class(model_type: str) -> None:
         theirs = library_config(config)
         report = account(from_config(config), seq_len=T, batch=B)
         assert report.params.total == library_params(theirs), config
-        if seed < DRAWS // 2:
+        if seed < DRAWS // 4:
             assert report.flops.forward == library_flops(theirs, B, T, "cpu"), config
 
 

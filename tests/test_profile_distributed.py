@@ -47,8 +47,14 @@ def test_a_torch_without_fsdp_on_the_cpu(tmp_path):
     assert "--parallel fsdp on the CPU: it needs torch 2.7, found 2.6" in done.stderr and "modcalc/measure" not in done.stderr
 
 
-@pytest.mark.parametrize("mode", ["forward", "train"])
-@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.skipif(not FSDP_ON_CPU, reason="needs torch 2.7"))])
+@pytest.mark.parametrize(
+    ("parallel", "mode"),
+    [
+        ("ddp", "forward"),
+        ("ddp", "train"),
+        pytest.param("fsdp", "train", marks=pytest.mark.skipif(not FSDP_ON_CPU, reason="needs torch 2.7")),
+    ],
+)
 def test_two_processes(tmp_path, parallel, mode):
     warm = ["--warmup", "2"] if parallel == "fsdp" else []  # by default they agree on when they are warm
     done = torchrun(tmp_path, "--mode", mode, "--parallel", parallel, "--baseline", "dense", "-n", "6", *warm, "-f", "json", "--out", "r.jsonl")
