@@ -37,12 +37,10 @@ def parse_count(value: Any, name: str = "value") -> int:
 
 
 def parse_bytes(value: Any, name: str = "value") -> int:
-    """A size in bytes: 80GiB, "24 GB", 1e9. At least 1, exact but for less than a byte of a larger unit (79.6GiB), which is dropped.
-    Raises UsageError as `parse_count` does.
+    """A size in bytes: 80GiB, "24 GB", 1e9. At least 1, and less than a byte of a larger unit (79.6GiB) is dropped. Raises UsageError
+    as `parse_count` does.
     """
-    rule = "bytes take KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000)"
-    in_unit = isinstance(value, str) and value[-1:].isalpha()
-    return _whole(value, name, _BYTES, "80GiB, 24GB or 1e9", rule, floored=in_unit)
+    return int(_bytes(value, name))
 
 
 def parse_ratio(value: Any, name: str = "value") -> Fraction:
@@ -51,16 +49,30 @@ def parse_ratio(value: Any, name: str = "value") -> Fraction:
 
 
 def parse_bound(value: Any, metric: str, *, ratio: bool = False, name: str = "value") -> int | Fraction:
-    """A bound on a budget's metric: a ratio, bytes for metrics in bytes, else a count. Raises UsageError as `parse_count` does."""
-    parse = parse_ratio if ratio else parse_bytes if metric.endswith("_bytes") else parse_count
-    return parse(value, name)
+    """A bound on a budget's metric: a ratio, bytes for metrics in bytes (7.3GiB as the fraction that it is), else a count. Raises
+    UsageError as `parse_count` does.
+    """
+    parse = parse_ratio if ratio else _bytes if metric.endswith("_bytes") else parse_count
+    bound = parse(value, name)
+    return int(bound) if bound == int(bound) and not ratio else bound
 
 
-def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str, *, floored: bool = False) -> int:
-    amount = _amount(value, name, suffixes, examples, rule)
-    if amount < 1 or (amount.denominator != 1 and not floored):
+def _bytes(value: Any, name: str) -> Fraction:
+    """A size that is whole, unless it is written in a larger unit."""
+    rule = "bytes take KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000)"
+    amount = _amount(value, name, _BYTES, "80GiB, 24GB or 1e9", rule)
+    in_unit = isinstance(value, str) and value.strip()[-1:].isalpha()
+    return _demand_whole(amount, value, name, "80GiB, 24GB or 1e9") if amount < 1 or not in_unit else amount
+
+
+def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> int:
+    return int(_demand_whole(_amount(value, name, suffixes, examples, rule), value, name, examples))
+
+
+def _demand_whole(amount: Fraction, value: Any, name: str, examples: str) -> Fraction:
+    if amount.denominator != 1:
         raise UsageError(f"{name}: found {_shown(value)}; allowed whole numbers, such as {examples}")
-    return int(amount)
+    return amount
 
 
 def _amount(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> Fraction:

@@ -213,6 +213,56 @@ def test_a_rule_may_compare_with_a_revision(spec, git, tmp_path: Path, monkeypat
     spec("params: 4M", "new.yaml")
     done = run("new.yaml", *rules[:2])
     assert done.returncode == 0 and "new.yaml: params <= 1 * HEAD:: it is new since then, so nothing holds it" in done.stderr
+    assert "git cannot show it" in run("mod-220m", *rules[:2]).stderr, "a shipped spec is in no repository of the user's"
+
+
+def test_a_revision_is_looked_up_where_the_file_is(spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the current folder, its repository, and links; a folder is its config.json; in a spec paths start at its file."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "llama").mkdir()
+    config = '{"model_type": "llama", "vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}'
+    (tmp_path / "llama" / "config.json").write_text(config)
+    file = spec("params: {max: 1.1, relative_to: 'HEAD:other.yaml'}", "sub/a.yaml")
+    (tmp_path / "sub" / "other.yaml").write_text(MODEL.removesuffix("budget:\n"))
+    (tmp_path / "sub" / "self.yaml").write_text(MODEL + "  params: {max: 1, relative_to: 'HEAD:'}\n")
+    git("add", ".")
+    git("commit", "-qm", "before")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    outside.mkdir()
+    (outside / "link").symlink_to(tmp_path)
+    rule = ("-r", "params <= 1 * HEAD:")
+    for folder in (tmp_path, tmp_path / "sub", outside):
+        monkeypatch.chdir(folder)
+        for source in (
+            file,
+            outside / "link" / "sub" / "a.yaml",
+            tmp_path / "sub" / "self.yaml",
+            tmp_path / "llama",
+            tmp_path / "llama" / "config.json",
+        ):
+            done = run(source, *rule)
+            assert done.returncode == 0 and "nothing holds it" not in done.stderr, done.stderr
+    file.write_text(file.read_text().replace("n_layers: 4", "n_layers: 5"))
+    (tmp_path / "llama" / "config.json").write_text(config.replace("99", "100"))
+    for source in (file, outside / "link" / "sub" / "a.yaml", tmp_path / "llama"):
+        assert run(source, *rule).returncode == 1
+
+
+def test_notes_reach_machines(spec) -> None:
+    words = (spec("params: {max: 5M}"), "-r", "params >= 6M")
+    (told,) = json.loads(run(*words, "--format", "json").stdout)["specs"][0]["notes"]
+    assert "cannot both hold" in told
+    assert f"::notice file={words[0]},title=modcalc check::{told}" in run(*words, "--format", "github").stdout
+    assert ElementTree.fromstring(run(*words, "--format", "junit").stdout).findtext("testsuite/system-out") == told
+
+
+def test_bytes_in_a_unit_are_the_fraction_that_they_are(spec) -> None:
+    """16 KiB and a bit: a cache of 16,384 bytes is below it."""
+    model = MODEL.replace("n_layers: 4", "n_layers: 1").replace("d_model: 256", "d_model: 8").replace("mod: {capacity: 64}\n", "")
+    for bound, code in (("{max: 16.0009KiB}", 0), ("{min: 16.0009KiB}", 1), ("{min: 16KiB}", 0), ("{equals: 16KiB}", 0)):
+        path = spec("params: 4M", "b.yaml")
+        path.write_text(f"{model}  kv_cache_bytes: {bound}\n")
+        assert run(path).returncode == code, bound
 
 
 def test_rules_that_contradict(spec) -> None:

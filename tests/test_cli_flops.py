@@ -229,14 +229,30 @@ def test_how_long_a_run_takes(flops, tiny: Path) -> None:
         ),
         (
             ["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "tpu", "--tokens", "1K"],
-            "--gpu tpu: no datasheet of that name; there are NVIDIA A100",
+            "--gpu tpu: no datasheet of that name gives a peak in bf16",
         ),
+        (
+            ["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "v100", "--tokens", "1K"],
+            "--gpu v100: no datasheet of that name gives a peak in bf16",
+        ),
+        (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "", "--tokens", "1K"], "--gpu '': no datasheet of that name"),
+        (["--backward", "--gpus", "8", "--mfu", "0.4", "--peak-tflops", "nan", "--tokens", "1K"], "give either --gpu NAME"),
+        (["--phase", "decode", "--context", "3", "--tokens", "1K"], "--tokens with --phase decode: sampling has no backward pass"),
         (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h200"], "tiny does not say how long it is trained; give --tokens"),
     ],
 )
 def test_a_run_that_cannot_be_timed(flops, tiny: Path, words: list[str], said: str) -> None:
     done = flops(tiny, "--count", "analytic", *words)
     assert (done.code, done.out) == (2, "") and said in done.err
+
+
+@pytest.mark.parametrize("convention", ["fvcore", "megatron", "lingua"])
+def test_a_run_is_timed_by_model_flops(flops, tiny: Path, convention: str) -> None:
+    """Multiply-adds, or what is computed again, are none."""
+    words = ("--count", "analytic", "--backward", "--tokens", "1K", "--gpus", 1, "--gpu", "h200", "--mfu", 1)
+    done = flops(tiny, *words, "--convention", convention)
+    assert (done.code, done.out) == (2, "") and f"--gpus with --convention {convention}: MFU is of the model's own FLOPs" in done.err
+    assert flops(tiny, *words, "--convention", "6nd").code == 0
 
 
 @pytest.mark.parametrize("convention", ["megatron", "6nd", "fvcore"])

@@ -188,7 +188,7 @@ def test_what_drifts_far_is_no_member() -> None:
 def test_how_far_a_member_may_drift_is_an_option(modcalc) -> None:
     words = ("family", "dense-small", "--vary", "n_layers=5", "--solve", "d_model", "--multiple-of", 256)
     code, out, _ = modcalc(*words)
-    assert code == 1 and "rule: at most 5.0 % off what is held (--within)" in out
+    assert code == 1 and "rule: relative difference to what is held at most 0.05 (--within)" in out
     assert "are too coarse for --within 0.05" in out
     code, out, _ = modcalc(*words, "--within", "0.5", "--format", "json")
     assert code == 0 and json.loads(out)["within"] == 0.5
@@ -203,8 +203,9 @@ def test_a_goal_below_the_least_is_said_once_and_half_a_step_is_rounding() -> No
     spec = structs.replace(load("petty-41m"), n_layers=2)
     step = 2 * 3 * spec.d_model  # parameters of one unit of d_ff
     least = account(structs.replace(spec, mlp=structs.replace(spec.mlp, d_ff=1))).params.total
-    for above, status in ((0.4, OK), (0.6, DROP), (0.5 * least / step, DROP)):
-        found = constant(Family(spec), {"n_layers": [2]}, "d_ff", "params", Basis(512, 1, 511, find_convention()), target=least - int(above * step))
+    for above, within, status in ((0.4, 0.05, OK), (0.6, 0.05, OK), (0.6, 0.0, DROP), (0.5 * least / step, 0.05, DROP)):
+        ask = dict(target=least - int(above * step), within=Fraction(within))
+        found = constant(Family(spec), {"n_layers": [2]}, "d_ff", "params", Basis(512, 1, 511, find_convention()), **ask)
         (c,) = [m.candidate for m in found.members]
         assert (c.status, inner(c)) == (status, 1) and c.reason == ("even d_ff 1 is above the target" if status == DROP else "")
 

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from modcalc.errors import SpecError
@@ -232,3 +233,15 @@ def test_a_section_is_tied_as_the_whole_model_is() -> None:
     assert from_config({"text_config": {"model_type": "gemma"}}, "text_config").head.tied is True
     with pytest.raises(SpecError, match="tie_word_embeddings: false, but true beside text_config: which of them counts depends"):
         from_config({"tie_word_embeddings": True, "text_config": text}, "text_config")
+
+
+def test_the_text_decoder_of_a_file_without_sections() -> None:
+    """Qwen2-VL as the hub has it, and as newer versions of the library save it, with the class of the whole in the section."""
+    text = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96, vocab_size=50)
+    whole = dict(model_type="qwen2_vl", architectures=["Qwen2VLForConditionalGeneration"], image_token_id=7, tie_word_embeddings=True)
+    flat = from_config({**whole, **text, "vision_config": {"depth": 2}}, "text_config")
+    section = {**text, "model_type": "qwen2_vl_text", "architectures": ["Qwen2VLForConditionalGeneration"], "image_token_id": None}
+    saved = from_config({**whole, "vision_config": {"depth": 2}, "text_config": section}, "text_config")
+    assert flat == msgspec.structs.replace(saved, name=flat.name) and flat.head.tied and flat.attention.n_kv_heads == 2
+    (said,) = problems({**whole, **text, "vision_config": {"depth": 2}})
+    assert said.endswith("only text decoders can be billed; its fields stand beside: give config#text_config")

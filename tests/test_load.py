@@ -159,6 +159,7 @@ def test_a_section_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("small.yaml#text_config", "small.yaml#text_config: found #text_config behind a YAML spec"),
         ("gpt2#text_config", "gpt2#text_config: found #text_config behind a YAML spec"),
         ("nothing#text_config", "nothing: no such file"),
+        ("both#a/config.json", "both#a/config.json: no such file"),
     ):
         with pytest.raises(SpecError, match=f"^{re.escape(said)}"):
             load(name)

@@ -118,7 +118,7 @@ def test_several_specs_are_compared(run) -> None:
     rows = [line.split() for line in out.splitlines() if line.startswith(("dense-small", "mod-small", "gpt2"))]
     assert [row[0] for row in rows[:3]] == ["dense-small", "mod-small", "gpt2"]
     assert "of T tokens" in out
-    caches = [line.split() for line in out.partition("KV cache of T tokens")[2].splitlines()]
+    caches = [line.split() for line in out.partition("KV cache\n\nspec ")[2].splitlines()]
     assert [" ".join(row[:3]) for row in caches if row][2:] == [
         "dense-small 512 all", "mod-small 512 expected,", "mod-small 512 worst:", "mod-small 512 best:", "mod-small 512 dense", "gpt2 1,024 all",
     ]  # fmt: skip

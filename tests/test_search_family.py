@@ -170,6 +170,9 @@ def test_values_of_a_knob_may_be_joined_by_commas() -> None:
 
     family = Family(structs.replace(FAMILY, mod=Mod(capacity=0.25)))
     assert parse_free("capacity=0.125,0.5 , 64,n_layers", family, default) == {"n_layers": [1], "capacity": [0.125, 0.5, 64]}
+    assert parse_free("capacity=0.5,.25", family, default) == {"capacity": [0.25, 0.5]} and parse_values("n_layers", "1,3+2") == [1, 2, 3]
+    with pytest.raises(UsageError, match="n_layers: found ''; allowed a whole number, as a value, a,b,c"):
+        parse_free("n_layers=4,,8", family, default)
     assert parse_free("n_layers=8,2:4,every=1,2", family, default) == {"n_layers": [2, 3, 4, 8], "every": [1, 2]}
     for wrong in ("2,n_layers=4", "n_layers,4"):
         with pytest.raises(UsageError, match="allowed knobs are"):

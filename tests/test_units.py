@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modcalc.errors import UsageError
-from modcalc.units import binary_bytes, grouped, params, parse_bytes, parse_count, parse_ratio, scaled, seconds, si
+from modcalc.units import binary_bytes, grouped, params, parse_bound, parse_bytes, parse_count, parse_ratio, scaled, seconds, si
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,8 @@ def test_what_must_be_whole_is() -> None:
 
 
 def test_part_of_a_byte_of_a_larger_unit_is_dropped() -> None:
-    assert parse_bytes("79.6GiB") == 796 * 2**30 // 10 and parse_bytes("1.0001 KiB") == 1024
+    assert parse_bytes("79.6GiB") == parse_bytes("79.6GiB ") == 796 * 2**30 // 10 and parse_bytes("1.0001 KiB") == 1024
+    assert parse_bound("79.6GiB", "train_memory_bytes") == Fraction(796 * 2**30, 10) and parse_bound("1KiB", "kv_cache_bytes") == 1024
     for written in ("1.5", "0.0001KiB", 1.5):
         with pytest.raises(UsageError, match="allowed whole numbers"):
             parse_bytes(written)

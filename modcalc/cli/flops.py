@@ -94,6 +94,8 @@ def flops(
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
         runs.append(training_run(spec, report, seen) if backward else None)
+        if cluster and (report.convention.multiply_add != 2 or report.convention.recompute_terms):
+            raise UsageError(f"--gpus with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention")
         if cluster and runs[-1] is None:
             raise UsageError(f"--gpus: {spec.name} does not say how long it is trained; give --tokens, such as --tokens 15T")
 
@@ -123,8 +125,9 @@ def _check(phase: str, context: int | None, seq_len: int | None, backward: bool,
     from modcalc.errors import UsageError
 
     check_decode("--phase", phase, context is not None, seq_len is not None)
-    if phase in SAMPLING and backward:
-        raise UsageError(f"--backward with --phase {phase}: sampling has no backward pass")
+    of_training = ["--backward"] * backward + of_training
+    if phase in SAMPLING and of_training:
+        raise UsageError(f"{' and '.join(of_training)} with --phase {phase}: sampling has no backward pass")
     if of_training and not (backward or phase == "train"):
         raise UsageError(f"{' and '.join(of_training)} without a train step: add --backward")
 
@@ -142,11 +145,11 @@ def _cluster(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: 
     if mfu is None or not 0 < mfu <= 1:
         found = "it is not given" if mfu is None else f"found {mfu:g}"
         raise UsageError(f"--mfu: {found}; allowed is a share above 0 and up to 1, such as 0.4 (modcalc profile --mode train measures it)")
-    if (gpu is None) == (peak_tflops is None):
+    if (gpu is None) == (peak_tflops is None) or peak_tflops != peak_tflops:  # the last is nan
         raise UsageError("--gpus: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
     from modcalc.measure.hardware import named_peak, peak
 
-    name, found = named_peak(gpu, "bf16") if gpu else (None, peak("", "bf16", peak_tflops))
+    name, found = (None, peak("", "bf16", peak_tflops)) if gpu is None else named_peak(gpu, "bf16")
     return Cluster(gpus, name, found.flops_per_s, found.source, mfu)
 
 

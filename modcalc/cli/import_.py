@@ -39,11 +39,12 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
         raise UsageError("--force without -o FILE: there is nothing to overwrite")
     if output is not None:
         demand_name("-o", output)
-    if config.lower().endswith((".yaml", ".yml")):
+    file, section = sectioned(config)
+    if file.lower().endswith((".yaml", ".yml")):
         raise UsageError(f"{config}: YAML is what import writes; it takes a config.json, or a folder that holds one")
     if output and output.lower().endswith(".json"):
         raise UsageError(f"-o {output}: a spec is YAML, and other commands would read this name as a config.json; choose a name in .yaml")
-    spec = from_config(*sectioned(config))
+    spec = from_config(file, section)
     if seq_len is not None:
         spec = check_spec(msgspec.structs.replace(spec, seq_len=seq_len))
     if mod is not None:

@@ -28,7 +28,7 @@ GpuMemory = Annotated[
     typer.Option(
         "--gpu-memory",
         metavar="SIZE",
-        help="Also the largest batch and the longest context that fit, such as into 80GiB; with --phase prefill or decode, of decode.",
+        help="Also the largest batch and the longest context that fit, such as into 80GiB; of decode alone with another phase than train.",
         show_default=False,
     ),
 ]

@@ -101,9 +101,13 @@ def check_all(paths: Iterable[str], require: Iterable[Rule] = (), extra: Callabl
 def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Result]] | None, others: dict[str, Costs]) -> Checked:
     def other(folder: Path, name: str) -> Costs:
         near = Path(sectioned(folder / name)[0])
-        path = str(folder / name) if near.is_file() or (near / "config.json").is_file() else name
-        if path.endswith(":"):  # as this file was in a git revision
-            path += source
+        revision, colon, file = name.partition(":")
+        if near.is_file() or (near / "config.json").is_file():
+            path = str(folder / name)
+        elif colon:  # a file, or this one, as it was in a git revision
+            path = f"{revision}:{folder / file if file else source}"
+        else:
+            path = name
         if path not in others:
             others[path] = Costs(load_side(path))
         return others[path]

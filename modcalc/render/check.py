@@ -104,7 +104,10 @@ def document(outcome: Outcome) -> dict:
         for c in outcome.checked
         for r in c.results
     ]
-    specs = [{"spec": c.source, "ok": c.ok, "problems": list(c.problems), "unread": [one.rule for one in c.unread]} for c in outcome.checked]
+    specs = [
+        {"spec": c.source, "ok": c.ok, "problems": list(c.problems), "unread": [one.rule for one in c.unread], "notes": list(c.notes)}
+        for c in outcome.checked
+    ]
     return {"results": results, "specs": specs, "ok": outcome.ok}
 
 
@@ -116,6 +119,7 @@ def annotations(outcome: Outcome) -> str:
         for line, text in wrong:
             place = f",line={line}" if line else ""
             lines.append(f"::error file={_property(c.source)}{place},title=modcalc check::{_data(text)}")
+        lines += [f"::notice file={_property(c.source)},title=modcalc check::{_data(note)}" for note in c.notes]
     lines.append(f"::notice title=modcalc check::{_data(verdict(outcome))}")
     return "\n".join(lines) + "\n"
 
@@ -137,6 +141,8 @@ def junit(outcome: Outcome) -> str:
             case = ElementTree.SubElement(suite, "testcase", classname=c.source, name=str(r.rule))
             if not r.ok:
                 ElementTree.SubElement(case, "failure", message=sentence(c, r)).text = sentence(c, r)
+        if c.notes:
+            ElementTree.SubElement(suite, "system-out").text = "\n".join(c.notes)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -6,7 +6,6 @@ from typing import Any
 from modcalc.render.conventions import convention_document
 from modcalc.render.isoflop import UNITS, inner_cells, shape
 from modcalc.render.isoflop_document import candidate_document
-from modcalc.render.numbers import share as percent
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.costs import COSTS
 from modcalc.search.families import Constant, Member
@@ -44,14 +43,13 @@ def table(family: Constant) -> Table:
             (good if c.status == OK else bad)(c.status), c.reason,
         ]  # fmt: skip
 
-    pairs = f"; causal {basis.rule.causal}" if basis.rule.causal else ""
     steps = f" in multiples of {family.step}" if family.step > 1 else ""
     headline = [
         f"held: {COSTS[family.hold]}, {grouped(family.target)} {unit}".rstrip(),
         f"varied: {', '.join(family.vary)}; solved for: {family.solve}{steps}",
         f"one sequence of {basis.seq_len:,} tokens; KV cache of as many in bf16",
-        f"convention {basis.rule.name}{pairs}: counts {basis.rule.counts}",
-        f"rule: at most {percent(family.within)} off what is held (--within)",
+        f"{basis.rule.title}: counts {basis.rule.counts}",
+        f"rule: relative difference to what is held at most {float(family.within):g} (--within)",
         *(f"rule: {line}" for line in family.family.rules({*family.vary, family.solve})),
     ]
     return Table(title=f"{spec.name}: a family at constant {family.hold}", headline=headline, columns=columns, rows=[row(m) for m in family.members])

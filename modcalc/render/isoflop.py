@@ -170,8 +170,7 @@ def shape(c: Candidate) -> dict[str, Any]:
 
 def _rules(answer: Answer) -> list[str]:
     rule = answer.asked.basis.rule
-    pairs = f"; causal {rule.causal}" if rule.causal else ""
-    return [f"convention {rule.name}{pairs}: counts {rule.counts}", *(f"rule: {line}" for line in answer.rules)]
+    return [f"{rule.title}: counts {rule.counts}", *(f"rule: {line}" for line in answer.rules)]
 
 
 def _tally(found: Found) -> list[str]:

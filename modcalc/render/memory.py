@@ -132,20 +132,20 @@ def _chosen(choice: Choice) -> str:
 
 def cache_table(reports: Sequence[MemoryReport]) -> Table:
     """The KV cache in both widths; with routing its expectation, worst and best case, and the dense twin's."""
-    batch, several, differ = reports[0].work.batch, len(reports) > 1, lengths_differ(reports)
-    of = f"{'T' if differ else count(reports[0].cached)} tokens" + (f" of {batch:,} sequences" if batch > 1 else "")
-    columns = [Column("spec")] if several else []
-    columns += [Column("T", "count", "seq_len")] if differ else []
+    batch, many, differ = reports[0].work.batch, len(reports) > 1, lengths_differ(reports)
+    of = ("" if differ else f" of {count(reports[0].cached)} tokens") + (f" of {batch:,} sequences" if batch > 1 else "")
+    columns = [Column("spec")] if many else []
+    columns += [Column("tokens", "count")] if differ else []
     columns.append(Column("routing, token by token" if any(len(r.caches) > 1 for r in reports) else "blocks", key="routing"))
     for dtype, name, drop in (("bf16", "bf16, fp16", 0), ("fp32", "fp32", 1)):
         columns += [Column(name, "count", f"{dtype}_bytes", "bytes", drop), Column("size", "bytes", f"{dtype}_size_bytes", "", drop)]
     rows = []
     for report in reports:
-        own = ([report.plan.name] if several else []) + ([report.cached] if differ else [])
+        own = ([report.plan.name] if many else []) + ([report.cached] if differ else [])
         for cache in report.caches:
             label = CASES.get(cache.routing, cache.routing) if cache.routing else "all"
             rows.append([*own, label, *(value for dtype in cache.bytes for value in (cache.bytes[dtype], cache.bytes[dtype]))])
-    return Table(title=f"KV cache of {of}", columns=columns, rows=rows)
+    return Table(title=f"KV cache{of}", columns=columns, rows=rows)
 
 
 def fits_table(report: MemoryReport) -> Table:

@@ -95,7 +95,7 @@ def parse_vary(texts: list[str]) -> dict[str, list]:
             raise UsageError(f"--vary {text}: give values, such as {name}=1,2,4 or {name}=4:40:4")
         if name in found:
             raise UsageError(f"--vary: {name} is given twice; join its values with commas")
-        found[name] = parse_values(name, values.replace(",", "+"))
+        found[name] = parse_values(name, values)
     return found
 
 
@@ -114,10 +114,11 @@ def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, ba
     c = candidate(family, shape._replace(**{solve: n * step}), basis, hold)
     drift = whole(Fraction(c.cost) - goal)
     c = replace(c, error=Fraction(drift) / goal)
-    if c.status == OK and n == (1 if drift > 0 else most) and 2 * abs(drift) > cost(n + 1) - cost(n):  # more than rounding leaves
-        c = c.drop(f"even {solve} {n * step:,} is {'above' if drift > 0 else 'below'} the target")
-    elif c.status == OK and abs(drift) > within * goal:
-        c = c.drop(f"steps of {step:,} in {solve} are too coarse for --within {float(within):g}")
+    if c.status == OK and abs(drift) > within * goal:
+        if n == (1 if drift > 0 else most) and 2 * abs(drift) > cost(n + 1) - cost(n):  # more than rounding leaves
+            c = c.drop(f"even {solve} {n * step:,} is {'above' if drift > 0 else 'below'} the target")
+        else:
+            c = c.drop(f"steps of {step:,} in {solve} are too coarse for --within {float(within):g}")
     kv = whole(bill(resolve(c.spec, basis.seq_len), ("kv",), basis)["kv"])
     return Member(c, drift, kv)
 

@@ -9,7 +9,7 @@ from modcalc.spec.near import hint
 from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 
 MAX_VALUES = 100_000
-SYNTAX = "a value, a+b+c, low:high or low:high:step, the ends included"
+SYNTAX = "a value, a,b,c, low:high or low:high:step, the ends included"
 
 Values = list[int] | list[float | int]
 
@@ -26,7 +26,7 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
         name, equals, values = (p.strip() for p in part.partition("="))
         known("--free", name)
         if name in given:
-            raise UsageError(f"--free: {name} is given twice; join its values with +")
+            raise UsageError(f"--free: {name} is given twice; join its values with commas")
         given[name] = values if equals else None
     family.demand(set(given))
     for name in (k for k in KNOBS if k in given):
@@ -40,11 +40,11 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
 
 
 def _knobs(text: str) -> list[str]:
-    """The parts of `text`, one a knob: a number behind a comma is a further value of the knob before it, as one behind + is."""
+    """The parts of `text`, one a knob: what no knob's name can be is a further value of the knob before it."""
     parts: list[str] = []
     for part in text.split(","):
-        if part.strip()[:1].isdigit() and parts and "=" in parts[-1]:
-            parts[-1] += f"+{part}"
+        if parts and "=" in parts[-1] and "=" not in part and not part.strip()[:1].isalpha():
+            parts[-1] += f",{part}"
         else:
             parts.append(part)
     return parts
@@ -53,10 +53,10 @@ def _knobs(text: str) -> list[str]:
 def _multiples(knob: str, text: str, multiple: int) -> Values:
     """As `parse_values`, where all must be multiples: a range that names no step begins at the first. Raises UsageError."""
     parts = []
-    for part in text.split("+"):
+    for part in _listed(text):
         low, *rest = part.split(":")
         parts.append(f"{-(-int(number(knob, low)) // multiple) * multiple}:{rest[0]}:{multiple}" if len(rest) == 1 else part)
-    values = parse_values(knob, "+".join(parts))
+    values = parse_values(knob, ",".join(parts))
     if odd := [value for value in values if value % multiple]:
         raise UsageError(f"--free {knob}={text}: {odd[0]:,} is no multiple of {multiple:,}, which --multiple-of asks for")
     return values
@@ -72,7 +72,7 @@ def known(option: str, name: str) -> str:
 def parse_values(knob: str, text: str, step: int = 1) -> Values:
     """The values of one knob in `text`, ascending, each once; `step` where a range gives none. Raises UsageError."""
     values: dict[tuple[float, bool], int | float] = {}  # in order of size; a share of 1.0 is another value than 1 token
-    for part in text.split("+"):
+    for part in _listed(text):
         ends = [number(knob, p) for p in part.split(":")]
         if len(ends) > 3:
             raise UsageError(f"{knob}={part}: give {SYNTAX}")
@@ -91,6 +91,10 @@ def parse_values(knob: str, text: str, step: int = 1) -> Values:
             value = checked(knob, low + i * by)
             values[value, isinstance(value, float)] = value
     return [values[key] for key in sorted(values)]
+
+
+def _listed(text: str) -> list[str]:
+    return text.replace("+", ",").split(",")
 
 
 def number(knob: str, text: str) -> int | Fraction:

@@ -18,7 +18,7 @@ from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, alike, same, sh
 from modcalc.spec.hub_layernorm import LAYERNORM
 from modcalc.spec.hub_outnorm import OUTNORM
 from modcalc.spec.hub_parts import ModelType
-from modcalc.spec.hub_read import Source, read_config
+from modcalc.spec.hub_read import OF_TEXT, TEXT_SECTION, Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rope import odd_rotation, sections
 from modcalc.spec.hub_rules import Config, Refused
@@ -116,9 +116,10 @@ def _decoder(at: Source) -> str:
     """Where the config of a text decoder stands in that of a larger model."""
     for key, value in at.fields.items():
         inner = value.get("model_type") if isinstance(value, Mapping) else None
-        if isinstance(inner, str) and (key == "text_config" or inner in TYPES or inner in ALIASES):
+        if isinstance(inner, str) and (key == TEXT_SECTION or inner in TYPES or inner in ALIASES):
             return f"; its own is the section {key} (model_type {show(inner)}): give {at.label}#{key}"
-    return ""
+    flat = f"{at.fields.get('model_type')}{OF_TEXT}" in TYPES and "hidden_size" in at.fields
+    return f"; its fields stand beside: give {at.label}#{TEXT_SECTION}" if flat else ""
 
 
 def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str]]:
@@ -137,9 +138,9 @@ def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str
 
 
 def _architectures(at: Source) -> list[str]:
-    """A class without a language-model head is another model, whatever the rest of the file says."""
+    """A class without a language-model head is another model, whatever the rest of the file says; a section has that of the whole."""
     names = at.fields.get("architectures")
-    if names is None:
+    if names is None or at.around:
         return []
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         return [at.problem("architectures", f"{show(names)} is not a list of class names")]

@@ -14,6 +14,7 @@ from modcalc.spec.yaml_nodes import printable
 # id2label of a large classifier fits; weights given by mistake do not.
 MAX_BYTES = 16 * 1024 * 1024
 TIED = "tie_word_embeddings"
+TEXT_SECTION, OF_TEXT = "text_config", "_text"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ def read_config(source: str | Path | Mapping[str, Any], section: str | None = No
 def _part(whole: Source, section: str) -> Source:
     """A section of a config, which the model ties as a whole where the section does not say."""
     inner = whole.fields.get(section)
+    if inner is None and section == TEXT_SECTION and "vision_config" in whole.fields and "hidden_size" in whole.fields:
+        # Before it had sections: what the library's own reading makes of such a file.
+        inner = {key: value for key, value in whole.fields.items() if key != "vision_config"}
+        inner["model_type"] = f"{inner.get('model_type')}{OF_TEXT}"
+        return Source(inner, whole.name, whole.label, whole.text, whole.fields)
     if not isinstance(inner, Mapping):
         there = ", ".join(key for key, value in whole.fields.items() if isinstance(value, Mapping))
         raise SpecError([whole.problem(section, f"found no such section; allowed: {there or 'none, for this file has no sections'}")])

@@ -58,7 +58,7 @@ def loads(text: str, file: str = "<string>") -> Spec:
 def sectioned(source: str | Path) -> tuple[str | Path, str | None]:
     """The two parts of FILE#SECTION; None: no section is meant, as where there is a file of the whole name."""
     file, _, section = str(source).rpartition("#")
-    return (file, section) if file and section and not os.path.exists(source) else (source, None)
+    return (file, section) if file and section and "/" not in section and not os.path.exists(source) else (source, None)
 
 
 def locate(source: str | Path) -> Path:

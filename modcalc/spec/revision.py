@@ -19,7 +19,9 @@ def load_side(text: str) -> Spec:
     if not colon or not file or Path(text).exists() or revision.startswith("-"):
         return load(text)
     file, section = sectioned(file)
-    done = _git("show", _named(revision, file))
+    if _git(file, "cat-file", "-t", revision).stdout == b"tree\n":
+        file = os.path.join(file, "config.json")
+    done = _git(file, "show", revision)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise UsageError(f"{text}: git cannot show it: {said[-1] if said else 'no reason given'}; write REVISION:FILE, as in HEAD~1:spec.yaml")
@@ -32,18 +34,24 @@ def load_side(text: str) -> Spec:
 
 
 def is_new(revision: str, file: str) -> bool:
-    """Whether git knows the revision, but no such file in it. Raises MissingDependency without git."""
-    known = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").returncode == 0
-    return known and _git("cat-file", "-e", _named(revision, sectioned(file)[0])).returncode != 0
+    """Whether a file that is there stands in a repository that knows the revision, but not the file in it. Raises MissingDependency
+    without git.
+    """
+    file = str(sectioned(file)[0])
+    if revision.startswith("-") or not os.path.exists(file) or _git(file, "cat-file", "-e", revision).returncode == 0:
+        return False
+    return _git(file, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", whole=True).returncode == 0
 
 
-def _named(revision: str, file: str) -> str:
-    return f"{revision}:./{os.path.relpath(file)}"  # git knows no absolute paths here
-
-
-def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
+def _git(file: str, *words: str, whole: bool = False) -> subprocess.CompletedProcess[bytes]:
+    """git, asked about REVISION:FILE, the last of `words` being the revision; whole: about the revision alone. It works where the file is,
+    whatever the current folder and the links on the way there.
+    """
+    path = Path(os.path.realpath(file))
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    named = words if whole else (*words[:-1], f"{words[-1]}:./{path.relative_to(folder)}")
     try:
-        return subprocess.run(["git", *words], capture_output=True, check=False)
+        return subprocess.run(["git", "-C", str(folder), *named], capture_output=True, check=False)
     except FileNotFoundError:
         raise MissingDependency("reading a revision needs git, which is not installed") from None
 

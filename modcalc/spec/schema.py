@@ -240,7 +240,9 @@ class Limits(Strict, kw_only=True):
     equals: _doc(float | int | str | None, "exactly this, or within a relative difference; instead of max and min") = None
     within: _doc(Annotated[float, Meta(ge=0.0)] | None, "with equals: allowed relative difference") = None
     relative_to: _doc(
-        str | None, "another spec (path from this file, or a shipped name): bounds are ratios to its value; batch_size of one counts for both"
+        str | None,
+        "another spec (path from this file, REVISION:path of a git revision, REVISION: for this file there, or a shipped name): bounds are "
+        "ratios to its value; batch_size of one counts for both",
     ) = None
 
 
