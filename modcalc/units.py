@@ -59,10 +59,10 @@ def parse_bound(value: Any, metric: str, *, ratio: bool = False, name: str = "va
 
 def _bytes(value: Any, name: str) -> Fraction:
     """A size that is whole, unless it is written in a larger unit."""
-    rule = "bytes take KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000)"
-    amount = _amount(value, name, _BYTES, "80GiB, 24GB or 1e9", rule)
+    examples, rule = "80GiB, 24GB or 1e9", "bytes take KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000)"
+    amount = _amount(value, name, _BYTES, examples, rule)
     in_unit = isinstance(value, str) and value.strip()[-1:].isalpha()
-    return _demand_whole(amount, value, name, "80GiB, 24GB or 1e9") if amount < 1 or not in_unit else amount
+    return amount if in_unit and amount >= 1 else _demand_whole(amount, value, name, examples)
 
 
 def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> int:

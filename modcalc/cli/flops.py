@@ -285,6 +285,6 @@ def _document(
         if run:
             document["training"] = asdict(run)
         if run and cluster:
-            time = cluster.seconds(run.flops)
-            document["training"]["cluster"] = {**asdict(cluster), "seconds": time, "device_hours": time * cluster.devices / 3600}
+            time = {"seconds": cluster.seconds(run.flops), "device_hours": cluster.device_hours(run.flops)}
+            document["training"]["cluster"] = asdict(cluster) | time
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

@@ -34,6 +34,9 @@ class Cluster(Struct, frozen=True):
         """Time that so many model FLOPs take all devices together."""
         return float(flops) / (self.devices * self.flops_per_s * self.mfu)
 
+    def device_hours(self, flops: Dim) -> float:
+        return self.seconds(flops) * self.devices / 3600
+
 
 def training_run(spec: Spec, report: Report, tokens: int | None = None) -> TrainingRun | None:
     """Steps as given, or whole steps that see at least so many tokens: `tokens`, or those of the spec; None where nothing says it.

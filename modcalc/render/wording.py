@@ -148,9 +148,8 @@ def training(run: TrainingRun, unit: Unit, said: str, cluster: Cluster | None) -
     text = f"{count(flops)} {unit.name}, {float(flops):.4g}, in {several(run.steps, 'step')} of {several(run.batch_size, 'sequence')}"
     facts = [("training", f"{text}, {count(run.tokens)} tokens (by {said})")]
     if cluster:
-        hours = cluster.seconds(run.flops) / 3600
+        hours, spent = cluster.seconds(run.flops) / 3600, cluster.device_hours(run.flops)
         time = f"{hours / 24:,.3g} days" if hours >= 24 else f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.3g} minutes"
-        spent = hours * cluster.devices
         what = f"{cluster.devices:,} x {cluster.device or 'a device'} at {share(cluster.mfu)} (--mfu) of {cluster.flops_per_s / 1e12:g} TFLOP/s"
         facts.append(("training time", f"{time}, {spent:,.{0 if spent >= 100 else 2}f} device-hours: {what} ({cluster.source})"))
     return facts

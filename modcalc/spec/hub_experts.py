@@ -1,18 +1,14 @@
 """Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE,
 Phi-3.5-MoE, HunYuan, Mellum, ERNIE 4.5."""
 
+from dataclasses import replace
+
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     ATTENTION_DROPOUT,
-    HUNYUAN,
-    HUNYUAN_CHECKS,
-    HUNYUAN_DEFAULTS,
-    HUNYUAN_DROPPED,
-    HUNYUAN_FIXED,
-    HUNYUAN_FREE,
     LLAMA,
     MULTIPLIERS,
     NO_BIAS,
@@ -32,9 +28,9 @@ from modcalc.spec.hub_parts import (
     rope,
     sizes,
 )
+from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rules import of
 
-GRANITE = like_llama(32000, rms_norm_eps=1e-6, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS)
 ROUTED_FREE = ATTENTION_DROPOUT | {"output_router_logits", "router_aux_loss_coef"}
 
 
@@ -43,13 +39,24 @@ def experts(count: str, score: str = "softmax_topk") -> dict:
     return {"moe.n_experts": of(count), "moe.top_k": r.needed("num_experts_per_tok"), "moe.score": score}
 
 
+# Experts with a width of their own, in every decoder_sparse_step-th layer.
+QWEN_EXPERTS = {
+    **experts("num_experts"), "moe.d_ff": of("moe_intermediate_size"), "moe.every": layers.qwen_every, "moe.layers": layers.qwen_explicit_layers,
+}  # fmt: skip
 # Of files whose training code could have latent attention and groups of experts too, both off.
 NO_LATENT = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), (None,)),
     **dict.fromkeys(("n_group", "topk_group", "use_mla"), (False, None)),
 }
 MELLUM_WINDOW = layers.layered_window(lambda c, i: False)
-GRANITE_KNOBS = {**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")}
+GRANITE = ModelType(
+    defaults=like_llama(32000, rms_norm_eps=1e-6, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS),
+    knobs={**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")},
+    checks=WHOLE,
+    free=ROUTED_FREE,
+    fixed=UNROTATED | NO_MLP_BIAS,
+)
+HUNYUAN = RMSNORM["hunyuan_v1_dense"]
 
 EXPERTS: dict[str, ModelType] = {
     "mixtral": ModelType(
@@ -71,11 +78,10 @@ EXPERTS: dict[str, ModelType] = {
             norm_topk_prob=False, mlp_only_layers=None, **SILU, **rope(),
         ),
         knobs={
-            **LLAMA, **QKV_BIAS, **experts("num_experts"),
+            **LLAMA, **QKV_BIAS, **QWEN_EXPERTS,
             "attention.window": layers.layered_window(lambda c, i: i % 2 == 0 and i < c["max_window_layers"], "use_sliding_window"),
-            "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": 1, "moe.shared_d_ff": of("shared_expert_intermediate_size"),
-            "moe.shared_gate": True, "moe.renormalize": of("norm_topk_prob"), "moe.every": layers.qwen_every,
-            "moe.layers": layers.qwen_explicit_layers,
+            "moe.n_shared": 1, "moe.shared_d_ff": of("shared_expert_intermediate_size"), "moe.shared_gate": True,
+            "moe.renormalize": of("norm_topk_prob"),
         },
         only_if={"attention.bias": of("qkv_bias"), "moe": layers.qwen_sparse_layers},
         checks=WHOLE,
@@ -90,9 +96,8 @@ EXPERTS: dict[str, ModelType] = {
             moe_intermediate_size=768, num_experts_per_tok=8, num_experts=128, norm_topk_prob=False, mlp_only_layers=None, **SILU, **rope(),
         ),
         knobs={
-            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts"), "attention.window": layers.switched_window,
-            "moe.d_ff": of("moe_intermediate_size"), "moe.renormalize": of("norm_topk_prob"), "moe.every": layers.qwen_every,
-            "moe.layers": layers.qwen_explicit_layers,
+            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_EXPERTS, "attention.window": layers.switched_window,
+            "moe.renormalize": of("norm_topk_prob"),
         },
         only_if={"moe": layers.qwen_sparse_layers},
         checks=WHOLE,
@@ -163,22 +168,14 @@ EXPERTS: dict[str, ModelType] = {
             "use_routing_bias": (True,),
         },
     ),
-    "granitemoe": ModelType(
-        defaults=GRANITE,
-        knobs=GRANITE_KNOBS,
-        checks=WHOLE,
-        free=ROUTED_FREE,
-        fixed=UNROTATED | NO_MLP_BIAS,
-    ),
-    "granitemoeshared": ModelType(
-        defaults=GRANITE | {"shared_intermediate_size": 0},
+    "granitemoe": GRANITE,
+    "granitemoeshared": replace(
+        GRANITE,
+        defaults=GRANITE.defaults | {"shared_intermediate_size": 0},
         knobs={
-            **GRANITE_KNOBS, "moe.n_shared": lambda c: int(c["shared_intermediate_size"] > 0),
+            **GRANITE.knobs, "moe.n_shared": lambda c: int(c["shared_intermediate_size"] > 0),
             "moe.shared_d_ff": lambda c: c["shared_intermediate_size"] or None,
         },
-        checks=WHOLE,
-        free=ROUTED_FREE,
-        fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "phimoe": ModelType(
         defaults=sizes(
@@ -196,19 +193,19 @@ EXPERTS: dict[str, ModelType] = {
         dropped=(lambda c: "the experts' weights of SparseMixer",),
     ),
     # One width for the experts and the one that is shared.
-    "hunyuan_v1_moe": ModelType(
-        defaults=HUNYUAN_DEFAULTS | dict(num_experts=1, num_experts_per_tok=1, moe_intermediate_size=None),
-        knobs={**HUNYUAN, **experts("num_experts"), "moe.n_shared": 1},
-        checks=(*HUNYUAN_CHECKS, r.read_instead("moe_intermediate_size", "intermediate_size", of("intermediate_size"))),
+    "hunyuan_v1_moe": replace(
+        HUNYUAN,
+        defaults=HUNYUAN.defaults | dict(num_experts=1, num_experts_per_tok=1, moe_intermediate_size=None),
+        knobs={**HUNYUAN.knobs, **experts("num_experts"), "moe.n_shared": 1},
+        checks=(*HUNYUAN.checks, r.read_instead("moe_intermediate_size", "intermediate_size", of("intermediate_size"))),
         names={"moe_topk": "num_experts_per_tok", "num_local_experts": "num_experts"},
-        free=HUNYUAN_FREE | {
+        free=HUNYUAN.free | {
             "group_limited_greedy", "moe_drop_tokens", "moe_random_routing_dropped_token", "norm_topk_prob", "output_router_logits",
         },
         per_layer=frozenset({"moe_intermediate_size", "moe_topk", "num_experts", "num_experts_per_tok", "num_local_experts", "num_shared_expert"}),
-        fixed=HUNYUAN_FIXED | NO_LATENT | {
+        fixed=HUNYUAN.fixed | NO_LATENT | {
             "moe_layer_num_skipped": (0,), "num_shared_expert": (1,), "routed_scaling_factor": (False, None, 1), "use_mixed_mlp_moe": (True,),
         },
-        dropped=HUNYUAN_DROPPED,
     ),
     "mellum": ModelType(
         defaults=sizes(

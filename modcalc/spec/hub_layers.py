@@ -136,31 +136,30 @@ def all_softmax_attention(c: Config) -> None:
         raise Refused("attn_type_list", "a layer without softmax attention, which this model_type does not have")
 
 
-def glm_sparse_layers(c: Config) -> list[int]:
-    """GLM-4.7-Flash: layers with experts by mlp_layer_types; without it all but the first, which first_k_dense_replace must not deny."""
-    L, types = c["num_hidden_layers"], c["mlp_layer_types"]
-    if types is None:
-        if c["first_k_dense_replace"] != 1:
-            raise Refused("first_k_dense_replace", f"{c['first_k_dense_replace']}: this model_type has one dense layer, or those of mlp_layer_types")
-        return list(range(1, L))
-    return _sparse(c)
+def sparse_after(dense: Callable[[Config], int]) -> Callable[[Config], list[int]]:
+    """Layers with experts by mlp_layer_types; without it all but the first `dense(config)`."""
+
+    def rule(c: Config) -> list[int]:
+        L, types = c["num_hidden_layers"], c["mlp_layer_types"]
+        if types is None:
+            return list(range(dense(c), L))
+        if len(types) != L or not set(types) <= {"dense", "sparse"}:
+            raise Refused("mlp_layer_types", f"{show(types)}: dense or sparse for each of num_hidden_layers {L} is needed")
+        return [i for i, name in enumerate(types) if name == "sparse"]
+
+    return rule
 
 
-def exaone_sparse_layers(c: Config) -> list[int]:
-    """K-EXAONE: layers with experts by mlp_layer_types; without it all but the first first_k_dense_replace."""
-    return list(range(c["first_k_dense_replace"], c["num_hidden_layers"])) if c["mlp_layer_types"] is None else _sparse(c)
+def one_dense(c: Config) -> int:
+    """GLM-4.7-Flash: the first layer, which first_k_dense_replace must not deny."""
+    if c["first_k_dense_replace"] != 1:
+        raise Refused("first_k_dense_replace", f"{c['first_k_dense_replace']}: this model_type has one dense layer, or those of mlp_layer_types")
+    return 1
 
 
-def mellum_sparse_layers(c: Config) -> list[int]:
-    """Mellum: layers with experts by mlp_layer_types; without it all."""
-    return list(range(c["num_hidden_layers"])) if c["mlp_layer_types"] is None else _sparse(c)
-
-
-def _sparse(c: Config) -> list[int]:
-    L, types = c["num_hidden_layers"], c["mlp_layer_types"]
-    if len(types) != L or not set(types) <= {"dense", "sparse"}:
-        raise Refused("mlp_layer_types", f"{show(types)}: dense or sparse for each of num_hidden_layers {L} is needed")
-    return [i for i, name in enumerate(types) if name == "sparse"]
+glm_sparse_layers = sparse_after(one_dense)
+exaone_sparse_layers = sparse_after(of("first_k_dense_replace"))
+mellum_sparse_layers = sparse_after(lambda c: 0)
 
 
 def ernie_sparse_layers(c: Config) -> list[int]:

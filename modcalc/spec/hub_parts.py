@@ -79,8 +79,7 @@ MULTIPLIERS = {
 UNGATED = {**DECODER, **GROUPED, **ROTARY, **norm("rmsnorm", "rms_norm_eps")}
 LLAMA = {**UNGATED, **GATED}
 
-# HunYuan's two types share all but their MLP, GLM-4's all but their norms.
-HUNYUAN = {**LLAMA, **QK_HEAD, **ATTENTION_BIAS}
+# GLM-4, whose two types differ in their norms alone.
 GLM = {**LLAMA, **PARTIAL, **QKV_BIAS}
 
 # Defaults
@@ -118,27 +117,13 @@ GLM_DEFAULTS = sizes(
     151552, 4096, 40, 32, max_position_embeddings=131072, intermediate_size=13696, num_key_value_heads=2, head_dim=128,
     rms_norm_eps=1.5625e-07, attention_bias=True, **SILU, **rope(partial_rotary_factor=0.5),
 )  # fmt: skip
-HUNYUAN_DEFAULTS = dict(like_llama(290943, rms_norm_eps=1e-5), attention_head_dim=None)
 NO_MULTIPLIERS = dict(embedding_multiplier=1.0, logits_scaling=1.0, residual_multiplier=1.0, attention_multiplier=1.0)
 
 # Checks, free and fixed fields
 
 WHOLE = (rotary.all_rotated,)
-# HunYuan's layers cannot do without head_dim; its files say much more that the library's class takes for granted.
-HUNYUAN_CHECKS = (*WHOLE, r.needed("head_dim"), r.read_instead("attention_head_dim", "head_dim", r.head_width))
 ATTENTION_DROPOUT = frozenset({"attention_dropout"})
 UNROTATED = {"partial_rotary_factor": (1, None)}
 NO_MLP_BIAS = {"mlp_bias": (False, None)}
 NO_BIAS = {"attention_bias": (False, None), **NO_MLP_BIAS}
-HUNYUAN_FREE = ATTENTION_DROPOUT | {
-    "anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "cla_share_factor", "class_num", "dense_list", "eod_token_id",
-    "im_end_id", "im_newline_id", "im_start_id", "image_token_id", "mask_init_id", "num_media_embeds", "org_vocab_size", "pad_id", "pool_type",
-    "pretraining_tp", "skip_cls_token", "text_end_id", "text_start_id", "video_end_id", "video_start_id", "vit_add_patchemb_bias",
-    "vit_input_resolution", "vit_mapping_type", "vit_norm_type", "vit_patch", "vit_path", "vit_remove_prenorm", "vit_token", "vit_used_rms_norm",
-}  # fmt: skip
-HUNYUAN_FIXED = {
-    **UNROTATED, **NO_MLP_BIAS, "add_classification_head": (False, None), "norm_type": ("rms",), "position_embedding_xdrope": (False, None),
-    "use_cla": (False, None), "use_qk_norm": (True,), "use_rotary_pos_emb": (True,), "vit_type": (None,), "xdrope_section": (None,),
-}  # fmt: skip
-HUNYUAN_DROPPED = (lambda c: "norms of queries and keys after the rotation",)
 NO_WINDOW = {"sliding_window": (None,), "use_sliding_window": (False, None)}

@@ -57,9 +57,9 @@ def _part(whole: Source, section: str) -> Source:
     if not isinstance(inner, Mapping):
         there = ", ".join(key for key, value in whole.fields.items() if isinstance(value, Mapping))
         raise SpecError([whole.problem(section, f"found no such section; allowed: {there or 'none, for this file has no sections'}")])
-    tied = {key: whole.fields[key] for key in (TIED,) if key in whole.fields}
+    tied = {TIED: whole.fields[TIED]} if TIED in whole.fields else {}
     part = Source({**tied, **inner}, whole.name, whole.label, _only(whole.text, section, inner), whole.fields)
-    if part.fields.get(TIED) != tied.get(TIED, part.fields.get(TIED)):
+    if tied and part.fields[TIED] != tied[TIED]:
         said = f"{show(inner[TIED])}, but {show(tied[TIED])} beside {section}: which of them counts depends on the library's version; remove one"
         raise SpecError([part.problem(TIED, said)])
     return part

@@ -10,12 +10,6 @@ from modcalc.spec.hub_parts import (
     GEMMA,
     GLM,
     GLM_DEFAULTS,
-    HUNYUAN,
-    HUNYUAN_CHECKS,
-    HUNYUAN_DEFAULTS,
-    HUNYUAN_DROPPED,
-    HUNYUAN_FIXED,
-    HUNYUAN_FREE,
     LLAMA,
     LLAMA_BIASES,
     MULTIPLIERS,
@@ -206,12 +200,23 @@ RMSNORM: dict[str, ModelType] = {
         fixed=UNROTATED,
     ),
     "hunyuan_v1_dense": ModelType(
-        defaults=HUNYUAN_DEFAULTS,
-        knobs=HUNYUAN,
-        checks=HUNYUAN_CHECKS,
-        free=HUNYUAN_FREE,
-        fixed=HUNYUAN_FIXED,
-        dropped=HUNYUAN_DROPPED,
+        defaults=like_llama(290943, rms_norm_eps=1e-5, attention_head_dim=None),
+        knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS},
+        # The library's layers cannot do without head_dim.
+        checks=(*WHOLE, r.needed("head_dim"), r.read_instead("attention_head_dim", "head_dim", r.head_width)),
+        # The files say much that the library's class takes for granted.
+        free=ATTENTION_DROPOUT | {
+            "anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "cla_share_factor", "class_num", "dense_list",
+            "eod_token_id", "im_end_id", "im_newline_id", "im_start_id", "image_token_id", "mask_init_id", "num_media_embeds", "org_vocab_size",
+            "pad_id", "pool_type", "pretraining_tp", "skip_cls_token", "text_end_id", "text_start_id", "video_end_id", "video_start_id",
+            "vit_add_patchemb_bias", "vit_input_resolution", "vit_mapping_type", "vit_norm_type", "vit_patch", "vit_path", "vit_remove_prenorm",
+            "vit_token", "vit_used_rms_norm",
+        },
+        fixed={
+            **UNROTATED, **NO_MLP_BIAS, "add_classification_head": (False, None), "norm_type": ("rms",), "position_embedding_xdrope": (False, None),
+            "use_cla": (False, None), "use_qk_norm": (True,), "use_rotary_pos_emb": (True,), "vit_type": (None,), "xdrope_section": (None,),
+        },
+        dropped=(lambda c: "norms of queries and keys after the rotation",),
     ),
     "arcee": ModelType(
         defaults=sizes(

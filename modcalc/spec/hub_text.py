@@ -6,7 +6,7 @@ Their rotary positions count an image's tokens by time, height and width; those 
 from dataclasses import replace
 
 from modcalc.spec import hub_layers as layers
-from modcalc.spec.hub_experts import ROUTED_FREE, experts
+from modcalc.spec.hub_experts import QWEN_EXPERTS, ROUTED_FREE
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     ATTENTION_DROPOUT,
@@ -22,7 +22,6 @@ from modcalc.spec.hub_parts import (
     sizes,
 )
 from modcalc.spec.hub_rmsnorm import RMSNORM
-from modcalc.spec.hub_rules import of
 
 _qwen2_vl = replace(
     RMSNORM["qwen2"],
@@ -52,10 +51,7 @@ TEXT: dict[str, ModelType] = {
             rms_norm_eps=1e-6, attention_bias=False, decoder_sparse_step=1, moe_intermediate_size=1408, num_experts_per_tok=4, num_experts=60,
             mlp_only_layers=None, **SILU, **rope(500000.0),
         ),
-        knobs={
-            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts"), "moe.d_ff": of("moe_intermediate_size"),
-            "moe.every": layers.qwen_every, "moe.layers": layers.qwen_explicit_layers,
-        },
+        knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_EXPERTS},
         only_if={"moe": layers.qwen_sparse_layers},
         checks=WHOLE,
         names={"num_local_experts": "num_experts"},
