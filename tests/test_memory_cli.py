@@ -178,6 +178,8 @@ def test_a_config_of_the_transformers_library(run, tmp_path: Path) -> None:
         (["gpt2", "--phase", "decode", "--context", "5", "-T", "9"], "--seq-len with --phase decode"),
         (["gpt2", "--context", "5"], "context 5: only the phases prefill and decode"),
         (["gpt2", "--phase", "prefill", "--recompute", "full", "--no-master"], "--no-master, --recompute with --phase prefill: only --phase train"),
+        (["gpt2", "--phase", "forward", "--fsdp", "2"], "--fsdp with --phase forward: only --phase train has them"),
+        (["gpt2", "--fsdp", "1"], "'--fsdp': 1 is not in the range"),
         (["gpt2", "-T", "2000"], "2000"),
         (["gtp2"], "gpt2"),
         (["gpt2", "--plot", "x.pdf"], ".svg"),
@@ -193,6 +195,27 @@ def test_what_does_not_fit_is_said(run) -> None:
     out, _ = run("llama-2-7b", "--gpu-memory", "80GiB")
     assert re.search(r"train +batch, at 4,096 tokens +0 +- +129,607,287,952 +weights, gradients and optimizer alone take 100.41 GiB", out)
     assert re.search(r"decode +batch, at 4,096 tokens +0 +- +15,624,378,880 +not even 1 fits", run("llama-2-7b", "--gpu-memory", "13GiB")[0])
+
+
+def test_one_of_many_gpus(run, tmp_path: Path) -> None:
+    out, _ = run("llama-2-7b", "--fsdp", 16, "--gpu-memory", "24GiB")
+    bill = train_memory(resolve(load("llama-2-7b")), 1, Training(fsdp=16))
+    found = column(out, "part ")
+    total = found.pop("total")
+    assert sum(found.values()) == total == bill.total
+    assert (found["gathered weights"], found["blocks running backward"]) == (bill.gathered, bill.at_a_block)
+    assert "of one of 16 GPUs, which hold weights, gradients and optimizer in slices (FSDP2)" in out and "buffers of NCCL" in out
+    assert "in slices it fits on 64 GPUs: --fsdp 64" in out and not re.search("^decode ", out, re.M)
+    assert "logits and loss" in column(run("gpt2", "--fsdp", 4)[0], "part ")
+    d = json.loads(run("llama-2-7b", "--fsdp", 16, "--gpu-memory", "24GiB", "-f", "json")[0])
+    assert (d["fsdp"], d["fewest_gpus"], d["bytes"]["whole_at_a_block"]) == (16, 64, bill.under_way)
+    assert "in slices it fits on 2 GPUs" in run("llama-2-7b", "--gpu-memory", "80GiB")[0]
+    rows = run("gpt2", "mod-220m", "--fsdp", 4, "-f", "csv")[0].partition("\n\n")[0]
+    gathered = [int(row["gathered_bytes"]) for row in csv.DictReader(io.StringIO(rows))]
+    assert gathered == [train_memory(resolve(load(name)), 1, Training(fsdp=4)).gathered for name in ("gpt2", "mod-220m")]
+    pytest.importorskip("matplotlib")
+    run("llama-2-7b", "--fsdp", 16, "--plot", tmp_path / "m.svg")
+    assert all(f">{one}<" in (tmp_path / "m.svg").read_text() for one in ("gathered weights", "blocks running backward"))
 
 
 @pytest.mark.parametrize("phase", [["train"], ["prefill"], ["decode", "--context", 4095]])

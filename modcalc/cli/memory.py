@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from modcalc.cli.options import AsMod, AttentionKernel, Batch, Context, Format, Plot, Recompute, SeqLen, Specs
+from modcalc.spec.schema import MAX_SIZE
 
 Phase = Annotated[Literal["train", "forward", "prefill", "decode"], typer.Option("--phase", "--mode", help="What memory is asked for.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32", "fp64"], typer.Option("--dtype", help="Type of weights, gradients, activations and cache.")]
@@ -22,6 +23,17 @@ Master = Annotated[
 ]
 Device = Annotated[
     Literal["cuda", "cpu"] | None, typer.Option("--device", help="Whose kernels keep activations. [default: cuda]", show_default=False)
+]
+Fsdp = Annotated[
+    int | None,
+    typer.Option(
+        "--fsdp",
+        metavar="GPUS",
+        min=2,
+        max=MAX_SIZE,
+        help="On each of so many GPUs, with weights, gradients and optimizer in slices (FSDP2); --batch is that of one. [default: one holds all]",
+        show_default=False,
+    ),
 ]
 GpuMemory = Annotated[
     str | None,
@@ -47,11 +59,12 @@ def memory(
     recompute: Recompute = None,
     attention: AttentionKernel = None,
     device: Device = None,
+    fsdp: Fsdp = None,
     gpu_memory: GpuMemory = None,
     format: Format = None,
     plot: Plot = None,
 ) -> None:
-    """Weights, gradients, optimizer, activations, logits and KV cache of specs in bytes, on one device that holds the whole model."""
+    """Weights, gradients, optimizer, activations, logits and KV cache of specs in bytes, on one device that holds all of it, or one of many."""
     from modcalc.cost.memory_report import memory_report
     from modcalc.cost.workload import Training
     from modcalc.errors import UsageError
@@ -61,7 +74,7 @@ def memory(
     from modcalc.spec.mod_option import load_all
     from modcalc.units import parse_bytes
 
-    given = {"optimizer": optimizer, "master": master, "recompute": recompute, "attention": attention, "device": device}
+    given = {"optimizer": optimizer, "master": master, "recompute": recompute, "attention": attention, "device": device, "fsdp": fsdp}
     given = {name: value for name, value in given.items() if value is not None}
     _check(phase, context, seq_len, given)
     how = Training(**given)

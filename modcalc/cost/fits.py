@@ -5,12 +5,15 @@ from functools import partial
 from math import ceil
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modcalc.cost.memory import sample_memory, train_memory
 from modcalc.cost.workload import USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import capacities, resolve
 from modcalc.spec.schema import MAX_SIZE, Spec
+
+MOST_GPUS = 2**16
 
 
 class Fit(Struct, frozen=True):
@@ -43,7 +46,7 @@ def fits(
 ) -> list[Fit]:
     """What `room` bytes hold: training at `seq_len` (largest batch) and at `batch` (longest sequence), and the same of decode.
 
-    routings: how routed blocks are taken at decode. train: False leaves training out.
+    routings: how routed blocks are taken at decode. train: False leaves training out. Where GPUs share the model, only training is.
     """
     plan = resolve(spec, seq_len)
     longest = plan.max_len or MAX_SIZE
@@ -51,7 +54,7 @@ def fits(
         _fit("train", "batch", "", lambda n: train_memory(plan, n, how, dtype).total, room, MAX_SIZE),
         _fit("train", "seq_len", "", lambda n: train_memory(resolve(spec, n), batch, how, dtype).total, room, longest, _uneven(spec)),
     ]  # fmt: skip
-    for routing in routings:
+    for routing in routings if how.fsdp == 1 else ():
         held = partial(_decode, plan, dtype, routing)
         label = routing if len(routings) > 1 else ""
         found += [
@@ -59,6 +62,12 @@ def fits(
             _fit("decode", "context", label, lambda n, held=held: held(batch, n), room, longest),
         ]
     return found
+
+
+def fewest_gpus(plan: Plan, room: int, batch: int, dtype: str, how: Training) -> int | None:
+    """The first of 2, 4, 8, ... GPUs, more than share the model already, that train it in slices with `room` bytes each; None: none."""
+    doubled = (2**i for i in range(1, MOST_GPUS.bit_length()))
+    return next((n for n in doubled if n > how.fsdp and train_memory(plan, batch, replace(how, fsdp=n), dtype).total <= room), None)
 
 
 def _decode(plan: Plan, dtype: str, routing: str, batch: int, context: int) -> Dim:

@@ -1,12 +1,12 @@
-"""What a model occupies, in bytes: folds over the ledger's rows. Of one device that holds the whole model."""
+"""What a model occupies, in bytes: folds over the ledger's rows. Of one device, which holds all of it or its part of it."""
 
 from msgspec import Struct
 
-from modcalc.cost.account import count_params
 from modcalc.cost.activations import Activations, activations
 from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import AttentionCore, Op, Pointwise, whole
 from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
+from modcalc.cost.sharding import in_backward_pass, outside_blocks, sliced
 from modcalc.cost.tensors import KV_DTYPE, element_bytes
 from modcalc.cost.workload import OPTIMIZERS, USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan, least
@@ -16,7 +16,8 @@ STEP_BYTES = 4
 
 class TrainMemory(Struct, frozen=True):
     """Bytes of a train step. master: fp32 weights beside half-precision ones. states: the optimizer's. loss: what it keeps for its
-    backward pass; loss_backward: what that pass holds on top.
+    backward pass; loss_backward: what that pass holds on top. Of a model in slices also gathered: weights of no block, put together
+    for the whole step; under_way: weights and gradients that are whole on top while a block runs backward.
     """
 
     weights: int
@@ -26,10 +27,12 @@ class TrainMemory(Struct, frozen=True):
     activations: Activations
     loss: int
     loss_backward: int
+    gathered: int = 0
+    under_way: int = 0
 
     @property
     def fixed(self) -> int:
-        """Whatever the batch: weights, gradients and optimizer."""
+        """What stays from step to step, whatever the batch: weights, gradients and optimizer."""
         return self.weights + self.gradients + self.master + self.states
 
     @property
@@ -38,13 +41,18 @@ class TrainMemory(Struct, frozen=True):
         return self.loss + self.loss_backward
 
     @property
+    def at_a_block(self) -> int:
+        """What a block holds when it runs backward: what it computes again, and weights and gradients that are whole for it."""
+        return self.activations.again + self.under_way
+
+    @property
     def peak(self) -> int:
-        """What comes on top of kept activations: the loss, or later one block or core that runs again, whichever is more."""
-        return max(self.at_the_loss, self.activations.again)
+        """What comes on top of kept activations: the loss, or later a block, whichever is more."""
+        return max(self.at_the_loss, self.at_a_block)
 
     @property
     def total(self) -> int:
-        return self.fixed + self.activations.total + self.peak
+        return self.fixed + self.gathered + self.activations.total + self.peak
 
 
 class SampleMemory(Struct, frozen=True):
@@ -60,10 +68,10 @@ class SampleMemory(Struct, frozen=True):
 
 
 def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str = "bf16") -> TrainMemory:
-    """Memory of training on `batch` sequences of the plan's length. dtype: of weights, gradients and activations."""
+    """Memory of training on `batch` sequences of the plan's length, on each GPU. dtype: of weights, gradients and activations."""
     work = Workload(batch, plan.seq_len, phase="train")
     rows = ledger(plan, work)
-    params, own = count_params(rows).total, element_bytes(dtype)
+    params, own = sliced(rows, how.fsdp), element_bytes(dtype)
     copied = how.master and own < element_bytes("fp32")
     per_param, counts = OPTIMIZERS[how.optimizer]
     steps = STEP_BYTES * sum(len(op.weights) * op.repeat for op in rows) if counts else 0
@@ -72,13 +80,15 @@ def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str =
         return sum(t.entries * element_bytes(dtype, t.type) for t in tensors)
 
     return TrainMemory(
-        weights=weight_bytes(rows, dtype),
+        weights=weight_bytes(rows, dtype, how.fsdp),
         gradients=params * own,
         master=params * element_bytes("fp32") if copied else 0,
         states=params * per_param * (element_bytes("fp32") if copied else own) + steps,
         activations=activations(rows, dtype, how),
         loss=size(*saved_by_loss(plan, work)),
         loss_backward=size(in_its_backward_pass(plan, work)),
+        gathered=outside_blocks(rows, how.fsdp) * own if how.fsdp > 1 else 0,
+        under_way=in_backward_pass(plan, rows, how.fsdp) * own if how.fsdp > 1 else 0,
     )
 
 
@@ -90,11 +100,11 @@ def sample_memory(plan: Plan, work: Workload, dtype: str = "bf16") -> SampleMemo
     return SampleMemory(weight_bytes(rows, dtype), cache, tokens * plan.embedding.vocab_size * element_bytes(dtype))
 
 
-def weight_bytes(rows: list[Op], dtype: str) -> int:
-    """Bytes of all parameters, a tied matrix once, and of buffers: the fp32 numbers that balance experts."""
+def weight_bytes(rows: list[Op], dtype: str, gpus: int = 1) -> int:
+    """Bytes of all parameters, a tied matrix once, or of one GPU's slices; and of buffers: the fp32 numbers that balance experts."""
     routers = (op for op in rows if op.path.endswith("moe.router") and isinstance(op, Pointwise) and op.own)
     balance = sum(op.repeat * op.size * element_bytes("fp32") for op in routers if op.part.balance_bias)
-    return count_params(rows).total * element_bytes(dtype) + balance
+    return sliced(rows, gpus) * element_bytes(dtype) + balance
 
 
 def kv_cache_bytes(plan: Plan, context: int, dtype: str = KV_DTYPE, batch: int = 1, routing: str = "expected") -> Dim:

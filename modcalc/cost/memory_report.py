@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from modcalc.cost.account import count_params, dense_twin, plan_and_work
 from modcalc.cost.activations import Activations, activations
-from modcalc.cost.fits import Fit, fits
+from modcalc.cost.fits import Fit, fewest_gpus, fits
 from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
 from modcalc.cost.recompute import fusible
@@ -18,6 +18,7 @@ CACHE_DTYPES = ("bf16", "fp32")
 # What no row counts.
 LEFT_OUT = ("allocator fragmentation", "the CUDA context", "workspaces of kernels")
 LEFT_OUT_TRAIN = ("gradients of activations on their way back",)
+LEFT_OUT_MANY = ("buffers of NCCL",)
 LEFT_OUT_SAMPLE = ("activations on their way through a layer",)
 
 
@@ -38,7 +39,7 @@ class Cache(Struct, frozen=True):
 
 class MemoryReport(Struct, frozen=True):
     """memory, twin: of the spec and of its dense twin (None for a dense spec). choices: other ways to keep activations, of phase train.
-    cached: tokens of each sequence in `caches`. room, fits: with a GPU's memory.
+    cached: tokens of each sequence in `caches`. room, fits: with a GPU's memory. gpus: how many must share the model for it to train there.
     """
 
     spec: Spec
@@ -53,6 +54,7 @@ class MemoryReport(Struct, frozen=True):
     caches: tuple[Cache, ...]
     room: int | None
     fits: tuple[Fit, ...]
+    gpus: int | None
 
     @property
     def params(self) -> int:
@@ -69,11 +71,15 @@ class MemoryReport(Struct, frozen=True):
 
     def fixed(self, phase: str) -> int:
         """What a phase holds whatever the batch: weights; train also gradients and optimizer. Of any phase, not only the one billed."""
-        return train_memory(self.plan, 1, self.how, self.dtype).fixed if phase == "train" else self.memory.weights
+        if phase != "train":
+            return self.memory.weights
+        m = train_memory(self.plan, 1, self.how, self.dtype)
+        return m.fixed + m.gathered
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        return (LEFT_OUT_TRAIN if isinstance(self.memory, TrainMemory) else LEFT_OUT_SAMPLE) + LEFT_OUT
+        own = LEFT_OUT_TRAIN if isinstance(self.memory, TrainMemory) else LEFT_OUT_SAMPLE
+        return own + LEFT_OUT + (LEFT_OUT_MANY if self.how.fsdp > 1 else ())
 
 
 def memory_report(
@@ -99,8 +105,10 @@ def memory_report(
     routings = ("expected", "all") if spec.mod else ("expected",)
     asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train", how=how)
     found = fits(spec, room, **asked) if room else ()
+    gpus = fewest_gpus(plan, room, batch, dtype, how) if found and phase == "train" and memory.total > room else None
     choices = _choices(plan, work, dtype, how) if phase == "train" else ()
-    return MemoryReport(spec, plan, work, dtype, how, memory, twin, choices, cached, _caches(spec, plan, dense, cached, batch), room, tuple(found))
+    caches = _caches(spec, plan, dense, cached, batch)
+    return MemoryReport(spec, plan, work, dtype, how, memory, twin, choices, cached, caches, room, tuple(found), gpus)
 
 
 def _memory(plan: Plan, work: Workload, dtype: str, how: Training) -> TrainMemory | SampleMemory:

@@ -62,6 +62,7 @@ class Training(Struct, frozen=True):
     Micikevicius et al. 2018, arXiv 1710.03740; 16 bytes per parameter with AdamW as in ZeRO, arXiv 1910.02054, section 3.1); False:
     everything is in the model's dtype. recompute: what the backward pass computes again: nothing, attention cores (selective) or
     blocks (full). attention: by a fused kernel wherever sinks and soft caps allow, or as explicit products. device: whose kernels.
+    fsdp: how many GPUs hold the model in slices (FSDP2); 1: each holds all of it.
     """
 
     optimizer: str = "adamw"
@@ -69,12 +70,16 @@ class Training(Struct, frozen=True):
     recompute: str = "none"
     attention: str = "fused"
     device: str = "cuda"
+    fsdp: int = 1
 
     def __post_init__(self) -> None:
         allowed = {"optimizer": OPTIMIZERS, "recompute": RECOMPUTE, "attention": ATTENTION, "device": DEVICES}
         for name, names in allowed.items():
             if getattr(self, name) not in names:
                 raise UsageError(f"{name} {getattr(self, name)!r}: one of {', '.join(names)}")
+        force_setattr(self, "fsdp", whole_number(self.fsdp, "fsdp"))
+        if self.fsdp < 1:
+            raise UsageError(f"fsdp {self.fsdp}: a number of GPUs, at least 1")
 
 
 USUAL = Training()

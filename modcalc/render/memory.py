@@ -15,6 +15,7 @@ from modcalc.render.table import Column, Table
 from modcalc.render.wording import LABELS, Facts
 
 AGAIN = "computed again"
+BACKWARD = "blocks running backward"
 
 
 def show_memory(reports: Sequence[MemoryReport], format: str) -> None:
@@ -35,8 +36,8 @@ def parts(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
     kept = memory.activations.kept
     named = {f"activations: {LABELS[c]}": kept[c] for c in LABELS if c in kept}
     fixed = {"weights": memory.weights, "gradients": memory.gradients, "fp32 weights": memory.master, "optimizer states": memory.states}
-    last = "logits and loss" if memory.at_the_loss >= memory.activations.again else AGAIN
-    return {**fixed, **named, last: memory.peak}
+    last = "logits and loss" if memory.at_the_loss >= memory.at_a_block else BACKWARD if memory.under_way else AGAIN
+    return {**fixed, "gathered weights": memory.gathered, **named, last: memory.peak}
 
 
 def lengths_differ(reports: Sequence[MemoryReport]) -> bool:
@@ -60,9 +61,11 @@ def headline(reports: Sequence[MemoryReport]) -> list[str]:
     optimizer = f"{how.optimizer}: {states}" if m.states or m.master else how.optimizer
     recompute = {"none": "kept, none computed again", "selective": "attention computed again", "full": "every block computed again"}
     activations = recompute[how.recompute]
+    sharing = [f"of one of {how.fsdp:,} GPUs, which hold weights, gradients and optimizer in slices (FSDP2)"] if how.fsdp > 1 else []
     return [
         f"{what}; weights, gradients and activations in {report.dtype}; {optimizer}",
         f"activations {activations}; {_attention(report)}, kernels of {how.device}",
+        *sharing,
     ]
 
 
@@ -96,6 +99,7 @@ def comparison(reports: Sequence[MemoryReport]) -> Table:
             "weights": lambda m: m.weights,
             "gradients": lambda m: m.gradients,
             "optimizer": lambda m: m.master + m.states,
+            **({"gathered": lambda m: m.gathered} if first.how.fsdp > 1 else {}),
             "activations": lambda m: m.activations.total,
             "at the peak": lambda m: m.peak,
         }
@@ -161,7 +165,8 @@ def fits_table(report: MemoryReport) -> Table:
         routing = {"": "at capacity", "expected": "expected", "all": "worst: all"}[fit.routing]
         rows.append([fit.phase, *([routing] if routed else []), what, fit.largest, fit.held, fit.next, *([limit] if any(limits) else [])])
     title = f"{report.plan.name}: what fits into {binary_bytes(report.room)} ({count(report.room)} bytes)"
-    return Table(title=title, columns=columns, rows=rows)
+    more = [f"in slices it fits on {report.gpus:,} GPUs: --fsdp {report.gpus}"] if report.gpus else []
+    return Table(title=title, columns=columns, rows=rows, notes=more)
 
 
 def _limit(fit: Fit, report: MemoryReport) -> str:
@@ -187,7 +192,10 @@ def remarks(reports: Sequence[MemoryReport]) -> Facts:
         found.append(("parameters", count(report.params)))
         if isinstance(m, TrainMemory):
             found.append(("per parameter", f"{float(Fraction(m.fixed, report.params)):.4g} bytes of weights, gradients and optimizer"))
-            if m.activations.again:
+            if m.under_way:
+                loss, block = binary_bytes(m.at_the_loss), binary_bytes(m.at_a_block)
+                found.append(("peak", f"the loss running backward holds {loss}, later one block and its neighbours {block}: the larger counts"))
+            elif m.activations.again:
                 loss, again = binary_bytes(m.at_the_loss), binary_bytes(m.activations.again)
                 found.append(("peak", f"the loss running backward holds {loss}, later one block or core computed again {again}: the larger counts"))
             else:

@@ -18,6 +18,7 @@ def memory_document(report: MemoryReport) -> dict[str, Any]:
         "recompute": how.recompute if train else None,
         "attention": report.attention if train else None,
         "device": how.device if train else None,
+        "fsdp": how.fsdp if train else None,
         "params": {"total": report.params},
         "bytes": memory_bytes(report.memory),
         "activations": [
@@ -27,6 +28,7 @@ def memory_document(report: MemoryReport) -> dict[str, Any]:
         "kv_cache": {"tokens": report.cached, "caches": [{"routing": cache.routing, **cache.bytes} for cache in report.caches]},
         "dense_twin": memory_bytes(report.twin) if report.twin else None,
         "gpu_memory": report.room,
+        "fewest_gpus": report.gpus,
         "fits": [
             {"phase": f.phase, "knob": f.knob, "routing": f.routing or None, "largest": f.largest}
             | {"held": f.held, "next": f.next, "limit": f.limit or None}
@@ -44,10 +46,12 @@ def memory_bytes(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
         "gradients": memory.gradients,
         "master_weights": memory.master,
         "optimizer_states": memory.states,
+        "gathered_weights": memory.gathered,
         "activations": memory.activations.total,
         "activations_by": memory.activations.kept,
         "computed_again": memory.activations.again,
         "loss": memory.loss,
         "loss_backward": memory.loss_backward,
+        "whole_at_a_block": memory.under_way,
         "total": memory.total,
     }

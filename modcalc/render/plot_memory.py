@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modcalc.cost.memory_report import MemoryReport
-from modcalc.render.memory import AGAIN, headline, lengths_differ, parts
+from modcalc.render.memory import AGAIN, BACKWARD, headline, lengths_differ, parts
 from modcalc.render.numbers import binary_bytes
 from modcalc.render.plot import figure
 from modcalc.render.plot_bars import stacked, with_length
@@ -24,7 +24,8 @@ def plot_memory(target: Path, reports: Sequence[MemoryReport]) -> None:
             key = label.partition(":")[0]  # activations in one
             one[key] = one.get(key, 0) + value
         sums.append(one)
-    order = ("weights", "gradients", "fp32 weights", "optimizer states", "activations", "KV cache", "logits", "logits and loss", AGAIN)
+    fixed = ("weights", "gradients", "fp32 weights", "optimizer states", "gathered weights")
+    order = (*fixed, "activations", "KV cache", "logits", "logits and loss", AGAIN, BACKWARD)
     labels = {key: key for key in order if any(one.get(key) for one in sums)}
     largest = max(sum(one.values()) for one in sums)
     step = max(i for i in range(len(BINARY_STEPS)) if i == 0 or largest >= 1024**i)
