@@ -1,4 +1,4 @@
-"""What README.md shows as measured stands in the results that are committed, and these follow from their samples."""
+"""What README.md and docs/measurements.md show as measured stands in the results that are committed, and these follow from their samples."""
 
 import json
 import re
@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TIMED = sorted(path.parent for path in RESULTS.glob("*/summary.md"))
 LEARNED = sorted(RESULTS.glob("*/results.json"))
-MEASUREMENTS = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Measurements\n")[2].partition("\n## ")[0]
+README = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Measurements\n")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
+PLACES = pytest.mark.parametrize(("folder", "text"), [(ROOT, README), (ROOT / "docs", PAGE)], ids=["README", "measurements"])
 
 
 def rows(text: str) -> list[str]:
@@ -29,7 +31,8 @@ def rows(text: str) -> list[str]:
 
 
 def test_there_are_results() -> None:
-    assert TIMED and LEARNED and len(rows(MEASUREMENTS)) > 10
+    assert TIMED and LEARNED and all(len(rows(text)) > 10 for text in (README, PAGE))
+    assert set(rows(README)) <= set(rows(PAGE))
 
 
 @pytest.mark.parametrize("folder", TIMED, ids=lambda folder: folder.name)
@@ -49,16 +52,18 @@ def test_a_summary_follows_from_its_points(file: Path) -> None:
     assert report.summary(p, arms(p), held["points"], held["routing"]) == held["summary"]
 
 
-def test_the_readme_shows_what_was_measured() -> None:
+@PLACES
+def test_the_pages_show_what_was_measured(folder: Path, text: str) -> None:
     measured = {row for folder in TIMED for row in rows((folder / "summary.md").read_text(encoding="utf-8"))}
     for file in LEARNED:
         measured.update(rows(markdown(report.table(json.loads(file.read_text(encoding="utf-8"))["summary"]))))
-    for row in rows(MEASUREMENTS):
+    for row in rows(text):
         assert row in measured, row
 
 
-def test_what_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\((benchmarks/[^)]*)\)", MEASUREMENTS)
+@PLACES
+def test_what_the_pages_link_to_is_there(folder: Path, text: str) -> None:
+    links = re.findall(r"\(((?:\.\./)?benchmarks/[^)#]*)", text)
     assert links
     for link in links:
-        assert (ROOT / link).exists(), link
+        assert (folder / link).exists(), link
