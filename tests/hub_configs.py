@@ -12,19 +12,23 @@ KV_FREE = (
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
     "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
+    "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
-    "qwen2_5_vl_text", "granitemoeshared",
+    "qwen2_5_vl_text", "granitemoeshared", "glm4v_text",
 )  # fmt: skip
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
+    "iquestcoder", "hy_v3", "paddleocr_vl_text",
 )  # fmt: skip
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct",
-    **dict.fromkeys(("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron", "persimmon"), "partial_rotary_factor"),
+    **dict.fromkeys(
+        ("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron", "persimmon", "glm4v_text", "glm4v_moe_text"), "partial_rotary_factor"
+    ),
 }  # fmt: skip
 # The library's own names where they differ from hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings.
 GPT = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
@@ -32,6 +36,7 @@ NAMES = {
     "gpt2": GPT,
     "gptj": GPT,
     "codegen": GPT,
+    "openai-gpt": GPT,
     "gpt_bigcode": GPT,
     "gpt_neo": {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
     "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "seq_length"},
@@ -39,11 +44,14 @@ NAMES = {
 }
 INNER = {
     **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), "n_inner"), "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None, "mpt": None,
+    "openai-gpt": None,
 }  # fmt: skip
 
 
 BALANCE = "e_score_correction_bias"
-TEXT_DECODERS = ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text")
+TEXT_DECODERS = (
+    "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "paddleocr_vl_text",
+)  # fmt: skip
 
 
 def section_of(path: Path) -> str | None:
@@ -62,7 +70,19 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     free = model_type in KV_FREE and flag()
     # Without a head_dim of its own a model's width is that of its heads.
     D = 2 * rng.randint(4, 20) if free else H * N
-    if free and model_type in ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax"):
+    if free and model_type in (
+        "llama",
+        "arcee",
+        "gemma2",
+        "gemma3_text",
+        "cwm",
+        "vaultgemma",
+        "internlm3",
+        "jais2",
+        "hyperclovax",
+        "iquestcoder",
+        "aria_text",
+    ):
         D = H * 2 * rng.randint(2, 8)  # the library's class wants a multiple all the same
     L = rng.randint(1, 5)
     c: dict[str, Any] = dict(vocab_size=rng.randint(10, 90), hidden_size=D, num_hidden_layers=L, num_attention_heads=H, max_position_embeddings=64)
@@ -90,6 +110,28 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
     match model_type:
         case "llama":
             return dict(attention_bias=flag(), mlp_bias=flag())
+        case "openai-gpt":
+            return dict(afn=rng.choice(("gelu", "relu", "silu")))
+        case "biogpt":
+            return dict(scale_embedding=flag())
+        case "iquestcoder":
+            return dict(attention_bias=flag(), mlp_bias=flag())
+        case "glm4v_text" | "glm4v_moe_text" | "paddleocr_vl_text":
+            N = c.get("head_dim") or c["hidden_size"] // H
+            rotated = int(N * c.get("partial_rotary_factor", 1)) // 2
+            more = {rng.choice(("rope_scaling", "rope_parameters")): dict(type="default", mrope_section=[rotated - rotated // 2, rotated // 2, 0])}
+            if model_type == "glm4v_moe_text":
+                more |= dict(
+                    n_group=2, topk_group=rng.randint(1, 2), n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=rng.randint(3, 20)
+                )
+                more |= dict(first_k_dense_replace=rng.randint(0, L), norm_topk_prob=flag(), attention_bias=flag())
+            return more | (dict(use_bias=flag()) if model_type == "paddleocr_vl_text" else {})
+        case "aria_text":
+            return dict(attention_bias=flag(), moe_num_experts=top + rng.randint(0, 3), moe_topk=top, moe_num_shared_experts=rng.randint(1, 2))
+        case "hy_v3":
+            experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
+            listed = dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)]) if flag() else {}
+            return dict(attention_bias=flag(), num_shared_experts=rng.randint(1, 2), router_scaling_factor=2.0, **experts, **listed)
         case "internlm3":
             return dict(zip(("qkv_bias", "bias"), [flag()] * 2, strict=True))
         case "mistral" | "phi3" | "starcoder2" | "mixtral":
@@ -206,10 +248,20 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             experts = dict(moe_num_experts=top + rng.randint(0, 3), moe_k=top, moe_intermediate_size=rng.randint(3, 20))
             where = dict(moe_layer_start_index=rng.randint(0, L), moe_layer_end_index=rng.choice(ends), moe_layer_interval=rng.randint(1, 3))
             return dict(use_bias=flag() and not shared, moe_num_shared_experts=shared, **experts, **where)
-        case "granitemoe" | "granitemoeshared":
-            experts = dict(shared_intermediate_size=rng.choice((0, rng.randint(3, 20)))) if model_type == "granitemoeshared" else {}
-            experts |= dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
-            return dict(attention_bias=flag(), **experts, **_multipliers(rng, flag))
+        case "granitemoe" | "granitemoeshared" | "granite_swa" | "granitemoe_swa":
+            more = {}
+            if model_type.endswith("_swa"):
+                types = layers if flag() else ["sliding_attention" if i % 4 else "full_attention" for i in range(L)]
+                base = {kind: rng.choice((0, 100.0, 300.0)) for kind in set(types)}
+                more = dict(sliding_window=window, layer_types=types)
+                more |= dict(layer_rope_theta=[base[kind] * rng.choice((0, 1)) for kind in types]) if flag() else {}
+            if model_type == "granite_swa":
+                more |= dict(mlp_bias=flag())
+            else:
+                more |= dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top)
+            if model_type in ("granitemoeshared", "granitemoe_swa"):
+                more |= dict(shared_intermediate_size=rng.choice((0, rng.randint(3, 20))))
+            return dict(attention_bias=flag(), **more, **_multipliers(rng, flag))
         case "hunyuan_v1_dense":
             return dict(attention_bias=flag())
         case "hunyuan_v1_moe":
@@ -304,13 +356,15 @@ def library_model(config: Any, device: str) -> Any:
 def _with_head(config: Any) -> Any:
     """A text decoder under the head that the class of the whole model puts on it."""
     import torch
-    from transformers import AutoModel
+    from transformers import AutoModel, PaddleOCRTextModel
+
+    of_config = PaddleOCRTextModel._from_config if config.model_type == "paddleocr_vl_text" else AutoModel.from_config
 
     class WithHead(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.config = config
-            self.model = AutoModel.from_config(config, attn_implementation="eager", experts_implementation="eager")
+            self.model = of_config(config, attn_implementation="eager", experts_implementation="eager")
             self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
             if getattr(config, "tie_word_embeddings", False):
                 self.lm_head.weight = self.model.embed_tokens.weight

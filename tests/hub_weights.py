@@ -15,16 +15,20 @@ COMMON = {
     "wte": "embedding.tokens",
     "word_embeddings": "embedding.tokens",
     "wpe": "embedding.positions",
+    "tokens_embed": "embedding.tokens",
+    "positions_embed": "embedding.positions",
     "embed_positions": "embedding.positions",
     "word_embeddings_layernorm": "embedding.norm",
     "project_in": "embedding.project",
     "project_out": "head_proj",
+    "layer_norm": "final_norm",
     "norm": "final_norm",
     "ln_f": "final_norm",
     "norm_f": "final_norm",
     "final_layer_norm": "final_norm",
     "final_layernorm": "final_norm",
     "lm_head": "head",
+    "output_projection": "head",
     "input_layernorm": "blocks.{}.attn_norm",
     "ln_1": "blocks.{}.attn_norm",
     "ln_2": "blocks.{}.mlp_norm",
@@ -69,11 +73,12 @@ COMMON = {
 NORM_AFTER = {"post_attention_layernorm": "blocks.{}.attn_out_norm"}
 OWN = {
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", "exaone4"), NORM_AFTER),
-    "glm4": {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
+    **dict.fromkeys(("glm4", "glm4v_text"), {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"}),
 }
 GATED = {"mlp.gate_up_proj": "mlp", "shared_mlp.input_linear": "moe.shared"}  # gate and up in one
+CONV1D = ("gpt2", "openai-gpt")  # whose projections are [d_in, d_out]
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
-NEIGHBOURS = ("glm", "glm4", "ernie4_5", "ernie4_5_moe", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium")
+NEIGHBOURS = ("glm", "glm4", "glm4v_text", "ernie4_5", "ernie4_5_moe", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium")
 
 
 def tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -90,7 +95,7 @@ def convert(model: torch.nn.Module) -> dict[str, Tensor]:
         layer = re.search(r"\.(\d+)\.", name)
         i = layer.group(1) if layer else ""
         rest = name[layer.end() :] if layer else name.removeprefix("model.").rpartition("decoder.")[2]
-        rest = rest.removeprefix("transformer.").removeprefix("gpt_neox.")
+        rest = rest.removeprefix("transformer.").removeprefix("gpt_neox.").removeprefix("biogpt.")
         for ours, part in _split(config, rest, value.detach(), bool(layer)):
             path = f"blocks.{i}.{ours}" if ours.startswith(("attn.", "moe.", "mlp.")) else ours.format(i)
             if path in out:
@@ -111,7 +116,7 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
     elif "experts." in f"{module}.{leaf}." and "shared" not in module:
         yield from _experts(kind, rest, value)
     elif module in ("self_attn.qkv_proj", "attn.qkv_proj", "attn.c_attn", "attn.Wqkv", *(f"{a}.query_key_value" for a in ATTENTIONS)):
-        if kind == "gpt2":
+        if kind in CONV1D:
             value = value.t() if value.dim() == 2 else value
         for p, part in zip("qkv", _qkv(config, value), strict=True):
             ours = f"attn.{p}_proj"
@@ -125,8 +130,8 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
     else:
         names = {**COMMON, **OWN.get(kind, {})}
         ours = names[f"layer.{module}" if in_layer and f"layer.{module}" in names else module]
-        if kind == "gpt2" and in_layer and value.dim() == 2:
-            value = value.t()  # the library keeps these as [d_in, d_out]
+        if kind in CONV1D and in_layer and value.dim() == 2:
+            value = value.t()
         if ours.endswith(("attn.q_proj", "attn.k_proj", "attn.q_up", "attn.kv_down")):
             value = _turned(config, ours, value)
         elif kind == "cohere" and ours.endswith(("attn.q_norm", "attn.k_norm")):
@@ -175,10 +180,10 @@ def _qkv(config: object, fused: Tensor) -> list[Tensor]:
 
 
 def _experts(kind: str, rest: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Fused expert weights [E, out, in]; gpt-oss keeps [E, in, out] and interleaves gate and up."""
+    """Fused expert weights [E, out, in]; gpt-oss and Aria keep [E, in, out], the first interleaves gate and up."""
     name = rest.rpartition("experts.")[2]
     leaf = "bias" if name.endswith("_bias") else "weight"
-    if kind == "gpt_oss" and leaf == "weight":
+    if kind in ("gpt_oss", "aria_text") and leaf == "weight":
         value = value.transpose(1, 2)
     if name.startswith("down_proj"):
         yield f"moe.experts.down_proj.{leaf}", value

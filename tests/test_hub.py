@@ -55,7 +55,7 @@ def test_every_understood_field_changes_the_spec(model_type: str) -> None:
     others = {
         "size": [1, 2, 3, 5, 6, 12], "layers": [1, 3], "count": [0, 1, 2, 3], "flag": [True, False], "number": [0.5, 0.25, 0.125, 7.0],
         "index": [-1, 0, 2], "texts": [["full_attention"] * 4], "text": ["relu", "silu", "gelu"], "section": [{"rope_theta": 123.0}],
-        "counts": [[1], [0, 2]],
+        "counts": [[1], [0, 2]], "thetas": [[0] * 4, [5.0] * 4],
         "pattern": [1, 2], "runs": [[[["local", "global"], 1]], [[["local"], 3]]],
     }  # fmt: skip
     starts = [nulled(draw(model_type, random.Random(f"fields {model_type} {seed}"))) for seed in range(40)]
@@ -330,6 +330,33 @@ def test_shared_experts_and_groups() -> None:
     assert tiny("glm", num_key_value_heads=4, **flat) == tiny("glm", num_key_value_heads=4, **nested)
     with pytest.raises(SpecError, match="attn_type_list: a layer without softmax attention"):
         tiny("minimax_m2", num_key_value_heads=4, attn_type_list=[1, 0])
+
+
+def test_bases_by_layer_of_granite_with_windows() -> None:
+    swa = dict(num_key_value_heads=4)
+    plain = tiny("granite_swa", **swa)
+    assert (plain.attention.window, plain.positions.local_theta, plain.attention.sinks) == ([None, 128, 128, 128], None, True)
+    some = tiny("granite_swa", **swa, layer_rope_theta=[5e5, 1e4, 0, 1e4]).positions
+    assert (some.theta, some.local_theta, some.rotated) == (5e5, 1e4, [True, True, False])
+    local = tiny("granitemoe_swa", **swa, layer_rope_theta=[0, 7.0, 7.0, 7.0]).positions
+    assert (local.theta, local.local_theta, local.rotated) == (7.0, None, [False, True, True, True])
+    assert tiny("granite_swa", **swa, layer_rope_theta=[0] * 4).positions.kind == "none"
+    with pytest.raises(SpecError, match="layer_rope_theta: 2 bases for layers with a window, of which a spec has one"):
+        tiny("granite_swa", **swa, layer_rope_theta=[5.0, 6.0, 6.0, 7.0])
+    with pytest.raises(SpecError, match="layer_rope_theta: 3 entries for num_hidden_layers 4"):
+        tiny("granite_swa", **swa, layer_rope_theta=[5.0] * 3)
+
+
+def test_decoders_of_other_models() -> None:
+    first, bio, hy, aria = named("openai-gpt"), named("biogpt"), named("hy3-preview"), from_config(CONFIGS / "aria.json", "text_config")
+    assert (first.norm.placement, first.norm.final, first.mlp.activation, first.mlp.d_ff) == ("post", False, "gelu_tanh", 3072)
+    assert (bio.positions.offset, bio.embedding.scale, bio.norm.eps, tiny("biogpt", scale_embedding=False).embedding.scale) == (2, 32.0, 1e-5, None)
+    assert (hy.moe.offset, hy.moe.n_shared, hy.moe.scaling, hy.moe.balance_bias, hy.attention.qk_norm.scope) == (1, 1, 2.826, True, "head")
+    assert (aria.moe.n_shared, aria.moe.top_k, aria.moe.score) == (2, 6, "topk_softmax")
+    vision = from_config(CONFIGS / "glm-4.1v-9b.json", "text_config")
+    assert msgspec.structs.replace(vision, name="", description="") == msgspec.structs.replace(
+        named("glm-4-9b-0414"), name="", description="", seq_len=vision.seq_len
+    )
 
 
 def test_phi_moe_takes_two_experts_by_a_rule_of_its_own() -> None:

@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
 CONFIGS = sorted((DATA / "configs").glob("*.json"))
 # Types of which no published file was at hand; the library's class alone holds them.
-NO_FILE = {"granitemoeshared", "hyperclovax"}
+NO_FILE = {"granite_swa", "granitemoe_swa", "granitemoeshared", "hyperclovax"}
 DRAWS = 8
 B, T = 2, 7
 
@@ -173,6 +173,8 @@ NO_FIELDS = {
     "glm4_moe_lite": ("first_k_dense_replace",),
     # The class of the whole model ties, and by default does not.
     **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
+    "hy_v3": ("expert_hidden_dim", "first_k_dense_replace"),
+    "glm4v_text": ("partial_rotary_factor", "tie_word_embeddings"),
     "hunyuan_v1_dense": ("attention_head_dim",),
     "hunyuan_v1_moe": ("attention_head_dim", "moe_intermediate_size"),
 }

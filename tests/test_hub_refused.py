@@ -149,6 +149,13 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "ernie4_5_moe", "use_bias": True}, "biases in shared but not in routed experts"),
         ({"model_type": "ernie4_5_moe", "moe_layer_end_index": -2}, "-2 is not an integer from -1"),
         ({"model_type": "phi3", "attention_bias": True}, "only false here"),
+        ({"model_type": "hy_v3", "num_shared_experts": 0}, "num_shared_experts: 0, but this model_type has at least one"),
+        ({"model_type": "hy_v3", "expert_hidden_dim": 8}, "the transformers library does not read it, but moe_intermediate_size"),
+        ({"model_type": "hy_v3", "first_k_dense_replace": 3}, "first_k_dense_replace: 3: this model_type has one dense layer"),
+        ({"model_type": "aria_text", "hidden_act": "gelu"}, '"gelu" in shared experts, but silu in routed ones'),
+        ({"model_type": "glm4v_text", "attention_bias": False}, "attention_bias: false; models of this model_type have only true here"),
+        ({"model_type": "granite_swa", "layer_rope_theta": [-1] * 24}, "is not a list of numbers >= 0"),
+        ({"model_type": "openai-gpt", "afn": "tanh"}, 'afn: activation "tanh" is not one of'),
     ],
 )  # fmt: skip
 def test_refused(fields: dict, said: str) -> None:
@@ -243,5 +250,7 @@ def test_the_text_decoder_of_a_file_without_sections() -> None:
     section = {**text, "model_type": "qwen2_vl_text", "architectures": ["Qwen2VLForConditionalGeneration"], "image_token_id": None}
     saved = from_config({**whole, "vision_config": {"depth": 2}, "text_config": section}, "text_config")
     assert flat == msgspec.structs.replace(saved, name=flat.name) and flat.head.tied and flat.attention.n_kv_heads == 2
+    paddle = from_config({"model_type": "paddleocr_vl", **text, "head_dim": 8, "vision_config": {}, "image_token_id": 7}, "text_config")
+    assert paddle.attention.head_dim == 8 and paddle.head.tied
     (said,) = problems({**whole, **text, "vision_config": {"depth": 2}})
     assert said.endswith("only text decoders can be billed; its fields stand beside: give config#text_config")

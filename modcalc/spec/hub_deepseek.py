@@ -1,5 +1,5 @@
 """Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin,
-Solar Open, dots.llm1, K-EXAONE; and Youtu-LLM and MiniCPM3, which have the attention alone."""
+Solar Open, dots.llm1, K-EXAONE, Hy3; and Youtu-LLM and MiniCPM3, which have the attention alone."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
@@ -176,6 +176,26 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_local_experts": "n_routed_experts"},
         free=FREE | {"pretraining_tp"},
         fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"use_sliding_window": (False, None)},
+    ),
+    "hy_v3": ModelType(
+        defaults=sizes(
+            120832, 4096, 80, 64, max_position_embeddings=131072, intermediate_size=13312, num_key_value_heads=8, head_dim=128,
+            moe_intermediate_size=1536, num_shared_experts=1, num_experts=192, router_scaling_factor=2.826, num_experts_per_tok=8,
+            mlp_layer_types=None, first_k_dense_replace=1, expert_hidden_dim=None, rms_norm_eps=1e-5, attention_bias=False, **SILU,
+            **rope(11158840.0),
+        ),
+        knobs={
+            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts", "sigmoid"), **layers.to_the_end(layers.glm_sparse_layers),
+            "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": r.one_or_more("num_shared_experts"), "moe.scaling": of("router_scaling_factor"),
+            "moe.balance_bias": True,
+        },
+        only_if={"moe": layers.glm_sparse_layers},
+        checks=(*WHOLE, r.read_instead("expert_hidden_dim", "moe_intermediate_size", of("moe_intermediate_size"))),
+        names={"num_local_experts": "num_experts"},
+        free=FREE | {"enable_attention_fp32_softmax", "enable_lm_head_fp32", "enable_moe_fp32_combine", "eod_token_id", "use_grouped_mm"},
+        fixed=UNROTATED | NO_MLP_BIAS | {
+            "moe_router_enable_expert_bias": (True,), "moe_router_use_sigmoid": (True,), "qk_norm": (True,), "route_norm": (True,),
+        },
     ),
     "exaone_moe": ModelType(
         defaults=sizes(

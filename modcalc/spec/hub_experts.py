@@ -1,5 +1,5 @@
 """Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE,
-Phi-3.5-MoE, HunYuan, Mellum, ERNIE 4.5."""
+Phi-3.5-MoE, HunYuan, Mellum, Aria, ERNIE 4.5."""
 
 from dataclasses import replace
 
@@ -56,6 +56,14 @@ GRANITE = ModelType(
     free=ROUTED_FREE,
     fixed=UNROTATED | NO_MLP_BIAS,
 )
+GRANITE_SHARED = replace(
+    GRANITE,
+    defaults=GRANITE.defaults | {"shared_intermediate_size": 0},
+    knobs={
+        **GRANITE.knobs, "moe.n_shared": lambda c: int(c["shared_intermediate_size"] > 0),
+        "moe.shared_d_ff": lambda c: c["shared_intermediate_size"] or None,
+    },
+)  # fmt: skip
 HUNYUAN = RMSNORM["hunyuan_v1_dense"]
 
 EXPERTS: dict[str, ModelType] = {
@@ -169,13 +177,11 @@ EXPERTS: dict[str, ModelType] = {
         },
     ),
     "granitemoe": GRANITE,
-    "granitemoeshared": replace(
-        GRANITE,
-        defaults=GRANITE.defaults | {"shared_intermediate_size": 0},
-        knobs={
-            **GRANITE.knobs, "moe.n_shared": lambda c: int(c["shared_intermediate_size"] > 0),
-            "moe.shared_d_ff": lambda c: c["shared_intermediate_size"] or None,
-        },
+    "granitemoeshared": GRANITE_SHARED,
+    "granitemoe_swa": replace(
+        GRANITE_SHARED,
+        defaults=GRANITE_SHARED.defaults | dict(sliding_window=128, layer_types=None, layer_rope_theta=None),
+        knobs={**GRANITE_SHARED.knobs, **layers.GRANITE_SWA},
     ),
     "phimoe": ModelType(
         defaults=sizes(
@@ -226,6 +232,18 @@ EXPERTS: dict[str, ModelType] = {
         # Rotary settings are read in rope_parameters alone.
         fixed=UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_sliding_window": (True, None)},
         by_layer=True,
+    ),
+    # The text decoder of Aria, whose routed experts are SiLU-gated in any case.
+    "aria_text": ModelType(
+        defaults=like_llama(32000, rms_norm_eps=1e-6, moe_num_experts=8, moe_topk=2, moe_num_shared_experts=2) | {"intermediate_size": 4096},
+        knobs={
+            **LLAMA, **ATTENTION_BIAS, "moe.n_experts": of("moe_num_experts"), "moe.top_k": of("moe_topk"), "moe.score": "topk_softmax",
+            "moe.n_shared": of("moe_num_shared_experts"),
+        },
+        checks=(*WHOLE, r.silu_alone),
+        # Aria's file repeats moe_topk by its usual name, which the library does not read.
+        free=ROUTED_FREE | {"num_experts_per_tok", "pretraining_tp"},
+        fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "ernie4_5_moe": ModelType(
         defaults=sizes(

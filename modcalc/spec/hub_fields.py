@@ -13,12 +13,12 @@ from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 KINDS = {
     **dict.fromkeys(
         (
-            "attention_head_dim", "decoder_sparse_step", "dim_model_base", "ffn_dim", "ffn_hidden_size", "head_dim", "hidden_size",
-            "intermediate_size", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size", "moe_layer_interval", "n_group",
-            "n_inner", "n_routed_experts", "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads",
-            "num_kv_heads", "num_local_experts", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length",
-            "shared_expert_intermediate_size", "_sliding_window_pattern", "sliding_window", "topk_group", "v_head_dim", "vocab_size", "window_size",
-            "word_embed_proj_dim",
+            "attention_head_dim", "decoder_sparse_step", "dim_model_base", "expert_hidden_dim", "ffn_dim", "ffn_hidden_size", "head_dim",
+            "hidden_size", "intermediate_size", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size",
+            "moe_layer_interval", "moe_num_experts", "moe_topk", "n_group", "n_inner", "n_routed_experts", "no_rope_layer_interval",
+            "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts", "q_lora_rank",
+            "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size", "_sliding_window_pattern",
+            "sliding_window", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
         ),
         "size",
     ),
@@ -33,8 +33,8 @@ KINDS = {
         (
             "_remove_final_layer_norm", "alibi", "attention_bias", "attention_out_bias", "bias", "do_layer_norm_before", "enable_bias",
             "layer_norm_elementwise_affine", "lm_head_bias", "mlp_bias", "multi_query", "new_decoder_architecture", "norm_topk_prob", "parallel_attn",
-            "qk_layernorm", "qkv_bias", "scale_attn_weights", "tie_word_embeddings", "use_bias", "use_parallel_residual", "use_post_norm",
-            "use_qk_norm", "use_qkv_bias", "use_sliding_window",
+            "qk_layernorm", "qkv_bias", "scale_attn_weights", "scale_embedding", "tie_word_embeddings", "use_bias", "use_parallel_residual",
+            "use_post_norm", "use_qk_norm", "use_qkv_bias", "use_sliding_window",
         ),
         "flag",
     ),
@@ -43,27 +43,28 @@ KINDS = {
             "attention_multiplier", "attn_logit_softcapping", "embedding_multiplier", "final_logit_softcapping", "layer_norm_eps",
             "layer_norm_epsilon", "logit_scale", "logits_scaling", "norm_eps", "norm_epsilon", "partial_rotary_factor", "query_pre_attn_scalar",
             "residual_multiplier", "rms_norm_eps", "rope_local_base_freq", "rope_theta", "rotary_emb_base", "rotary_pct", "routed_scaling_factor",
-            "scale_depth", "scale_emb",
+            "router_scaling_factor", "scale_depth", "scale_emb",
         ),
         "number",
     ),
-    **dict.fromkeys(("activation", "activation_function", "hidden_act", "hidden_activation", "topk_method"), "text"),
+    **dict.fromkeys(("activation", "activation_function", "afn", "hidden_act", "hidden_activation", "topk_method"), "text"),
     **dict.fromkeys(("attn_config", "rope_parameters", "rope_scaling"), "section"),
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
     **dict.fromkeys(("attn_type_list", "mlp_only_layers", "no_rope_layers"), "counts"),
     "num_hidden_layers": "layers",
     "moe_layer_end_index": "index",
     "attention_types": "runs",
+    "layer_rope_theta": "thetas",
     "sliding_window_pattern": "pattern",
 }  # fmt: skip
 
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
     "attention_head_dim", "attention_layers", "attention_multiplier", "attention_types", "attn_config", "attn_logit_softcapping", "attn_type_list",
-    "dim_model_base", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size", "layer_types",
-    "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner", "no_rope_layers", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads",
-    "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim", "scale_depth",
-    "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
+    "dim_model_base", "expert_hidden_dim", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size",
+    "layer_rope_theta", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner", "no_rope_layers", "num_experts_per_tok",
+    "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank", "rope_parameters", "rope_scaling",
+    "rotary_dim", "scale_depth", "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
 }  # fmt: skip
 
 # Free in every type: what the library writes or once wrote into any config, generation settings of version 4, tokens, storage.
@@ -146,6 +147,7 @@ _CHECKS = {
     "section": (lambda v: isinstance(v, Mapping), "an object"),
     "texts": (lambda v: _all(v, str), "a list of strings"),
     "counts": (lambda v: _all(v, int) and all(i >= 0 for i in v), "a list of integers >= 0"),
+    "thetas": (lambda v: isinstance(v, list) and all(type(n) in (int, float) and 0 <= n < 10**300 for n in v), "a list of numbers >= 0"),
     "pattern": (lambda v: _whole(v, 1) or (isinstance(v, str) and v != "" and set(v) <= set("LG")), "an integer from 1, or text like LLLG"),
     "runs": (
         lambda v: _all(v, list) and all(len(run) == 2 and _all(run[0], str) and _whole(run[1], 1) for run in v),

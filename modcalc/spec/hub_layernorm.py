@@ -1,4 +1,4 @@
-"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BLOOM, MPT, Phi, Persimmon, StarCoder, StableLM, Falcon, OLMo,
+"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BioGPT, BLOOM, MPT, Phi, Persimmon, StarCoder, StableLM, Falcon, OLMo,
 Command R, Nemotron, Jais 2."""
 
 from modcalc.spec import hub_layers as layers
@@ -67,6 +67,16 @@ LAYERNORM: dict[str, ModelType] = {
         names=GPT2_NAMES,
         free=GPT2_FREE | {"n_special", "predict_special_tokens", "reorder_and_upcast_attn", "scale_attn_by_inverse_layer_idx"},
     ),
+    # The first GPT, with norms after the residual, whose gelu is GPT-2's.
+    "openai-gpt": ModelType(
+        defaults=sizes(40478, 768, 12, 12, tied=True, max_position_embeddings=512, afn="gelu", layer_norm_epsilon=1e-5),
+        knobs={
+            **GPT, **LEARNED, "mlp.d_ff": r.inner(), "mlp.activation": r.activation("afn", renamed={"gelu": "gelu_new"}), "attention.bias": True,
+            "norm.placement": "post", "norm.final": False,
+        },
+        names=GPT2_NAMES,
+        free=GPT2_FREE | {"n_special", "predict_special_tokens"},
+    ),
     "gpt_neox": ModelType(
         defaults=sizes(
             50432, 6144, 44, 64, max_position_embeddings=2048, intermediate_size=24576, hidden_act="gelu", layer_norm_eps=1e-5,
@@ -101,6 +111,17 @@ LAYERNORM: dict[str, ModelType] = {
         free=ATTENTION_DROPOUT | {"activation_dropout", "dropout", "init_std", "layerdrop"},
         # Galactica's files carry these two; the library reads neither.
         fixed={"learned_embeddings": (True, None), "scale_embeddings": (False, None)},
+    ),
+    "biogpt": ModelType(
+        defaults=sizes(
+            42384, 1024, 24, 16, tied=True, max_position_embeddings=1024, intermediate_size=4096, hidden_act="gelu", scale_embedding=True,
+        ),
+        knobs={
+            **DECODER, **LEARNED, **BIASES, "positions.offset": 2, "norm.kind": "layernorm",
+            "embedding.scale": lambda c: c["hidden_size"] ** 0.5 if c["scale_embedding"] else None,
+        },
+        # Its norms have torch's own eps, whatever the file says.
+        free=frozenset({"activation_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "layer_norm_eps", "layerdrop"}),
     ),
     "bloom": ModelType(
         # No field of the library's class limits the length; seq_length of the published files is 2048.

@@ -1,4 +1,4 @@
-"""Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, CWM, Phi-3, SmolLM3, GLM, Granite, HunYuan and
+"""Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, CWM, Phi-3, SmolLM3, GLM, Granite, HunYuan, IQuest-Coder and
 others."""
 
 from modcalc.spec import hub_layers as layers
@@ -56,6 +56,16 @@ RMSNORM: dict[str, ModelType] = {
         names={"qkv_bias": "attention_bias", "bias": "mlp_bias"},
         free=ATTENTION_DROPOUT | {"pretraining_tp"},
         fixed=UNROTATED,
+    ),
+    "iquestcoder": ModelType(
+        defaults=sizes(
+            76800, 5120, 80, 40, max_position_embeddings=131072, intermediate_size=27648, num_key_value_heads=8, head_dim=128,
+            rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **SILU, **rope(),
+        ),
+        knobs={**LLAMA, **LLAMA_BIASES},
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT | {"max_window_layers", "pretraining_tp"},
+        fixed=UNROTATED | NO_WINDOW | {"clip_qkv": (None,)},
     ),
     "mistral": ModelType(
         defaults=MISTRAL_DEFAULTS,
@@ -195,6 +205,17 @@ RMSNORM: dict[str, ModelType] = {
     "granite": ModelType(
         defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False, **NO_MULTIPLIERS),
         knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES},
+        checks=WHOLE,
+        free=ATTENTION_DROPOUT,
+        fixed=UNROTATED,
+    ),
+    "granite_swa": ModelType(
+        defaults=sizes(
+            100352, 2560, 24, 20, tied=True, max_position_embeddings=8192, intermediate_size=8192, num_key_value_heads=4, head_dim=None,
+            rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, sliding_window=128, layer_types=None, layer_rope_theta=None,
+            **SILU, **rope(), **NO_MULTIPLIERS,
+        ),
+        knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES, **layers.GRANITE_SWA},
         checks=WHOLE,
         free=ATTENTION_DROPOUT,
         fixed=UNROTATED,

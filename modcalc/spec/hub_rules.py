@@ -42,6 +42,17 @@ def needed(field: str) -> Rule:
     return rule
 
 
+def one_or_more(field: str) -> Rule:
+    """A count where the library takes 0 for something else."""
+
+    def rule(c: Config) -> int:
+        if not c[field]:
+            raise Refused(field, f"{show(c[field])}, but this model_type has at least one")
+        return c[field]
+
+    return rule
+
+
 def factor(field: str) -> Rule:
     """A factor that may be 1, which is none."""
     return lambda c: None if c[field] == 1 else float(c[field])
@@ -188,6 +199,12 @@ def activation(*fields: str, renamed: dict[str, str] | None = None) -> Rule:
         return ACTIVATIONS[name]
 
     return rule
+
+
+def silu_alone(c: Config) -> None:
+    """Aria: hidden_act is that of the shared experts, silu that of the others."""
+    if c["hidden_act"] not in ("silu", "swish"):
+        raise Refused("hidden_act", f"{show(c['hidden_act'])} in shared experts, but silu in routed ones, which no spec can describe")
 
 
 def score_scale(c: Config) -> float | None:

@@ -1,4 +1,5 @@
-"""Text decoders of models of images, which stand in the section text_config of those models' files: Qwen2-VL to Qwen3-VL.
+"""Text decoders of models of images, which stand in the section text_config of those models' files: Qwen2-VL to Qwen3-VL, GLM-4.1V to
+GLM-4.6V, PaddleOCR-VL.
 
 Their rotary positions count an image's tokens by time, height and width; those of text they count as any other model does.
 """
@@ -6,10 +7,12 @@ Their rotary positions count an image's tokens by time, height and width; those 
 from dataclasses import replace
 
 from modcalc.spec import hub_layers as layers
+from modcalc.spec.hub_deepseek import AFTER_DENSE, DEEPSEEK
 from modcalc.spec.hub_experts import QWEN_EXPERTS, ROUTED_FREE
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     ATTENTION_DROPOUT,
+    GLM,
     LLAMA,
     NO_MLP_BIAS,
     NO_WINDOW,
@@ -22,6 +25,7 @@ from modcalc.spec.hub_parts import (
     sizes,
 )
 from modcalc.spec.hub_rmsnorm import RMSNORM
+from modcalc.spec.hub_rules import of
 
 _qwen2_vl = replace(
     RMSNORM["qwen2"],
@@ -31,6 +35,13 @@ _qwen2_vl = replace(
     ),
     free=RMSNORM["qwen2"].free | {"image_token_id", "video_token_id", "vision_end_token_id", "vision_start_token_id", "vision_token_id"},
 )  # fmt: skip
+_glm4_moe = DEEPSEEK["glm4_moe"]
+
+# Of the whole model, left beside the fields of the decoder in files without sections.
+_IMAGE_TOKENS = frozenset({
+    "image_end_token_id", "image_start_token_id", "image_token_id", "video_end_token_id", "video_start_token_id", "video_token_id",
+    "vision_end_token_id", "vision_start_token_id",
+})  # fmt: skip
 
 TEXT: dict[str, ModelType] = {
     "qwen2_vl_text": _qwen2_vl,
@@ -57,5 +68,34 @@ TEXT: dict[str, ModelType] = {
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE,
         fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS | {"norm_topk_prob": (True,)},
+    ),
+    # GLM-4.1V: the decoder of GLM-4, with biases in any case.
+    "glm4v_text": ModelType(
+        defaults=sizes(
+            151552, 4096, 40, 32, max_position_embeddings=32768, intermediate_size=13696, num_key_value_heads=2, rms_norm_eps=1e-5, **SILU,
+            **rope(partial_rotary_factor=1.0),
+        ),
+        knobs={**GLM, "norm.placement": "sandwich"},
+        free=ATTENTION_DROPOUT | _IMAGE_TOKENS,
+        fixed=NO_MLP_BIAS | {"attention_bias": (True,)},
+    ),
+    # GLM-4.5V, without GLM-4.5's option of norms of queries and keys.
+    "glm4v_moe_text": replace(
+        _glm4_moe,
+        defaults={field: value for field, value in _glm4_moe.defaults.items() if field != "use_qk_norm"} | dict(
+            vocab_size=151424, max_position_embeddings=65536, attention_bias=True,
+        ),
+        knobs={**_glm4_moe.knobs, "attention.qk_norm.scope": None},
+        only_if={"attention.bias": of("attention_bias")} | AFTER_DENSE,
+        free=_glm4_moe.free | _IMAGE_TOKENS,
+        fixed=_glm4_moe.fixed | {"qk_layernorm": (False,), "use_qk_norm": (False,)},
+    ),
+    # PaddleOCR-VL: the decoder of ERNIE 4.5, whose file says in the words of its training code what the library's class always is.
+    "paddleocr_vl_text": replace(
+        RMSNORM["ernie4_5"],
+        free=RMSNORM["ernie4_5"].free | _IMAGE_TOKENS | {
+            "attention_probs_dropout_prob", "compression_ratio", "hidden_dropout_prob", "ignored_index", "max_sequence_length", "use_flash_attention",
+        },
+        fixed=RMSNORM["ernie4_5"].fixed | NO_WINDOW | {"rope_is_neox_style": (True,), "use_3d_rope": (True,), "weight_share_add_bias": (True,)},
     ),
 }  # fmt: skip
