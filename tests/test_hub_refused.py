@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from modcalc.cost.account import account
 from modcalc.errors import SpecError
 from modcalc.spec.hub import from_config
 from modcalc.spec.schema import Spec
@@ -56,6 +57,9 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "qwen3_next"}, '"qwen3_next": its models may have layers without softmax attention'),
         ({"model_type": "llama4_text"}, '"llama4_text": its models may have attention in chunks, which no spec can describe; supported: arcee, '),
         ({"model_type": "apertus"}, '"apertus": its models may have an activation with weights of its own (xIELU), which no spec can describe'),
+        ({"model_type": "bert"}, '"bert": its models may have attention to tokens that come later, which no spec can describe'),
+        ({"model_type": "mllama", "vision_config": {}, "text_config": {"model_type": "mllama_text_model"}}, "give config#text_config"),
+        ({"model_type": "t5gemma"}, "is an encoder-decoder"),
         ({"model_type": "gemma3"}, "did you mean gemma3_text?"),
         ({"model_type": "ernie4_5_vl_moe"}, '"ernie4_5_vl_moe" is not supported; supported: '),
         ({"model_type": [1]}, "[1] is not supported"),
@@ -240,6 +244,37 @@ def test_a_section_is_tied_as_the_whole_model_is() -> None:
     assert from_config({"text_config": {"model_type": "gemma"}}, "text_config").head.tied is True
     with pytest.raises(SpecError, match="tie_word_embeddings: false, but true beside text_config: which of them counts depends"):
         from_config({"tie_word_embeddings": True, "text_config": text}, "text_config")
+
+
+IDEFICS = dict(perceiver_config={"resampler_depth": 6}, pixel_shuffle_factor=4, qk_layer_norms=False, use_resampler=False, is_llama_config=True)
+INTERN = dict(debug=False, ep_size=1, micro_forward=False, skip_checkpoint=False, use_deepep=False, use_sliding_window=False, head_dim=128)
+
+
+@pytest.mark.parametrize(
+    ("whole", "text", "billions"),
+    [
+        ("llava", dict(model_type="llama", vocab_size=32064, rms_norm_eps=1e-5), "6.74"),  # LLaVA 1.5: Vicuna
+        ("mistral3", dict(model_type="mistral", head_dim=128, hidden_size=5120, intermediate_size=32768, num_hidden_layers=40, vocab_size=131072,
+                          num_key_value_heads=8, num_attention_heads=32), "23.57"),  # Mistral Small 3.1
+        ("internvl", dict(model_type="qwen2", hidden_size=5120, intermediate_size=27648, num_attention_heads=40, num_hidden_layers=64,
+                          num_key_value_heads=8, vocab_size=151674, rope_scaling={"type": "dynamic", "factor": 2.0}), "32.76"),  # InternVL 3: Qwen2.5
+        ("internvl", dict(model_type="qwen3", hidden_size=4096, intermediate_size=12288, num_attention_heads=32, num_hidden_layers=36,
+                          num_key_value_heads=8, **INTERN), "8.19"),  # InternVL 3.5: Qwen3-8B
+        ("aya_vision", dict(model_type="cohere2", hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_hidden_layers=32,
+                            num_key_value_heads=8, use_qk_norm=False), "8.03"),  # Command R7B
+        ("idefics3", dict(model_type="llama", head_dim=64, hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_hidden_layers=30,
+                          num_key_value_heads=3, vocab_size=49280, **IDEFICS), "0.16"),  # SmolVLM 256M: SmolLM2 with a head of its own
+        ("paligemma", dict(model_type="gemma", hidden_size=2048, intermediate_size=16384, num_attention_heads=8, num_hidden_layers=18,
+                           num_key_value_heads=1, num_image_tokens=1024, vocab_size=257216), "2.51"),  # Gemma 2B
+        ("paligemma", dict(model_type="gemma2", hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_key_value_heads=4,
+                           num_image_tokens=256, vocab_size=257216), "2.62"),  # Gemma 2 2B
+    ],
+)  # fmt: skip
+def test_the_text_decoders_of_popular_models(whole: str, text: dict, billions: str) -> None:
+    """Fields of the files of LLaVA 1.5 7B, Mistral Small 3.1, InternVL3-38B-hf, InternVL3.5-8B, Aya Vision 8B, SmolVLM-256M, PaliGemma 1 and 2."""
+    file = {"model_type": whole, "vision_config": {"model_type": "some"}, "text_config": text}
+    assert problems(file)[0].endswith(f'its own is the section text_config (model_type "{text["model_type"]}"): give config#text_config')
+    assert f"{account(from_config(file, 'text_config'), seq_len=8).params.total / 1e9:.2f}" == billions
 
 
 def test_the_text_decoder_of_a_file_without_sections() -> None:

@@ -32,22 +32,52 @@ TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **EXPERTS, **D
 ALIASES = {"kimi_k2": "deepseek_v3"}
 
 # For a better message only: what people try, and what cannot be billed as a decoder.
-ENCODER_DECODERS = {"bart", "blenderbot", "fsmt", "led", "m2m_100", "marian", "mbart", "mt5", "pegasus", "prophetnet", "t5", "umt5", "whisper"}
+ENCODER_DECODERS = {
+    "bart", "blenderbot", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "plbart", "prophetnet",
+    "switch_transformers", "t5", "t5gemma", "t5gemma2", "umt5", "whisper",
+}  # fmt: skip
 # Decoders of the library with parts that no spec can describe, by what these are; near names must not be suggested for them.
 BEYOND = {
     **dict.fromkeys(
         (
-            "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "lfm3", "mamba",
-            "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next",
-            "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
+            "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "glm5_next_text", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe",
+            "lfm3", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text",
+            "qwen3_next", "qwen4_exp", "qwen4_exp_text", "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
         ),
         "layers without softmax attention (state spaces, convolutions or linear attention)",
     ),
-    **dict.fromkeys(("deepseek_v32", "deepseek_v4", "glm_moe_dsa"), "attention that an indexer makes sparse"),
+    **dict.fromkeys(
+        (
+            "axk2", "deepseek_v32", "deepseek_v4", "dots3_note", "dots3_note_text", "glm_moe_dsa", "hy_v4", "minimax_m3_vl_text",
+            "mistral_large4_text",
+        ),
+        "attention that an indexer makes sparse",
+    ),
     **dict.fromkeys(("llama4", "llama4_text"), "attention in chunks"),
     **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), "embeddings of their own for each layer"),
-    "diffllama": "differences of two attentions",
+    **dict.fromkeys(
+        ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta", "xlnet"),
+        "attention to tokens that come later",
+    ),
+    **dict.fromkeys(("afmoe", "laguna", "muse_glimmer_text", "muse_spark_text"), "attention whose output is gated"),
+    **dict.fromkeys(("inkling2_text", "inkling_text", "zaya"), "convolutions of keys and values"),
+    **dict.fromkeys(("ctrl", "xglm"), "positions as sines"),
     "apertus": "an activation with weights of its own (xIELU)",
+    "axk1": "a norm on what experts add, but not on what dense layers do",
+    "bitnet": "norms within attention and MLP",
+    "blt": "bytes in patches of changing length",
+    "cohere2_moe": "the mean of routed and shared experts",
+    "cpmant": "positions as learned biases of the scores",
+    "diffllama": "differences of two attentions",
+    "doge": "masks that are made of the values",
+    "gpt_neox_japanese": "a bias in the last layer alone",
+    "hrm_text": "layers that are applied in nested loops",
+    "jetmoe": "experts within attention",
+    "longcat_flash": "two attentions and MLPs a layer, with experts beside them",
+    "mimo_v2_flash": "layers with fewer heads of keys and values than others",
+    "mllama_text_model": "attention to images",
+    "modernbert-decoder": "a first layer without a norm",
+    "reformer": "attention within hashed buckets",
 }  # fmt: skip
 SECTIONS = {"vision_config": "images", "audio_config": "audio", "image_size": "images", "patch_size": "images", "num_mel_bins": "audio"}
 

@@ -28,7 +28,7 @@ from modcalc.spec.hub_parts import (
     rope,
     sizes,
 )
-from modcalc.spec.hub_rmsnorm import RMSNORM
+from modcalc.spec.hub_rmsnorm import RMSNORM, TRAINED_IN_PARALLEL
 from modcalc.spec.hub_rules import of
 
 ROUTED_FREE = ATTENTION_DROPOUT | {"output_router_logits", "router_aux_loss_coef"}
@@ -110,7 +110,7 @@ EXPERTS: dict[str, ModelType] = {
         only_if={"moe": layers.qwen_sparse_layers},
         checks=WHOLE,
         names={"num_local_experts": "num_experts"},
-        free=ROUTED_FREE | {"max_window_layers"},
+        free=ROUTED_FREE | TRAINED_IN_PARALLEL | {"max_window_layers"},
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "olmoe": ModelType(

@@ -38,13 +38,17 @@ MISTRAL_DEFAULTS = sizes(
 )  # fmt: skip
 QWEN_WINDOW = {"attention.window": layers.layered_window(lambda c, i: i >= c["max_window_layers"], "use_sliding_window")}
 
+# Of the decoders of InternVL 3.5.
+TRAINED_IN_PARALLEL = {"debug", "ep_size", "micro_forward", "skip_checkpoint", "use_deepep"}
+
 RMSNORM: dict[str, ModelType] = {
     "llama": ModelType(
         defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False),
         knobs={**LLAMA, **LLAMA_BIASES},
         checks=WHOLE,
-        free=ATTENTION_DROPOUT | {"max_sequence_length", "pretraining_tp", "rope_interleaved"},
-        fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,)},
+        # Also of the decoders of Idefics3 and SmolVLM, whose files keep their predecessor's resampler, unused.
+        free=ATTENTION_DROPOUT | {"max_sequence_length", "perceiver_config", "pixel_shuffle_factor", "pretraining_tp", "rope_interleaved"},
+        fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
     ),
     "internlm3": ModelType(
         defaults=sizes(
@@ -110,7 +114,7 @@ RMSNORM: dict[str, ModelType] = {
         ),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_WINDOW},
         checks=WHOLE,
-        free=ATTENTION_DROPOUT,
+        free=ATTENTION_DROPOUT | TRAINED_IN_PARALLEL,
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
     "gemma": ModelType(
