@@ -50,7 +50,7 @@ INNER = {
 
 BALANCE = "e_score_correction_bias"
 TEXT_DECODERS = (
-    "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "paddleocr_vl_text",
+    "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "paddleocr_vl_text", "mistral4",
 )  # fmt: skip
 
 
@@ -293,7 +293,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             widths = (rng.randint(2, 9),) if model_type == "youtu" else ("null", rng.randint(2, 9))
             dims |= dict(v_head_dim=rng.choice(widths), qk_nope_head_dim=rng.randint(2, 9))
             return dict(num_key_value_heads=H, attention_bias=flag(), **dims, **more)
-        case "deepseek_v2" | "deepseek_v3" | "glm4_moe" | "glm4_moe_lite" | "dots1" | "solar_open":
+        case "deepseek_v2" | "deepseek_v3" | "mistral4" | "glm4_moe" | "glm4_moe_lite" | "dots1" | "solar_open":
             groups = rng.choice((1, 2))
             # Groups are ranked by their two best experts, so each needs two.
             chosen = dict(n_group=groups, topk_group=rng.randint(1, groups), n_routed_experts=groups * rng.randint(2, 4), num_experts_per_tok=2)

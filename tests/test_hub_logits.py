@@ -50,15 +50,17 @@ def test_same_logits_as_the_library(model_type: str, monkeypatch: pytest.MonkeyP
         config = nulled(draw(model_type, random.Random(f"logits {model_type} {seed}")))
         if model_type == "falcon":
             config["alibi"] = False  # the library divides the ALiBi bias by sqrt(head_dim) and rounds its slopes to bf16
-        if model_type in ("deepseek_v3", "glm4_moe_lite", "youtu"):
+        if model_type in ("deepseek_v3", "glm4_moe_lite", "mistral4", "youtu"):
             config["rope_interleave"] = False  # else pairs of the rotary dims are neighbours, a permutation of q and k
         if model_type == "deepseek_v2":
             config["topk_method"] = "greedy"  # else groups rank by their best expert alone, which a spec does not carry
         if model_type in ("gpt_oss", "cwm"):
             config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1000.0}  # else scaling, which a spec does not carry
-        if model_type == "ministral3":  # likewise, and a factor on the queries from this length on
+        if model_type in ("ministral3", "mistral4"):  # likewise, and a factor on the queries from this length on
             config["rope_parameters"] = {"rope_theta": 1000.0, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": TOKENS}
-        if seed % 2 and "rope_theta" in TYPES[model_type].defaults and model_type not in ("gpt_oss", "cwm", "ministral3"):
+        if model_type == "mistral4":  # whose class cannot do without YaRN, here of a factor that changes nothing
+            config["rope_parameters"] |= {"rope_type": "yarn", "factor": 1.0}
+        if seed % 2 and "rope_theta" in TYPES[model_type].defaults and model_type not in ("gpt_oss", "cwm", "ministral3", "mistral4"):
             sections = {"full_attention": {"rope_theta": 300.0}, "sliding_attention": {"rope_theta": 30.0}}
             flat = "rotary_emb_base" if model_type == "gpt_neox" else "rope_theta"
             config |= {"rope_parameters": sections} if model_type in ("olmo3", "gemma3_text") else {flat: 300.0}

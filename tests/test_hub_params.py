@@ -175,6 +175,7 @@ NO_FIELDS = {
     **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
     "hy_v3": ("expert_hidden_dim", "first_k_dense_replace"),
     "glm4v_text": ("partial_rotary_factor", "tie_word_embeddings"),
+    "mistral4": ("rope_theta",),
     "hunyuan_v1_dense": ("attention_head_dim",),
     "hunyuan_v1_moe": ("attention_head_dim", "moe_intermediate_size"),
 }

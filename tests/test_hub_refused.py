@@ -153,6 +153,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "ernie4_5_moe", "use_bias": True}, "biases in shared but not in routed experts"),
         ({"model_type": "ernie4_5_moe", "moe_layer_end_index": -2}, "-2 is not an integer from -1"),
         ({"model_type": "phi3", "attention_bias": True}, "only false here"),
+        ({"model_type": "mistral4", "rope_parameters": {"partial_rotary_factor": 0.25}}, "0.25 of 128 dims is not qk_rope_head_dim 64"),
         ({"model_type": "hy_v3", "num_shared_experts": 0}, "num_shared_experts: 0, but this model_type has at least one"),
         ({"model_type": "hy_v3", "expert_hidden_dim": 8}, "the transformers library does not read it, but moe_intermediate_size"),
         ({"model_type": "hy_v3", "first_k_dense_replace": 3}, "first_k_dense_replace: 3: this model_type has one dense layer"),

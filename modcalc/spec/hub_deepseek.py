@@ -1,7 +1,8 @@
-"""Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, GLM-4.5 and its kin,
+"""Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, Mistral 4, GLM-4.5 and its kin,
 Solar Open, dots.llm1, K-EXAONE, Hy3; and Youtu-LLM and MiniCPM3, which have the attention alone."""
 
 from modcalc.spec import hub_layers as layers
+from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_experts import ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
@@ -10,6 +11,7 @@ from modcalc.spec.hub_parts import (
     LLAMA,
     NO_BIAS,
     NO_MLP_BIAS,
+    NO_WINDOW,
     PARTIAL,
     QK_HEAD,
     QKV_BIAS,
@@ -81,6 +83,25 @@ DEEPSEEK: dict[str, ModelType] = {
         names={"num_local_experts": "n_routed_experts"},
         free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "seq_aux"},
         fixed=UNROTATED | NO_MLP_BIAS | FIXED,
+        dropped=MLA_DROPPED,
+    ),
+    # DeepSeek-V3 with the scores of Mixtral.
+    "mistral4": ModelType(
+        defaults=sizes(
+            131072, 4096, 36, 32, max_position_embeddings=1048576, intermediate_size=12288, num_key_value_heads=32, moe_intermediate_size=2048,
+            n_shared_experts=1, n_routed_experts=128, routed_scaling_factor=1.0, kv_lora_rank=256, q_lora_rank=1024, qk_rope_head_dim=64,
+            v_head_dim=128, qk_nope_head_dim=64, n_group=1, topk_group=1, num_experts_per_tok=4, first_k_dense_replace=0, norm_topk_prob=True,
+            rms_norm_eps=1e-6, attention_bias=False, **SILU, **(rope(None) | {"rope_parameters": rotary.MISTRAL_4}),
+        ),
+        knobs={
+            **LLAMA, **MLA, **SHARED, **SIGMOID, **OFFSET, "positions.theta": rotary.theta_or_that_of(rotary.MISTRAL_4),
+            "moe.score": "softmax_topk", "moe.balance_bias": None,
+        },
+        only_if=MLA_BIASED | AFTER_DENSE,
+        checks=(rotary.latent_rotated, r.own_kv_heads),
+        names={"num_local_experts": "n_routed_experts"},
+        free=FREE | MLA_FREE | {"head_dim"},
+        fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
         dropped=MLA_DROPPED,
     ),
     # Latent attention without experts.

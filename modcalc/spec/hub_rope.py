@@ -15,6 +15,7 @@ THETA = 10000.0
 OLMO_3_THETA = 500000.0
 # Where a file has no section.
 MINISTRAL_3 = {"rope_type": "yarn", "rope_theta": 1000000.0, "llama_4_scaling_beta": 0.1}
+MISTRAL_4 = {"rope_type": "yarn", "rope_theta": 10000.0, "llama_4_scaling_beta": 0.1}
 CWM = {"rope_type": "llama3", "rope_theta": 1000000.0}
 LAYERS = ("full_attention", "sliding_attention")
 
@@ -160,6 +161,15 @@ def odd_rotation(c: Config, fraction: float | None) -> str | None:
 def all_rotated(c: Config) -> None:
     """For types that rotate whole heads whatever the file says."""
     _whole(_one(c))
+
+
+def latent_rotated(c: Config) -> None:
+    """Mistral 4: the share of a head that is rotated repeats qk_rope_head_dim."""
+    section, R = _one(c), c["qk_rope_head_dim"]
+    N = R + c["qk_nope_head_dim"]
+    share = section.number("partial_rotary_factor")
+    if share is not None and int(N * share) != R:
+        raise Refused(section.field, f"partial_rotary_factor: {share} of {N} dims is not qk_rope_head_dim {R}")
 
 
 def all_rotated_by_layer(c: Config) -> None:
