@@ -24,6 +24,8 @@ OWN_HEAD_DIM = (
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
     "iquestcoder", "hy_v3", "paddleocr_vl_text",
 )  # fmt: skip
+# Whose class wants a width that is a multiple of the heads, whatever head_dim says.
+MULTIPLE = ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct",
     **dict.fromkeys(
@@ -70,20 +72,8 @@ def draw(model_type: str, rng: random.Random) -> dict[str, Any]:
     free = model_type in KV_FREE and flag()
     # Without a head_dim of its own a model's width is that of its heads.
     D = 2 * rng.randint(4, 20) if free else H * N
-    if free and model_type in (
-        "llama",
-        "arcee",
-        "gemma2",
-        "gemma3_text",
-        "cwm",
-        "vaultgemma",
-        "internlm3",
-        "jais2",
-        "hyperclovax",
-        "iquestcoder",
-        "aria_text",
-    ):
-        D = H * 2 * rng.randint(2, 8)  # the library's class wants a multiple all the same
+    if free and model_type in MULTIPLE:
+        D = H * 2 * rng.randint(2, 8)
     L = rng.randint(1, 5)
     c: dict[str, Any] = dict(vocab_size=rng.randint(10, 90), hidden_size=D, num_hidden_layers=L, num_attention_heads=H, max_position_embeddings=64)
     c["tie_word_embeddings"] = flag()
