@@ -191,6 +191,12 @@ def test_what_cannot_be_served_is_one_message(run, words: list[str], said: str) 
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
 
 
+def test_longer_sequences_than_the_spec_has(run) -> None:
+    said = "more than the 4,096 tokens of the spec fit; memory does not say how well the model works with them"
+    assert said in run("llama-2-7b", "--gpu-memory", "80GiB")[0] and said not in run("llama-2-7b", "--gpu-memory", "13GiB")[0]
+    assert "tokens of the spec fit" not in run("gpt2", "--gpu-memory", "80GiB")[0]  # its learned positions end there
+
+
 def test_what_does_not_fit_is_said(run) -> None:
     out, _ = run("llama-2-7b", "--gpu-memory", "80GiB")
     assert re.search(r"train +batch, at 4,096 tokens +0 +- +129,607,287,952 +weights, gradients and optimizer alone take 100.41 GiB", out)
@@ -205,11 +211,11 @@ def test_one_of_many_gpus(run, tmp_path: Path) -> None:
     assert sum(found.values()) == total == bill.total
     assert (found["gathered weights"], found["blocks running backward"]) == (bill.gathered, bill.at_a_block)
     assert "of one of 16 GPUs, which hold weights, gradients and optimizer in slices (FSDP2)" in out and "buffers of NCCL" in out
-    assert "in slices it fits on 64 GPUs: --fsdp 64" in out and not re.search("^decode ", out, re.M)
+    assert "in slices it trains on 64 GPUs: --fsdp 64" in out and not re.search("^decode ", out, re.M)
     assert "logits and loss" in column(run("gpt2", "--fsdp", 4)[0], "part ")
     d = json.loads(run("llama-2-7b", "--fsdp", 16, "--gpu-memory", "24GiB", "-f", "json")[0])
     assert (d["fsdp"], d["fewest_gpus"], d["bytes"]["whole_at_a_block"]) == (16, 64, bill.under_way)
-    assert "in slices it fits on 2 GPUs" in run("llama-2-7b", "--gpu-memory", "80GiB")[0]
+    assert "in slices it trains on 2 GPUs" in run("llama-2-7b", "--gpu-memory", "80GiB")[0]
     rows = run("gpt2", "mod-220m", "--fsdp", 4, "-f", "csv")[0].partition("\n\n")[0]
     gathered = [int(row["gathered_bytes"]) for row in csv.DictReader(io.StringIO(rows))]
     assert gathered == [train_memory(resolve(load(name)), 1, Training(fsdp=4)).gathered for name in ("gpt2", "mod-220m")]

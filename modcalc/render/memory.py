@@ -165,8 +165,10 @@ def fits_table(report: MemoryReport) -> Table:
         routing = {"": "at capacity", "expected": "expected", "all": "worst: all"}[fit.routing]
         rows.append([fit.phase, *([routing] if routed else []), what, fit.largest, fit.held, fit.next, *([limit] if any(limits) else [])])
     title = f"{report.plan.name}: what fits into {binary_bytes(report.room)} ({count(report.room)} bytes)"
-    more = [f"in slices it fits on {report.gpus:,} GPUs: --fsdp {report.gpus}"] if report.gpus else []
-    return Table(title=title, columns=columns, rows=rows, notes=more)
+    notes = [f"in slices it trains on {report.gpus:,} GPUs: --fsdp {report.gpus}"] if report.gpus else []
+    if any(fit.knob != "batch" and not fit.limit and fit.largest > report.spec.seq_len for fit in report.fits):
+        notes.append(f"more than the {report.spec.seq_len:,} tokens of the spec fit; memory does not say how well the model works with them")
+    return Table(title=title, columns=columns, rows=rows, notes=notes)
 
 
 def _limit(fit: Fit, report: MemoryReport) -> str:
@@ -191,7 +193,8 @@ def remarks(reports: Sequence[MemoryReport]) -> Facts:
     if len(reports) == 1:
         found.append(("parameters", count(report.params)))
         if isinstance(m, TrainMemory):
-            found.append(("per parameter", f"{float(Fraction(m.fixed, report.params)):.4g} bytes of weights, gradients and optimizer"))
+            each = " on each GPU" if report.how.fsdp > 1 else ""
+            found.append(("per parameter", f"{float(Fraction(m.fixed, report.params)):.4g} bytes of weights, gradients and optimizer{each}"))
             if m.under_way:
                 loss, block = binary_bytes(m.at_the_loss), binary_bytes(m.at_a_block)
                 found.append(("peak", f"the loss running backward holds {loss}, later one block and its neighbours {block}: the larger counts"))
