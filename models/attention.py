@@ -84,7 +84,23 @@ class Core(nn.Module):
         return slopes[:, None, None] * (keys_at[:, None, None, :] - at.index[:, None, :, None])
 
 
-class Attention(nn.Module):
+class Attending(nn.Module):
+    """How plain and latent attention end: the core, gates on what it brings, and the output projection."""
+
+    def add_output(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
+        self.core = Core(plan, fused)
+        self.gate_proj = Linear(d_model, plan.n_heads * plan.gate, bias=False) if plan.gate else None
+        self.o_proj = Linear(plan.n_heads * plan.v_head_dim, d_model, bias=plan.o_bias)
+
+    def output(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """mixed: [B, H, T, N_v], x: [B, T, D], which came in and makes the gates -> [B, T, D]."""
+        y = mixed.transpose(1, 2)
+        if self.gate_proj is not None:
+            y = y * self.gate_proj(x).sigmoid().unflatten(-1, (y.shape[2], -1))
+        return self.o_proj(y.flatten(2))
+
+
+class Attention(Attending):
     """x: [B, T, D] -> [B, T, D], by q, k, v projections with K <= H key/value heads."""
 
     def __init__(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
@@ -96,8 +112,7 @@ class Attention(nn.Module):
         self.v_proj = Linear(d_model, K * Nv, bias=plan.v_bias)
         self.q_norm = Norm(plan.q_norm) if plan.q_norm else None
         self.k_norm = Norm(plan.k_norm) if plan.k_norm else None
-        self.core = Core(plan, fused)
-        self.o_proj = Linear(H * Nv, d_model, bias=plan.o_bias)
+        self.add_output(plan, d_model, fused)
 
     def project(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor, Tensor]:
         """q: [B, H, T, N], k: [B, K, T, N], v: [B, K, T, N_v], normed and rotated: what a cache may hold."""
@@ -110,13 +125,9 @@ class Attention(nn.Module):
             q, k = rotate(q, tables), rotate(k, tables)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def output(self, mixed: Tensor) -> Tensor:
-        """[B, H, T, N_v] -> [B, T, D]."""
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
-
     def forward(self, x: Tensor, at: Positions) -> Tensor:
         q, k, v = self.project(x, at)
-        return self.output(self.core(q, k, v, at))
+        return self.output(self.core(q, k, v, at), x)
 
 
 def split_heads(x: Tensor, norm: nn.Module | None, head_dim: int) -> Tensor:

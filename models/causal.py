@@ -182,8 +182,8 @@ class Pass:
             layer.add([torch.cat(new, dim=-1)[:, None]] if latent else new, at.index, self.rows, at.valid)
             if self.cache.length:
                 held, keys_at, visible = layer.read(self.rows)
-                return attn.output((attn.absorbed if latent else attn.core)(q, *held, at, keys_at, visible))
-        return attn.output(attn.core(q, *(attn.expand(*new) if latent else new), at))
+                return attn.output((attn.absorbed if latent else attn.core)(q, *held, at, keys_at, visible), x)
+        return attn.output(attn.core(q, *(attn.expand(*new) if latent else new), at), x)
 
 
 def noise(index: Tensor, layer: int) -> Tensor:

@@ -1,17 +1,17 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): keys and values come from one small latent."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modcalc.spec.plan import AttentionPlan
 
-from .attention import Core, split_heads
+from .attention import Attending, split_heads
 from .mlp import Linear
 from .norms import Norm
 from .positions import Positions, rotate
 
 
-class LatentAttention(nn.Module):
+class LatentAttention(Attending):
     """x: [B, T, D] -> [B, T, D]. Queries and keys are nope dims without position and then rope dims; all heads share one rope key."""
 
     def __init__(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
@@ -27,8 +27,7 @@ class LatentAttention(nn.Module):
         self.kv_down = Linear(d_model, lat.kv_rank + lat.rope_dim, bias=plan.k_bias)
         self.kv_down_norm = Norm(lat.kv_norm)
         self.kv_up = Linear(lat.kv_rank, H * (lat.nope_dim + plan.v_head_dim), bias=False)
-        self.core = Core(plan, fused)
-        self.o_proj = Linear(H * plan.v_head_dim, d_model, bias=plan.o_bias)
+        self.add_output(plan, d_model, fused)
 
     def queries(self, x: Tensor, at: Positions) -> Tensor:
         """[B, H, T, nope + rope], rotated."""
@@ -62,14 +61,10 @@ class LatentAttention(nn.Module):
         mixed = self.core(q, held, held[..., : lat.kv_rank], at, keys_at, visible)
         return mixed @ up_v.transpose(1, 2)
 
-    def output(self, mixed: Tensor) -> Tensor:
-        """[B, H, T, N_v] -> [B, T, D]."""
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
-
     def forward(self, x: Tensor, at: Positions) -> Tensor:
         q = self.queries(x, at)
         k, v = self.expand(*self.compress(x, at))
-        return self.output(self.core(q, k, v, at))
+        return self.output(self.core(q, k, v, at), x)
 
     def _rotate(self, x: Tensor, at: Positions, start: int) -> Tensor:
         if not self.plan.rotary_dim:

@@ -136,6 +136,9 @@ def attention(a: nn.Module, tokens: list[Token]) -> list[Tensor]:
             weights = [torch.exp(s - top) for s in scores]
             total = sum(weights) + sum(torch.exp(s - top) for s in sinks)
             mixed.append(sum(w / total * v for w, v in zip(weights, values, strict=True)))
+        if p.gate:
+            gates = torch.sigmoid(linear(a.gate_proj, query.x)).chunk(p.n_heads)
+            mixed = [torch.cat([gates[h][d % p.gate] * y[d : d + 1] for d in range(len(y))]) for h, y in enumerate(mixed)]
         out.append(linear(a.o_proj, torch.cat(mixed)))
     return out
 

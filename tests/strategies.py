@@ -103,6 +103,7 @@ def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int
         sinks=draw(st.booleans()),
         softcap=draw(maybe(st.sampled_from((5.0, 50.0)))),
         scale=draw(maybe(st.sampled_from((0.5, 0.0625)))),
+        gate=draw(st.sampled_from((None, None, "elementwise", "headwise"))),
     )
     if latent:
         rotated = 2 * draw(st.integers(1, 3))

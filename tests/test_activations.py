@@ -53,6 +53,9 @@ ATTENTION = [
     "{n_heads: 4, n_kv_heads: 2, qk_norm: {scope: per_head}}",
     "{n_heads: 4, sinks: true, window: 5, bias: true}",
     "{n_heads: 2, softcap: 30.0}",
+    "{n_heads: 4, n_kv_heads: 2, gate: elementwise, window: [5, null]}",
+    "{n_heads: 4, gate: headwise, sinks: true}",
+    "{n_heads: 2, gate: headwise, latent: {kv_rank: 6, nope_dim: 4, rope_dim: 2, v_dim: 5}}",
     "{n_heads: 2, latent: {kv_rank: 6, q_rank: 5, nope_dim: 4, rope_dim: 2, v_dim: 4}}",
     "{n_heads: 2, latent: {kv_rank: 6, nope_dim: 4, rope_dim: 2, v_dim: 6}}",
 ]
@@ -169,6 +172,15 @@ def test_bytes_of_a_llama_layer() -> None:
     s, b, h, a, f = llama.seq_len, 2, llama.d_model, llama.attention.n_heads, llama.mlp.d_ff
     norms, attention, mlp = 2 * (2 * h + 4 + 2 * h), 4 * 2 * h + 4 * a, 4 * 2 * f
     assert block_bytes(llama, b) == s * b * (norms + attention + mlp)
+
+
+def test_bytes_of_gates() -> None:
+    """The gates themselves and the product, beside what a fused kernel keeps of what is gated."""
+    llama, b = modcalc.load("llama-2-7b"), 2
+    for gate, gates in (("elementwise", llama.d_model), ("headwise", llama.attention.n_heads)):
+        gated = msgspec.structs.replace(llama, attention=msgspec.structs.replace(llama.attention, gate=gate))
+        assert block_bytes(gated, b) - block_bytes(llama, b) == 2 * llama.seq_len * b * (gates + llama.d_model)
+        assert block_bytes(gated, b, recompute="full") == block_bytes(llama, b, recompute="full")
 
 
 def test_a_routed_block_at_full_recomputation_costs_as_a_dense_one() -> None:

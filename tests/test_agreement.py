@@ -63,6 +63,7 @@ def knobs(spec: Spec) -> set[str]:
         "projection biases": not isinstance(a.bias, bool),
         "sinks": a.sinks,
         "softcap": a.softcap is not None,
+        f"gate {a.gate}": True,
         "window": a.window is not None,
         "latent": a.latent is not None,
         "latent queries": a.latent is not None and a.latent.q_rank is not None,
@@ -88,6 +89,7 @@ def knobs(spec: Spec) -> set[str]:
 
 KNOBS = {
     *("grouped queries", "free head_dim", "projection biases", "sinks", "softcap", "window", "latent", "latent queries"),
+    *("gate elementwise", "gate headwise", "gate None"),
     *("qk_norm head", "qk_norm full", "qk_norm per_head", "mlp plain", "mlp gated", "narrow embedding", "tied", "dense", "unrotated layers"),
     *(f"positions {kind}" for kind in ("rotary", "learned", "alibi", "none")),
     *(f"placement {kind}" for kind in ("pre", "output", "sandwich", "post")),

@@ -229,14 +229,15 @@ def test_elements_of_every_kind_of_row() -> None:
     """What a term of one's own may count: block 0 is dense, block 1 routes C of T tokens, the others go around."""
     B, T, C, V, D, H, K, N, F, E, top = 3, 16, 4, 29, 8, 4, 2, 6, 20, 5, 2
     base = dict(
-        name="x", vocab_size=V, seq_len=T, d_model=D, n_layers=2, attention=dict(n_heads=H, n_kv_heads=K, head_dim=N, softcap=30.0),
+        name="x", vocab_size=V, seq_len=T, d_model=D, n_layers=2, attention=dict(n_heads=H, n_kv_heads=K, head_dim=N, softcap=30.0, gate="headwise"),
         embedding=dict(scale=2.0), head=dict(scale=0.5, softcap=30.0), mlp=dict(d_ff=F), mod=dict(capacity=C, predictor_width=3, bypass=dict(d_ff=7)),
     )  # fmt: skip
     frame = dict(scale=T * (D + V), residual=2 * (T + C) * D, rotary=(T + C) * (H + K) * N, softmax=H * (T * T + C * C))
     around = dict(gather=C * D + (T - C) * D, scatter=C * D + (T - C) * D)
     expected = frame | around | dict(softcap=H * (T * T + C * C) + T * V, select=T, activation=(T + C) * F + T * 3 + (T - C) * 7)
+    expected |= dict(gate=(T + C) * H * N)
     moe = dict(n_experts=E, top_k=top, d_ff=F, n_shared=2, shared_gate=True)
-    chosen = dict(select=T + (T + C) * E, activation=(T + C) * (top * F + 2 * F) + T * 3 + (T - C) * 7, gate=(T + C) * D)
+    chosen = dict(select=T + (T + C) * E, activation=(T + C) * (top * F + 2 * F) + T * 3 + (T - C) * 7, gate=(T + C) * (H * N + D))
     for fields, found in ((base, expected), ({**base, "moe": moe}, expected | chosen | dict(scatter=T * D + (T + C) * top * D))):
         spec = msgspec.convert(fields, Spec)
         for what, elements in found.items():

@@ -19,7 +19,7 @@ Patch = pytest.MonkeyPatch
 
 def spec(**changes: Any) -> Spec:
     base = dict(name="mutant", vocab_size=11, seq_len=16, d_model=8, n_layers=2, mlp=dict(d_ff=12, kind="gated"))
-    return msgspec.convert({**base, "attention": dict(n_heads=4, n_kv_heads=2, head_dim=6, bias=True), **changes}, Spec)
+    return msgspec.convert({**base, "attention": dict(n_heads=4, n_kv_heads=2, head_dim=6, bias=True, gate="headwise"), **changes}, Spec)
 
 
 GROUPED = spec()
@@ -89,6 +89,15 @@ def gate_forgotten(patch: Patch) -> None:
     patch.setattr(ledger, "mlp_rows", lambda *args: [op for op in original(*args) if not op.path.endswith("gate_proj")])
 
 
+def gates_for_every_entry(patch: Patch) -> None:
+    original = ledger.attention_rows
+
+    def rows(a: Any, D: Any, at: Any) -> list[Op]:
+        return [replace(op, d_out=op.d_out * a.v_head_dim) if op.path.endswith("gate_proj") else op for op in original(a, D, at)]
+
+    patch.setattr(ledger, "attention_rows", rows)
+
+
 def lookup_as_a_product(patch: Patch) -> None:
     patch.setattr(Lookup, "macs", lambda op, causal="full": op.batch * op.tokens * op.rows * op.width)
 
@@ -139,6 +148,7 @@ FORWARD: list[tuple[Mutation, Spec, str]] = [
     (bypass_for_every_token, ROUTED, "blocks.1.bypass.up_proj"),
     (router_forgotten, ROUTED, "blocks.1.router"),
     (gate_forgotten, ROUTED, "blocks.0.mlp.gate_proj"),
+    (gates_for_every_entry, GROUPED, "blocks.1.attn.gate_proj"),
     (lookup_as_a_product, GROUPED, "embedding.tokens"),
     (expert_buffer_a_slot_larger, EXPERTS, "blocks.0.moe.experts.up_proj"),
     (all_experts_for_every_token, EXPERTS, "blocks.1.moe.experts.down_proj"),

@@ -39,6 +39,8 @@ KINDS = {
     "window": dict(n_heads=2, window=3),
     "latent": dict(n_heads=4, latent=LATENT),
     "sinks, softcap": dict(n_heads=4, n_kv_heads=1, sinks=True, softcap=5.0),
+    "elementwise gates": dict(n_heads=4, n_kv_heads=2, gate="elementwise"),
+    "headwise gates": dict(n_heads=4, latent=LATENT, gate="headwise"),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 

@@ -8,7 +8,7 @@ from modcalc.spec.plan import AttentionPlan, Dim, MlpPlan, MoePlan, NormPlan, le
 
 
 def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
-    """q, k, v projections (or the latent ones), norms, rotary, scores and values, output projection.
+    """q, k, v projections (or the latent ones), norms, rotary, scores and values, gates, output projection.
 
     Latent attention at decode is billed in its absorbed form (DeepSeek-V2, arXiv 2405.04434, section 2.1.2 and
     appendix C): queries move into the latent space, so cached latents are never expanded. A prefill expands them, once for
@@ -58,7 +58,11 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
     rows.append(at.point("attn.core", "scores", "softmax", H * context))
     if a.softcap:
         rows.append(at.point("attn.core", "scores", "softcap", H * context))
-    rows.append(at.of("attn.core").linear("attn.o_proj", proj, H * Nv, D, a.o_bias))
+    gated = nonzero(a.gate)
+    if gated:
+        rows.append(at.linear("attn.gate_proj", proj, D, H * a.gate))
+        rows.append(at.of("attn.core").point("attn", proj, "gate", H * Nv, part=a))
+    rows.append(at.of("attn" if gated else "attn.core").linear("attn.o_proj", proj, H * Nv, D, a.o_bias))
     return rows
 
 
@@ -108,5 +112,5 @@ def moe_rows(m: MoePlan, D: Dim, at: At) -> list[Op]:
         rows += mlp_rows(m.shared, D, at, "moe.shared", "shared experts")
     if m.shared_gate:
         rows.append(at.linear("moe.shared_gate", "shared experts", D, 1))
-        rows.append(at.point("moe.shared", "shared experts", "gate", D))
+        rows.append(at.of("moe.shared.down_proj").point("moe.shared", "shared experts", "gate", D))
     return rows

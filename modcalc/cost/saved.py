@@ -153,8 +153,10 @@ def _activation(op: Pointwise, how: How) -> Iterator[Tensor]:
 
 
 def _gate(op: Pointwise, how: How) -> Iterator[Tensor]:
-    # The product keeps both of its sides: what is gated, and one number a token.
-    yield Tensor(f"{op.path}:gated", op.batch * op.tokens * (op.size + 1))
+    # The product keeps both of its sides: what is gated, and the gates, of which shared experts have one a token.
+    tokens, a = op.batch * op.tokens, op.part
+    yield Tensor(op.reads, tokens * op.size)
+    yield Tensor(f"{op.path}:gates", tokens * (a.n_heads * a.gate if a else 1))
 
 
 def _select(op: Pointwise, how: How) -> Iterator[Tensor]:

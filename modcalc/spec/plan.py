@@ -71,6 +71,7 @@ class AttentionPlan(Struct, frozen=True):
     window: int | None  # keys that a token sees, itself included; None: all before it
     sinks: bool
     softcap: float | None
+    gate: Dim  # gates of each head: v_head_dim, 1, or 0 for none
     rotary_dim: int  # 0: no rotary
     theta: float
     alibi: bool

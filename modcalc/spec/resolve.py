@@ -118,10 +118,11 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
         rotary = 0
     elif pos.fraction != 1.0:
         rotary = int(exact(pos.fraction) * rotary) // 2 * 2
+    gate = {"elementwise": v_head_dim, "headwise": 1, None: 0}[a.gate]
     theta = pos.local_theta if window is not None and pos.local_theta else pos.theta
     return AttentionPlan(
         n_heads, n_kv_heads, head_dim, v_head_dim, a.scale, bias.q, bias.k, bias.v, bias.o, q_norm, k_norm,
-        window, a.sinks, a.softcap, rotary, theta, pos.kind == "alibi", latent,
+        window, a.sinks, a.softcap, gate, rotary, theta, pos.kind == "alibi", latent,
     )  # fmt: skip
 
 

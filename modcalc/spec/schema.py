@@ -74,6 +74,11 @@ class Attention(Strict, kw_only=True):
     sinks: _doc(bool, "a learned logit per head that joins the softmax only (gpt-oss)") = False
     softcap: _doc(Annotated[float, Meta(gt=0.0)] | None, "scores become softcap * tanh(scores / softcap) (Gemma 2)") = None
     scale: _doc(Annotated[float, Meta(gt=0.0)] | None, "factor on the scores; default head_dim ** -0.5") = None
+    gate: _doc(
+        Literal["elementwise", "headwise"] | None,
+        "what the heads bring, before the output projection, times sigmoid(W x), x the input of attention, W without a bias (gated "
+        "attention, arXiv 2505.06708); elementwise: a gate for each entry (Arcee Trinity); headwise: one for each head",
+    ) = None
     latent: _doc(Latent | None, "multi-head latent attention instead of plain q, k, v projections") = None
 
 
