@@ -12,7 +12,7 @@ KV_FREE = (
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
     "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
-    "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text",
+    "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -22,7 +22,7 @@ KV_HEADS = (
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
-    "iquestcoder", "hy_v3", "paddleocr_vl_text",
+    "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe",
 )  # fmt: skip
 # Whose class wants a width that is a multiple of the heads, whatever head_dim says.
 MULTIPLE = ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
@@ -50,7 +50,7 @@ INNER = {
 }  # fmt: skip
 
 
-BALANCE = "e_score_correction_bias"
+BALANCE = ("e_score_correction_bias", "expert_bias")
 TEXT_DECODERS = (
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "paddleocr_vl_text", "mistral4",
 )  # fmt: skip
@@ -122,6 +122,11 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
             listed = dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)]) if flag() else {}
             return dict(attention_bias=flag(), num_shared_experts=rng.randint(1, 2), router_scaling_factor=2.0, **experts, **listed)
+        case "afmoe":
+            where = dict(layer_types=layers) if flag() else dict(global_attn_every_n_layers=rng.randint(1, 4))
+            experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
+            experts |= dict(num_shared_experts=rng.randint(1, 2), route_scale=rng.choice((1.0, 2.5)), num_dense_layers=rng.randint(0, L))
+            return dict(attention_bias=flag(), mup_enabled=flag(), sliding_window=window, **experts, **where)
         case "internlm3":
             return dict(zip(("qkv_bias", "bias"), [flag()] * 2, strict=True))
         case "mistral" | "phi3" | "starcoder2" | "mixtral":

@@ -55,9 +55,10 @@ COMMON = {
     **{f"{name}.{p}_proj": f"blocks.{{}}.mlp.{p}_proj" for name in ("mlp", "ffn") for p in ("gate", "up", "down")},
     **dict.fromkeys(("fc1", "mlp.fc1", "mlp.c_fc", "mlp.fc_in", "mlp.dense_h_to_4h"), "blocks.{}.mlp.up_proj"),
     **dict.fromkeys(("fc2", "mlp.fc2", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h"), "blocks.{}.mlp.down_proj"),
-    **dict.fromkeys(("mlp.gate", "mlp.gate.wg", "mlp.router", "block_sparse_moe.router"), "blocks.{}.moe.router"),
+    **dict.fromkeys(("mlp.gate", "mlp.gate.wg", "mlp.router", "mlp.router.gate", "block_sparse_moe.router"), "blocks.{}.moe.router"),
     "shared_mlp.output_linear": "blocks.{}.moe.shared.down_proj",
     "mlp.shared_expert_gate": "blocks.{}.moe.shared_gate",
+    "self_attn.gate_proj": "blocks.{}.attn.gate_proj",
     "self_attn.q_a_proj": "blocks.{}.attn.q_down",
     "self_attn.q_a_layernorm": "blocks.{}.attn.q_down_norm",
     "self_attn.q_b_proj": "blocks.{}.attn.q_up",
@@ -72,6 +73,7 @@ COMMON = {
 }
 NORM_AFTER = {"post_attention_layernorm": "blocks.{}.attn_out_norm"}
 OWN = {
+    "afmoe": NORM_AFTER | {"pre_mlp_layernorm": "blocks.{}.mlp_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", "exaone4"), NORM_AFTER),
     **dict.fromkeys(("glm4", "glm4v_text"), {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"}),
 }
@@ -109,7 +111,7 @@ def convert(model: torch.nn.Module) -> dict[str, Tensor]:
 def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator[tuple[str, Tensor]]:
     kind = config.model_type
     module, _, leaf = rest.rpartition(".")
-    if leaf == BALANCE:
+    if leaf in BALANCE:
         yield "moe.balance_bias", value.flatten()
     elif module.endswith("sinks") or rest == "self_attn.sinks":
         yield "attn.core.sinks", value

@@ -359,6 +359,14 @@ def test_decoders_of_other_models() -> None:
     )
 
 
+def test_trinity_gates_its_attention() -> None:
+    mini = named("trinity-mini")
+    assert (mini.attention.gate, mini.attention.window, mini.positions.rotated) == ("elementwise", [2048] * 3 + [None], [True] * 3 + [False])
+    assert (mini.moe.offset, mini.moe.n_shared, mini.moe.scaling, mini.moe.balance_bias, mini.norm.placement) == (2, 1, 2.826, True, "sandwich")
+    assert (mini.embedding.scale, tiny("afmoe").embedding.scale, tiny("afmoe", num_dense_layers=4).moe) == (2048**0.5, None, None)
+    assert tiny("afmoe", global_attn_every_n_layers=1).positions.kind == "none"
+
+
 def test_phi_moe_takes_two_experts_by_a_rule_of_its_own() -> None:
     phi = named("phi-3.5-moe")
     assert (phi.moe.top_k, phi.moe.renormalize, phi.norm.kind, phi.head.bias) == (2, False, "layernorm", True)

@@ -59,7 +59,7 @@ BEYOND = {
         ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta", "xlnet"),
         "attention to tokens that come later",
     ),
-    **dict.fromkeys(("afmoe", "laguna", "muse_glimmer_text", "muse_spark_text"), "attention whose output is gated"),
+    **dict.fromkeys(("laguna", "step3p5"), "layers with more heads of queries than others"),
     **dict.fromkeys(("inkling2_text", "inkling_text", "zaya"), "convolutions of keys and values"),
     **dict.fromkeys(("ctrl", "xglm"), "positions as sines"),
     "apertus": "an activation with weights of its own (xIELU)",
@@ -77,6 +77,8 @@ BEYOND = {
     "mimo_v2_flash": "layers with fewer heads of keys and values than others",
     "mllama_text_model": "attention to images",
     "modernbert-decoder": "a first layer without a norm",
+    "muse_glimmer_text": "norms without a weight beside norms with one",
+    "muse_spark_text": "gates of the residual stream",
     "reformer": "attention within hashed buckets",
 }  # fmt: skip
 SECTIONS = {"vision_config": "images", "audio_config": "audio", "image_size": "images", "patch_size": "images", "num_mel_bins": "audio"}

@@ -1,5 +1,5 @@
 """Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, Mistral 4, GLM-4.5 and its kin,
-Solar Open, dots.llm1, K-EXAONE, Hy3; and Youtu-LLM and MiniCPM3, which have the attention alone."""
+Solar Open, dots.llm1, K-EXAONE, Hy3, Trinity; and Youtu-LLM and MiniCPM3, which have the attention alone."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -47,6 +47,7 @@ AFTER_DENSE = {"moe": r.experts_after_dense}
 MLA_FREE = frozenset({"pretraining_tp", "qk_head_dim", "rope_interleave"})
 # Multi-token prediction adds modules for training and speculative decoding that the library's model, and so the spec, does not hold.
 FREE = ROUTED_FREE | {"num_mtp_layers", "num_nextn_predict_layers"}
+AFMOE_WINDOW = layers.layered_window(layers.but_each("global_attn_every_n_layers"))
 FIXED = {"moe_layer_freq": (1,), "scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",)}
 
 DEEPSEEK: dict[str, ModelType] = {
@@ -236,5 +237,29 @@ DEEPSEEK: dict[str, ModelType] = {
         # Of the release before the library had the class, which reads neither.
         free=FREE | {"first_last_k_dense_replace", "is_moe_layer"},
         fixed=UNROTATED | NO_BIAS | FIXED,
+    ),
+    # Arcee's Trinity: gated attention; layers with a window alone are rotated.
+    "afmoe": ModelType(
+        defaults=sizes(
+            200192, 2048, 32, 16, max_position_embeddings=16384, intermediate_size=6144, num_key_value_heads=None, head_dim=128,
+            moe_intermediate_size=1408, num_shared_experts=2, num_experts=64, route_scale=1.0, num_experts_per_tok=6, num_dense_layers=1,
+            rms_norm_eps=1e-5, attention_bias=False, mup_enabled=False, sliding_window=1024, global_attn_every_n_layers=4, layer_types=None,
+            **SILU, **rope(),
+        ),
+        knobs={
+            **LLAMA, **layers.unrotated(layers.windowed(AFMOE_WINDOW)), **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts", "sigmoid"),
+            "attention.window": AFMOE_WINDOW, "attention.gate": "elementwise", "norm.placement": "sandwich",
+            "embedding.scale": lambda c: c["hidden_size"] ** 0.5 if c["mup_enabled"] else None, "moe.d_ff": of("moe_intermediate_size"),
+            "moe.n_shared": of("num_shared_experts"), "moe.scaling": of("route_scale"), "moe.balance_bias": True,
+            "moe.offset": of("num_dense_layers"),
+        },
+        only_if={"moe": r.follow("num_dense_layers")},
+        checks=WHOLE,
+        # Of the training code's own class.
+        free=ROUTED_FREE | {"load_balance_coeff", "use_grouped_mm"},
+        fixed=UNROTATED | NO_MLP_BIAS | {
+            **dict.fromkeys(("n_group", "num_expert_groups", "num_limited_groups", "topk_group"), (1,)), "route_norm": (True,),
+            "score_func": ("sigmoid",),
+        },
     ),
 }  # fmt: skip

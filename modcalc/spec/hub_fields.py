@@ -13,28 +13,28 @@ from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 KINDS = {
     **dict.fromkeys(
         (
-            "attention_head_dim", "decoder_sparse_step", "dim_model_base", "expert_hidden_dim", "ffn_dim", "ffn_hidden_size", "head_dim",
-            "hidden_size", "intermediate_size", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size",
-            "moe_layer_interval", "moe_num_experts", "moe_topk", "n_group", "n_inner", "n_routed_experts", "no_rope_layer_interval",
-            "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts", "q_lora_rank",
-            "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size", "_sliding_window_pattern",
-            "sliding_window", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
+            "attention_head_dim", "decoder_sparse_step", "dim_model_base", "expert_hidden_dim", "ffn_dim", "ffn_hidden_size",
+            "global_attn_every_n_layers", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank", "max_position_embeddings", "max_seq_len",
+            "moe_intermediate_size", "moe_layer_interval", "moe_num_experts", "moe_topk", "n_group", "n_inner", "n_routed_experts",
+            "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
+            "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
+            "_sliding_window_pattern", "sliding_window", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
         ),
         "size",
     ),
     **dict.fromkeys(
         (
             "first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "moe_num_shared_experts", "n_shared_experts", "num_experts",
-            "num_ln_in_parallel_attn", "num_shared_experts", "shared_intermediate_size",
+            "num_dense_layers", "num_ln_in_parallel_attn", "num_shared_experts", "shared_intermediate_size",
         ),
         "count",
     ),
     **dict.fromkeys(
         (
             "_remove_final_layer_norm", "alibi", "attention_bias", "attention_out_bias", "bias", "do_layer_norm_before", "enable_bias",
-            "layer_norm_elementwise_affine", "lm_head_bias", "mlp_bias", "multi_query", "new_decoder_architecture", "norm_topk_prob", "parallel_attn",
-            "qk_layernorm", "qkv_bias", "scale_attn_weights", "scale_embedding", "tie_word_embeddings", "use_bias", "use_parallel_residual",
-            "use_post_norm", "use_qk_norm", "use_qkv_bias", "use_sliding_window",
+            "layer_norm_elementwise_affine", "lm_head_bias", "mlp_bias", "multi_query", "mup_enabled", "new_decoder_architecture", "norm_topk_prob",
+            "parallel_attn", "qk_layernorm", "qkv_bias", "scale_attn_weights", "scale_embedding", "tie_word_embeddings", "use_bias",
+            "use_parallel_residual", "use_post_norm", "use_qk_norm", "use_qkv_bias", "use_sliding_window",
         ),
         "flag",
     ),
@@ -42,8 +42,8 @@ KINDS = {
         (
             "attention_multiplier", "attn_logit_softcapping", "embedding_multiplier", "final_logit_softcapping", "layer_norm_eps",
             "layer_norm_epsilon", "logit_scale", "logits_scaling", "norm_eps", "norm_epsilon", "partial_rotary_factor", "query_pre_attn_scalar",
-            "residual_multiplier", "rms_norm_eps", "rope_local_base_freq", "rope_theta", "rotary_emb_base", "rotary_pct", "routed_scaling_factor",
-            "router_scaling_factor", "scale_depth", "scale_emb",
+            "residual_multiplier", "rms_norm_eps", "rope_local_base_freq", "rope_theta", "rotary_emb_base", "rotary_pct", "route_scale",
+            "routed_scaling_factor", "router_scaling_factor", "scale_depth", "scale_emb",
         ),
         "number",
     ),

@@ -98,9 +98,12 @@ def read_instead(field: str, read: str, value: Rule) -> Rule:
     return rule
 
 
-def experts_after_dense(c: Config) -> bool:
+def follow(field: str) -> Rule:
     """Whether layers with experts follow the first ones, which are dense."""
-    return c["first_k_dense_replace"] < c["num_hidden_layers"]
+    return lambda c: c[field] < c["num_hidden_layers"]
+
+
+experts_after_dense = follow("first_k_dense_replace")
 
 
 def no_bias_in_shared_experts_alone(c: Config) -> None:
