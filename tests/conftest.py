@@ -33,9 +33,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _what_is_there_stays() -> None:
-    """Imports and collection stay to the end: a measured point, which collects garbage, need not look through them each time."""
+    """Imports and collection stay to the end: a measured point, which collects garbage at every build, need not look through them each time."""
     gc.collect()
     gc.freeze()
 
