@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from shallow import shallow
+
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
@@ -376,6 +378,7 @@ def library_params(config: Any) -> int:
     return sum(p.numel() for name, p in library_model(config, "meta").named_parameters() if not name.endswith(BALANCE))
 
 
+@shallow
 def library_flops(config: Any, batch: int, tokens: int, device: str) -> int:
     """2 x fvcore's multiply-adds of all matrix products of one forward pass; the rotary angles' outer product left out."""
     import torch

@@ -8,6 +8,7 @@ pytest.importorskip("torch")
 pytest.importorskip("fvcore")
 
 from hub_configs import draw, nulled
+from shallow import shallow
 
 from modcalc import account, build
 from modcalc.measure import agreement
@@ -19,6 +20,7 @@ RUNS = (("fvcore", False), ("torch", True))
 
 @pytest.mark.parametrize("model_type", sorted(TYPES))
 @pytest.mark.parametrize("mod", [None, "capacity=0.5,every=1"])
+@shallow
 def test_ledger_equals_counters(model_type: str, mod: str | None) -> None:
     for seed in range(1 if mod else 2):
         config = nulled(draw(model_type, random.Random(f"counters {model_type} {seed}")))
