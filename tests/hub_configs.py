@@ -374,8 +374,12 @@ def _with_head(config: Any) -> Any:
 
 
 def library_params(config: Any) -> int:
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():  # no values: on meta torch's Python code draws them
+        model = library_model(config, "meta")
     # ERNIE's bias for the experts' selection is a frozen parameter there, that of the others a buffer.
-    return sum(p.numel() for name, p in library_model(config, "meta").named_parameters() if not name.endswith(BALANCE))
+    return sum(p.numel() for name, p in model.named_parameters() if not name.endswith(BALANCE))
 
 
 @shallow
