@@ -28,9 +28,13 @@ def compiled(step: Step, backend: str | Callable) -> Step:
     return torch.compile(step, fullgraph=True, dynamic=False, backend=backend)
 
 
+# Whose layers are named one by one. Of all others two blocks, one of them routed, show what four do.
+BY_LAYER = ("mod, list", "mod, capacities", "recursions")
+
+
 @each_variant
 def test_the_training_forward_is_one_graph(name: str) -> None:
-    step, counter = step_of(model_of(name)), CompileCounter()
+    step, counter = step_of(model_of({**VARIANTS[name], "n_layers": 4 if name in BY_LAYER else 2})), CompileCounter()
     fast = compiled(step, counter)
     for seed in (3, 4):  # other tokens, other decisions, the same graph
         found = []
