@@ -1,6 +1,8 @@
 """Many processes: two on this machine, with gloo, as torchrun starts them."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,6 +39,33 @@ def torchrun(folder, *words: str, program: Sequence[str] = ("-m", "modcalc.cli.a
     return subprocess.run([*command, "--device", "cpu", *words], cwd=folder, capture_output=True, text=True, timeout=120)
 
 
+FORK = """
+import gc, os, sys
+import torch._dynamo, torch.distributed.fsdp, torch.profiler
+from modcalc.cli import app
+from modcalc.measure import distributed, sweep
+
+gc.freeze()
+ranks = []
+for rank in "01":
+    ranks.append(os.fork())
+    if not ranks[-1]:
+        os.environ.update(RANK=rank, LOCAL_RANK=rank)
+        app.main()
+sys.exit(any([os.waitpid(pid, 0)[1] for pid in ranks]))
+"""
+
+
+def forked(folder, *words: str, before: str = "", yaml: str = YAML) -> subprocess.CompletedProcess:
+    """As `torchrun`, without a launcher, and torch is loaded once for both. before: what they do first."""
+    (folder / "tiny.yaml").write_text(yaml)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    told = dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="none", OMP_NUM_THREADS="1")
+    command = [sys.executable, "-c", before + FORK, "profile", "tiny.yaml", "--device", "cpu", *words]
+    return subprocess.run(command, cwd=folder, env={**os.environ, **told}, capture_output=True, text=True, timeout=120)
+
+
 FSDP_ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # from torch 2.7 on
 
 
@@ -48,16 +77,16 @@ def test_a_torch_without_fsdp_on_the_cpu(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parallel", "mode"),
+    ("start", "parallel", "mode"),
     [
-        ("ddp", "forward"),
-        ("ddp", "train"),
-        pytest.param("fsdp", "train", marks=pytest.mark.skipif(not FSDP_ON_CPU, reason="needs torch 2.7")),
+        (forked, "ddp", "forward"),
+        (torchrun, "ddp", "train"),
+        pytest.param(forked, "fsdp", "train", marks=pytest.mark.skipif(not FSDP_ON_CPU, reason="needs torch 2.7")),
     ],
 )
-def test_two_processes(tmp_path, parallel, mode):
+def test_two_processes(tmp_path, start, parallel, mode):
     warm = ["--warmup", "2"] if parallel == "fsdp" else []  # by default they agree on when they are warm
-    done = torchrun(tmp_path, "--mode", mode, "--parallel", parallel, "--baseline", "dense", "-n", "6", *warm, "-f", "json", "--out", "r.jsonl")
+    done = start(tmp_path, "--mode", mode, "--parallel", parallel, "--baseline", "dense", "-n", "6", *warm, "-f", "json", "--out", "r.jsonl")
     assert done.returncode == 0, done.stderr
     d = json.loads(done.stdout)  # one document: the second process prints nothing
     ranks = d["ranks"]
@@ -108,7 +137,7 @@ def test_memory_runs_out(tmp_path, monkeypatch, ranks, points):
     assert "internal error" not in done.stderr
     if len(points) > 1:
         assert "it is in --out, so the same command goes on behind it" in done.stderr
-        again = torchrun(tmp_path, *words)
+        again = forked(tmp_path, *words)
         assert again.returncode == 0 and "out of memory" in again.stdout, again.stderr
     records = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert [r["status"] for r in records] == points and all(r["world_size"] == 2 for r in records if r["status"] != "ok")
@@ -116,7 +145,6 @@ def test_memory_runs_out(tmp_path, monkeypatch, ranks, points):
 
 SHARDED = """
 import torch
-from modcalc.cli import app
 from modcalc.measure import distributed, rigs
 from torch.distributed.tensor import DTensor
 
@@ -141,16 +169,14 @@ def sharded(world, model):
     return model
 
 rigs.build, distributed.World._fsdp = build, sharded
-app.main()
 """
 
 
 @pytest.mark.skipif(not FSDP_ON_CPU, reason="needs torch 2.7")
 def test_sharded_weights_are_drawn_where_they_stay(tmp_path):
-    (tmp_path / "sharded.py").write_text(SHARDED)
     yaml = YAML.replace("mod:", "head: {tied: true}, moe: {n_experts: 4, top_k: 2, capacity: 1.0, score: sigmoid, balance_bias: true}, mod:")
     words = ["--mode", "train", "--parallel", "fsdp", "-n", "6", "--warmup", "1", "-f", "json"]
-    done = torchrun(tmp_path, *words, program=["sharded.py", "profile"], yaml=yaml)
+    done = forked(tmp_path, *words, before=SHARDED, yaml=yaml)
     assert done.returncode == 0, done.stderr
     assert 3 < json.loads(done.stdout)["loss"] < 8
 
