@@ -49,10 +49,9 @@ def spec(tmp_path: Path):
     return write
 
 
-def run(*args: object, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "modcalc.cli.app", "check", *map(str, args)], capture_output=True, text=True, env={**os.environ, **env}, check=False
-    )
+@pytest.fixture
+def run(modcalc):
+    return lambda *args: subprocess.CompletedProcess(args, *modcalc("check", *args))
 
 
 def test_every_metric_of_the_schema_is_measured() -> None:
@@ -97,26 +96,26 @@ def test_a_schedule_is_whole_steps(spec) -> None:
     assert training_run(load("dense-small"), account(load("dense-small"))) is None
 
 
-def test_shipped_specs_pass() -> None:
+def test_shipped_specs_pass(run) -> None:
     done = run(ROOT / "specs")
     assert done.returncode == 0, done.stderr
     assert "0 broken" in done.stdout
 
 
-def test_broken_rule_names_file_line_expected_actual(spec) -> None:
+def test_broken_rule_names_file_line_expected_actual(run, spec) -> None:
     path = spec("params: 4M\nforward_flops: {max: 2.7e9, min: 2.62e9}")
     done = run(path)
     assert done.returncode == 1
     assert f"{path}:12: forward_flops >= 2,620,000,000: expected 2,620,000,000 FLOPs, actual {FORWARD:,}, difference -132,864" in done.stderr
 
 
-def test_a_metric_that_is_asked_for_says_what_it_is_of(spec) -> None:
+def test_a_metric_that_is_asked_for_says_what_it_is_of(run, spec) -> None:
     out = run(spec("kv_cache_bytes: 1GiB\ntrain_step_flops: 1e15")).stdout
     assert "kv_cache_bytes: one sequence in bf16" in out and "train_step_flops: a step of train.batch_size" in out
     assert "train_memory_bytes" not in out
 
 
-def test_json(spec) -> None:
+def test_json(run, spec) -> None:
     path = spec("params: 4M\nactive_params: 2e6")
     document = json.loads(run(path, "--format", "json").stdout)
     assert document["schema"] == 1 and document["ok"] is False
@@ -126,10 +125,11 @@ def test_json(spec) -> None:
     ]
 
 
-def test_github_annotations_and_summary(spec, tmp_path: Path) -> None:
+def test_github_annotations_and_summary(run, spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, wrong = spec("params: 3M"), spec("parms: 3M", "wrong.yaml")
     summary = tmp_path / "summary.md"
-    done = run(path, wrong, "--format", "github", GITHUB_STEP_SUMMARY=str(summary))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    done = run(path, wrong, "--format", "github")
     assert done.returncode == 2
     errors = [line for line in done.stdout.splitlines() if line.startswith("::error ")]
     assert errors[0].startswith(f"::error file={path},line=11,title=modcalc check::")
@@ -138,7 +138,7 @@ def test_github_annotations_and_summary(spec, tmp_path: Path) -> None:
     assert "BROKEN" in summary.read_text() and "|" in summary.read_text()
 
 
-def test_junit(spec) -> None:
+def test_junit(run, spec) -> None:
     root = ElementTree.fromstring(run(spec("params: 3M\nforward_flops: 3G"), spec("parms: 1", "b.yaml"), "--format", "junit").stdout)
     first, second = root
     assert (first.get("tests"), first.get("failures"), first.get("errors")) == ("3", "1", "0")
@@ -146,7 +146,7 @@ def test_junit(spec) -> None:
     assert second.get("errors") == "1" and second[0].find("error") is not None
 
 
-def test_junit_of_a_rule_that_cannot_be_read(spec) -> None:
+def test_junit_of_a_rule_that_cannot_be_read(run, spec) -> None:
     """The spec is valid, and its other rules are held to."""
     (suite,) = ElementTree.fromstring(run(spec("params: 4M"), "-r", "params <= 1.1 * dens-220m", "--format", "junit").stdout)
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "0", "1")
@@ -155,7 +155,7 @@ def test_junit_of_a_rule_that_cannot_be_read(spec) -> None:
     ]  # fmt: skip
 
 
-def test_a_bad_spec_loses_no_other_result(spec) -> None:
+def test_a_bad_spec_loses_no_other_result(run, spec) -> None:
     good, bad = spec("params: 4M"), spec("params: much", "bad.yaml")
     done = run(bad, good, "missing.yaml", "--format", "json")
     assert done.returncode == 2
@@ -175,14 +175,14 @@ def test_a_train_step_is_compared_with_one_of_as_many_sequences(metric: str) -> 
         assert check(one, Rule(metric, "equals", Fraction(1), relative_to="x"), lambda name, other=other: other).ok
 
 
-def test_relative_to_a_file_beside_the_spec(spec) -> None:
+def test_relative_to_a_file_beside_the_spec(run, spec) -> None:
     spec("params: 1e9", "other.yaml")
     assert run(spec("forward_flops: {equals: 1, relative_to: other.yaml}")).returncode == 0
     done = run(spec("forward_flops: {max: 1, relative_to: othr.yaml}\nparams: 4M"))
     assert done.returncode == 2 and "othr.yaml" in done.stderr and "params <= 4,000,000" in done.stdout
 
 
-def test_a_path_in_a_rule_is_from_the_file_or_from_the_current_folder(spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_in_a_rule_is_from_the_file_or_from_the_current_folder(run, spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the command line it is the same for every spec, and a folder that holds no model hides no shipped name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dense-60m").mkdir()
@@ -198,7 +198,7 @@ def test_a_path_in_a_rule_is_from_the_file_or_from_the_current_folder(spec, tmp_
     assert expected[a, "forward_flops <= 9 * other.yaml"] > expected[b, "forward_flops <= 9 * other.yaml"]
 
 
-def test_a_rule_may_compare_with_a_revision(spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_may_compare_with_a_revision(run, spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = spec("params: 4M")
     git("add", ".")
@@ -216,7 +216,7 @@ def test_a_rule_may_compare_with_a_revision(spec, git, tmp_path: Path, monkeypat
     assert "git cannot show it" in run("mod-220m", *rules[:2]).stderr, "a shipped spec is in no repository of the user's"
 
 
-def test_a_revision_is_looked_up_where_the_file_is(spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revision_is_looked_up_where_the_file_is(run, spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the current folder, its repository, and links; a folder is its config.json; in a spec paths start at its file."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "llama").mkdir()
@@ -248,7 +248,7 @@ def test_a_revision_is_looked_up_where_the_file_is(spec, git, tmp_path: Path, mo
         assert run(source, *rule).returncode == 1
 
 
-def test_notes_reach_machines(spec) -> None:
+def test_notes_reach_machines(run, spec) -> None:
     words = (spec("params: {max: 5M}"), "-r", "params >= 6M")
     (told,) = json.loads(run(*words, "--format", "json").stdout)["specs"][0]["notes"]
     assert "cannot both hold" in told
@@ -256,7 +256,7 @@ def test_notes_reach_machines(spec) -> None:
     assert ElementTree.fromstring(run(*words, "--format", "junit").stdout).findtext("testsuite/system-out") == told
 
 
-def test_bytes_in_a_unit_are_the_fraction_that_they_are(spec) -> None:
+def test_bytes_in_a_unit_are_the_fraction_that_they_are(run, spec) -> None:
     """16 KiB and a bit: a cache of 16,384 bytes is below it."""
     model = MODEL.replace("n_layers: 4", "n_layers: 1").replace("d_model: 256", "d_model: 8").replace("mod: {capacity: 64}\n", "")
     for bound, code in (("{max: 16.0009KiB}", 0), ("{min: 16.0009KiB}", 1), ("{min: 16KiB}", 0), ("{equals: 16KiB}", 0)):
@@ -265,7 +265,7 @@ def test_bytes_in_a_unit_are_the_fraction_that_they_are(spec) -> None:
         assert run(path).returncode == code, bound
 
 
-def test_rules_that_contradict(spec) -> None:
+def test_rules_that_contradict(run, spec) -> None:
     assert contradictions([Rule("params", "max", 5), Rule("params", "min", 6)])
     assert contradictions([Rule("params", "equals", 100, Fraction(1, 10)), Rule("params", "max", 89)])
     assert not contradictions([Rule("params", "equals", 100, Fraction(1, 10)), Rule("params", "max", 90)])
@@ -286,7 +286,7 @@ def test_rules_that_cannot_be_read(rule: str) -> None:
         parse_rule(rule)
 
 
-def test_a_schedule_that_is_missing_is_said(spec, tmp_path: Path) -> None:
+def test_a_schedule_that_is_missing_is_said(run, spec, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(MODEL.replace("train: {batch_size: 8, tokens: 1e9}\n", "") + "  train_flops: 1e18\n  params: 4M\n")
     done = run(path)
@@ -295,7 +295,7 @@ def test_a_schedule_that_is_missing_is_said(spec, tmp_path: Path) -> None:
     assert done.returncode == 2 and "train.steps or train.tokens" in done.stderr and "params <= 4,000,000" in done.stdout
 
 
-def test_specs_beside_a_config_are_checked_as_well(tmp_path: Path, spec) -> None:
+def test_specs_beside_a_config_are_checked_as_well(run, tmp_path: Path, spec) -> None:
     config = (ROOT / "tests" / "data" / "configs" / "gpt2.json").read_text()
     (tmp_path / "config.json").write_text(config)
     assert list(sources([str(tmp_path)])) == [str(tmp_path)]
@@ -304,7 +304,7 @@ def test_specs_beside_a_config_are_checked_as_well(tmp_path: Path, spec) -> None
     assert run(tmp_path).returncode == 1
 
 
-def test_ratios_of_other_lengths_say_so(tmp_path: Path, spec) -> None:
+def test_ratios_of_other_lengths_say_so(run, tmp_path: Path, spec) -> None:
     longer = tmp_path / "longer.yaml"
     longer.write_text(MODEL.partition("budget")[0].replace("seq_len: 512", "seq_len: 1024"))
     rules = [f"{metric} <= 1 * {longer}" for metric in ("forward_flops", "params")]
@@ -313,7 +313,7 @@ def test_ratios_of_other_lengths_say_so(tmp_path: Path, spec) -> None:
     assert f"forward_flops: {found[0].detail}" in run(tmp_path / "a.yaml", "-r", rules[0]).stdout
 
 
-def test_a_rule_that_cannot_be_evaluated_keeps_its_name(spec) -> None:
+def test_a_rule_that_cannot_be_evaluated_keeps_its_name(run, spec) -> None:
     path = spec("params: 4M")
     path.write_text(path.read_text().replace("train: {batch_size: 8, tokens: 1e9}\n", ""))
     done = run(path, "-r", "train_flops <= 1e25", "-r", "params >= 1", "--format", "plain")
@@ -324,7 +324,7 @@ def test_a_rule_that_cannot_be_evaluated_keeps_its_name(spec) -> None:
     assert len(specs[0]["unread"]) == 1 and specs[0]["unread"][0].startswith("train_flops <= ")
 
 
-def test_folders(tmp_path: Path, spec) -> None:
+def test_folders(run, tmp_path: Path, spec) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / ".hidden").mkdir()
     for name in ("b.yaml", "deep/c.yml", ".hidden/d.yaml"):
@@ -350,7 +350,7 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, spec, mo
     assert list(sources([str(tmp_path / "shut")])) == [str(tmp_path / "shut")], "and to load it says why"
 
 
-def test_counters_must_agree(spec) -> None:
+def test_counters_must_agree(run, spec) -> None:
     done = run(spec("params: 4M"), "--counters", "--format", "json")
     assert done.returncode == 0
     assert sum("counter" in r["rule"] or "by " in r["rule"] for r in json.loads(done.stdout)["results"]) == 2

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,9 @@ from modcalc.spec.revision import load_side
 from modcalc.spec.schema import Spec, Train
 
 
-def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "modcalc.cli.app", "diff", *args], capture_output=True, text=True, cwd=cwd, check=False)
+@pytest.fixture
+def run(modcalc):
+    return lambda *args: subprocess.CompletedProcess(args, *modcalc("diff", *args))
 
 
 def test_components_explain_the_total() -> None:
@@ -51,7 +51,7 @@ def test_a_window_changes_the_cache_alone() -> None:
     assert ("attention.window", "-", "[64, null]") in tables("a", "b", found)[0].rows
 
 
-def test_json_and_another_length() -> None:
+def test_json_and_another_length(run) -> None:
     document = json.loads(run("dense-small", "mod-small", "--seq-len", "128", "--format", "json").stdout)
     assert document["schema"] == 1 and document["same"] is False
     assert {c["label"] for c in document["totals"]} >= {"parameters", "forward FLOPs"}
@@ -85,14 +85,15 @@ def test_a_larger_step_costs_more() -> None:
     assert (found.batch_size.before, found.batch_size.after, found.batch_size.relative) == (8, 16, 1.0)
 
 
-def test_a_schedule_on_one_side_has_no_difference(tmp_path: Path) -> None:
+def test_a_schedule_on_one_side_has_no_difference(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "m.yaml").write_text(dump(trained(batch_size=8, steps=10)))
-    document = json.loads(run("dense-small", "m.yaml", "--format", "json", cwd=tmp_path).stdout)
+    document = json.loads(run("dense-small", "m.yaml", "--format", "json").stdout)
     after = 80 * account(load("dense-small")).flops.train_step
     assert document["same"] is False
     assert document["train_flops"] == {"before": None, "after": after, "difference": None, "relative": None}
     assert document["batch_size"]["before"] is None and document["batch_size"]["after"] == 8
-    shown = run("dense-small", "m.yaml", cwd=tmp_path).stdout
+    shown = run("dense-small", "m.yaml").stdout
     assert "training FLOPs, whole schedule" in shown and "sequences of a train step" in shown and "nothing that costs" not in shown
 
 
@@ -103,17 +104,17 @@ def test_what_is_unknown_on_a_side_or_begins_at_0_has_no_ratio() -> None:
     assert found == [(None, None), (None, None), (8, None), (-2, -0.25), (0, 0.0)]
 
 
-def test_a_revision_of_a_config(git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revision_of_a_config(run, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "sub" / "config.json"
     file.parent.mkdir()
     for n, layers in enumerate((12, 6)):
         file.write_text(json.dumps({"model_type": "gpt2", "n_layer": layers}))
         git("add", ".")
         git("commit", "-qm", str(n))
-    done = run("HEAD~1:sub/config.json", "HEAD:sub/config.json", "--format", "json", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = run("HEAD~1:sub/config.json", "HEAD:sub/config.json", "--format", "json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["keys"] == {"n_layers": {"before": 12, "after": 6}}
-    monkeypatch.chdir(tmp_path)
     assert load_side("HEAD:sub/config.json") == load("sub/config.json")
     with pytest.raises(SpecError, match=r"^HEAD:sub/config\.json#part: part: found no such section"):
         load_side("HEAD:sub/config.json#part")
@@ -123,18 +124,19 @@ def test_a_revision_of_a_config(git, tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_side("HEAD:sub/config.json")
 
 
-def test_a_revision_of_a_file(git, tmp_path: Path) -> None:
+def test_a_revision_of_a_file(run, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "specs"
     folder.mkdir()
     (folder / "m.yaml").write_text(dump(load("dense-small")))
     git("add", ".")
     git("commit", "-qm", "one")
     (folder / "m.yaml").write_text(dump(load("mod-small")))
-    done = run("HEAD:m.yaml", "m.yaml", "--format", "json", cwd=folder)
+    monkeypatch.chdir(folder)
+    done = run("HEAD:m.yaml", "m.yaml", "--format", "json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["keys"]["mod.capacity"] == {"before": None, "after": 64}
     for wrong, word in (("HEAD~7:m.yaml", "HEAD~7"), ("HEAD:n.yaml", "n.yaml"), ("nowhere.yaml", "no such file")):
-        done = run(wrong, "m.yaml", cwd=folder)
+        done = run(wrong, "m.yaml")
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
 
 
@@ -147,6 +149,6 @@ def test_names_with_a_colon_are_files_first_and_none_is_an_option_of_git(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["a:b.yaml"]
 
 
-def test_a_side_that_is_no_spec(tmp_path: Path) -> None:
+def test_a_side_that_is_no_spec(run, tmp_path: Path) -> None:
     done = run("gpt2", "gpt3")
     assert done.returncode == 2 and "gpt3" in done.stderr
