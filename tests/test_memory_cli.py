@@ -11,6 +11,7 @@ import pytest
 
 from modcalc import load
 from modcalc.cost.memory import train_memory
+from modcalc.cost.memory_report import memory_report
 from modcalc.cost.workload import Training
 from modcalc.spec.resolve import resolve
 
@@ -52,6 +53,22 @@ def test_parts_sum_to_the_total(run) -> None:
     total = found.pop("total")
     assert sum(found.values()) == total == train_memory(resolve(load("mod-small")), 3).total
     assert all(one in out for one in ("adamw: fp32 weights and states", "dense twin", "16 bytes of weights", "left out: ", "the CUDA context"))
+
+
+def test_parts_of_the_dense_twin_sum_to_its_total(run, tmp_path: Path) -> None:
+    """The twin alone keeps a causal mask outside of its blocks, and here its peak is another: a block, not the loss."""
+    file = tmp_path / "routed.yaml"
+    shape = "vocab_size: 80, seq_len: 128, d_model: 64, n_layers: 4, attention: {n_heads: 4}, mlp: {d_ff: 128}"
+    file.write_text(f"{{name: routed, {shape}, mod: {{capacity: 0.125, every: 1}}}}")
+    for words, gpus in (([], 1), (["--fsdp", 2], 2)):
+        report = memory_report(load(str(file)), how=Training(recompute="full", attention="explicit", fsdp=gpus))
+        table = run(file, "--recompute", "full", "--attention", "explicit", *words, "-f", "csv")[0].partition("\n\n")[0]
+        rows = {row.pop("part"): row for row in csv.DictReader(io.StringIO(table))}
+        for key, bill in (("bytes", report.memory), ("dense_twin_bytes", report.twin)):
+            assert sum(int(row[key] or 0) for row in rows.values()) == bill.total
+        assert (rows["activations: attention scores"]["bytes"], rows["activations: attention scores"]["dense_twin_bytes"]) == ("0", str(128 * 128))
+        if not words:
+            assert rows["logits and loss"]["dense_twin_bytes"] == "" and rows["computed again"]["bytes"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -200,6 +217,8 @@ def test_longer_sequences_than_the_spec_has(run) -> None:
 def test_what_does_not_fit_is_said(run) -> None:
     out, _ = run("llama-2-7b", "--gpu-memory", "80GiB")
     assert re.search(r"train +batch, at 4,096 tokens +0 +- +129,607,287,952 +weights, gradients and optimizer alone take 100.41 GiB", out)
+    shared = run("llama-2-7b", "--fsdp", 8, "--gpu-memory", "12GiB")[0]
+    assert "weights, gradients, optimizer and gathered weights alone take 13.04 GiB" in shared
     assert re.search(r"decode +batch, at 4,096 tokens +0 +- +15,624,378,880 +not even 1 fits", run("llama-2-7b", "--gpu-memory", "13GiB")[0])
 
 

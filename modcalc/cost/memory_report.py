@@ -70,7 +70,7 @@ class MemoryReport(Struct, frozen=True):
         return self.how.attention if self.fusible else "explicit"
 
     def fixed(self, phase: str) -> int:
-        """What a phase holds whatever the batch: weights; train also gradients and optimizer. Of any phase, not only the one billed."""
+        """What any phase, not only the one billed, holds whatever the batch: weights; train also gradients, optimizer and gathered weights."""
         if phase != "train":
             return self.memory.weights
         m = train_memory(self.plan, 1, self.how, self.dtype)

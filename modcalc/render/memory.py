@@ -30,14 +30,14 @@ def show_memory(reports: Sequence[MemoryReport], format: str) -> None:
 
 
 def parts(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
-    """Label -> bytes, in the order of a table; they sum to the total."""
+    """Label -> bytes, in the order of a table; they sum to the total. Models of one phase have the same labels, some of 0 bytes."""
     if isinstance(memory, SampleMemory):
         return {"weights": memory.weights, "KV cache": memory.kv_cache, "logits": memory.logits}
-    kept = memory.activations.kept
-    named = {f"activations: {LABELS[c]}": kept[c] for c in LABELS if c in kept}
+    named = {f"activations: {name}": memory.activations.kept.get(component, 0) for component, name in LABELS.items()}
     fixed = {"weights": memory.weights, "gradients": memory.gradients, "fp32 weights": memory.master, "optimizer states": memory.states}
     last = "logits and loss" if memory.at_the_loss >= memory.at_a_block else BACKWARD if memory.under_way else AGAIN
-    return {**fixed, "gathered weights": memory.gathered, **named, last: memory.peak}
+    peak = dict.fromkeys(("logits and loss", AGAIN, BACKWARD), 0)
+    return {**fixed, "gathered weights": memory.gathered, **named, **peak, last: memory.peak}
 
 
 def lengths_differ(reports: Sequence[MemoryReport]) -> bool:
@@ -81,7 +81,7 @@ def parts_table(report: MemoryReport) -> Table:
         ratio = Fraction(value) / Fraction(beside) if beside else None
         return [label, value, value, Fraction(value) / Fraction(total), *([beside, ratio] if twin else [])]
 
-    rows = [row(label, value, twin.get(label)) for label, value in own.items() if value or twin.get(label)]
+    rows = [row(label, value, twin.get(label) or None) for label, value in own.items() if value or twin.get(label)]
     return Table(title=report.plan.name, headline=headline([report]), columns=columns, rows=rows, total=row("total", total, dense))
 
 
@@ -181,7 +181,8 @@ def _limit(fit: Fit, report: MemoryReport) -> str:
     if fit.largest:
         return ""
     fixed = report.fixed(fit.phase)
-    what = "weights, gradients and optimizer" if fit.phase == "train" else "weights"
+    held = "weights, gradients, optimizer and gathered weights" if report.how.fsdp > 1 else "weights, gradients and optimizer"
+    what = held if fit.phase == "train" else "weights"
     return f"{what} alone take {binary_bytes(fixed)}" if fixed > report.room else "not even 1 fits"
 
 
