@@ -163,6 +163,15 @@ def test_peak_of_a_step_at_a_block(model: str, layers: int) -> None:
     assert -slack < Run(spec, 4, 1, recompute="full").most - m.total < slack + more
 
 
+def test_experts_fewer_than_gpus_take_more_with_every_gpu() -> None:
+    spec = structs.replace(loads(TINY + ", moe: {n_experts: 2, top_k: 1, d_ff: 64}}"), d_model=128, vocab_size=8, seq_len=2)
+    found, bills = [], [bill(spec, n, 1, master=False, recompute="full") for n in (4, 16)]
+    for n, m in zip((4, 16), bills, strict=True):
+        found.append(Run(spec, n, 1, recompute="full").most)
+        assert found[-1] == pytest.approx(m.total, rel=0.02)
+    assert found[1] > 1.3 * found[0] and bills[1].fixed < bills[0].fixed
+
+
 def test_one_gpu_slices_nothing() -> None:
     spec = modcalc.load("mod-small")
     alone = bill(spec, 1, 2)

@@ -40,7 +40,8 @@ GpuMemory = Annotated[
     typer.Option(
         "--gpu-memory",
         metavar="SIZE",
-        help="Also the largest batch and the longest context that fit, such as into 80GiB; of decode alone with another phase than train.",
+        help="Also the largest batch and the longest context that fit, such as into 80GiB; of decode alone with another phase than train, of "
+        "training alone with --fsdp.",
         show_default=False,
     ),
 ]
