@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from time import process_time
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -170,6 +171,15 @@ def test_experts_fewer_than_gpus_take_more_with_every_gpu() -> None:
         found.append(Run(spec, n, 1, recompute="full").most)
         assert found[-1] == pytest.approx(m.total, rel=0.02)
     assert found[1] > 1.3 * found[0] and bills[1].fixed < bills[0].fixed
+
+
+@pytest.mark.parametrize("model", ["dense", "routed"])
+def test_depth_costs_no_time(model: str) -> None:
+    """Searches bill a model some dozens of times; equal blocks are as large in a pass of many as of few."""
+    few, many = (structs.replace(loads(TINY + MODELS[model] + "}"), n_layers=layers) for layers in (6, 10_000))
+    start = process_time()
+    assert bill(many, 8, 1).under_way == bill(few, 8, 1).under_way
+    assert process_time() - start < 2
 
 
 def test_one_gpu_slices_nothing() -> None:

@@ -36,13 +36,14 @@ def in_backward_pass(plan: Plan, rows: list[Op], n: int) -> int:
             whole[layer] += n * _slice(shape, n)
             own[layer] += prod(shape)
     order = _passes(plan)
-    first, last = {layer: order.index(layer) for layer in order}, {layer: at for at, layer in enumerate(order)}
-    most = 0
+    first, last = {layer: at for at, layer in reversed([*enumerate(order)])}, {layer: at for at, layer in enumerate(order)}
+    most = waiting = 0
     for at, layer in enumerate(order):
+        waiting += own[layer] if first[layer] == at else 0
         fetched = {layer, *order[max(at - 1, 0) : at]}
         reduced = [i for i in order[at + 1 : at + 2] if first[i] == at + 1]
-        waiting = [i for i in own if first[i] <= at <= last[i]]
-        most = max(most, sum(own[i] for i in waiting) + sum(whole[i] for i in (*fetched, *reduced)))
+        most = max(most, waiting + sum(whole[i] for i in (*fetched, *reduced)))
+        waiting -= own[layer] if last[layer] == at else 0
     ends = sum(prod(shape) for op, shape in _tensors(rows) if not in_block(op) and not (isinstance(op, Lookup) and not op.tied))
     return most + ends
 
