@@ -182,10 +182,22 @@ def test_depth_costs_no_time(model: str) -> None:
     assert process_time() - start < 2
 
 
+@pytest.mark.parametrize("model", ["dense", "tied"])
+@pytest.mark.parametrize(("tokens", "slack"), [(8, 0.02), (128, 0)])
+def test_peak_of_a_step_after_its_blocks(model: str, tokens: int, slack: float) -> None:
+    """Of a large vocabulary: with few tokens the table's gradients are the peak, but for some on their way; with more the loss, to the byte."""
+    more = MODELS[model].replace("max_len: 16", "max_len: 128")
+    spec = structs.replace(loads(TINY + more + "}"), d_model=128, vocab_size=4000, seq_len=tokens)
+    m = bill(spec, 4, 1, master=False, recompute="full")
+    assert (m.ending - m.activations.total == m.peak) == (tokens == 8) and (m.at_the_loss == m.peak) == (tokens == 128)
+    most = Run(spec, 4, 1, recompute="full").most
+    assert m.total + 4 <= most <= (m.total + 4) * (1 + slack)
+
+
 def test_one_gpu_slices_nothing() -> None:
     spec = modcalc.load("mod-small")
     alone = bill(spec, 1, 2)
-    assert (alone.gathered, alone.under_way) == (0, 0)
+    assert (alone.gathered, alone.under_way, alone.ending) == (0, 0, 0)
     assert sliced(account(spec).rows, 1) == account(spec).params.total
     assert bill(spec, 2, 2).fixed < alone.fixed and bill(spec, 2, 2).activations == alone.activations
 

@@ -29,7 +29,7 @@ def compiled(step: Step, backend: str | Callable) -> Step:
 
 
 # Whose layers are named one by one. Of all others two blocks, one of them routed, show what four do.
-BY_LAYER = ("mod, list", "mod, capacities", "recursions")
+BY_LAYER = ("mod", "mod, threshold", "mod, list", "mod, capacities", "recursions")
 
 
 @each_variant

@@ -40,7 +40,7 @@ def torchrun(folder, *words: str, program: Sequence[str] = ("-m", "modcalc.cli.a
 
 
 FORK = """
-import gc, os, sys
+import gc, os, signal, sys
 import torch._dynamo, torch.distributed.fsdp, torch.profiler
 from modcalc.cli import app
 from modcalc.measure import distributed, sweep
@@ -52,7 +52,13 @@ for rank in "01":
     if not ranks[-1]:
         os.environ.update(RANK=rank, LOCAL_RANK=rank)
         app.main()
-sys.exit(any([os.waitpid(pid, 0)[1] for pid in ranks]))
+while ranks:
+    pid, status = os.waitpid(-1, 0)
+    ranks.remove(pid)
+    if status:  # the others would wait for it
+        for other in ranks:
+            os.kill(other, signal.SIGKILL)
+        sys.exit(1)
 """
 
 

@@ -46,7 +46,7 @@ def fits(
 ) -> list[Fit]:
     """What `room` bytes hold: training at `seq_len` (largest batch) and at `batch` (longest sequence), and the same of decode.
 
-    routings: how routed blocks are taken at decode. train: False leaves training out. Where GPUs share the model, only training is.
+    routings: how routed blocks are taken at decode. train: False leaves training out. Where GPUs share the model to train it, only training is.
     """
     plan = resolve(spec, seq_len)
     longest = plan.max_len or MAX_SIZE
@@ -54,7 +54,7 @@ def fits(
         _fit("train", "batch", "", lambda n: train_memory(plan, n, how, dtype).total, room, MAX_SIZE),
         _fit("train", "seq_len", "", lambda n: train_memory(resolve(spec, n), batch, how, dtype).total, room, longest, _uneven(spec)),
     ]  # fmt: skip
-    for routing in routings if how.fsdp == 1 else ():
+    for routing in () if train and how.fsdp > 1 else routings:
         held = partial(_decode, plan, dtype, routing)
         label = routing if len(routings) > 1 else ""
         found += [

@@ -6,7 +6,7 @@ from modcalc.cost.activations import Activations, activations
 from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import AttentionCore, Op, Pointwise, whole
 from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
-from modcalc.cost.sharding import in_backward_pass, outside_blocks, sliced
+from modcalc.cost.sharding import at_the_end, in_backward_pass, outside_blocks, sliced
 from modcalc.cost.tensors import KV_DTYPE, element_bytes
 from modcalc.cost.workload import OPTIMIZERS, USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan, least
@@ -17,7 +17,8 @@ STEP_BYTES = 4
 class TrainMemory(Struct, frozen=True):
     """Bytes of a train step. master: fp32 weights beside half-precision ones. states: the optimizer's. loss: what it keeps for its
     backward pass; loss_backward: what that pass holds on top. Of a model in slices also gathered: weights of no block, put together
-    for the whole step; under_way: weights and gradients that are whole on top while a block runs backward.
+    for the whole step; under_way: weights and gradients that are whole on top while a block runs backward; ending: gradients that
+    are, after all blocks.
     """
 
     weights: int
@@ -29,6 +30,7 @@ class TrainMemory(Struct, frozen=True):
     loss_backward: int
     gathered: int = 0
     under_way: int = 0
+    ending: int = 0
 
     @property
     def fixed(self) -> int:
@@ -47,8 +49,8 @@ class TrainMemory(Struct, frozen=True):
 
     @property
     def peak(self) -> int:
-        """What comes on top of kept activations: the loss, or later a block, whichever is more."""
-        return max(self.at_the_loss, self.at_a_block)
+        """What comes on top of kept activations: the loss, later a block, or in their place the last gradients, whichever is more."""
+        return max(self.at_the_loss, self.at_a_block, self.ending - self.activations.total)
 
     @property
     def total(self) -> int:
@@ -89,6 +91,7 @@ def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str =
         loss_backward=size(in_its_backward_pass(plan, work)),
         gathered=outside_blocks(rows, how.fsdp) * own if how.fsdp > 1 else 0,
         under_way=in_backward_pass(plan, rows, how.fsdp) * own if how.fsdp > 1 else 0,
+        ending=at_the_end(rows, how.fsdp) * own if how.fsdp > 1 else 0,
     )
 
 

@@ -78,8 +78,9 @@ class MemoryReport(Struct, frozen=True):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        own = LEFT_OUT_TRAIN if isinstance(self.memory, TrainMemory) else LEFT_OUT_SAMPLE
-        return own + LEFT_OUT + (LEFT_OUT_MANY if self.how.fsdp > 1 else ())
+        if not isinstance(self.memory, TrainMemory):
+            return LEFT_OUT_SAMPLE + LEFT_OUT
+        return LEFT_OUT_TRAIN + LEFT_OUT + (LEFT_OUT_MANY if self.how.fsdp > 1 else ())
 
 
 def memory_report(

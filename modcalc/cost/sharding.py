@@ -48,6 +48,16 @@ def in_backward_pass(plan: Plan, rows: list[Op], n: int) -> int:
     return most + ends
 
 
+def at_the_end(rows: list[Op], n: int) -> int:
+    """Entries that are whole on top when the token table gets its gradient, last of all, and no activations are left.
+
+    Gradients of all that no block holds; of a tied table also the head's part and the sum of both; those of the first block in one piece.
+    """
+    ends = sum(prod(shape) for op, shape in _tensors(rows) if not in_block(op))
+    tied = sum(2 * prod(shape) for op, shape in _tensors(rows) if op.path == "embedding.tokens" and op.tied)
+    return ends + tied + sum(n * _slice(shape, n) for op, shape in _tensors(rows) if in_block(op) and 0 in op.layers)
+
+
 def _passes(plan: Plan) -> list[int]:
     """Layers in the order in which a forward pass runs them."""
     rec = plan.recursion

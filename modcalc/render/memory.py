@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from modcalc.cost.fits import Fit
+from modcalc.cost.fits import MOST_GPUS, Fit
 from modcalc.cost.memory import SampleMemory, TrainMemory
 from modcalc.cost.memory_report import Choice, MemoryReport
 from modcalc.render.hardware import FORCED
@@ -16,6 +16,7 @@ from modcalc.render.wording import LABELS, Facts
 
 AGAIN = "computed again"
 BACKWARD = "blocks running backward"
+ENDING = "last gradients, less activations"
 
 
 def show_memory(reports: Sequence[MemoryReport], format: str) -> None:
@@ -35,8 +36,9 @@ def parts(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
         return {"weights": memory.weights, "KV cache": memory.kv_cache, "logits": memory.logits}
     named = {f"activations: {name}": memory.activations.kept.get(component, 0) for component, name in LABELS.items()}
     fixed = {"weights": memory.weights, "gradients": memory.gradients, "fp32 weights": memory.master, "optimizer states": memory.states}
-    last = "logits and loss" if memory.at_the_loss >= memory.at_a_block else BACKWARD if memory.under_way else AGAIN
-    peak = dict.fromkeys(("logits and loss", AGAIN, BACKWARD), 0)
+    peak = dict.fromkeys(("logits and loss", AGAIN, BACKWARD, ENDING), 0)
+    block = BACKWARD if memory.under_way else AGAIN
+    last = "logits and loss" if memory.peak == memory.at_the_loss else block if memory.peak == memory.at_a_block else ENDING
     return {**fixed, "gathered weights": memory.gathered, **named, **peak, last: memory.peak}
 
 
@@ -166,6 +168,8 @@ def fits_table(report: MemoryReport) -> Table:
         rows.append([fit.phase, *([routing] if routed else []), what, fit.largest, fit.held, fit.next, *([limit] if any(limits) else [])])
     title = f"{report.plan.name}: what fits into {binary_bytes(report.room)} ({count(report.room)} bytes)"
     notes = [f"in slices it trains on {report.gpus:,} GPUs: --fsdp {report.gpus}"] if report.gpus else []
+    if not report.gpus and isinstance(report.memory, TrainMemory) and report.memory.total > report.room:
+        notes = [f"in slices it trains on no number of GPUs up to {MOST_GPUS:,}"]
     if any(fit.knob != "batch" and not fit.limit and fit.largest > report.spec.seq_len for fit in report.fits):
         notes.append(f"more than the {report.spec.seq_len:,} tokens of the spec fit; memory does not say how well the model works with them")
     return Table(title=title, columns=columns, rows=rows, notes=notes)
@@ -198,7 +202,14 @@ def remarks(reports: Sequence[MemoryReport]) -> Facts:
             found.append(("per parameter", f"{float(Fraction(m.fixed, report.params)):.4g} bytes of weights, gradients and optimizer{each}"))
             if m.under_way:
                 loss, block = binary_bytes(m.at_the_loss), binary_bytes(m.at_a_block)
-                found.append(("peak", f"the loss running backward holds {loss}, later one block and its neighbours {block}: the larger counts"))
+                ending = (
+                    f", and after all blocks gradients {binary_bytes(m.ending)} in place of activations"
+                    if m.ending - m.activations.total == m.peak
+                    else ""
+                )
+                found.append(
+                    ("peak", f"the loss running backward holds {loss}, later one block and its neighbours {block}{ending}: the largest counts")
+                )
             elif m.activations.again:
                 loss, again = binary_bytes(m.at_the_loss), binary_bytes(m.activations.again)
                 found.append(("peak", f"the loss running backward holds {loss}, later one block or core computed again {again}: the larger counts"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modcalc.cost.memory_report import MemoryReport
-from modcalc.render.memory import AGAIN, BACKWARD, headline, lengths_differ, parts
+from modcalc.render.memory import AGAIN, BACKWARD, ENDING, headline, lengths_differ, parts
 from modcalc.render.numbers import binary_bytes
 from modcalc.render.plot import figure
 from modcalc.render.plot_bars import stacked, with_length
@@ -25,7 +25,7 @@ def plot_memory(target: Path, reports: Sequence[MemoryReport]) -> None:
             one[key] = one.get(key, 0) + value
         sums.append(one)
     fixed = ("weights", "gradients", "fp32 weights", "optimizer states", "gathered weights")
-    order = (*fixed, "activations", "KV cache", "logits", "logits and loss", AGAIN, BACKWARD)
+    order = (*fixed, "activations", "KV cache", "logits", "logits and loss", AGAIN, BACKWARD, ENDING)
     labels = {key: key for key in order if any(one.get(key) for one in sums)}
     largest = max(sum(one.values()) for one in sums)
     step = max(i for i in range(len(BINARY_STEPS)) if i == 0 or largest >= 1024**i)
