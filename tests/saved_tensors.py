@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, finalize
+from weakref import WeakSet
 
 import torch
 from modcalc.models.attention import Core
@@ -106,27 +106,20 @@ def again_bytes(model: nn.Module, recompute: str, run: Callable[[], Any]) -> int
 
 
 class Peak(TorchDispatchMode):
-    """Bytes of all storages alive, now and at the most; those that were there before are told by `add`."""
+    """The most bytes of all storages alive, whose sizes may change; those that were there before are told by `add`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
-        self.seen: WeakKeyDictionary = WeakKeyDictionary()
+        self.most = 0
+        self.seen: WeakSet = WeakSet()
 
     def add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage not in self.seen:
-            size = self.seen[storage] = storage.nbytes()
-            self.now += size
-            finalize(storage, self._drop, size)
-
-    def _drop(self, size: int) -> None:
-        self.now -= size
+        self.seen.add(tensor.untyped_storage())
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
         for value in tree_iter(out):
             if isinstance(value, Tensor):
                 self.add(value)
-        self.most = max(self.most, self.now)
+        self.most = max(self.most, sum(storage.nbytes() for storage in list(self.seen)))
         return out

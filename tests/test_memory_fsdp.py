@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from math import prod
 from time import process_time
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 from msgspec import structs
@@ -16,13 +15,11 @@ if not torch.distributed.is_available() or not hasattr(torch.cpu.Stream, "record
 
 import torch.distributed as dist  # noqa: E402
 from modcalc.models import training_loss  # noqa: E402
-from saved_tensors import BILLED, Calls, parts  # noqa: E402
+from saved_tensors import BILLED, Calls, Peak, parts, sizes  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # noqa: E402
 from torch.distributed.tensor import DTensor  # noqa: E402
 from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_iter  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import modcalc  # noqa: E402
@@ -64,28 +61,14 @@ def own(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def held(tensors: Any) -> int:
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in map(own, tensors)}
-    return sum(storages.values())
+    return sum(sizes(map(own, tensors)).values())
 
 
-class Peak(TorchDispatchMode):
-    """The most bytes of all storages seen, whose sizes change: FSDP2 empties those of whole weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.most = 0
-        self.seen: WeakKeyDictionary = WeakKeyDictionary()
+class OwnPeak(Peak):
+    """Of this process's parts."""
 
     def add(self, tensor: torch.Tensor) -> None:
-        self.seen[own(tensor).untyped_storage()] = None
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = function(*args, **(kwargs or {}))
-        for value in tree_iter((args, out)):
-            if isinstance(value, torch.Tensor):
-                self.add(value)
-        self.most = max(self.most, sum(storage.nbytes() for storage in list(self.seen)))
-        return out
+        super().add(own(tensor))
 
 
 class Run:
@@ -106,7 +89,7 @@ class Run:
             states = [value for state in optimizer.state.values() for value in state.values()]
             self.weights, self.gradients, self.states = held([*weights, *model.buffers()]), held(gradients), held(states)
             Calls(parts(model, recompute), lambda forward, *args: checkpoint(forward, *args, use_reentrant=False))
-            with Peak() as peak:
+            with OwnPeak() as peak:
                 for tensor in (*weights, *gradients, *states, *model.buffers(), tokens, targets):
                     peak.add(tensor)
                 training_loss(model, tokens, targets)[0].backward()
@@ -206,7 +189,9 @@ def test_how_many_gpus_it_takes() -> None:
     spec, usual = modcalc.load("llama-2-7b"), Training()
     for room in (24 * 2**30, 2**35, 80 * 2**30):
         n = fewest_gpus(resolve(spec), room, 1, "bf16", usual)
-        assert n and bill_total(spec, n) <= room < bill_total(spec, n // 2)
+        assert n
+        held, more = (train_memory(resolve(spec), 1, Training(fsdp=gpus)).total for gpus in (n, n // 2))
+        assert held <= room < more
         report = memory_report(spec, room=room)
         assert report.gpus == n and {f.phase for f in report.fits} == {"train", "decode"}
         assert memory_report(spec, room=room, how=Training(fsdp=n)).gpus is None
@@ -218,10 +203,6 @@ def test_how_many_gpus_it_takes() -> None:
     for wrong in (0, -1, 2.5, True):
         with pytest.raises(UsageError, match="fsdp"):
             Training(fsdp=wrong)
-
-
-def bill_total(spec: Spec, gpus: int) -> int:
-    return train_memory(resolve(spec), 1, Training(fsdp=gpus)).total
 
 
 def test_weights_of_one_row_grow_with_the_gpus() -> None:

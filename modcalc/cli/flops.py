@@ -77,7 +77,7 @@ def flops(
     again = {name: value for name, value in {"recompute": recompute, "attention": attention}.items() if value}
     of_training = {**again, "tokens": tokens, "gpus": gpus}
     _check(phase, context, seq_len, backward, [f"--{name}" for name, value in of_training.items() if value])
-    cluster = _cluster(gpus, gpu, peak_tflops, mfu)
+    cluster = _cluster(gpus, gpu, peak_tflops, mfu, convention)
     seen = None if tokens is None else parse_count(tokens, "--tokens")
     counters = _counters(count, phase)
     if plot is not None:
@@ -94,8 +94,6 @@ def flops(
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
         runs.append(training_run(spec, report, seen) if backward else None)
-        if cluster and (report.convention.multiply_add != 2 or report.convention.recompute_terms):
-            raise UsageError(f"--gpus with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention")
         if cluster and runs[-1] is None:
             raise UsageError(f"--gpus: {spec.name} does not say how long it is trained; give --tokens, such as --tokens 15T")
 
@@ -132,8 +130,9 @@ def _check(phase: str, context: int | None, seq_len: int | None, backward: bool,
         raise UsageError(f"{' and '.join(of_training)} without a train step: add --backward")
 
 
-def _cluster(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: float | None) -> "Cluster | None":
+def _cluster(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: float | None, convention: str) -> "Cluster | None":
     """The devices that a run is timed on; no figure of theirs is guessed."""
+    from modcalc.cost.conventions import find_convention
     from modcalc.cost.training import Cluster
     from modcalc.errors import UsageError
 
@@ -147,6 +146,9 @@ def _cluster(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: 
         raise UsageError(f"--mfu: {found}; allowed is a share above 0 and up to 1, such as 0.4 (modcalc profile --mode train measures it)")
     if (gpu is None) == (peak_tflops is None) or peak_tflops != peak_tflops:  # the last is nan
         raise UsageError("--gpus: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
+    rule = find_convention(convention)
+    if rule.multiply_add != 2 or rule.recompute_terms:
+        raise UsageError(f"--gpus with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention")
     from modcalc.measure.hardware import named_peak, peak
 
     name, found = (None, peak("", "bf16", peak_tflops)) if gpu is None else named_peak(gpu, "bf16")

@@ -14,7 +14,7 @@ from modcalc.cost.ops import Op, ratio, whole
 from modcalc.cost.workload import SAMPLING, Workload
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan
-from modcalc.spec.resolve import by_layer, expert_layers, resolve, shared_layers
+from modcalc.spec.resolve import by_layer, expert_layers, resolve
 from modcalc.spec.schema import Spec
 
 LEVELS = ("total", "component", "layer", "path")
@@ -159,8 +159,7 @@ def dense_twin(spec: Spec) -> Spec:
 
 def _unrolled(spec: Spec) -> dict[str, Any]:
     """The fields of a recursive spec that differ where its shared blocks stand once for each recursion: patterns over the layers go with them."""
-    shared = shared_layers(spec)
-    order = [*range(shared[0]), *shared * spec.mod.recursions, *range(shared[-1] + 1, spec.n_layers)]
+    order = resolve(spec).passes
     patterns, experts = by_layer(spec), set(expert_layers(spec))
     fields: dict[str, Any] = {"n_layers": len(order)}
     if isinstance(spec.attention.window, list):

@@ -6,7 +6,7 @@ from modcalc.cost.activations import Activations, activations
 from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import AttentionCore, Op, Pointwise, whole
 from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
-from modcalc.cost.sharding import at_the_end, in_backward_pass, outside_blocks, sliced
+from modcalc.cost.sharding import put_together, sliced
 from modcalc.cost.tensors import KV_DTYPE, element_bytes
 from modcalc.cost.workload import OPTIMIZERS, USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan, least
@@ -48,9 +48,14 @@ class TrainMemory(Struct, frozen=True):
         return self.activations.again + self.under_way
 
     @property
+    def at_the_end(self) -> int:
+        """By how much the last gradients outweigh the activations that are gone by then; below 0 where they do not."""
+        return self.ending - self.activations.total
+
+    @property
     def peak(self) -> int:
         """What comes on top of kept activations: the loss, later a block, or in their place the last gradients, whichever is more."""
-        return max(self.at_the_loss, self.at_a_block, self.ending - self.activations.total)
+        return max(self.at_the_loss, self.at_a_block, self.at_the_end)
 
     @property
     def total(self) -> int:
@@ -76,6 +81,7 @@ def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str =
     params, own = sliced(rows, how.fsdp), element_bytes(dtype)
     copied = how.master and own < element_bytes("fp32")
     per_param, counts = OPTIMIZERS[how.optimizer]
+    together = put_together(plan, rows, how.fsdp)
     steps = STEP_BYTES * sum(len(op.weights) * op.repeat for op in rows) if counts else 0
 
     def size(*tensors: object) -> int:
@@ -89,9 +95,9 @@ def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str =
         activations=activations(rows, dtype, how),
         loss=size(*saved_by_loss(plan, work)),
         loss_backward=size(in_its_backward_pass(plan, work)),
-        gathered=outside_blocks(rows, how.fsdp) * own if how.fsdp > 1 else 0,
-        under_way=in_backward_pass(plan, rows, how.fsdp) * own if how.fsdp > 1 else 0,
-        ending=at_the_end(rows, how.fsdp) * own if how.fsdp > 1 else 0,
+        gathered=together.throughout * own,
+        under_way=together.at_a_block * own,
+        ending=together.at_the_end * own,
     )
 
 

@@ -39,7 +39,7 @@ class Cache(Struct, frozen=True):
 
 class MemoryReport(Struct, frozen=True):
     """memory, twin: of the spec and of its dense twin (None for a dense spec). choices: other ways to keep activations, of phase train.
-    cached: tokens of each sequence in `caches`. room, fits: with a GPU's memory. gpus: how many must share the model for it to train there.
+    cached: tokens of each sequence in `caches`. room, fits: with a GPU's memory.
     """
 
     spec: Spec
@@ -54,7 +54,6 @@ class MemoryReport(Struct, frozen=True):
     caches: tuple[Cache, ...]
     room: int | None
     fits: tuple[Fit, ...]
-    gpus: int | None
 
     @property
     def params(self) -> int:
@@ -75,6 +74,16 @@ class MemoryReport(Struct, frozen=True):
             return self.memory.weights
         m = train_memory(self.plan, 1, self.how, self.dtype)
         return m.fixed + m.gathered
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether a train step was asked for that a GPU's memory does not hold."""
+        return isinstance(self.memory, TrainMemory) and self.room is not None and self.memory.total > self.room
+
+    @property
+    def gpus(self) -> int | None:
+        """How many must share the model for such a step to fit; None: it does, or no number is enough."""
+        return fewest_gpus(self.plan, self.room, self.work.batch, self.dtype, self.how) if self.outgrown else None
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -106,10 +115,8 @@ def memory_report(
     routings = ("expected", "all") if spec.mod else ("expected",)
     asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train", how=how)
     found = fits(spec, room, **asked) if room else ()
-    gpus = fewest_gpus(plan, room, batch, dtype, how) if found and phase == "train" and memory.total > room else None
     choices = _choices(plan, work, dtype, how) if phase == "train" else ()
-    caches = _caches(spec, plan, dense, cached, batch)
-    return MemoryReport(spec, plan, work, dtype, how, memory, twin, choices, cached, caches, room, tuple(found), gpus)
+    return MemoryReport(spec, plan, work, dtype, how, memory, twin, choices, cached, _caches(spec, plan, dense, cached, batch), room, tuple(found))
 
 
 def _memory(plan: Plan, work: Workload, dtype: str, how: Training) -> TrainMemory | SampleMemory:

@@ -8,6 +8,8 @@ longest, so a tensor of fewer rows than GPUs grows when it is put together. With
 from collections.abc import Iterable, Iterator
 from math import prod
 
+from msgspec import Struct
+
 from modcalc.cost.convention import in_block
 from modcalc.cost.ops import Lookup, Op
 from modcalc.spec.plan import Plan
@@ -18,24 +20,44 @@ def sliced(rows: Iterable[Op], n: int) -> int:
     return sum(op.repeat * _slice(shape, n) for op, shape in _tensors(rows))
 
 
-def outside_blocks(rows: Iterable[Op], n: int) -> int:
-    """Entries of weights that are whole from the forward pass to the end of the backward pass: those of no block."""
-    return sum(n * _slice(shape, n) for op, shape in _tensors(rows) if not in_block(op))
-
-
-def in_backward_pass(plan: Plan, rows: list[Op], n: int) -> int:
-    """The most entries that are whole on top when a block runs backward.
-
-    Its weights and those of the block before it, which are fetched ahead; its gradients, and with recursions those of all shared blocks,
-    which wait for the first recursion's; those of the block after it, put together to be reduced; and gradients of what no block holds,
-    but for tables that are read before all blocks and nowhere else.
+class Whole(Struct, frozen=True):
+    """Entries that are whole: weights of no block, from the forward pass to the end of the backward pass; at the most on top of them while
+    a block runs backward; on top of them when all blocks have, and no activations are left.
     """
+
+    throughout: int = 0
+    at_a_block: int = 0
+    at_the_end: int = 0
+
+
+def put_together(plan: Plan, rows: list[Op], n: int) -> Whole:
+    """What one of n GPUs has whole in a train step.
+
+    At a block: its weights and those of the block before it, which are fetched ahead; its gradients, and with recursions those of all
+    shared blocks, which wait for the first recursion's; those of the block after it, put together to be reduced; and gradients of what
+    no block holds, but for tables that are read before all blocks and nowhere else. At the end, when the token table gets its gradient:
+    gradients of all that no block holds, of a tied table also the head's part and the sum of both; those of the first block in one piece.
+    """
+    if n == 1:
+        return Whole()
     whole, own = dict.fromkeys(range(plan.n_layers), 0), dict.fromkeys(range(plan.n_layers), 0)
-    for op, shape in _tensors(op for op in rows if in_block(op)):
-        for layer in op.layers:
-            whole[layer] += n * _slice(shape, n)
-            own[layer] += prod(shape)
-    order = _passes(plan)
+    throughout = early = gradients = again = 0
+    for op, shape in _tensors(rows):
+        size, padded = prod(shape), n * _slice(shape, n)
+        if in_block(op):
+            for layer in op.layers:
+                whole[layer] += padded
+                own[layer] += size
+        else:
+            throughout += padded
+            gradients += size
+            early += size if not isinstance(op, Lookup) or op.tied else 0
+            again += 2 * size if op.path == "embedding.tokens" and op.tied else 0
+    return Whole(throughout, _at_a_block(plan.passes, whole, own) + early, gradients + again + whole[0])
+
+
+def _at_a_block(order: list[int], whole: dict[int, int], own: dict[int, int]) -> int:
+    """The most of blocks' entries. order: layers as they run forward; whole: their weights with padding; own: without."""
     first, last = {layer: at for at, layer in reversed([*enumerate(order)])}, {layer: at for at, layer in enumerate(order)}
     most = waiting = 0
     for at, layer in enumerate(order):
@@ -44,27 +66,7 @@ def in_backward_pass(plan: Plan, rows: list[Op], n: int) -> int:
         reduced = [i for i in order[at + 1 : at + 2] if first[i] == at + 1]
         most = max(most, waiting + sum(whole[i] for i in (*fetched, *reduced)))
         waiting -= own[layer] if last[layer] == at else 0
-    ends = sum(prod(shape) for op, shape in _tensors(rows) if not in_block(op) and not (isinstance(op, Lookup) and not op.tied))
-    return most + ends
-
-
-def at_the_end(rows: list[Op], n: int) -> int:
-    """Entries that are whole on top when the token table gets its gradient, last of all, and no activations are left.
-
-    Gradients of all that no block holds; of a tied table also the head's part and the sum of both; those of the first block in one piece.
-    """
-    ends = sum(prod(shape) for op, shape in _tensors(rows) if not in_block(op))
-    tied = sum(2 * prod(shape) for op, shape in _tensors(rows) if op.path == "embedding.tokens" and op.tied)
-    return ends + tied + sum(n * _slice(shape, n) for op, shape in _tensors(rows) if in_block(op) and 0 in op.layers)
-
-
-def _passes(plan: Plan) -> list[int]:
-    """Layers in the order in which a forward pass runs them."""
-    rec = plan.recursion
-    if rec is None:
-        return list(range(plan.n_layers))
-    shared = [*range(rec.first, rec.last + 1)]
-    return [*range(rec.first), *shared * len(rec.routings), *range(rec.last + 1, plan.n_layers)]
+    return most
 
 
 def _tensors(rows: Iterable[Op]) -> Iterator[tuple[Op, tuple[int, ...]]]:

@@ -138,17 +138,10 @@ def folded(twin: Report, by: str, plan: Plan, cost: Callable[[Line], Any]) -> di
 def _shared(path: str, plan: Plan) -> str:
     """A layer or path of the dense twin as `plan` calls it: the twin has blocks of their own in place of each recursion."""
     kind, _, rest = path.partition(".")
-    rec = plan.recursion
-    if rec is None or kind != "blocks":
+    if plan.recursion is None or kind != "blocks":
         return path
     number, dot, rest = rest.partition(".")
-    shared, times = rec.last - rec.first + 1, len(rec.routings)
-    i = int(number)
-    if rec.first <= i < rec.first + shared * times:
-        i = rec.first + (i - rec.first) % shared
-    elif i > rec.last:
-        i -= shared * (times - 1)
-    return f"blocks.{i}{dot}{rest}"
+    return f"blocks.{plan.passes[int(number)]}{dot}{rest}"
 
 
 def _heading(by: str) -> str:

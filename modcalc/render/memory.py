@@ -167,9 +167,10 @@ def fits_table(report: MemoryReport) -> Table:
         routing = {"": "at capacity", "expected": "expected", "all": "worst: all"}[fit.routing]
         rows.append([fit.phase, *([routing] if routed else []), what, fit.largest, fit.held, fit.next, *([limit] if any(limits) else [])])
     title = f"{report.plan.name}: what fits into {binary_bytes(report.room)} ({count(report.room)} bytes)"
-    notes = [f"in slices it trains on {report.gpus:,} GPUs: --fsdp {report.gpus}"] if report.gpus else []
-    if not report.gpus and isinstance(report.memory, TrainMemory) and report.memory.total > report.room:
-        notes = [f"in slices it trains on no number of GPUs up to {MOST_GPUS:,}"]
+    notes = []
+    if report.outgrown:
+        n = report.gpus
+        notes.append("in slices it trains on " + (f"{n:,} GPUs: --fsdp {n}" if n else f"no number of GPUs up to {MOST_GPUS:,}"))
     if any(fit.knob != "batch" and not fit.limit and fit.largest > report.spec.seq_len for fit in report.fits):
         notes.append(f"more than the {report.spec.seq_len:,} tokens of the spec fit; memory does not say how well the model works with them")
     return Table(title=title, columns=columns, rows=rows, notes=notes)
@@ -202,14 +203,10 @@ def remarks(reports: Sequence[MemoryReport]) -> Facts:
             found.append(("per parameter", f"{float(Fraction(m.fixed, report.params)):.4g} bytes of weights, gradients and optimizer{each}"))
             if m.under_way:
                 loss, block = binary_bytes(m.at_the_loss), binary_bytes(m.at_a_block)
-                ending = (
-                    f", and after all blocks gradients {binary_bytes(m.ending)} in place of activations"
-                    if m.ending - m.activations.total == m.peak
-                    else ""
-                )
-                found.append(
-                    ("peak", f"the loss running backward holds {loss}, later one block and its neighbours {block}{ending}: the largest counts")
-                )
+                said = f"the loss running backward holds {loss}, later one block and its neighbours {block}"
+                if m.peak == m.at_the_end:
+                    said += f", and after all blocks gradients {binary_bytes(m.ending)} in place of activations"
+                found.append(("peak", f"{said}: the largest counts"))
             elif m.activations.again:
                 loss, again = binary_bytes(m.at_the_loss), binary_bytes(m.activations.again)
                 found.append(("peak", f"the loss running backward holds {loss}, later one block or core computed again {again}: the larger counts"))

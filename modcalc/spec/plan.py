@@ -217,6 +217,15 @@ class Plan(Struct, frozen=True):
         return tuple(at[i] for i in range(self.n_layers))
 
     @property
+    def passes(self) -> list[int]:
+        """Layers in the order in which a forward pass runs them: shared ones once in each recursion."""
+        rec = self.recursion
+        if rec is None:
+            return list(range(self.n_layers))
+        shared = [*range(rec.first, rec.last + 1)]
+        return [*range(rec.first), *shared * len(rec.routings), *range(rec.last + 1, self.n_layers)]
+
+    @property
     def experts(self) -> tuple[MoePlan, ...]:
         """Of each group of blocks that has some."""
         return tuple(group.block.ffn for group in self.groups if isinstance(group.block.ffn, MoePlan))

@@ -200,11 +200,6 @@ def inner_widths(spec: Spec) -> tuple[int | None, int | None]:
     return inner_width(spec, spec.d_model) if mlp_layers(spec) or expert is None else None, expert
 
 
-def shared_layers(spec: Spec) -> list[int]:
-    """The layers that recursions apply again and again: those listed, or all."""
-    return list(spec.mod.layers or range(spec.n_layers))
-
-
 def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
     mod = spec.mod
     if not (mod and mod.recursions):
@@ -212,7 +207,7 @@ def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
     routings: list[RoutingPlan] = []
     for capacity in capacities(mod, mod.recursions):
         routings.append(routing_plan(spec, capacity, seq_len, routings[-1].capacity if routings else None))
-    layers = shared_layers(spec)
+    layers = mod.layers or range(spec.n_layers)
     return RecursionPlan(min(layers), max(layers), tuple(routings))
 
 
