@@ -48,6 +48,12 @@ def parse_ratio(value: Any, name: str = "value") -> Fraction:
     return _amount(value, name, {"": 1}, "0.5", "a ratio takes no suffix")
 
 
+def parse_difference(value: Any, name: str = "value") -> Fraction:
+    """A relative difference: 0.001; 0 asks for equality. Raises UsageError as `parse_count` does."""
+    zero = isinstance(value, str) and re.fullmatch(r"\s*(0+\.?0*|\.0+)\s*", value)
+    return Fraction(0) if zero else parse_ratio(value, name)
+
+
 def parse_bound(value: Any, metric: str, *, ratio: bool = False, name: str = "value") -> int | Fraction:
     """A bound on a budget's metric: a ratio, bytes for metrics in bytes (7.3GiB as the fraction that it is), else a count. Raises
     UsageError as `parse_count` does.
@@ -114,8 +120,8 @@ def _parsed(text: str, suffixes: dict[str, int]) -> Fraction | None:
 
 def _shown(value: Any) -> str:
     """A value in a message, never longer than a line."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:.3e}" if abs(value) < 10**300 and abs(value) > 10**36 else str(value) if abs(value) <= 10**36 else "a number above 1e300"
+    if isinstance(value, int) and abs(value) > MAX_AMOUNT:
+        return f"{value:.3e}" if abs(value) < 10**300 else "a number above 1e300"
     text = str(value) if isinstance(value, Fraction) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

@@ -9,6 +9,7 @@ from modcalc.spec.plan import AttentionPlan, NormPlan
 from .mlp import Linear
 from .norms import Norm
 from .positions import Positions, rotate
+from .precision import wide
 
 
 class Core(nn.Module):
@@ -63,7 +64,7 @@ class Core(nn.Module):
             mask = mask if bias is None else mask.to(q.dtype)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         scores = q @ k.transpose(-2, -1) * self.scale
-        scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+        scores = scores.to(wide(q.dtype))
         if self.plan.softcap is not None:
             scores = self.plan.softcap * torch.tanh(scores / self.plan.softcap)
         if bias is not None:
@@ -80,7 +81,7 @@ class Core(nn.Module):
 
     def _alibi(self, q: Tensor, at: Positions, keys_at: Tensor) -> Tensor:
         """[1 or B, H, T, S]: -slope * distance in original positions."""
-        slopes = at.slopes(self.plan.n_heads, torch.promote_types(q.dtype, torch.float32))
+        slopes = at.slopes(self.plan.n_heads, q.dtype)
         return slopes[:, None, None] * (keys_at[:, None, None, :] - at.index[:, None, :, None])
 
 
@@ -121,7 +122,7 @@ class Attention(Attending):
         k = split_heads(self.k_proj(x), self.k_norm, N)
         v = split_heads(self.v_proj(x), None, self.plan.v_head_dim)
         if self.plan.rotary_dim:
-            tables = at.rotary(self.plan.theta, self.plan.rotary_dim, torch.promote_types(x.dtype, torch.float32))
+            tables = at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype)
             q, k = rotate(q, tables), rotate(k, tables)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 

@@ -90,7 +90,7 @@ class Decoder(nn.Module):
         outside = [b for i, b in enumerate(self.plan.blocks) if rec is None or not rec.first <= i <= rec.last]
         here = [b.attention for b in outside if b.routing is None or b.routing.granularity == "mlp"]
         for theta, dim in {(a.theta, a.rotary_dim) for a in here if a.rotary_dim}:
-            at.rotary(theta, dim, torch.promote_types(x.dtype, torch.float32))
+            at.rotary(theta, dim, x.dtype)
         x, routing = self.run(x, at)
         return Output(self.logits(x), tuple(routing))
 

@@ -69,5 +69,5 @@ class LatentAttention(Attending):
     def _rotate(self, x: Tensor, at: Positions, start: int) -> Tensor:
         if not self.plan.rotary_dim:
             return x
-        tables = at.rotary(self.plan.theta, self.plan.rotary_dim, torch.promote_types(x.dtype, torch.float32))
+        tables = at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype)
         return rotate(x, tables, start)

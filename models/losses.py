@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from modcalc.spec.plan import Plan, RoutingPlan
 
 from .decoder import Output
+from .precision import wide
 from .routing import Routing
 
 
 def cross_entropy(output: Output, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats per token. targets: [B, T] int64, the token that follows each position; -100: not counted."""
-    logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
+    logits = output.logits.to(wide(output.logits.dtype))
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 

@@ -8,7 +8,7 @@ from modcalc.spec.plan import MlpPlan, MoePlan
 
 from .grouped import grouped_mm
 from .mlp import Linear, Mlp, activate
-from .routing import full_precision
+from .precision import full_precision, wide
 
 
 class ExpertLinear(nn.Module):
@@ -54,7 +54,7 @@ class ExpertRouter(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         with full_precision(x.device):
-            dtype = torch.promote_types(x.dtype, torch.float32)
+            dtype = wide(x.dtype)
             return F.linear(x.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
 
 

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from .precision import wide
+
 
 class Positions:
     """Original positions of the tokens at hand; a routed block sees those of the tokens that it kept.
@@ -33,6 +35,7 @@ class Positions:
 
         RoFormer, arXiv 2104.09864, section 3.2.2.
         """
+        dtype = wide(dtype)
         key = ("rotary", theta, dim, dtype)
         if key not in self._made:
             steps = torch.arange(0, dim, 2, device=self.index.device, dtype=dtype)
@@ -45,6 +48,7 @@ class Positions:
 
         Other H take the slopes of the power below, and then every other slope of the power above, as the authors' code does.
         """
+        dtype = wide(dtype)
         power = 2 ** math.floor(math.log2(n_heads))
         # Made on the device: a copy from the host cannot be captured in a CUDA graph.
         whole, half = (torch.arange(n, device=self.index.device, dtype=dtype) for n in (power, n_heads - power))

@@ -5,7 +5,6 @@ included, and r the router's output; the others keep x, or pass a light MLP. All
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from . import fusible
 from .mlp import Linear, Mlp
 from .norms import Norm
 from .positions import Positions
+from .precision import full_precision, wide
 
 Sub = Callable[[Tensor, Positions], Tensor]
 
@@ -45,7 +45,7 @@ class Router(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         with full_precision(x.device):
-            dtype = torch.promote_types(x.dtype, torch.float32)
+            dtype = wide(x.dtype)
             x, weight = x.to(dtype), self.weight.to(dtype)
             return fusible.dot(x, weight) if fusible.fusing(self) else F.linear(x, weight).squeeze(-1)
 
@@ -60,7 +60,7 @@ class Predictor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.down_proj(F.gelu(self.up_proj(x.detach()))).squeeze(-1)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.to(wide(logits.dtype))
 
 
 class Select(nn.Module):
@@ -125,11 +125,6 @@ def blend(x: Tensor, y: Tensor, r: Tensor | None) -> Tensor:
     lerp gives exactly y at r = 1, where a written-out y - x would round. So full capacity is the dense model bit for bit.
     """
     return y if r is None else torch.lerp(x.to(r.dtype), y.to(r.dtype), r[..., None]).to(x.dtype)
-
-
-def full_precision(device: torch.device) -> torch.autocast | nullcontext:
-    """Switches autocast off."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class Routed(nn.Module):

@@ -92,10 +92,11 @@ def test_master_weights_are_an_fp32_copy_that_the_optimizer_updates(kind: str) -
 
 def test_experts_have_a_balance_bias_only_where_the_spec_says_so() -> None:
     moe = "moe: {{n_experts: 4, top_k: 2, d_ff: 8, score: sigmoid, balance_bias: {}}}\n"
-    for balance, buffers in (("false", 0), ("true", 4 * 4)):
-        plan = resolve(loads(TINY + moe.format(balance)))
-        m = sample_memory(plan, Workload(1, plan.seq_len), "bf16")
-        assert m.weights == 2 * modcalc.account(loads(TINY + moe.format(balance))).params.total + buffers * plan.n_layers
+    for mod in ("", "mod: {capacity: [0.5, 0.25], recursions: 2}\n"):
+        for balance, buffers in (("false", 0), ("true", 4 * 4)):
+            spec = loads(TINY + moe.format(balance) + mod)
+            m = sample_memory(resolve(spec), Workload(1, spec.seq_len), "bf16")
+            assert m.weights == 2 * modcalc.account(spec).params.total + buffers * spec.n_layers
 
 
 def test_sixteen_bytes_per_parameter() -> None:
@@ -142,6 +143,23 @@ def test_the_larger_of_loss_and_recomputation_counts() -> None:
     for again, peak in ((50, 70), (80, 80)):
         m = TrainMemory(1, 2, 3, 4, Activations({"mlp": 100}, again), 30, 40)
         assert (m.peak, m.total) == (peak, 10 + 100 + peak)
+
+
+@pytest.mark.parametrize(("tied", "gradients", "more"), [("false", 1, 0.01), ("true", 3, 1e-5)])
+def test_peak_of_a_step_after_its_blocks(tied: str, gradients: int, more: float) -> None:
+    """Of a large vocabulary and few tokens: the table's gradient, to be added to the one held; a tied one also the head's part and their sum."""
+    spec = msgspec.structs.replace(loads(TINY + f"head: {{tied: {tied}}}\n"), d_model=128, vocab_size=8000, seq_len=2)
+    model, tokens = modcalc.build(spec, dtype="bf16"), torch.randint(8000, (1, 2))
+    weights = list(model.parameters())
+    for p in weights:
+        p.grad = torch.zeros_like(p)
+    bill = train_memory(resolve(spec), 1, Training(optimizer="sgd", master=False, device="cpu"))
+    assert bill.peak == bill.outside - bill.activations.total and bill.outside == gradients * 8000 * 128 * 2
+    with Peak() as peak:
+        for tensor in (*weights, *(p.grad for p in weights), tokens):
+            peak.add(tensor)
+        training_loss(model, tokens, tokens)[0].backward()
+    assert bill.total <= peak.most < (1 + more) * bill.total  # an untied head's gradient comes while there are activations
 
 
 def test_published_cache_of_llama() -> None:

@@ -237,7 +237,10 @@ def test_one_of_many_gpus(run, tmp_path: Path) -> None:
     assert "in slices it trains on 2 GPUs" in run("llama-2-7b", "--gpu-memory", "80GiB")[0]
     assert "in slices it trains on no number of GPUs up to 65,536" in run("llama-2-7b", "--gpu-memory", "8GiB")[0]
     few = run("gpt2", "--fsdp", 4, "-T", 8, "--recompute", "full")[0]  # of 50,257 words
-    assert "last gradients, less activations" in column(few, "part ") and "after all blocks gradients 235.88 MiB in place of activations" in few
+    assert "outside blocks, less activations" in column(few, "part ")
+    assert "weights before all blocks or gradients after them 235.88 MiB in place of activations" in few
+    few = run("gpt2", "-T", 8, "--recompute", "full")[0]
+    assert "outside blocks, less activations" in column(few, "part ") and f"after all blocks {3 * 50257 * 768 * 2 / 2**20:.2f} MiB" in few
     rows = run("gpt2", "mod-220m", "--fsdp", 4, "-f", "csv")[0].partition("\n\n")[0]
     gathered = [int(row["gathered_bytes"]) for row in csv.DictReader(io.StringIO(rows))]
     assert gathered == [train_memory(resolve(load(name)), 1, Training(fsdp=4)).gathered for name in ("gpt2", "mod-220m")]

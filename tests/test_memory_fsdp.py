@@ -40,7 +40,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 TINY = "{name: tiny, vocab_size: 40, seq_len: 16, d_model: 16, n_layers: 4, attention: {n_heads: 4, n_kv_heads: 2}, mlp: {d_ff: 32}"
 MODELS = {
     "dense": "",
-    "tied": ", head: {tied: true}, positions: {kind: learned, max_len: 16}",
+    "tied": ", head: {tied: true}, positions: {kind: learned, max_len: 512}",
+    "narrow": ", embedding: {dim: 512}",
     "routed": ", mod: {capacity: 0.25, predictor_width: 4}",
     "shared weights": ", mod: {capacity: [0.5, 0.25], recursions: 2}",
     "experts": ", moe: {n_experts: 5, top_k: 2, d_ff: 64, balance_bias: true, score: sigmoid, every: 2}, norm: {kind: layernorm}",
@@ -181,14 +182,15 @@ def test_twice_the_layers_take_at_most_twice_the_work(model: str) -> None:
     assert 0 < instructions(lambda: bill(many, 8, 1)) <= 2 * instructions(lambda: bill(few, 8, 1))
 
 
-@pytest.mark.parametrize("model", ["dense", "tied"])
-@pytest.mark.parametrize(("tokens", "slack"), [(8, 0.02), (128, 0)])
-def test_peak_of_a_step_after_its_blocks(model: str, tokens: int, slack: float) -> None:
-    """Of a large vocabulary: with few tokens the table's gradients are the peak, but for some on their way; with more the loss, to the byte."""
-    more = MODELS[model].replace("max_len: 16", "max_len: 128")
-    spec = structs.replace(loads(TINY + more + "}"), d_model=128, vocab_size=4000, seq_len=tokens)
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "narrow"])
+@pytest.mark.parametrize(("tokens", "slack"), [(8, 0.0015), (128, 0)])
+def test_peak_of_a_step_outside_its_blocks(model: str, tokens: int, slack: float) -> None:
+    """Of a large vocabulary: with few tokens all weights before the blocks, or if tied the table's gradients after them, but for what
+    passes then; with more the loss, to the byte.
+    """
+    spec = structs.replace(loads(TINY + MODELS[model] + "}"), d_model=128, vocab_size=4000, seq_len=tokens)
     m = bill(spec, 4, 1, master=False, recompute="full")
-    assert (m.ending - m.activations.total == m.peak) == (tokens == 8) and (m.at_the_loss == m.peak) == (tokens == 128)
+    assert (m.outside - m.activations.total == m.peak) == (tokens == 8) and (m.at_the_loss == m.peak) == (tokens == 128)
     most = Run(spec, 4, 1, recompute="full").most
     assert m.total + 4 <= most <= (m.total + 4) * (1 + slack)
 
@@ -196,7 +198,7 @@ def test_peak_of_a_step_after_its_blocks(model: str, tokens: int, slack: float) 
 def test_one_gpu_slices_nothing() -> None:
     spec = modcalc.load("mod-small")
     alone = bill(spec, 1, 2)
-    assert (alone.gathered, alone.under_way, alone.ending) == (0, 0, 0)
+    assert (alone.gathered, alone.under_way) == (0, 0)
     assert sliced(account(spec).rows, 1) == account(spec).params.total
     assert bill(spec, 2, 2).fixed < alone.fixed and bill(spec, 2, 2).activations == alone.activations
 

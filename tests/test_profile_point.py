@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from modcalc.cost.account import account, dense_twin
+from modcalc.cost.ops import number
 from modcalc.cost.recompute import hardware_flops
 from modcalc.cost.roofline import step_bytes
-from modcalc.measure import records
 from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Memory, Record, Result, Settings
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Spec
@@ -86,7 +86,7 @@ def test_what_a_record_counts_is_of_its_own_dtype_and_pairs(monkeypatch):
 
 
 def test_exact_counts_and_expectations():
-    assert [records.number(x) for x in (Fraction(6, 2), Fraction(3, 2), 7, 0.5)] == [3, 1.5, 7, 0.5]
+    assert [number(x) for x in (Fraction(6, 2), Fraction(3, 2), 7, 0.5)] == [3, 1.5, 7, 0.5]
 
 
 def test_models_are_built_anew_so_that_no_place_in_memory_decides(monkeypatch):

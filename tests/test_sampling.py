@@ -199,6 +199,8 @@ def test_either_may_decide(how: str) -> None:
         logits = r.scores if how == "router" else r.predicted
         assert rows == [row.nonzero()[:, 0].tolist() for row in logits > 0]
     stepped, _ = in_steps(model, tokens, 3, decide=how)
+    continued = generate(model, tokens[:, :3], 9, decide=how)
+    assert torch.equal(continued[:, 3:], in_steps(model, continued, 3, decide=how)[0][:, :-1].argmax(-1))
     torch.testing.assert_close(stepped, out.logits[:, 2:], rtol=0, atol=1e-10)
     default = causal_forward(model, tokens)
     assert torch.equal(default.logits, out.logits) == (how == "predictor")

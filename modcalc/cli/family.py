@@ -63,10 +63,10 @@ def family(
     from modcalc.search.costs import Basis
     from modcalc.search.families import constant, parse_vary, specs_of
     from modcalc.search.family import Family
-    from modcalc.search.question import at_length, fraction
+    from modcalc.search.question import at_length
     from modcalc.search.write import folder_for, write_specs
     from modcalc.spec.mod_option import load_as
-    from modcalc.units import parse_bytes, parse_count
+    from modcalc.units import parse_bytes, parse_count, parse_difference
 
     if not vary:
         raise UsageError("give --vary KNOB=VALUES, such as --vary n_layers=1,2,4,8")
@@ -80,7 +80,7 @@ def family(
     basis = Basis(T, 1, T - 1 if context is None else context, find_convention(convention, causal))
     target = None if to is None else (parse_bytes if hold == "kv" else parse_count)(to, "--to")
     found = constant(
-        Family(at_length(loaded, T)), values, solve, hold, basis, target=target, multiple_of=multiple_of, within=fraction("--within", within)
+        Family(at_length(loaded, T)), values, solve, hold, basis, target=target, multiple_of=multiple_of, within=parse_difference(within, "--within")
     )
     files = {}
     if out is not None:

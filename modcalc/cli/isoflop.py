@@ -80,10 +80,10 @@ def isoflop(
     from modcalc.errors import UsageError
     from modcalc.search.answers import Asked, matched, planned
     from modcalc.search.costs import Basis
-    from modcalc.search.question import at_length, fraction, terms
+    from modcalc.search.question import at_length, terms
     from modcalc.search.write import folder_for
     from modcalc.spec.mod_option import load_as
-    from modcalc.units import parse_count
+    from modcalc.units import parse_count, parse_difference
 
     if not budget and not match:
         raise UsageError("give --budget FLOPS (such as --budget 6e18), --match OTHER, or both")
@@ -117,7 +117,7 @@ def isoflop(
     asked = Asked(
         terms=terms(family, other=other, free=free, **scope),
         basis=basis,
-        within=fraction("--within", within),
+        within=parse_difference(within, "--within"),
         prefer=prefer,
         per=per,
         limit=limit,
@@ -158,7 +158,6 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
     from modcalc.render.isoflop_document import document
     from modcalc.render.numbers import several
     from modcalc.render.output import emit
-    from modcalc.search.results import OK
     from modcalc.search.write import specs_of, write_specs
 
     written = list(specs_of(answer)) if folder else []
@@ -176,5 +175,5 @@ def _report(answer: "Answer", folder: "Path | None", target: "Path | None", form
         looked = sum(found.tally.looked for _, found in answer.founds)
         print(f"interrupted after {looked:,} shapes: this is what the search had found", file=sys.stderr)
         raise typer.Exit(130)
-    if not any(c.status == OK for _, found in answer.founds for c in found.candidates):
+    if not any(found.ok for _, found in answer.founds):
         raise typer.Exit(1)

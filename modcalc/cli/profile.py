@@ -230,7 +230,7 @@ def _promise(job: "Job") -> str:
     from modcalc.measure.rigs import promised, step_flops
     from modcalc.render.numbers import si
 
-    return f"{si(step_flops(promised(job.spec, job.settings)).step)}FLOPs a step"
+    return f"{si(step_flops(promised(job.spec, job.settings)).step, 'FLOPs')} a step"
 
 
 def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, during: "Callable[[str], AbstractContextManager]") -> "list[Job]":

@@ -38,13 +38,14 @@ def activations(rows: Iterable[Op], dtype: str, training: Training = USUAL) -> A
     rows = list(rows)
     if recompute == "none":
         return Activations(_sums(((op, saved(op, how)) for op in rows), dtype), 0)
-    parts = _blocks(rows) if recompute == "full" else _cores(rows, how)
+    full = recompute == "full"
+    parts = _blocks(rows) if full else _cores(rows, how)
     inside = {id(op) for part in parts for op in part}
     outside = [(op, saved(op, how)) for op in rows if id(op) not in inside]
-    held = [(part[0], _inputs(part)) if recompute == "full" else (part[0], _core_inputs(part[0])) for part in parts]
+    held = [(part[0], _inputs(part) if full else _core_inputs(part[0])) for part in parts]
     positions = [(op, _positions(op, how)) for part in parts for op in part if isinstance(op, AttentionCore)]
     positions += [(op, saved(op, how)) for part in parts for op in part if _is(op, "rotary")]
-    if recompute == "full":
+    if full:
         # A routed block makes the positions of its tokens inside, so they go and come back with the rest.
         positions = [(op, tensors) for op, tensors in positions if "{}" not in op.reads]
     return Activations(_sums([*outside, *held, *positions], dtype), max((_again(part, how, dtype) for part in parts), default=0))

@@ -18,7 +18,7 @@ from modcalc.cost.training import training_run
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import exact
 from modcalc.spec.schema import Limits, Spec
-from modcalc.units import parse_bound, parse_ratio
+from modcalc.units import parse_bound, parse_difference
 
 Number = int | Fraction
 
@@ -158,7 +158,7 @@ def parse_rule(text: str) -> Rule:
         raise UsageError(f"rule {text!r}: `within` belongs to ==")
     name = f"rule {text!r}"
     amount = parse_bound(value, metric, ratio=other is not None, name=name)
-    return Rule(metric, bound, amount, parse_ratio(within, name) if within else None, other)
+    return Rule(metric, bound, amount, parse_difference(within, name) if within else None, other)
 
 
 def contradictions(rules: Iterable[Rule]) -> list[str]:

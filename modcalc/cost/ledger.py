@@ -31,7 +31,7 @@ def routing_rows(r: RoutingPlan, b: BlockPlan, at: At, kept: Dim) -> list[Op]:
     if r.bypass:
         # Above a threshold there may be no token at all: in static shapes the way around has room for all.
         around = at.tokens if r.selection == "threshold" and not at.work.sampling else at.tokens - kept
-        side = at.with_tokens(around, 0, 1 - r.share)
+        side = at.with_tokens(around, 1 - r.share)
         if r.selection == "threshold":
             rows.append(at.of("anew").point("gather", "router", "gather", D, tokens=kept))
         else:
@@ -111,7 +111,7 @@ def ledger(plan: Plan, work: Workload) -> list[Op]:
         for g in plan.groups:
             rows += block_rows(g.block, replace(at, prefix="blocks.{}", repeat=g.count, layers=g.layers))
 
-    last = at.with_tokens(1 if work.phase == "prefill" else at.tokens, 0, 1)
+    last = at.with_tokens(1 if work.phase == "prefill" else at.tokens, 1)
     if plan.final_norm:
         rows.append(last.norm("final_norm", plan.final_norm))
         last = last.of("final_norm")

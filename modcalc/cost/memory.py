@@ -17,8 +17,8 @@ STEP_BYTES = 4
 class TrainMemory(Struct, frozen=True):
     """Bytes of a train step. master: fp32 weights beside half-precision ones. states: the optimizer's. loss: what it keeps for its
     backward pass; loss_backward: what that pass holds on top. Of a model in slices also gathered: weights of no block, put together
-    for the whole step; under_way: weights and gradients that are whole on top while a block runs backward; ending: gradients that
-    are, after all blocks.
+    for the whole step; under_way: weights and gradients that are whole on top while a block runs backward. outside: whole ones before the
+    first block or after the last one's backward pass, when there are no activations; of one GPU, gradients of the token table to be added.
     """
 
     weights: int
@@ -30,7 +30,7 @@ class TrainMemory(Struct, frozen=True):
     loss_backward: int
     gathered: int = 0
     under_way: int = 0
-    ending: int = 0
+    outside: int = 0
 
     @property
     def fixed(self) -> int:
@@ -48,14 +48,14 @@ class TrainMemory(Struct, frozen=True):
         return self.activations.again + self.under_way
 
     @property
-    def at_the_end(self) -> int:
-        """By how much the last gradients outweigh the activations that are gone by then; below 0 where they do not."""
-        return self.ending - self.activations.total
+    def outside_blocks(self) -> int:
+        """By how much what is whole there outweighs the activations that are not; below 0 where it does not."""
+        return self.outside - self.activations.total
 
     @property
     def peak(self) -> int:
-        """What comes on top of kept activations: the loss, later a block, or in their place the last gradients, whichever is more."""
-        return max(self.at_the_loss, self.at_a_block, self.at_the_end)
+        """What comes on top of kept activations: the loss, later a block, or in their place what is whole outside blocks, whichever is more."""
+        return max(self.at_the_loss, self.at_a_block, self.outside_blocks)
 
     @property
     def total(self) -> int:
@@ -97,7 +97,7 @@ def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str =
         loss_backward=size(in_its_backward_pass(plan, work)),
         gathered=together.throughout * own,
         under_way=together.at_a_block * own,
-        ending=together.at_the_end * own,
+        outside=together.outside_blocks * own,
     )
 
 

@@ -252,3 +252,9 @@ def ratio(a: Dim, b: Dim) -> Dim:
 def whole(x: Any) -> Any:
     """A Fraction that is a whole number as an int; anything else unchanged."""
     return x.numerator if isinstance(x, Fraction) and x.denominator == 1 else x
+
+
+def number(x: Any) -> Any:
+    """As `whole`, any other Fraction (an expectation) as a float: what a file or a document holds."""
+    x = whole(x)
+    return float(x) if isinstance(x, Fraction) else x

@@ -43,8 +43,9 @@ class At(Struct, frozen=True):
     def point(self, name: str, component: str, what: str, size: Dim, **over: object) -> Pointwise:
         return Pointwise(what=what, size=size, **self.common(name, component, **over))
 
-    def with_tokens(self, tokens: Dim, cached: Dim, active: object) -> "At":
-        return replace(self, tokens=tokens, cached=cached, active=active)
+    def with_tokens(self, tokens: Dim, active: object) -> "At":
+        """Where no attention is, so that no cached token is seen."""
+        return replace(self, tokens=tokens, cached=0, active=active)
 
     def kept(self, r: RoutingPlan, tokens: Dim, cached: Dim) -> "At":
         """Behind a router: `tokens` of the new ones pass, and see `cached`."""

@@ -11,7 +11,7 @@ from math import prod
 from msgspec import Struct
 
 from modcalc.cost.convention import in_block
-from modcalc.cost.ops import Lookup, Op
+from modcalc.cost.ops import Op
 from modcalc.spec.plan import Plan
 
 
@@ -22,12 +22,12 @@ def sliced(rows: Iterable[Op], n: int) -> int:
 
 class Whole(Struct, frozen=True):
     """Entries that are whole: weights of no block, from the forward pass to the end of the backward pass; at the most on top of them while
-    a block runs backward; on top of them when all blocks have, and no activations are left.
+    a block runs backward; on top of them before the first block or after the last one's backward pass, when there are no activations.
     """
 
     throughout: int = 0
     at_a_block: int = 0
-    at_the_end: int = 0
+    outside_blocks: int = 0
 
 
 def put_together(plan: Plan, rows: list[Op], n: int) -> Whole:
@@ -35,11 +35,13 @@ def put_together(plan: Plan, rows: list[Op], n: int) -> Whole:
 
     At a block: its weights and those of the block before it, which are fetched ahead; its gradients, and with recursions those of all
     shared blocks, which wait for the first recursion's; those of the block after it, put together to be reduced; and gradients of what
-    no block holds, but for tables that are read before all blocks and nowhere else. At the end, when the token table gets its gradient:
-    gradients of all that no block holds, of a tied table also the head's part and the sum of both; those of the first block in one piece.
+    no block holds, but for what runs before all blocks alone. After all blocks, when the token table gets its gradient: gradients
+    of all that no block holds, of a tied table also the head's part and the sum of both; those of the first block in one piece. Before
+    all blocks: in one piece as they come from the GPUs, weights of no block and of the first, beside its weights that are made of that.
     """
-    if n == 1:
-        return Whole()
+    if n == 1:  # a whole gradient is added to one that is there; of a tied table the head's part waits for its own
+        table = next(op for op in rows if op.path == "embedding.tokens")
+        return Whole(outside_blocks=table.params * (3 if table.tied else 1))
     whole, own = dict.fromkeys(range(plan.n_layers), 0), dict.fromkeys(range(plan.n_layers), 0)
     throughout = early = gradients = again = 0
     for op, shape in _tensors(rows):
@@ -51,14 +53,20 @@ def put_together(plan: Plan, rows: list[Op], n: int) -> Whole:
         else:
             throughout += padded
             gradients += size
-            early += size if not isinstance(op, Lookup) or op.tied else 0
-            again += 2 * size if op.path == "embedding.tokens" and op.tied else 0
-    return Whole(throughout, _at_a_block(plan.passes, whole, own) + early, gradients + again + whole[0])
+            shared = op.path == "embedding.tokens" and op.tied  # with the head
+            early += size if shared or not op.path.startswith("embedding.") else 0
+            again += 2 * size if shared else 0
+    before, after = throughout + 2 * whole[0], gradients + again + whole[0]
+    return Whole(throughout, _at_a_block(plan.passes, whole, own) + early, max(before, after))
 
 
 def _at_a_block(order: list[int], whole: dict[int, int], own: dict[int, int]) -> int:
     """The most of blocks' entries. order: layers as they run forward; whole: their weights with padding; own: without."""
-    first, last = {layer: at for at, layer in reversed([*enumerate(order)])}, {layer: at for at, layer in enumerate(order)}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for at, layer in enumerate(order):
+        first.setdefault(layer, at)
+        last[layer] = at
     most = waiting = 0
     for at, layer in enumerate(order):
         waiting += own[layer] if first[layer] == at else 0

@@ -26,8 +26,9 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from modcalc.cost.account import Report, layer
 from modcalc.cost.compare import routed
+from modcalc.cost.ops import number
 from modcalc.measure.ranges import USER_SCOPE, Owners, Ranged, ranges
-from modcalc.measure.records import Attribution, Line, number
+from modcalc.measure.records import Attribution, Line
 from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
 
 LEAST, MOST = 4, 12  # rounds; between them as many as three seconds hold

@@ -4,8 +4,7 @@ Units are in the names: seconds, bytes, FLOPs, joules. Null is unknown. Keys tha
 of the command; `schema` grows when one of them changes its meaning.
 """
 
-from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -261,11 +260,6 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
 
 
 Record = Result | Failed
-
-
-def number(x: Any) -> int | float:
-    """An exact count as an int where it is whole, else (an expectation at sampling) as a float."""
-    return x.numerator if isinstance(x, Fraction) and x.denominator == 1 else float(x) if isinstance(x, Fraction) else x
 
 
 def ends(interval: Interval | None) -> tuple[float, float] | None:

@@ -42,18 +42,17 @@ def read_results(path: Path) -> Held:
     records: dict[str, Record] = {}
     lost, cut = 0, False
     lines = content.removeprefix(BOM).split(b"\n")
-    for number, line in ((n, part) for n, whole in enumerate(lines, start=1) for part in JOINED.split(whole)):
-        if not line.strip():
-            continue
-        cut = False
-        try:
-            record = msgspec.json.decode(line, type=Record)
-        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-            if _cut_off(line):
+    for number, whole in enumerate(lines, start=1):
+        for line in filter(bytes.strip, JOINED.split(whole)):
+            cut = False
+            try:
+                record = msgspec.json.decode(line, type=Record)
+            except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+                if not _cut_off(line):
+                    raise UsageError(f"{path}:{number}: not a result of modcalc profile ({_other(content) or wrong})") from wrong
                 lost, cut = lost + 1, True
-                continue
-            raise UsageError(f"{path}:{number}: not a result of modcalc profile ({_other(content) or wrong})") from wrong
-        put_last(records, record)
+            else:
+                put_last(records, record)
     return Held(records, lost, cut, bool(lines[-1]))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from modcalc.cost.account import Report, account
 from modcalc.cost.compare import is_expectation
+from modcalc.cost.ops import number
 from modcalc.cost.recompute import hardware_flops
 from modcalc.cost.roofline import step_bytes
 from modcalc.measure.build import build
@@ -19,7 +20,7 @@ from modcalc.measure.compiling import room_for_graphs
 from modcalc.measure.hardware import Device, describe
 from modcalc.measure.identity import content_hash
 from modcalc.measure.nvml import Gpu
-from modcalc.measure.records import Energy, Flops, Measured, Memory, Settings, StepTime, WarmUpTime, number
+from modcalc.measure.records import Energy, Flops, Measured, Memory, Settings, StepTime, WarmUpTime
 from modcalc.measure.settle import settle
 from modcalc.measure.steps import build_step, waits
 from modcalc.measure.steptime import Step, WarmUp, alternate, means, round_s, shared_out, warm_up

@@ -7,7 +7,7 @@ from typing import Any
 from modcalc.cost.account import Line, Report
 from modcalc.cost.compare import is_expectation, masked_windows
 from modcalc.render.table import Column, Table
-from modcalc.render.wording import LABELS, Unit, headline
+from modcalc.render.wording import LABELS, Unit, headline, lengths_differ
 from modcalc.spec.plan import Plan
 
 Field = tuple[Column, Callable[[Any], Any]]
@@ -63,7 +63,7 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
     """Several models: parameters, FLOPs, per token, and the ratio of each to the first: of forward passes, or with `backward` of train steps."""
     unit = unit or Unit()
     first = reports[0]
-    own_length = len({r.work.seq_len for r in reports}) > 1
+    own_length = lengths_differ(reports)
     rated = "train step" if backward else "forward"
     expected = "expected " if any(map(is_expectation, reports)) else ""
     per_token = "forward per token" if backward else "per token"

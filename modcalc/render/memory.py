@@ -12,11 +12,11 @@ from modcalc.render.numbers import binary_bytes, count, several
 from modcalc.render.output import facts, show, write
 from modcalc.render.sampling import CASES
 from modcalc.render.table import Column, Table
-from modcalc.render.wording import LABELS, Facts
+from modcalc.render.wording import LABELS, Facts, lengths_differ
 
 AGAIN = "computed again"
 BACKWARD = "blocks running backward"
-ENDING = "last gradients, less activations"
+OUTSIDE = "outside blocks, less activations"
 
 
 def show_memory(reports: Sequence[MemoryReport], format: str) -> None:
@@ -36,14 +36,10 @@ def parts(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
         return {"weights": memory.weights, "KV cache": memory.kv_cache, "logits": memory.logits}
     named = {f"activations: {name}": memory.activations.kept.get(component, 0) for component, name in LABELS.items()}
     fixed = {"weights": memory.weights, "gradients": memory.gradients, "fp32 weights": memory.master, "optimizer states": memory.states}
-    peak = dict.fromkeys(("logits and loss", AGAIN, BACKWARD, ENDING), 0)
+    peak = dict.fromkeys(("logits and loss", AGAIN, BACKWARD, OUTSIDE), 0)
     block = BACKWARD if memory.under_way else AGAIN
-    last = "logits and loss" if memory.peak == memory.at_the_loss else block if memory.peak == memory.at_a_block else ENDING
+    last = "logits and loss" if memory.peak == memory.at_the_loss else block if memory.peak == memory.at_a_block else OUTSIDE
     return {**fixed, "gathered weights": memory.gathered, **named, **peak, last: memory.peak}
-
-
-def lengths_differ(reports: Sequence[MemoryReport]) -> bool:
-    return len({r.work.seq_len for r in reports}) > 1
 
 
 def headline(reports: Sequence[MemoryReport]) -> list[str]:
@@ -139,7 +135,7 @@ def _chosen(choice: Choice) -> str:
 def cache_table(reports: Sequence[MemoryReport]) -> Table:
     """The KV cache in both widths; with routing its expectation, worst and best case, and the dense twin's."""
     batch, many, differ = reports[0].work.batch, len(reports) > 1, lengths_differ(reports)
-    of = ("" if differ else f" of {count(reports[0].cached)} tokens") + (f" of {batch:,} sequences" if batch > 1 else "")
+    of = ("" if differ else f" of {several(reports[0].cached, 'token')}") + (f" of {batch:,} sequences" if batch > 1 else "")
     columns = [Column("spec")] if many else []
     columns += [Column("tokens", "count")] if differ else []
     columns.append(Column("routing, token by token" if any(len(r.caches) > 1 for r in reports) else "blocks", key="routing"))
@@ -191,6 +187,20 @@ def _limit(fit: Fit, report: MemoryReport) -> str:
     return f"{what} alone take {binary_bytes(fixed)}" if fixed > report.room else "not even 1 fits"
 
 
+def _peak(m: TrainMemory) -> str:
+    """When a train step holds the most."""
+    moments = [f"the loss running backward holds {binary_bytes(m.at_the_loss)}"]
+    if m.at_a_block:
+        what = "and its neighbours" if m.under_way else "or core computed again"
+        moments.append(f"one block {what} {binary_bytes(m.at_a_block)}")
+    if m.peak == m.outside_blocks:
+        what = "weights before all blocks or gradients after them" if m.gathered else "gradients of the token table after all blocks"
+        moments.append(f"{what} {binary_bytes(m.outside)} in place of activations")
+    if len(moments) == 1:
+        return "when the loss runs backward: it holds log-probabilities, their gradients and those of the logits, in full precision"
+    return f"{', '.join(moments)}: the largest counts"
+
+
 def remarks(reports: Sequence[MemoryReport]) -> Facts:
     """What a reader would ask next, and what no row counts."""
     found: Facts = []
@@ -201,18 +211,7 @@ def remarks(reports: Sequence[MemoryReport]) -> Facts:
         if isinstance(m, TrainMemory):
             each = " on each GPU" if report.how.fsdp > 1 else ""
             found.append(("per parameter", f"{float(Fraction(m.fixed, report.params)):.4g} bytes of weights, gradients and optimizer{each}"))
-            if m.under_way:
-                loss, block = binary_bytes(m.at_the_loss), binary_bytes(m.at_a_block)
-                said = f"the loss running backward holds {loss}, later one block and its neighbours {block}"
-                if m.peak == m.at_the_end:
-                    said += f", and after all blocks gradients {binary_bytes(m.ending)} in place of activations"
-                found.append(("peak", f"{said}: the largest counts"))
-            elif m.activations.again:
-                loss, again = binary_bytes(m.at_the_loss), binary_bytes(m.activations.again)
-                found.append(("peak", f"the loss running backward holds {loss}, later one block or core computed again {again}: the larger counts"))
-            else:
-                held = "log-probabilities, their gradients and those of the logits, in full precision"
-                found.append(("peak", f"when the loss runs backward: it holds {held}"))
+            found.append(("peak", _peak(m)))
         if report.twin:
             ratio = Fraction(m.total) / Fraction(report.twin.total)
             found.append(("dense twin", f"{count(report.twin.total)} bytes in all (same shape, no routing); ratio {float(ratio):.4f}"))

@@ -53,6 +53,6 @@ def memory_bytes(memory: TrainMemory | SampleMemory) -> dict[str, Any]:
         "loss": memory.loss,
         "loss_backward": memory.loss_backward,
         "whole_at_a_block": memory.under_way,
-        "whole_at_the_end": memory.ending,
+        "whole_outside_blocks": memory.outside,
         "total": memory.total,
     }

@@ -1,9 +1,9 @@
 """Raw values -> text: the kinds of cells. Integers stay exact; only Fractions and floats are rounded."""
 
-from fractions import Fraction
 from math import isfinite
 from typing import Any
 
+from modcalc.cost.ops import number
 from modcalc.units import binary_bytes, seconds, si
 from modcalc.units import grouped as count
 
@@ -57,8 +57,7 @@ KINDS = {
 
 def machine(x: Any) -> Any:
     """A value for csv and json: whole Fractions as int, others as float; nothing infinite; numpy scalars as Python's."""
-    if isinstance(x, Fraction):
-        return x.numerator if x.denominator == 1 else float(x)
+    x = number(x)
     if isinstance(x, float):
         return x if isfinite(x) else None
     if x is None or isinstance(x, (int, str)):

@@ -11,7 +11,7 @@ from modcalc.render.breakdown import folded, in_order, ordered
 from modcalc.render.numbers import si
 from modcalc.render.plot import amounts, figure, layer_ticks, legend_beside
 from modcalc.render.plot_bars import parts, stacked, with_length
-from modcalc.render.wording import LABELS, Unit, headline
+from modcalc.render.wording import LABELS, Unit, headline, lengths_differ
 
 
 def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = None, *, backward: bool = False) -> None:
@@ -21,7 +21,7 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
     """
     unit = unit or Unit()
     sums = [{line.label: unit.of(line.flops(backward)) for line in ordered(r.lines("component"), "component")} for r in reports]
-    own_length = len({r.work.seq_len for r in reports}) > 1
+    own_length = lengths_differ(reports)
     counted = "\n".join(headline(reports[0], unit, own_length=own_length, backward=backward)[:2])
     with figure(target, _title(unit, backward), counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
         names = [with_length(r.plan.name, r.work.seq_len) if own_length else r.plan.name for r in reports]

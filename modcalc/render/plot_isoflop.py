@@ -60,7 +60,7 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
                 )
                 sizes.append(float(answer.target.params))
             sizes.append(float(chinchilla_size(budget)))
-        if not any(c.status == OK for _, found in answer.founds for c in found.candidates):
+        if not any(found.ok for _, found in answer.founds):
             axes.text(0.5, 0.5, "no shape is OK", transform=axes.transAxes, ha="center")
         ends = (min(sizes), max(sizes))
         axes.plot(

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modcalc.cost.memory_report import MemoryReport
-from modcalc.render.memory import AGAIN, BACKWARD, ENDING, headline, lengths_differ, parts
+from modcalc.render.memory import AGAIN, BACKWARD, OUTSIDE, headline, parts
 from modcalc.render.numbers import binary_bytes
 from modcalc.render.plot import figure
 from modcalc.render.plot_bars import stacked, with_length
+from modcalc.render.wording import lengths_differ
 from modcalc.units import BINARY_STEPS
 
 
@@ -25,7 +26,7 @@ def plot_memory(target: Path, reports: Sequence[MemoryReport]) -> None:
             one[key] = one.get(key, 0) + value
         sums.append(one)
     fixed = ("weights", "gradients", "fp32 weights", "optimizer states", "gathered weights")
-    order = (*fixed, "activations", "KV cache", "logits", "logits and loss", AGAIN, BACKWARD, ENDING)
+    order = (*fixed, "activations", "KV cache", "logits", "logits and loss", AGAIN, BACKWARD, OUTSIDE)
     labels = {key: key for key in order if any(one.get(key) for one in sums)}
     largest = max(sum(one.values()) for one in sums)
     step = max(i for i in range(len(BINARY_STEPS)) if i == 0 or largest >= 1024**i)

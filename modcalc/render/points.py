@@ -101,8 +101,8 @@ def peak_line(peak: Peak | None, dtype: str, reached: bool = False) -> str:
 
 
 def _rates(peak: Peak) -> str:
-    memory = f", {si(peak.bytes_per_s)}B/s" if peak.bytes_per_s else ""
-    return f"{si(peak.flops_per_s)}FLOP/s{memory}"
+    memory = f", {si(peak.bytes_per_s, 'B/s')}" if peak.bytes_per_s else ""
+    return f"{si(peak.flops_per_s, 'FLOP/s')}{memory}"
 
 
 def warnings(records: Sequence[Record]) -> list[str]:

@@ -59,6 +59,11 @@ class Unit:
         return None if flops is None else whole(Fraction(flops) / self.divisor)
 
 
+def lengths_differ(reports: Sequence[Any]) -> bool:
+    """Whether accounts or memory reports are of sequences of several lengths."""
+    return len({r.work.seq_len for r in reports}) > 1
+
+
 def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: bool = False) -> list[str]:
     """What is computed, and by whose rule it is counted. own_length: of several specs, each at its own T; backward: a train step."""
     w, rule = report.work, report.convention

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from modcalc.search.family import HARDWARE_MULTIPLE, Family, Shape
 from modcalc.search.knobs import Values
 from modcalc.search.rules import Band
+from modcalc.spec.schema import MAX_LAYERS
 
 # Mixture-of-Depths (arXiv 2404.02258, section 4.1) tried 12.5 % to 95 % of the tokens, in every block or every other one.
 CAPACITIES = [0.125, 0.25, 0.5, 0.75]
@@ -45,7 +46,7 @@ def around(family: Family, other: Shape, ff_ratio: Band = None) -> Callable[[str
 
     def values(knob: str, before: dict[str, Values]) -> Values:
         if knob == "n_layers":
-            return list(range(max(1, other.n_layers // 2), 4 * other.n_layers + 1))
+            return list(range(max(1, other.n_layers // 2), min(4 * other.n_layers, MAX_LAYERS) + 1))
         if knob == "d_model":
             return _multiples(family.width_multiple, other.d_model / 2, other.d_model * 2)
         return _common(knob, family, before, ff_ratio)

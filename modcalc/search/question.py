@@ -12,7 +12,7 @@ from modcalc.search.knobs import Values, band, parse_free
 from modcalc.search.rules import Band, Rules
 from modcalc.spec.resolve import exact, resolve
 from modcalc.spec.schema import Spec
-from modcalc.units import parse_count, parse_ratio
+from modcalc.units import parse_count
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,6 @@ def terms(
     words += [f"d_ff / d_model {shown(rules.ff_ratio)} (--ff-ratio)"] if "d_ff" in axes else []
     words += [f"parameters {shown(rules.params)} (--params)"] if rules.params else []
     return Terms(family, axes, rules, tuple(words))
-
-
-def fraction(name: str, text: str) -> Fraction:
-    """A relative difference: 0.001; 0 asks for equality. Raises UsageError."""
-    return Fraction(0) if text.strip().strip("0") in ("", ".") and "0" in text else parse_ratio(text, name)
 
 
 def shown(bounds: Band) -> str:

@@ -74,9 +74,14 @@ class Found:
     tally: Tally
 
     @property
+    def ok(self) -> bool:
+        """Whether any candidate is."""
+        return any(c.status == OK for c in self.candidates)
+
+    @property
     def to_blame(self) -> str | None:
         """Where no candidate is OK, the rule that excluded most: of those on results, if any candidate was left to them."""
-        if any(c.status == OK for c in self.candidates):
+        if self.ok:
             return None
         return (self.tally.worst(ON_RESULTS) if self.candidates else None) or self.tally.worst()
 

@@ -27,7 +27,7 @@ def apply_mod(spec: Spec, text: str) -> Spec:
     """
     data = msgspec.to_builtins(spec)
     section = parse_mod(text)
-    data.update(mod=section, name=f"{spec.name}-mod", budget=None)
+    data.update(mod=section, name=f"{spec.name[:196]}-mod", budget=None)
     made, problems = checked(data, dict.fromkeys(_paths(section, ("mod",)), 1))  # else a default that is written passes where it does nothing
     if made is None:
         raise UsageError("\n".join(f"--mod {text}: {problem}" for problem in problems))

@@ -220,12 +220,14 @@ def size_rules(r: Rules) -> None:
     spec, a = r.spec, r.spec.attention
     width = a.n_heads * ((a.latent.nope_dim + a.latent.rope_dim + a.latent.v_dim) if a.latent else heads(spec)[2])
     inner = spec.mlp.d_ff or int((spec.mlp.ratio or 0) * spec.d_model)
-    experts = (spec.moe.n_experts, spec.moe.d_ff or inner) if spec.moe else (1, inner)
     weights = {
         "vocab_size": spec.vocab_size * (spec.embedding.dim or spec.d_model),
         "attention.n_heads": spec.d_model * width,
-        "moe.n_experts" if spec.moe else "mlp.d_ff" if spec.mlp.d_ff else "mlp.ratio": spec.d_model * experts[0] * experts[1],
+        "mlp.d_ff" if spec.mlp.d_ff else "mlp.ratio": spec.d_model * inner,
     }
+    if moe := spec.moe:
+        own = moe.d_ff or inner
+        weights |= {"moe.n_experts": spec.d_model * moe.n_experts * own, "moe.n_shared": spec.d_model * moe.n_shared * (moe.shared_d_ff or own)}
     for path, size in weights.items():
         if size > MAX_WEIGHT:
             r.wrong(path, f"weights of at most {MAX_WEIGHT:.0e} elements", f"this one would have {size:.1e}")
