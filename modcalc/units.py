@@ -37,8 +37,8 @@ def parse_count(value: Any, name: str = "value") -> int:
 
 
 def parse_bytes(value: Any, name: str = "value") -> int:
-    """A size in bytes: 80GiB, "24 GB", 1e9. At least 1, and less than a byte of a larger unit (79.6GiB) is dropped. Raises UsageError
-    as `parse_count` does.
+    """A size in bytes: 80GiB, "24 GB", 1e9. At least 1; a fraction of a byte, as in 79.6GiB, is dropped. Raises UsageError as
+    `parse_count` does.
     """
     return int(_bytes(value, name))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def initialise(model: "Decoder", generator: torch.Generator | None = None) -> None:
+def initialise(model: "Decoder") -> None:
     """Draw every parameter of `model` in place, in the order of named_parameters(), and set buffers to 0; costs nothing on meta."""
     std = 1 / math.sqrt(model.plan.d_model)
     residual = std / math.sqrt(2 * model.plan.n_layers)
@@ -38,7 +38,7 @@ def initialise(model: "Decoder", generator: torch.Generator | None = None) -> No
         elif name in ("bias", "sinks"):
             nn.init.zeros_(p)
         elif isinstance(module, Router):
-            nn.init.normal_(p, std=1 / model.plan.d_model, generator=generator)
+            nn.init.normal_(p, std=1 / model.plan.d_model)
         else:
             writes = owner.endswith(("attn.o_proj", "down_proj")) and "predictor" not in owner
-            nn.init.normal_(p, std=residual if writes else std, generator=generator)
+            nn.init.normal_(p, std=residual if writes else std)

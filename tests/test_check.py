@@ -69,6 +69,8 @@ def test_every_metric_of_the_schema_is_measured() -> None:
         (f"forward_flops == {FORWARD + 1}", False),
         (f"params == {PARAMS + 1} within 1e-6", True),
         (f"params == {PARAMS - 4} within 1e-6", False),
+        (f"params == {PARAMS} within 0", True),
+        (f"params == {PARAMS + 1} within 0.0", False),
         ("forward_flops_per_token <= 5.2M", True),
         ("train_step_flops == 62876811264", True),  # 8 sequences, 3 times forward
         ("active_params <= 2000000", False),

@@ -7,10 +7,14 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from modcalc.cli import app
+from modcalc.cli import app, options, search_options
+from modcalc.cost.workload import PHASES
+from modcalc.search import answers, defaults
+from modcalc.search.costs import COSTS
 
 
 @pytest.fixture
@@ -32,6 +36,19 @@ def test_help_lists_the_commands_and_loads_none() -> None:
     listed = done.stdout.partition("Commands:")[2].splitlines()
     assert [line.split()[0] for line in listed if re.match(r"  \w", line)] == list(app.COMMANDS)
     assert sorted(eval(done.stderr)) == ["modcalc.cli", "modcalc.cli.app", "modcalc.errors"]
+
+
+def test_help_names_the_values_that_the_code_takes() -> None:
+    """Names and defaults stand there as text, for help loads no more than it shows."""
+    assert set(get_args(options.PhaseName)) == set(PHASES) and set(get_args(search_options.CostName)) == set(COSTS)
+    grid, match = ":".join(defaults.GRID_ASPECT), "{}:{}".format(*defaults.MATCH_ASPECT)
+    for option, said in (
+        (search_options.Aspect, f"[default: {grid}; with --match {match},"),
+        (search_options.Ratio, f"[default: {':'.join(answers.RATIO)}]"),
+        (search_options.StepBatch, f"else {defaults.STEP_BATCH}]"),
+        (search_options.Limit, f"[default: the {answers.ROWS} nearest to 20 tokens per parameter; with --match {answers.MATCHES}]"),
+    ):
+        assert said in get_args(option)[1].help
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,8 @@ def test_windows_of_routed_blocks_are_an_upper_bound(flops, tmp_path: Path) -> N
     for more in (["--causal", "exact"], ["--causal", "half"], ["--convention", "olmo-core"]):
         assert "windows: block 1 (from 0), routed: a query is billed for up to" in flops(spec, "--count", "analytic", *more).out
     assert "routed: a query" not in flops(spec, "--count", "analytic").out
+    spec.write_text(TINY.replace("bias: true", "window: 4") + "mod: {capacity: 1, layers: [1]}\n")  # one token sees itself
+    assert "windows:" not in flops(spec, "--count", "analytic", "--causal", "exact").out
     spec.write_text(TINY.replace("bias: true", "window: 4") + "mod: {capacity: 8, layers: [1], granularity: mlp}\n")
     assert "windows:" not in flops(spec, "--count", "analytic", "--causal", "exact").out
 

@@ -197,6 +197,7 @@ def test_names_and_rules_that_there_are_not() -> None:
             find_convention(wrong)
     with pytest.raises(UsageError, match="full, window, half, exact"):
         account(GPT2.spec, causal="halff")
+    assert find_convention("lingua", CONVENTIONS["lingua"].causal) is CONVENTIONS["lingua"]
     for name in ("6nd", "kaplan", "fvcore"):
         with pytest.raises(UsageError, match="counts no pairs"):
             find_convention(name, "half")

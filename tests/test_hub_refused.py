@@ -181,6 +181,12 @@ def test_all_problems_at_once_with_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_no_line_for_a_key_that_stands_on_two(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"model_type": "llama",\n"hidden_size": "4096",\n"rope_scaling": {"rope_type": "default",\n"hidden_size": 3}}')
+    assert any(p.startswith(f"{file}: hidden_size: ") for p in problems(file))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -16,7 +16,8 @@ from modcalc.cost.memory import kv_cache_bytes
 from modcalc.errors import UsageError
 from modcalc.search.answers import Answer, Asked, matched, planned
 from modcalc.search.costs import Basis
-from modcalc.search.family import Family
+from modcalc.search.defaults import around
+from modcalc.search.family import Family, Shape
 from modcalc.search.isoflop import MARKS, chinchilla_size, match, plan
 from modcalc.search.knobs import parse_free
 from modcalc.search.question import at_length, differences, terms
@@ -34,8 +35,8 @@ def quiet(text: str, size: int) -> nullcontext:
     return nullcontext(lambda n: None)
 
 
-def basis(spec: Spec, rule: str = "matmul", batch: int = 128) -> Basis:
-    return Basis(spec.seq_len, batch, spec.seq_len - 1, find_convention(rule))
+def basis(spec: Spec, rule: str = "matmul", batch: int = 128, causal: str | None = None) -> Basis:
+    return Basis(spec.seq_len, batch, spec.seq_len - 1, find_convention(rule, causal))
 
 
 def ask_match(spec: Spec, other: Spec, by: str = "forward", budgets: tuple = (), **options: object) -> Answer:
@@ -366,10 +367,16 @@ def test_a_spec_says_what_it_spends_and_its_name_which_of_several_budgets() -> N
             assert spec.description == f"spends {spent} training FLOPs; convention matmul, causal full; a shape of dense-60m"
 
 
-def test_another_convention_writes_no_rule_that_check_would_count_otherwise() -> None:
-    asked = Asked(terms(load("mod-60m"), other=load("dense-60m")), basis(load("mod-60m"), "causal-half"), WITHIN)
+@pytest.mark.parametrize(("name", "causal"), [("causal-half", None), ("matmul", "exact")])
+def test_another_convention_writes_no_rule_that_check_would_count_otherwise(name: str, causal: str | None) -> None:
+    asked = Asked(terms(load("mod-60m"), other=load("dense-60m")), basis(load("mod-60m"), name, causal=causal), WITHIN)
     pairs = list(specs_of(matched(asked, load("dense-60m"), "forward", quiet)))
-    assert pairs and all(spec.budget is None and "causal-half" in spec.description for _, spec in pairs)
+    assert pairs and all(spec.budget is None and (causal or name) in spec.description for _, spec in pairs)
+
+
+def test_no_shape_is_deeper_than_a_spec_may_be() -> None:
+    deep = structs.replace(load("dense-60m"), n_layers=4000, d_model=64, attention=Attention(n_heads=1))
+    assert max(around(Family(deep), Shape(4000, 64))("n_layers", {})) == 10_000
 
 
 def test_what_differs_between_the_models_is_said_and_how_it_counts() -> None:

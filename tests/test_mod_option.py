@@ -27,6 +27,7 @@ def test_apply_mod() -> None:
     spec = named("llama-2-7b")
     made = apply_mod(spec, "capacity=0.25,every=4,rounding=ceil,predictor_width=64")
     assert made.mod == Mod(capacity=0.25, every=4, rounding="ceil", predictor_width=64)
+    assert apply_mod(msgspec.structs.replace(spec, name=200 * "n"), "every=2").name == 196 * "n" + "-mod"
     assert made.name == "llama-2-7b-mod" and msgspec.structs.replace(made, mod=None, name=spec.name) == spec
     assert apply_mod(spec, "layers=1+3+5,capacity=256").mod == Mod(layers=[1, 3, 5], capacity=256)
     assert apply_mod(spec, "layers=5,capacity=1").mod == Mod(layers=[5], capacity=1)

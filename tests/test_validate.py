@@ -142,6 +142,12 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(name="a\nb"), "name", "1 to 200 printable characters"),
     (dict(d_model=10**9, vocab_size=10**9, attention=dict(n_heads=10**9, head_dim=10**9)), "attention.n_heads", "weights of at most 1e+18 elements"),
     (dict(mlp=dict(d_ff=10**9), moe=dict(n_experts=10**9, top_k=1)), "moe.n_experts", "weights of at most 1e+18 elements"),
+    (
+        dict(d_model=10**9, mlp=dict(d_ff=1), moe=dict(n_experts=2, top_k=1, n_shared=10**9, d_ff=8)),
+        "moe.n_shared",
+        "weights of at most 1e+18 elements",
+    ),
+    (dict(d_model=10**9, mlp=dict(ratio=1000), moe=dict(n_experts=2, top_k=1, d_ff=8, every=2)), "mlp.ratio", "weights of at most 1e+18 elements"),
 ]
 
 

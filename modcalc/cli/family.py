@@ -1,11 +1,11 @@
 """`modcalc family`: shapes at a constant cost, such as depth against width at constant parameters."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from modcalc.cli.options import Causal, ConventionName, Format, OneSpec, SeqLen
-from modcalc.cli.search_options import Force, Out
+from modcalc.cli.search_options import CostName, Force, Out
 from modcalc.spec.schema import MAX_SIZE
 
 Vary = Annotated[
@@ -13,9 +13,7 @@ Vary = Annotated[
     typer.Option("--vary", metavar="KNOB=VALUES", help="Such as n_layers=1,2,4 or n_layers=4:40:4; may be repeated.", show_default=False),
 ]
 Solve = Annotated[str, typer.Option("--solve", metavar="KNOB", help="The knob that follows: n_layers, d_model or d_ff.")]
-Hold = Annotated[
-    Literal["params", "forward", "train", "active", "non_embedding", "kv", "decode"], typer.Option("--hold", help="The cost that stays constant.")
-]
+Hold = Annotated[CostName, typer.Option("--hold", help="The cost that stays constant.")]
 To = Annotated[str | None, typer.Option("--to", metavar="VALUE", help="The constant, such as 41M. [default: the spec's own]", show_default=False)]
 Multiple = Annotated[
     int | None,

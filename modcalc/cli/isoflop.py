@@ -80,6 +80,7 @@ def isoflop(
     from modcalc.errors import UsageError
     from modcalc.search.answers import Asked, matched, planned
     from modcalc.search.costs import Basis
+    from modcalc.search.defaults import STEP_BATCH
     from modcalc.search.question import at_length, terms
     from modcalc.search.write import folder_for
     from modcalc.spec.mod_option import load_as
@@ -107,7 +108,7 @@ def isoflop(
     T = seq_len or family.seq_len
     basis = Basis(
         T,
-        batch or (family.train.batch_size if family.train else 128),
+        batch or (family.train.batch_size if family.train else STEP_BATCH),
         context if context is not None else T - 1,
         find_convention(convention, causal),
     )

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import AsMod, AttentionKernel, Batch, Context, Format, Plot, Recompute, SeqLen, Specs
+from modcalc.cli.options import AsMod, AttentionKernel, Batch, Context, Format, PhaseName, Plot, Recompute, SeqLen, Specs
 from modcalc.spec.schema import MAX_SIZE
 
-Phase = Annotated[Literal["train", "forward", "prefill", "decode"], typer.Option("--phase", "--mode", help="What memory is asked for.")]
+Phase = Annotated[PhaseName, typer.Option("--phase", "--mode", help="What memory is asked for.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32", "fp64"], typer.Option("--dtype", help="Type of weights, gradients, activations and cache.")]
 Optimizer = Annotated[
     Literal["adamw", "momentum", "sgd"] | None,

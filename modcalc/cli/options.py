@@ -33,7 +33,8 @@ Context = Annotated[
     int | None,
     typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="Tokens already cached (prefill: default 0; decode: required).", show_default=False),
 ]
-Phase = Annotated[Literal["forward", "train", "prefill", "decode"], typer.Option("--phase", "--mode", help="What is computed.")]
+PhaseName = Literal["forward", "train", "prefill", "decode"]
+Phase = Annotated[PhaseName, typer.Option("--phase", "--mode", help="What is computed.")]
 Causal = Annotated[
     Literal["full", "half", "exact"] | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import check_decode
+from modcalc.cli.options import PhaseName, check_decode
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
@@ -18,7 +18,7 @@ Specs = Annotated[
 ]
 DeviceName = Annotated[Literal["auto", "cuda", "cpu"], typer.Option("--device", help="auto: the GPU if there is one.")]
 Mode = Annotated[
-    Literal["forward", "train", "prefill", "decode"],
+    PhaseName,
     typer.Option(
         "--mode", "--phase", help="forward: logits, no gradients; train: forward, backward and AdamW; prefill, decode: sampling with a cache."
     ),

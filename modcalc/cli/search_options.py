@@ -13,8 +13,9 @@ def _option(*names: str, help: str, metavar: str | None = None, **more: int) -> 
 
 Budgets = Annotated[list[str] | None, _option("--budget", metavar="FLOPS", help="Training FLOPs to spend, such as 6e18; may be repeated.")]
 Match = Annotated[str | None, _option("--match", metavar="OTHER", help="A spec whose cost the shapes shall have.")]
+CostName = Literal["forward", "train", "params", "active", "non_embedding", "kv", "decode"]
 By = Annotated[
-    Literal["forward", "train", "params", "active", "non_embedding", "kv", "decode"] | None,
+    CostName | None,
     _option("--by", help="With --match: which cost is equal. [default: forward]"),
 ]
 Free = Annotated[

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from modcalc.cost.convention import in_block
 from modcalc.cost.ops import AttentionCore, Op, Pointwise
-from modcalc.cost.saved import How, saved
+from modcalc.cost.saved import How, picked, saved
 from modcalc.cost.tensors import Tensor, element_bytes
 from modcalc.cost.workload import USUAL, Training
 
@@ -100,13 +100,12 @@ def _core_inputs(op: AttentionCore) -> Iterator[Tensor]:
 
 def _positions(op: AttentionCore, how: How) -> Iterator[Tensor]:
     """What else is known of the tokens' positions: their indices, and masks that were made of them."""
-    sequences = op.batch if op.reads != "positions" else 1
+    sequences = op.batch if picked(op) else 1
     pairs = sequences * op.tokens * op.tokens
-    windowed = op.window is not None and op.window < op.length
     yield Tensor(f"{op.reads}:index", sequences * op.tokens, "index")
-    if windowed or op.part.alibi or not (how.fused and op.fusible):
+    if op.windowed or op.part.alibi or not (how.fused and op.fusible):
         yield Tensor(f"{op.reads}:order", op.tokens * op.tokens, "mask")
-    if windowed:
+    if op.windowed:
         yield Tensor(f"{op.reads}:window {op.window}", pairs, "mask")
 
 

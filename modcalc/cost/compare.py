@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from modcalc.cost.account import Report, account, dense_twin
 from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise
+from modcalc.cost.saved import picked
 from modcalc.spec.plan import Dim, RoutingPlan
 from modcalc.spec.schema import Spec
 
@@ -78,7 +79,7 @@ def routed_windows(report: Report) -> list[int]:
     """Layers of routed blocks whose window bounds the pairs that count (at decode, those that are cached): by the tokens kept, as
     positions are the data's.
     """
-    cores = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and op.reads != "positions"]
+    cores = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and picked(op)]
     bounded = report.convention.causal in ("window", "half", "exact")
     held = report.work.context + 1
     return sorted({i for op in cores if (op.window < held if op.decode else bounded and op.context > 1) for i in op.layers})

@@ -10,8 +10,6 @@ from modcalc.cost.ops import CAUSAL
 from modcalc.errors import UsageError
 from modcalc.spec.near import hint
 
-__all__ = ["CONVENTIONS", "MATMUL", "Convention", "find_convention"]
-
 PRODUCTS: Terms = (Term(2, "products"),)
 PARAMS: Terms = (Term(2, "params"),)
 ATTENTION: Terms = (Term(2, "products", only=("kind:attention",)),)

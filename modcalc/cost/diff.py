@@ -7,7 +7,7 @@ import msgspec
 
 from modcalc.cost.account import Report, account
 from modcalc.cost.memory import kv_cache_bytes
-from modcalc.cost.tensors import KV_DTYPE
+from modcalc.cost.tensors import DTYPE
 from modcalc.cost.training import training_run
 from modcalc.spec.plan import Dim
 from modcalc.spec.schema import Spec
@@ -73,7 +73,7 @@ def diff(before: Spec, after: Spec, *, seq_len: int | None = None, convention: s
             ("forward FLOPs", a.flops.forward, b.flops.forward),
             ("forward FLOPs per token", a.flops.forward_per_token, b.flops.forward_per_token),
             ("train step FLOPs, one sequence", a.flops.train_step, b.flops.train_step),
-            (f"KV cache in {KV_DTYPE} [bytes]", *(kv_cache_bytes(r.plan, r.plan.seq_len) for r in (a, b))),
+            (f"KV cache in {DTYPE} [bytes]", *(kv_cache_bytes(r.plan, r.plan.seq_len) for r in (a, b))),
         )
     )
     runs = (training_run(before, a), training_run(after, b))

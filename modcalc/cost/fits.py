@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from modcalc.cost.memory import sample_memory, train_memory
+from modcalc.cost.tensors import DTYPE
 from modcalc.cost.workload import USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import capacities, resolve
@@ -39,14 +40,14 @@ def fits(
     seq_len: int,
     context: int,
     batch: int = 1,
-    dtype: str = "bf16",
+    dtype: str = DTYPE,
     routings: tuple[str, ...] = ("expected",),
     train: bool = True,
     how: Training = USUAL,
 ) -> list[Fit]:
     """What `room` bytes hold: training at `seq_len` (largest batch) and at `batch` (longest sequence), and the same of decode.
 
-    routings: how routed blocks are taken at decode. train: False leaves training out. Where GPUs share the model to train it, only training is.
+    routings: how routed blocks are taken at decode. train: False leaves training out. With how.fsdp > 1 and train, decode is left out.
     """
     plan = resolve(spec, seq_len)
     longest = plan.max_len or MAX_SIZE

@@ -7,11 +7,9 @@ from modcalc.cost.ledger import ledger
 from modcalc.cost.ops import AttentionCore, Op, Pointwise, whole
 from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
 from modcalc.cost.sharding import put_together, sliced
-from modcalc.cost.tensors import KV_DTYPE, element_bytes
+from modcalc.cost.tensors import DTYPE, element_bytes
 from modcalc.cost.workload import OPTIMIZERS, USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan, least
-
-STEP_BYTES = 4
 
 
 class TrainMemory(Struct, frozen=True):
@@ -74,7 +72,7 @@ class SampleMemory(Struct, frozen=True):
         return self.weights + self.kv_cache + self.logits
 
 
-def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str = "bf16") -> TrainMemory:
+def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str = DTYPE) -> TrainMemory:
     """Memory of training on `batch` sequences of the plan's length, on each GPU. dtype: of weights, gradients and activations."""
     work = Workload(batch, plan.seq_len, phase="train")
     rows = ledger(plan, work)
@@ -82,7 +80,7 @@ def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str =
     copied = how.master and own < element_bytes("fp32")
     per_param, counts = OPTIMIZERS[how.optimizer]
     together = put_together(plan, rows, how.fsdp)
-    steps = STEP_BYTES * sum(len(op.weights) * op.repeat for op in rows) if counts else 0
+    steps = element_bytes("fp32") * sum(len(op.weights) * op.repeat for op in rows) if counts else 0
 
     def size(*tensors: object) -> int:
         return sum(t.entries * element_bytes(dtype, t.type) for t in tensors)
@@ -101,7 +99,7 @@ def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str =
     )
 
 
-def sample_memory(plan: Plan, work: Workload, dtype: str = "bf16") -> SampleMemory:
+def sample_memory(plan: Plan, work: Workload, dtype: str = DTYPE) -> SampleMemory:
     """Memory of a workload of phase prefill, decode or forward: weights, cache and logits, nothing of what passes between layers."""
     rows = ledger(plan, work)
     tokens = work.tokens if work.phase == "forward" else work.batch
@@ -116,7 +114,7 @@ def weight_bytes(rows: list[Op], dtype: str, gpus: int = 1) -> int:
     return sliced(rows, gpus) * element_bytes(dtype) + balance
 
 
-def kv_cache_bytes(plan: Plan, context: int, dtype: str = KV_DTYPE, batch: int = 1, routing: str = "expected") -> Dim:
+def kv_cache_bytes(plan: Plan, context: int, dtype: str = DTYPE, batch: int = 1, routing: str = "expected") -> Dim:
     """Bytes of keys and values of `context` tokens in each of `batch` sequences.
 
     Plain attention holds K (N + N_v) elements per token and layer, latent attention one latent and one rotary key

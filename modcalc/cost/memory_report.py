@@ -9,6 +9,7 @@ from modcalc.cost.fits import Fit, fewest_gpus, fits
 from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
 from modcalc.cost.recompute import fusible
+from modcalc.cost.tensors import DTYPE
 from modcalc.cost.workload import ATTENTION, RECOMPUTE, ROUTING, USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan
 from modcalc.spec.resolve import resolve
@@ -99,7 +100,7 @@ def memory_report(
     seq_len: int | None = None,
     phase: str = "train",
     context: int = 0,
-    dtype: str = "bf16",
+    dtype: str = DTYPE,
     room: int | None = None,
     how: Training = USUAL,
 ) -> MemoryReport:

@@ -172,6 +172,11 @@ class AttentionCore(Op, frozen=True, kw_only=True):
         return whole(self.repeat * self.batch * self.pairs(causal) * self.n_heads * (self.head_dim + self.v_head_dim))
 
     @property
+    def windowed(self) -> bool:
+        """Whether its window hides any pair that a causal mask leaves."""
+        return self.window is not None and self.window < self.length
+
+    @property
     def fusible(self) -> bool:
         """Whether torch's scaled_dot_product_attention can compute it: neither sinks nor a soft cap change the softmax."""
         return not (self.sinks or self.softcap)

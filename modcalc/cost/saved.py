@@ -108,8 +108,7 @@ def picked(op: Op) -> bool:
 def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
     B, t, S, H = op.batch, op.tokens, op.context, op.n_heads
     queries, keys, values = B * t * H * op.head_dim, B * S * H * op.head_dim, B * S * H * op.v_head_dim
-    windowed = op.window is not None and op.window < op.length
-    mask = (B if windowed and picked(op) else 1) * t * S
+    mask = (B if op.windowed and picked(op) else 1) * t * S
     lat = op.part.latent
     kv_up = B * S * H * (lat.nope_dim + op.v_head_dim) if lat else values  # what the values are a view of, unless they are copied
     if how.fused and op.fusible and (op.head_dim == op.v_head_dim or how.device == "cuda"):
@@ -118,7 +117,7 @@ def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
         yield Tensor(f"{op.path}:logsumexp", B * H * t, "wide")
         if op.part.alibi:
             yield Tensor(f"{op.path}:mask", (B if picked(op) else 1) * H * t * S)
-        elif windowed:
+        elif op.windowed:
             yield Tensor(f"{op.path}:mask", mask)
         return
     scores = B * H * t * S

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from modcalc.cost.account import Flops, Report, account, count_flops
-from modcalc.cost.conventions import CONVENTIONS, MATMUL, Convention
+from modcalc.cost.convention import Convention
+from modcalc.cost.conventions import CONVENTIONS, MATMUL
 from modcalc.cost.ops import whole
 from modcalc.spec.plan import Dim
 from modcalc.spec.schema import Spec

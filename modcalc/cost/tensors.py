@@ -6,7 +6,7 @@ from modcalc.errors import UsageError
 
 # Bytes of one element.
 DTYPES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
-KV_DTYPE = "bf16"  # what caches are kept in, where nothing else is said
+DTYPE = "bf16"  # of models and caches, where nothing else is said
 
 
 class Tensor(NamedTuple):

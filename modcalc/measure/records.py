@@ -1,7 +1,7 @@
 """What a measurement says, apart from how it looks: the records of `modcalc profile`, one to a line of a results file.
 
-Units are in the names: seconds, bytes, FLOPs, joules. Null is unknown. Keys that scripts rely on stand in the documentation
-of the command; `schema` grows when one of them changes its meaning.
+Units are in the names: seconds, bytes, FLOPs, joules. Null is unknown. Keys that scripts rely on stand in docs/json.md;
+`schema` grows when one of them changes its meaning.
 """
 
 from typing import Annotated, Literal

@@ -58,9 +58,6 @@ class Interval:
         ends = (None, None) if self.low is None else sorted((a + b * self.low, a + b * self.high))
         return Interval(a + b * self.value, *ends, self.confidence)
 
-    def contains(self, x: float) -> bool:
-        return self.low is not None and self.low <= x <= self.high
-
 
 def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """The median and its distribution-free interval between two order statistics.

@@ -7,7 +7,7 @@ from typing import Any
 from modcalc.cost.account import Report
 from modcalc.cost.compare import free_work, is_expectation, kv_bytes, masked_windows, routed
 from modcalc.cost.ops import whole
-from modcalc.cost.tensors import KV_DTYPE
+from modcalc.cost.tensors import DTYPE
 from modcalc.render.breakdown import in_order, ordered
 from modcalc.render.conventions import convention_document
 
@@ -15,7 +15,7 @@ from modcalc.render.conventions import convention_document
 def account_document(
     report: Report, by: str = "component", *, twin: Report | None = None, sampling: Mapping[str, Report] | None = None, macs: bool = False
 ) -> dict[str, Any]:
-    """Keys as the README promises them; `counters` and `agree` are those of an account without counters."""
+    """Keys as docs/json.md promises them; `counters` and `agree` are those of an account without counters."""
     work, rule, p = report.work, report.convention, report.params
     layers, saved = masked_windows(report)
     document = {
@@ -40,7 +40,7 @@ def account_document(
         "rows": rows(report),
     }
     if work.sampling:
-        document["kv_cache"] = {"bytes": kv_bytes(report), "dtype": KV_DTYPE, "tokens": work.context + work.seq_len}
+        document["kv_cache"] = {"bytes": kv_bytes(report), "dtype": DTYPE, "tokens": work.context + work.seq_len}
     if macs:
         document["macs"] = {name: value if value is None else whole(Fraction(value) / rule.multiply_add) for name, value in flops(report).items()}
     if twin:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from modcalc.cost.account import Report
 from modcalc.cost.compare import kv_bytes
-from modcalc.cost.tensors import KV_DTYPE
+from modcalc.cost.tensors import DTYPE
 from modcalc.render.table import Column, Table
 from modcalc.render.wording import Unit
 
@@ -29,5 +29,5 @@ def sampling_table(reports: Mapping[str, Report], unit: Unit, twin: Report | Non
     columns = [Column("routing, token by token", key="routing"), Column(unit.name, "count", f"forward_{unit.key}")]
     columns += [Column("per token", "count", f"{unit.key}_per_token", drop=1)] if several else []
     columns += [Column("ratio to dense", "ratio", "ratio_to_dense_twin")] if twin else []
-    columns.append(Column(f"KV cache ({KV_DTYPE})", "bytes", "kv_cache_bytes"))
+    columns.append(Column(f"KV cache ({DTYPE})", "bytes", "kv_cache_bytes"))
     return Table(title=f"{reports['expected'].plan.name}: {reports['expected'].work.phase}", columns=columns, rows=[row(*one) for one in named])

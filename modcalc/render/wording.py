@@ -9,7 +9,7 @@ from modcalc.cost.compare import free_work, kv_bytes, masked_windows, routed, ro
 from modcalc.cost.convention import Convention
 from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
-from modcalc.cost.tensors import KV_DTYPE
+from modcalc.cost.tensors import DTYPE
 from modcalc.cost.training import Cluster, TrainingRun
 from modcalc.render.numbers import binary_bytes, count, several, share
 from modcalc.spec.plan import CANNOT_SAMPLE
@@ -165,7 +165,7 @@ def _cache(report: Report) -> str:
     held = several(w.context + w.seq_len, "token") + (f" of {w.batch:,} sequences" if w.batch > 1 else "")
     routed = any(op.kind == "attention" and op.tokens != op.length for op in report.rows)
     expected = " expected" if routed and w.routing == "expected" else ""
-    return f"{count(size)} bytes ({binary_bytes(size)}){expected} for {held} in {KV_DTYPE}"
+    return f"{count(size)} bytes ({binary_bytes(size)}){expected} for {held} in {DTYPE}"
 
 
 def numbered(paths: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Shapes from a compute budget, or from another model's cost. The only room but `measure` that imports numpy.
+"""Shapes from a compute budget, or from another model's cost. The only package that imports numpy.
 
 Family(spec)                 the shapes of a spec: how heads and widths follow from depth and width
 parse_free(text, family, …)  "n_layers=4:40:2,d_model" -> a list of values for each free knob

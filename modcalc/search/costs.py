@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from modcalc.cost.account import count_flops, count_params
-from modcalc.cost.conventions import Convention
+from modcalc.cost.convention import Convention
 from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.cost.ops import Op

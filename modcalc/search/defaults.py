@@ -16,6 +16,7 @@ GRID_ASPECT = ("48", "128")
 MATCH_ASPECT = (16, 256)
 FF_SPREAD = (0.75, 1.25)  # d_ff / d_model, as a multiple of the family's
 DEEPEST, WIDEST = 128, 16384
+STEP_BATCH = 128
 
 
 def quarters(multiple: int, most: int) -> list[int]:

@@ -69,7 +69,7 @@ class Lattice:
         self.stride = dict(zip(KNOBS, steps, strict=True))
         self.excluded: dict[str, int] = {}
         self.problem = ""  # what the first spec that was excluded breaks
-        self._frames: dict[int, list[int]] = {}
+        self._frames: dict[int, list[float]] = {}
 
     def shape(self, index: int) -> Shape:
         """The combination at `index`."""

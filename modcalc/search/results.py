@@ -39,7 +39,7 @@ class Schedule:
 class Candidate:
     """One shape. forward, train: FLOPs of one sequence; train is forward and backward.
 
-    cost: what was matched, where something was; error: its difference to the target, or the budget's to what is spent.
+    cost: what was matched, where something was; error: relative difference of it to the target, or of what is spent to the budget.
     """
 
     spec: Spec

@@ -237,7 +237,7 @@ class Plan(Struct, frozen=True):
 
     @property
     def experts_choose(self) -> bool:
-        """Whether experts choose tokens, in place of tokens experts."""
+        """Whether experts choose tokens, instead of tokens choosing experts."""
         return any(moe.choice == "expert" for moe in self.experts)
 
     @property
