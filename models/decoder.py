@@ -144,4 +144,5 @@ class Decoder(nn.Module):
         p = self.plan
         p.demand_room(length)
         if p.is_mod and length != p.seq_len:
-            raise UsageError(f"{p.name}: its capacities are for {p.seq_len} tokens, these are {length}; build it with seq_len={length}")
+            advice = f"; build it with seq_len={length}" if length else ""
+            raise UsageError(f"{p.name}: its capacities are for {p.seq_len} tokens, these are {length}{advice}")

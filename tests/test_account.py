@@ -9,6 +9,7 @@ import pytest
 from modcalc import account, load
 from modcalc.cost.account import LEVELS, dense_twin
 from modcalc.cost.conventions import find_convention
+from modcalc.cost.memory_report import memory_report
 from modcalc.cost.ops import AttentionCore
 from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
@@ -132,6 +133,14 @@ def test_decode_of_gpt2_after_128() -> None:
     assert account(gpt2, phase="decode", context=128).flops.forward == 251_819_520
     for causal in ("half", "exact"):
         assert account(gpt2, phase="decode", context=128, causal=causal).flops.forward == 251_819_520
+
+
+def test_decode_needs_a_context() -> None:
+    gpt2 = load("gpt2")
+    for bill in (account, memory_report):
+        with pytest.raises(UsageError, match="phase decode: say how many tokens are already cached with context=S"):
+            bill(gpt2, phase="decode")
+    assert account(gpt2, phase="decode", context=0).work.context == account(gpt2, phase="prefill").work.context == 0
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,9 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "capacity of a list": (GOOD + "mod:\n  capacity: [0.5, 0]\n", (r":11: mod.capacity\[1\]: found 0; allowed",)),
     "routed block out of range": (GOOD + "mod:\n  layers: [1, 4]\n", (r":11: mod.layers\[1\]: found 4; allowed layers 0 to 3",)),
     "nothing routed on purpose?": (GOOD + "mod:\n", (r":10: mod: found nothing; .*; write null for none, or write \{\} for its defaults",)),
+    "a section that needs more": (GOOD + "moe:\n", (r":10: moe: found nothing; .*; write null for none, or give it n_experts",)),
+    "an empty mlp": (GOOD.partition("mlp:")[0] + "mlp:\n", (r":8: mlp: found nothing; .*; give it d_ff",)),
+    "an empty norm": (GOOD + "norm:\n", (r":10: norm: found nothing; .*; write \{\} for its defaults",)),
     "a suffix": (GOOD.replace("16", "2K"), (r":3: seq_len: found '2K'; .*; write the number out",)),
     "sexagesimal": (GOOD + "train: {steps: 1:30}\n", (r":10: train.steps: found '1:30'; allowed an integer",)),
     "null": (GOOD.replace("32", "null"), (r":4: d_model: found null; allowed an integer",)),
@@ -197,9 +200,9 @@ def test_thousands_of_problems_are_counted_not_listed(text: str) -> None:
 
 
 PLACES = {
-    "": "'': not a name that a file can have",
-    "a\0b": "'a\\x00b': not a name that a file can have",
-    "x" * 5000: "not a name that a file can have",
+    "": "'': allowed are names of 1 to 999 characters that can be shown",
+    "a\0b": "'a\\x00b': allowed are names of 1 to 999 characters that can be shown",
+    "x" * 5000: "allowed are names of 1 to 999 characters that can be shown",
     "y" * 500: "not readable: File name too long",
     "missing.yaml": "missing.yaml: no such file, and no shipped spec of that name",
     "folder": "folder: found a folder without config.json; allowed a YAML spec, a config.json or a folder that holds one",

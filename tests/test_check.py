@@ -215,6 +215,8 @@ def test_a_rule_may_compare_with_a_revision(run, spec, git, tmp_path: Path, monk
     spec("params: 4M", "new.yaml")
     done = run("new.yaml", *rules[:2])
     assert done.returncode == 0 and "new.yaml: params <= 1 * HEAD:: it is new since then, so nothing holds it" in done.stderr
+    assert re.search(r"new.yaml +params <= 1 \* HEAD: .* new\n", done.stdout) and "1 spec, 2 rules: 1 held, 0 broken, 1 of new specs" in done.stdout
+    assert json.loads(run("new.yaml", *rules[:2], "-f", "json").stdout)["specs"][0]["new"] == ["params <= 1 * HEAD:"]
     assert "git cannot show it" in run("mod-220m", *rules[:2]).stderr, "a shipped spec is in no repository of the user's"
 
 
@@ -288,6 +290,12 @@ def test_rules_that_cannot_be_read(rule: str) -> None:
         parse_rule(rule)
 
 
+@pytest.mark.parametrize("rule", ["params >= gpt2", "params >= gpt2 * 1.1"])
+def test_another_spec_has_its_factor_in_front(rule: str) -> None:
+    with pytest.raises(UsageError, match=r"found 'gpt2'; allowed a number; of another spec, with a factor in front: params >= 1 \* gpt2"):
+        parse_rule(rule)
+
+
 def test_a_schedule_that_is_missing_is_said(run, spec, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(MODEL.replace("train: {batch_size: 8, tokens: 1e9}\n", "") + "  train_flops: 1e18\n  params: 4M\n")
@@ -326,15 +334,23 @@ def test_a_rule_that_cannot_be_evaluated_keeps_its_name(run, spec) -> None:
     assert len(specs[0]["unread"]) == 1 and specs[0]["unread"][0].startswith("train_flops <= ")
 
 
-def test_folders(run, tmp_path: Path, spec) -> None:
+def test_folders(run, tmp_path: Path, spec, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / ".hidden").mkdir()
     for name in ("b.yaml", "deep/c.yml", ".hidden/d.yaml"):
         spec("params: 1e9", name)
     assert [Path(s).name for s in sources([str(tmp_path)])] == ["b.yaml", "c.yml"]
+    models = [tmp_path / "deep" / "llama" / "config.json", tmp_path / "zoo" / "config.json", tmp_path / "web" / "config.json"]
+    for file, text in zip(models, ['{"model_type": "llama"}', '{"model_type": "lla', '{"port": 80}'], strict=True):
+        file.parent.mkdir()
+        file.write_text(text)
+    assert list(sources([str(tmp_path)]))[1:] == [str(tmp_path / "deep" / "c.yml"), *map(str, models[:2])], "that of no model left out"
     empty = tmp_path / "empty"
     empty.mkdir()
     assert run(empty).returncode == 2
+    (tmp_path / "gpt2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert list(sources(["gpt2"])) == ["gpt2"] and run("gpt2").returncode == 0, "the shipped spec, as for other commands"
 
 
 def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, spec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,13 @@ def test_prints_a_spec(run) -> None:
     assert loads(out) == from_config(GPT2)
 
 
+def test_prints_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    (tmp_path / "ő模.json").write_text(Path(GPT2).read_text())
+    words = [sys.executable, "-m", "modcalc.cli.app", "import", "ő模.json"]
+    done = subprocess.run(words, capture_output=True, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 0 and loads(done.stdout.decode()).name == "ő模"
+
+
 def test_as_mixture_of_depths_at_another_length(run) -> None:
     code, out, _ = run(GPT2, "--mod", "capacity=0.125,every=2", "--seq-len", "512")
     spec = loads(out)

@@ -142,6 +142,13 @@ def test_only_those_that_are_asked_for(results, words, kept):
     assert [(d["spec"], d["settings"]["batch"]) for d in json.loads(out)["results"]] == kept
 
 
+def test_a_spec_goes_by_its_name_where_its_source_stands_behind_it(results, tmp_path):
+    line = (H200 / "self.jsonl").read_text()
+    Path("r.jsonl").write_text(line.replace('"spec":"mod-220m"', '"spec":"mod-220m (a.yaml)"'))
+    assert results("r.jsonl", "--only", "spec=mod-220m")[0] == 0
+    assert "no result has spec 'mod-220'" in results("r.jsonl", "--only", "spec=mod-220")[2]
+
+
 def test_a_name_with_commas(results, tmp_path):
     line = (H200 / "self.jsonl").read_text().replace("NVIDIA H200", "A, B")
     Path("r.jsonl").write_text(line)
@@ -408,6 +415,8 @@ def test_bad_files(results, tmp_path):
     for document in ('{\n"schema": 1,\n"results": []}', '{"schema": 1, "kind": "profile"}'):
         Path("d.json").write_text(document)
         assert "(it is a document of --format json; name the file that --out wrote)" in results("d.json")[2]
+    Path("spaced.jsonl").write_text(json.dumps({**json.loads(line), "batch": 1, "step_time_s": None}) + "\n")
+    assert "spaced.jsonl:1: not a result of modcalc profile (Expected `object`, got `null` - at `$.step_time_s`)" in results("spaced.jsonl")[2]
     Path("new.jsonl").write_text(line.replace('"schema":1', '"schema":2') + line)
     assert "new.jsonl:1: not a result of modcalc profile (its schema is 2, and this modcalc reads 1)" in results("new.jsonl")[2]
     assert results(H200 / "self.jsonl", "--peak-tflops", "nan")[::2] == (2, "error: --peak-tflops nan: a finite number\n")

@@ -482,6 +482,11 @@ def test_path_folder_and_dict(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("\ufeff" + json.dumps(fields))
     assert from_config(folder).name == "my-llama" == from_config(str(folder / "config.json")).name
     assert from_config(tmp_path / "other.json").name == "other"
+    cached = tmp_path / "models--org--their-llama" / "snapshots" / "0123abc"
+    cached.mkdir(parents=True)
+    (tmp_path / "blob").write_text(json.dumps(fields))
+    (cached / "config.json").symlink_to(tmp_path / "blob")
+    assert from_config(cached).name == from_config(cached / "config.json").name == "their-llama"
     assert from_config(fields).name == "llama" and from_config({**fields, "_name_or_path": "org/their-llama"}).name == "their-llama"
     assert load(str(folder)) == from_config(folder) == load(folder / "config.json")
 

@@ -256,6 +256,12 @@ def test_a_section_is_tied_as_the_whole_model_is() -> None:
         from_config({"tie_word_embeddings": True, "text_config": text}, "text_config")
 
 
+def test_a_whole_may_be_tied_otherwise_than_its_text_alone() -> None:
+    text = {"model_type": "qwen3_vl_moe_text"}
+    assert from_config(text).head.tied is True
+    assert from_config({"model_type": "qwen3_vl_moe", "text_config": text}, "text_config").head.tied is False
+
+
 IDEFICS = dict(perceiver_config={"resampler_depth": 6}, pixel_shuffle_factor=4, qk_layer_norms=False, use_resampler=False, is_llama_config=True)
 INTERN = dict(debug=False, ep_size=1, micro_forward=False, skip_checkpoint=False, use_deepep=False, use_sliding_window=False, head_dim=128)
 

@@ -239,6 +239,17 @@ def test_encodings_without_our_characters_lose_them_only() -> None:
     assert (done.returncode, done.stdout.split()) == (0, [b"n?v", b"---", b"?"])
 
 
+@pytest.mark.parametrize("format", ["json", "csv"])
+def test_what_programs_read_is_utf8_whatever_the_locale(format: str, tmp_path: Path) -> None:
+    spec = "{name: ő模, vocab_size: 9, seq_len: 4, d_model: 8, n_layers: 1, attention: {n_heads: 1}, mlp: {d_ff: 8}}"
+    (tmp_path / "név.yaml").write_text(spec, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "modcalc.cli.app", "flops", "név.yaml", "név.yaml", "--count", "analytic", "--format", format],
+        capture_output=True, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    assert done.returncode == 0 and "ő模" in done.stdout.decode()
+
+
 def on_terminal(code: str, columns: int = 80, **environment: str) -> str:
     """What `python -c code` prints where stdout and stderr are a terminal of so many columns."""
     leader, follower = pty.openpty()

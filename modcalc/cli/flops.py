@@ -91,7 +91,7 @@ def flops(
     format = chosen(format)
     accounts, runs = [], []
     for spec in load_all(specs, mod):
-        report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context or 0, convention=convention, causal=causal)
+        report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context, convention=convention, causal=causal)
         accounts.append((report, twin(report, spec), sampling_range(report, spec)))
         runs.append(training_run(spec, report, seen) if backward else None)
         if cluster and runs[-1] is None:

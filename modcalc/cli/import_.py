@@ -30,6 +30,7 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
     import msgspec
 
     from modcalc.errors import UsageError, demand_name
+    from modcalc.render.output import write
     from modcalc.spec.hub import from_config
     from modcalc.spec.load import dump, sectioned
     from modcalc.spec.mod_option import apply_mod
@@ -51,7 +52,7 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
         spec = apply_mod(spec, mod)
     text = dump(spec)
     if output is None:
-        typer.echo(text, nl=False)
+        write(text, exact=True)
         return
     _write(output, text, force)
     typer.echo(f"wrote {output}", err=True)

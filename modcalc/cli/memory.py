@@ -92,9 +92,7 @@ def memory(
         planned = spec.train.batch_size if spec.train else 1
         if phase == "train" and batch == 1 < planned:
             typer.echo(f"note: {spec.name}: billed for one sequence; its train section has {planned:,} a step: --batch {planned}", err=True)
-    reports = [
-        memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context or 0, dtype=dtype, room=room, how=how) for spec in loaded
-    ]
+    reports = [memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context, dtype=dtype, room=room, how=how) for spec in loaded]
     if format == "json":
         documents = [memory_document(report) for report in reports]
         emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

@@ -109,7 +109,7 @@ def account(
     seq_len: int | None = None,
     batch: int = 1,
     phase: str = "forward",
-    context: int = 0,
+    context: int | None = None,
     routing: str = "expected",
     convention: str | Convention = "matmul",
     causal: str | None = None,
@@ -117,7 +117,7 @@ def account(
     """Bill a spec, or a plan made from one.
 
     seq_len: T, tokens of each sequence (default: the spec's; 1 in phase decode). batch: B sequences. phase: forward,
-    train, prefill or decode; context: tokens already cached, for prefill and decode. routing: expected, all or none,
+    train, prefill or decode; context: tokens already cached, for prefill (default: 0) and decode (required). routing: expected, all or none,
     for routed blocks at sampling; expected is C / T at the spec's own T. convention: a name (see `conventions.CONVENTIONS`)
     or a Convention; causal: full, window, half or exact overrides its rule.
 
@@ -129,12 +129,16 @@ def account(
     return Report(plan, work, rule, rows, count_params(rows), count_flops(rows, work, rule))
 
 
-def plan_and_work(spec: Spec | Plan, seq_len: int | None, batch: int, context: int, phase: str, routing: str = "expected") -> tuple[Plan, Workload]:
+def plan_and_work(
+    spec: Spec | Plan, seq_len: int | None, batch: int, context: int | None, phase: str, routing: str = "expected"
+) -> tuple[Plan, Workload]:
     """The plan that a workload runs, and the workload; arguments as of `account`."""
+    if context is None and phase == "decode":
+        raise UsageError("phase decode: say how many tokens are already cached with context=S")
     # A token that decides by itself passes at the share of whole sequences, however short its prompt is.
     plan = spec if isinstance(spec, Plan) else resolve(spec, None if phase in SAMPLING else seq_len)
     new = seq_len if seq_len is not None else 1 if phase == "decode" else plan.seq_len
-    return plan, Workload(batch, new, context, phase, routing)
+    return plan, Workload(batch, new, context or 0, phase, routing)
 
 
 def count_params(rows: tuple[Op, ...]) -> Params:

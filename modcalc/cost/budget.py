@@ -157,6 +157,8 @@ def parse_rule(text: str) -> Rule:
     if within and bound != "equals":
         raise UsageError(f"rule {text!r}: `within` belongs to ==")
     name = f"rule {text!r}"
+    if value[0] not in "+-.,0123456789":
+        raise UsageError(f"{name}: found {value!r}; allowed a number; of another spec, with a factor in front: {metric} {sign} 1 * {value}")
     amount = parse_bound(value, metric, ratio=other is not None, name=name)
     return Rule(metric, bound, amount, parse_difference(within, name) if within else None, other)
 

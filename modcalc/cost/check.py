@@ -8,8 +8,9 @@ from pathlib import Path
 
 from modcalc.cost.budget import Costs, Result, Rule, check, contradictions, rules_of
 from modcalc.errors import ModcalcError, UsageError
+from modcalc.spec.hub_read import of_model
 from modcalc.spec.imported import notes
-from modcalc.spec.load import load_with_lines, sectioned
+from modcalc.spec.load import load_with_lines, sectioned, shipped_specs
 from modcalc.spec.revision import is_new, load_side
 from modcalc.spec.schema import Spec
 
@@ -25,13 +26,14 @@ class Unread:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """One spec. wrong: what is wrong with itself, lines that begin with the source; unread: what of it could not be evaluated;
-    notes: what an import left out of it, rules that no model can meet, and those that have nothing to compare with.
+    unheld: rules that compare it with a revision before it; notes: what an import left out of it, and rules that no model can meet.
     """
 
     source: str
     results: tuple[Result, ...] = ()
     wrong: tuple[str, ...] = ()
     unread: tuple[Unread, ...] = ()
+    unheld: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -61,8 +63,8 @@ class Outcome:
 
 
 def sources(paths: Iterable[str]) -> Iterator[str]:
-    """Files, names, and for a folder its config.json, if there is one, and every YAML file in it, sorted; and folders that cannot
-    be looked into, for which to load them says why.
+    """Files, names, and for a folder every YAML file and every config.json of a model in it, sorted, its own in front; and folders that
+    cannot be looked into, for which to load them says why.
 
     Raises UsageError for a folder without any spec: a check of nothing must not pass.
     """
@@ -75,18 +77,22 @@ def sources(paths: Iterable[str]) -> Iterator[str]:
         if os.path.exists(folder / "config.json"):
             # Alone, it is the folder that was meant: a model's, as the hub has them.
             yield str(folder / "config.json") if found else path
+        elif not found and path in shipped_specs():
+            yield path
         elif not found:
-            raise UsageError(f"{path}: no .yaml file in this folder")
+            raise UsageError(f"{path}: no .yaml file and no config.json in this folder")
         yield from map(str, found)
 
 
 def _within(folder: Path) -> list[Path]:
-    """YAML files in a folder, hidden ones left out, and folders in it that cannot be listed."""
+    """Specs in a folder, hidden ones and its own config.json left out, and folders in it that cannot be listed."""
     found: list[Path] = []
     shut: list[OSError] = []
     for where, below, names in os.walk(folder, onerror=shut.append):
         below[:] = [name for name in below if name[0] != "."]
         found += [Path(where) / name for name in names if name[0] != "." and name.endswith((".yaml", ".yml"))]
+        if "config.json" in names and Path(where) != folder and of_model(Path(where) / "config.json"):
+            found.append(Path(where) / "config.json")
     return sorted([*found, *(Path(wrong.filename) for wrong in shut)])
 
 
@@ -114,6 +120,7 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
 
     results: list[Result] = []
     unread: list[Unread] = []
+    unheld: list[str] = []
     try:
         spec, lines = load_with_lines(source)
         rules = [*rules_of(spec, lines.get), *require]
@@ -125,7 +132,7 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
         # One rule that cannot be evaluated (no schedule, a missing other spec) must not hide the others' results.
         try:
             if rule.relative_to and rule.relative_to.endswith(":") and is_new(rule.relative_to[:-1], source):
-                told.append(f"{source}: {rule}: it is new since then, so nothing holds it")
+                unheld.append(str(rule))
                 continue
             # A path in a spec is one from its file; on the command line from the current folder, the same for every spec.
             results.append(check(costs, rule, partial(other, Path(source).parent if rule.line else Path())))
@@ -137,4 +144,4 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
             results += extra(spec)
         except ModcalcError as wrong:
             unread.append(Unread("counters", tuple(f"{source}: {line}" for line in str(wrong).splitlines())))
-    return Checked(source, tuple(results), unread=tuple(unread), notes=tuple(told))
+    return Checked(source, tuple(results), unread=tuple(unread), unheld=tuple(unheld), notes=tuple(told))

@@ -100,7 +100,8 @@ _ALL = (
     ),
     _thirds(
         "olmo-core",
-        "6 per active parameter and token trained without embedding tables, and attention over T x min(window, T); forward a third of it",
+        "6 per active parameter and token trained without embedding tables (a tied one counts as the head), and attention over T x min(window, T); "
+        "forward a third of it",
         "OLMo-core (num_flops_per_token of its modules, earlier versions)",
         (Term(2, "active params", but=("kind:lookup",)), Term(2, "tied params"), *ATTENTION),
         "window",

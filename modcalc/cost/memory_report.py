@@ -99,12 +99,12 @@ def memory_report(
     batch: int = 1,
     seq_len: int | None = None,
     phase: str = "train",
-    context: int = 0,
+    context: int | None = None,
     dtype: str = DTYPE,
     room: int | None = None,
     how: Training = USUAL,
 ) -> MemoryReport:
-    """Memory of a spec under one workload. context: tokens already cached; room: bytes of a device.
+    """Memory of a spec under one workload. context: tokens already cached, which decode needs; room: bytes of a device.
 
     Raises UsageError for numbers that make no workload, and names that there are not.
     """

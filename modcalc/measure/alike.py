@@ -60,12 +60,17 @@ def only(found: Sequence[tuple[str, Record]], words: Sequence[str]) -> list[tupl
         whole = [rest, *([number] if number.isdecimal() else [])]  # a device's name may have commas too
         values = [value for value in whole if value in there][:1] or [value.strip() for value in rest.split(",")]
         for value in values:
-            if value not in there:
+            if not any(_is(name, fact, value) for fact in there):
                 raise UsageError(f"--only {word!r}: no result has {name} {value!r}; there are {', '.join(there)}{_meant(value, there)}")
-        kept = [i for i in kept if known[i][name] in values]
+        kept = [i for i in kept if any(_is(name, known[i][name], value) for value in values)]
     if not kept:
         raise UsageError(f"--only: no result has all of {' and '.join(words)}")
     return [found[i] for i in kept]
+
+
+def _is(name: str, fact: str, value: str) -> bool:
+    """A spec goes by its name, also where `name (source)` tells it apart."""
+    return fact == value or (name == "spec" and fact.startswith(f"{value} ("))
 
 
 def _meant(word: str, names: Any) -> str:

@@ -81,7 +81,7 @@ def _other(content: bytes) -> str | None:
         return None
     if found["schema"] != 1:
         return f"its schema is {found['schema']!r}, and this modcalc reads 1"
-    return None if content.startswith(OPENING) else "it is a document of --format json; name the file that --out wrote"
+    return None if "status" in found else "it is a document of --format json; name the file that --out wrote"
 
 
 class ResultsFile:

@@ -12,6 +12,7 @@ from modcalc.render.output import emit, write
 from modcalc.render.table import Column, Table, bad, good
 
 RULE = "FLOPs by convention matmul: 2 per multiply-add, attention over all T x T pairs"
+UNHELD = "it is new since then, so nothing holds it"
 # What else a metric is of, said where a rule asks for it.
 MEANT = {
     "train_step_flops": "a step of train.batch_size sequences, 1 without `train`",
@@ -24,13 +25,13 @@ MEANT = {
 def show(outcome: Outcome, format: str | None) -> None:
     """Print the outcome; what went wrong goes to stderr too where stdout holds a table, and what no bill holds always."""
     for c in outcome.checked:
-        for note in c.notes:
+        for note in _told(c):
             print(f"note: {note}", file=sys.stderr)
     if format == "github":
-        write(annotations(outcome))
+        write(annotations(outcome), exact=True)
         _summary(outcome)
     elif format == "junit":
-        write(junit(outcome))
+        write(junit(outcome), exact=True)
     else:
         emit(document(outcome), [table(outcome)], format)
         for line in problems(outcome):
@@ -42,8 +43,9 @@ def verdict(outcome: Outcome) -> str:
     rules = sum(len(c.results) for c in outcome.checked)
     broken = sum(not r.ok for c in outcome.checked for r in c.results)
     unread = sum(bool(c.problems) for c in outcome.checked)
-    asked = f"{several(len(outcome.checked), 'spec')}, {several(rules + missed, 'rule')}"
-    text = f"{asked}: {rules - broken} held, {broken} broken" + (f", {missed} unread" if missed else "")
+    new = sum(len(c.unheld) for c in outcome.checked)
+    asked = f"{several(len(outcome.checked), 'spec')}, {several(rules + missed + new, 'rule')}"
+    text = f"{asked}: {rules - broken} held, {broken} broken" + (f", {missed} unread" if missed else "") + (f", {new} of new specs" if new else "")
     return text + (f"; {several(unread, 'spec')} could not be fully evaluated" if unread else "")
 
 
@@ -79,7 +81,8 @@ def table(outcome: Outcome) -> Table:
         if c.problems:
             unread = [one.rule for one in c.unread] or ["see the errors"]
             rows += [(c.source, rule, None, None, None, "", bad("UNREAD")) for rule in unread]
-        elif not c.results:
+        rows += [(c.source, rule, None, None, None, "", "new") for rule in c.unheld]
+        if not (c.results or c.problems or c.unheld):
             rows.append((c.source, "no budget: read only", None, None, None, "", good("ok")))
     asked = {r.rule.metric for c in outcome.checked for r in c.results}
     meant = [f"{metric}: {text}" for metric, text in MEANT.items() if metric in asked]
@@ -105,7 +108,8 @@ def document(outcome: Outcome) -> dict:
         for r in c.results
     ]
     specs = [
-        {"spec": c.source, "ok": c.ok, "problems": list(c.problems), "unread": [one.rule for one in c.unread], "notes": list(c.notes)}
+        {"spec": c.source, "ok": c.ok, "problems": list(c.problems), "unread": [one.rule for one in c.unread], "new": list(c.unheld)}
+        | {"notes": list(c.notes)}
         for c in outcome.checked
     ]
     return {"results": results, "specs": specs, "ok": outcome.ok}
@@ -119,7 +123,7 @@ def annotations(outcome: Outcome) -> str:
         for line, text in wrong:
             place = f",line={line}" if line else ""
             lines.append(f"::error file={_property(c.source)}{place},title=modcalc check::{_data(text)}")
-        lines += [f"::notice file={_property(c.source)},title=modcalc check::{_data(note)}" for note in c.notes]
+        lines += [f"::notice file={_property(c.source)},title=modcalc check::{_data(note)}" for note in _told(c)]
     lines.append(f"::notice title=modcalc check::{_data(verdict(outcome))}")
     return "\n".join(lines) + "\n"
 
@@ -141,10 +145,14 @@ def junit(outcome: Outcome) -> str:
             case = ElementTree.SubElement(suite, "testcase", classname=c.source, name=str(r.rule))
             if not r.ok:
                 ElementTree.SubElement(case, "failure", message=sentence(c, r)).text = sentence(c, r)
-        if c.notes:
-            ElementTree.SubElement(suite, "system-out").text = "\n".join(c.notes)
+        if told := _told(c):
+            ElementTree.SubElement(suite, "system-out").text = "\n".join(told)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _told(c: Checked) -> list[str]:
+    return [*c.notes, *(f"{c.source}: {rule}: {UNHELD}" for rule in c.unheld)]
 
 
 def _line(source: str, text: str) -> int | None:

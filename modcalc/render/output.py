@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from errno import EINVAL
+from io import TextIOWrapper
 from typing import Any
 
 from modcalc.errors import UsageError
@@ -27,7 +28,7 @@ def emit(document: dict[str, Any], tables: Sequence[Table], format: str | None =
     if chosen(format) == "json":
         import json
 
-        write(json.dumps(machine_values({"schema": 1, **document}), indent=2, ensure_ascii=False) + "\n")
+        write(json.dumps(machine_values({"schema": 1, **document}), indent=2, ensure_ascii=False) + "\n", exact=True)
     else:
         show(tables, format)
 
@@ -40,7 +41,7 @@ def show(tables: Sequence[Table], format: str | None = None) -> None:
     if format == "csv":
         for table in tables:
             say([line for line in (table.title, *table.headline) if line], format)
-    write("\n".join(_text(table, format) for table in tables))
+    write("\n".join(_text(table, format) for table in tables), exact=format == "csv")
     if format == "csv":
         for table in tables:
             say(table.notes, format)
@@ -73,8 +74,12 @@ def facts(pairs: Sequence[tuple[str, str | Styled]], format: str | None = None) 
         write(text)
 
 
-def write(text: str) -> None:
-    """Text to stdout, flushed; characters that the terminal's encoding lacks become '?'."""
+def write(text: str, *, exact: bool = False) -> None:
+    """Text to stdout, flushed; characters that the terminal's encoding lacks become '?', but exact text, for programs, is UTF-8 whatever
+    the terminal's encoding.
+    """
+    if exact and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text if encoding.lower().startswith("utf") else text.encode(encoding, "replace").decode(encoding))

@@ -225,16 +225,24 @@ def _section(value: Any, kind: Any) -> str:
     return ""
 
 
+def _least(kind: Any) -> str:
+    """How to write a section that has no more than it must."""
+    main = MAIN.get(kind.cls.__name__)
+    needed = [field.encode_name for field in kind.fields if field.required or (field.encode_name == main and field.default is None)]
+    return f"give it {', '.join(needed)}" if needed else "write {} for its defaults"
+
+
 def hint(value: Any, options: dict[str, Any]) -> str:
     """What the user may have meant."""
     number = "Int" in options or "Float" in options
     if isinstance(value, Unusable):
-        words = ["write null for none"] * ("None" in options) + ["write {} for its defaults"] * ("Struct" in options)
-        return ", or ".join(words) if value.found == "nothing" else ""
+        none = ["write null for none"] if "None" in options else []
+        section = [_least(options["Struct"])] if "Struct" in options else []
+        return ", or ".join(none + section) if value.found == "nothing" else ""
     if isinstance(value, float) and "Int" in options and "Float" in options and value.is_integer():
         return f"a count is written without a point: {int(value)}"
     if value is True and "Struct" in options and "None" in options and not any(field.required for field in options["Struct"].fields):
-        return "write {} for its defaults"
+        return _least(options["Struct"])
     if "Struct" in options and not isinstance(value, list) and (section := _section(value, options["Struct"])):
         return f"did you mean {section}?"
     if "List" in options and not isinstance(value, str) and any(_takes(item, value, False) for item in _options(options["List"].item_type)):

@@ -14,6 +14,7 @@ from modcalc.spec.yaml_nodes import printable
 # id2label of a large classifier fits; weights given by mistake do not.
 MAX_BYTES = 16 * 1024 * 1024
 TIED = "tie_word_embeddings"
+WHOLE_TIED = {"qwen3_vl_moe": False}  # where the library's default of a whole is not its text's
 TEXT_SECTION, OF_TEXT = "text_config", "_text"
 
 
@@ -38,6 +39,15 @@ class _Duplicate(ValueError):
     pass
 
 
+def of_model(path: Path) -> bool:
+    """Whether a file of this name is a model's, not some other program's, as far as can be told without reading it as JSON."""
+    try:
+        with path.open("rb") as file:
+            return b'"model_type"' in file.read(MAX_BYTES)
+    except OSError:
+        return True  # to load it says why
+
+
 def read_config(source: str | Path | Mapping[str, Any], section: str | None = None) -> Source:
     """The config, or that in its field `section`. Raises SpecError where `source` is no file, no JSON (with the line), no object, or
     without that section.
@@ -58,7 +68,8 @@ def _part(whole: Source, section: str) -> Source:
         there = ", ".join(key for key, value in whole.fields.items() if isinstance(value, Mapping))
         raise SpecError([whole.problem(section, f"found no such section; allowed: {there or 'none, for this file has no sections'}")])
     tied = {TIED: whole.fields[TIED]} if TIED in whole.fields else {}
-    part = Source({**tied, **inner}, whole.name, whole.label, _only(whole.text, section, inner), whole.fields)
+    usual = {TIED: WHOLE_TIED[kind]} if (kind := whole.fields.get("model_type")) in WHOLE_TIED else {}
+    part = Source({**usual, **tied, **inner}, whole.name, whole.label, _only(whole.text, section, inner), whole.fields)
     if tied and part.fields[TIED] != tied[TIED]:
         said = f"{show(inner[TIED])}, but {show(tied[TIED])} beside {section}: which of them counts depends on the library's version; remove one"
         raise SpecError([part.problem(TIED, said)])
@@ -98,8 +109,15 @@ def _read(source: str | Path | Mapping[str, Any]) -> Source:
         raise SpecError([f"{label}: not usable: {reason}"]) from None
     if not isinstance(fields, dict):
         raise SpecError([f"{label}:1: found {show(fields)}; a config.json holds one object, {{…}}"])
-    stem = path.resolve().parent.name if path.name == "config.json" else path.name.removesuffix(".json")
+    stem = _folder_name(path.parent.resolve()) if path.name == "config.json" else path.name.removesuffix(".json")
     return Source(fields, _name(fields, stem), label, text)
+
+
+def _folder_name(folder: Path) -> str:
+    """A model's folder names it; one in the hub's cache is models--OWNER--NAME/snapshots/REVISION."""
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ TEXT: dict[str, ModelType] = {
         defaults=sizes(
             151936, 2048, 24, 16, max_position_embeddings=128000, intermediate_size=5632, num_key_value_heads=16, head_dim=None,
             rms_norm_eps=1e-6, attention_bias=False, decoder_sparse_step=1, moe_intermediate_size=1408, num_experts_per_tok=4, num_experts=60,
-            mlp_only_layers=None, **SILU, **rope(500000.0),
+            mlp_only_layers=None, tied=True, **SILU, **rope(500000.0),
         ),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_EXPERTS},
         only_if={"moe": layers.qwen_sparse_layers},

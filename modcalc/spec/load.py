@@ -65,7 +65,7 @@ def locate(source: str | Path) -> Path:
     """The file that `source` means, not yet read: see `load`. Raises SpecError where there is none."""
     path, name = Path(source), str(source)
     if not name.isprintable() or not 0 < len(name) < 1000:
-        raise SpecError([f"{name[:100]!r}: not a name that a file can have"])
+        raise SpecError([f"{name[:100]!r}: allowed are names of 1 to 999 characters that can be shown"])
     try:
         if path.is_file() or (path.exists() and not path.is_dir()):
             return path

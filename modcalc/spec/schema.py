@@ -146,7 +146,11 @@ class Moe(Strict, kw_only=True):
     renormalize: _doc(bool, "kept weights of a token sum to 1; they always do with score: topk_softmax") = True
     scaling: _doc(Annotated[float, Meta(gt=0.0)], "factor on the routed experts' weights (routed_scaling_factor)") = 1.0
     router_bias: _doc(bool, "a learned bias in the router") = False
-    balance_bias: _doc(bool, "a bias for selection only that is no parameter (DeepSeek-V3's e_score_correction_bias)") = False
+    balance_bias: _doc(
+        bool,
+        "a bias for selection only that is no parameter (DeepSeek-V3's e_score_correction_bias), "
+        "also where the transformers library keeps one without gradients (afmoe, ernie4_5_moe)",
+    ) = False
     groups: _doc(Size, "selection is limited to the best expert groups: number of groups (DeepSeek-V3 n_group)") = 1
     top_groups: _doc(Size, "groups that a token may choose from (DeepSeek-V3 topk_group)") = 1
     every: _doc(Layers, "layers offset, offset + every, … have experts") = 1
@@ -159,7 +163,7 @@ class Norm(Strict, kw_only=True):
 
     kind: _doc(Literal["rmsnorm", "layernorm"], "rmsnorm (arXiv 1910.07467) or layernorm (arXiv 1607.06450)") = "rmsnorm"
     bias: _doc(bool | None, "default: true for layernorm; rmsnorm has none") = None
-    affine: _doc(bool, "a learned weight; false: neither weight nor bias") = True
+    affine: _doc(bool, "a learned weight, in those of attention.qk_norm too; false: neither weight nor bias") = True
     unit_offset: _doc(bool, "the weight is applied as 1 + weight, also those of q and k (Gemma; with layernorm Nemotron)") = False
     eps: _doc(Annotated[float, Meta(gt=0.0, lt=1.0)], "added under the root") = 1e-5
     placement: _doc(
@@ -196,7 +200,7 @@ class Schedule(Strict, kw_only=True):
 
 
 class Bypass(Strict, kw_only=True):
-    """A light MLP for the tokens that go around (CoLT5 2303.09752, FlexiDepth 2503.23798); kind and activation are those of `mlp`."""
+    """A light MLP for the tokens that go around (CoLT5 2303.09752, FlexiDepth 2503.23798); kind, activation and bias are those of `mlp`."""
 
     d_ff: _doc(Size, "inner width")
 
