@@ -108,8 +108,14 @@ def document(outcome: Outcome) -> dict:
         for r in c.results
     ]
     specs = [
-        {"spec": c.source, "ok": c.ok, "problems": list(c.problems), "unread": [one.rule for one in c.unread], "new": list(c.unheld)}
-        | {"notes": list(c.notes)}
+        {
+            "spec": c.source,
+            "ok": c.ok,
+            "problems": list(c.problems),
+            "unread": [one.rule for one in c.unread],
+            "new": list(c.unheld),
+            "notes": list(c.notes),
+        }
         for c in outcome.checked
     ]
     return {"results": results, "specs": specs, "ok": outcome.ok}
@@ -152,6 +158,7 @@ def junit(outcome: Outcome) -> str:
 
 
 def _told(c: Checked) -> list[str]:
+    """What is no error: its notes, and that rules do not hold it yet."""
     return [*c.notes, *(f"{c.source}: {rule}: {UNHELD}" for rule in c.unheld)]
 
 
