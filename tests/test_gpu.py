@@ -34,9 +34,9 @@ PLAIN = dict(vocab_size=64, seq_len=32, d_model=64, n_layers=4, attention=Attent
 SPECS = {
     "dense": {},
     "mod": dict(mod=Mod(capacity=0.25)),
-    "threshold": dict(mod=Mod(capacity=0.5, selection="threshold", predictor_width=8)),
+    "threshold": dict(mod=Mod(capacity=0.5, selection="threshold", predictor_width=8), attention=Attention(n_heads=4, gate="elementwise")),
     "recursions": dict(mod=Mod(capacity=[1.0, 0.5], recursions=2)),
-    "alibi": dict(positions=Positions(kind="alibi")),
+    "alibi": dict(positions=Positions(kind="alibi"), attention=Attention(n_heads=4, gate="headwise")),
     "experts": dict(moe=Moe(n_experts=4, top_k=2, d_ff=64)),
     "buffered experts": dict(moe=Moe(n_experts=4, top_k=2, d_ff=64, capacity=1.0)),
     "expert choice": dict(moe=Moe(n_experts=4, choice="expert", capacity=0.5, d_ff=64)),
@@ -45,7 +45,7 @@ each_spec = pytest.mark.parametrize("kind", SPECS)
 
 
 def spec(kind: str) -> Spec:
-    return Spec(name=kind.replace(" ", "-"), **PLAIN, **SPECS[kind])
+    return Spec(name=kind.replace(" ", "-"), **(PLAIN | SPECS[kind]))
 
 
 @each_device
