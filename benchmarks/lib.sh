@@ -36,7 +36,8 @@ try:
 except ModcalcError as wrong:
     print(f"error: {wrong}", file=sys.stderr)
     sys.exit(2)' "$device")
-    results=${RESULTS:-benchmarks/results/$(echo "$name" | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-//; s/-$//')-$(date +%F)}
+    # A quick run is kept apart, for what is there is not measured again.
+    results=${RESULTS:-benchmarks/results/$(echo "$name" | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-//; s/-$//')-$(date +%F)${quick:+-quick}}
     mkdir -p "$results"
     echo "results: $results" >&2
 }

@@ -48,6 +48,7 @@ def main() -> None:
     from modcalc import load
     from modcalc.cost.account import account, dense_twin
     from modcalc.cost.conventions import find_convention
+    from modcalc.measure.hardware import cpu_name
     from modcalc.search.costs import Basis
     from modcalc.search.family import Family
     from modcalc.search.isoflop import match
@@ -71,7 +72,8 @@ def main() -> None:
         "modcalc": version("modcalc"),
         "numpy": version("numpy"),
         "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": cpu_name(),
         "candidates": looked,
         "axes": {k: len(v) for k, v in axes.items()},
         "seconds": times,

@@ -2,8 +2,21 @@
 
 from .cache import Cache
 from .decoder import Decoder, Output
-from .losses import auxiliary, cross_entropy, training_loss
+from .losses import auxiliary, cross_entropy, objective, training_loss
 from .routing import Routing
 from .sampling import causal_forward, decode, generate, prefill
 
-__all__ = ["Cache", "Decoder", "Output", "Routing", "auxiliary", "causal_forward", "cross_entropy", "decode", "generate", "prefill", "training_loss"]
+__all__ = [
+    "Cache",
+    "Decoder",
+    "Output",
+    "Routing",
+    "auxiliary",
+    "causal_forward",
+    "cross_entropy",
+    "decode",
+    "generate",
+    "objective",
+    "prefill",
+    "training_loss",
+]

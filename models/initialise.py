@@ -8,6 +8,7 @@ arXiv 2203.03466, table 3): a routed block begins close to the identity, and its
 """
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,16 +20,21 @@ from .routing import Router
 if TYPE_CHECKING:
     from .decoder import Decoder
 
+ROUTING = re.compile(r"(?:blocks|recursions)\.\d+\.(?:(router)|(predictor)|(bypass))\.")
+
 
 @torch.no_grad()
 def initialise(model: "Decoder") -> None:
-    """Draw every parameter of `model` in place, in the order of named_parameters(), and set buffers to 0; costs nothing on meta."""
+    """Draw every parameter of `model` in place and set buffers to 0; costs nothing on meta.
+
+    In the order of named_parameters(), those of routing last: with one seed, models that differ in routing alone begin alike elsewhere.
+    """
     std = 1 / math.sqrt(model.plan.d_model)
     residual = std / math.sqrt(2 * model.plan.n_layers)
     modules = dict(model.named_modules())
     for buffer in model.buffers():
         buffer.zero_()
-    for path, p in model.named_parameters():
+    for path, p in sorted(model.named_parameters(), key=lambda named: turn(named[0])):
         owner, _, name = path.rpartition(".")
         module = modules[owner]
         if p.is_meta:
@@ -42,3 +48,9 @@ def initialise(model: "Decoder") -> None:
         else:
             writes = owner.endswith(("attn.o_proj", "down_proj")) and "predictor" not in owner
             nn.init.normal_(p, std=residual if writes else std)
+
+
+def turn(path: str) -> int:
+    """0 of what a dense model has too, then routers, predictors, ways around."""
+    found = ROUTING.match(path)
+    return found.lastindex if found else 0

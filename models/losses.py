@@ -27,7 +27,7 @@ def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
 
     router_bce: binary cross-entropy of router outputs as logits against `membership` (arXiv 2404.02258, section 3.5).
     predictor_bce: the same of the predictor's; its gradient reaches the predictor only.
-    router_z: mean squared router output (z-loss, ST-MoE, arXiv 2202.08906, section 3.2, for a single logit).
+    router_z: mean squared router output (z-loss, ST-MoE, arXiv 2202.08906, section 3.3, for a single logit).
     """
     # All routings of a shape at once: launches of a few small kernels for each block would be time in which nothing computes.
     alike: dict[tuple, list[Routing]] = {}
@@ -64,7 +64,7 @@ def training_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> tuple[Te
 
 
 def objective(plan: Plan, output: Output, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """As `training_loss`, of what the model put out."""
+    """As `training_loss`, of what the model put out: also where it is wrapped, as in DDP, and the wrapper has no plan."""
     loss = cross_entropy(output, targets)
     parts = {"cross_entropy": loss.detach()}
     extra = auxiliary(plan, output)

@@ -42,11 +42,13 @@ def script(tmp_path):
     python.write_text(NOTES)
     python.chmod(0o755)
 
-    def run(name: str, *words: str, broken: str = "") -> tuple[int, str, list[list[str]]]:
+    def run(name: str, *words: str, broken: str = "", root: Path = ROOT) -> tuple[int, str, list[list[str]]]:
         log = tmp_path / "log"
         log.write_text("")
-        env = {**os.environ, "PYTHON": str(python), "RESULTS": str(tmp_path / "results"), "LOG": str(log), "BROKEN": broken}
-        done = subprocess.run(["bash", str(ROOT / "benchmarks" / name), *words], env=env, capture_output=True, text=True, timeout=60)
+        env = {**os.environ, "PYTHON": str(python), "LOG": str(log), "BROKEN": broken}
+        if root == ROOT:
+            env["RESULTS"] = str(tmp_path / "results")
+        done = subprocess.run(["bash", str(root / "benchmarks" / name), *words], env=env, capture_output=True, text=True, timeout=60)
         commands = [json.loads(line) for line in log.read_text().splitlines()]
         return done.returncode, done.stderr, [words for words in commands if words[0] != "-c"]
 
@@ -83,6 +85,15 @@ def test_what_was_done_is_not_done_again_but_points_resume(script):
     assert {"benchmarks.against_llama", "pytest", "isoflop"} <= {word for words in first for word in words}
     assert [words for words in first if "--out" in words and "profile" in words] == [words for words in again if "--out" in words]
     assert not any("benchmarks.against_llama" in words or "pytest" in words for words in again)
+
+
+def test_a_quick_run_leaves_nothing_that_a_real_one_would_keep(script, tmp_path):
+    root = tmp_path / "repo"
+    shutil.copytree(ROOT / "benchmarks", root / "benchmarks", ignore=shutil.ignore_patterns("results"))
+    script("cpu.sh", "--quick", "llama", root=root)
+    assert any("benchmarks.against_llama" in words for words in script("cpu.sh", "llama", root=root)[2])
+    folders = sorted(path.name for path in (root / "benchmarks" / "results").iterdir())
+    assert len(folders) == 2 and folders[1] == f"{folders[0]}-quick"
 
 
 def test_a_failing_check_does_not_stop_the_others_and_is_named(script):

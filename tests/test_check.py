@@ -369,6 +369,7 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, spec, mo
 
 
 def test_counters_must_agree(run, spec) -> None:
+    pytest.importorskip("torch")
     done = run(spec("params: 4M"), "--counters", "--format", "json")
     assert done.returncode == 0
     assert sum("counter" in r["rule"] or "by " in r["rule"] for r in json.loads(done.stdout)["results"]) == 2

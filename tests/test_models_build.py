@@ -49,6 +49,14 @@ def test_initial_weights() -> None:
     assert not any(p.any() for path, p in offset.named_parameters() if "norm" in path)
 
 
+@pytest.mark.parametrize("routing", [dict(), dict(predictor_width=4), dict(bypass=dict(d_ff=4)), dict(granularity="mlp"), dict(router="random")])
+def test_models_that_differ_in_routing_begin_alike_elsewhere(routing: dict) -> None:
+    dense = modcalc.build(tiny(mod=None))
+    routed, plain = (dict(modcalc.build(tiny(mod=dict(capacity=0.5, every=1, **mod))).named_parameters()) for mod in (routing, {}))
+    assert all(torch.equal(p, routed[name]) for name, p in dense.named_parameters())
+    assert all(torch.equal(p, plain[name]) for name, p in routed.items() if "router" in name)
+
+
 @pytest.mark.parametrize("name", ["bf16", "bfloat16", "torch.bfloat16", torch.bfloat16])
 def test_dtype_by_any_of_its_names(name: object) -> None:
     model = modcalc.build(tiny(), dtype=name)

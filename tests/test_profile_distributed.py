@@ -112,6 +112,13 @@ def test_two_processes(tmp_path, start, parallel, mode):
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_way_around_that_no_token_takes(tmp_path):
+    """DDP waits for the gradient of every parameter, and its weights get none."""
+    yaml = YAML.replace("capacity: 0.25", "capacity: 1.0, bypass: {d_ff: 8}")
+    done = forked(tmp_path, "--mode", "train", "--parallel", "ddp", "-n", "4", "--warmup", "2", yaml=yaml)
+    assert done.returncode == 0, done.stderr
+
+
 FULL = """
 import os
 import torch

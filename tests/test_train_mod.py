@@ -62,6 +62,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(name: str, corpus: Corp
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
 
 
+def test_a_predictor_is_no_load_to_the_model(corpus: Corpus, tmp_path: Path) -> None:
+    """Behind its stop-gradient it shares nothing with the rest, not the norm by which gradients are clipped either."""
+    runs = [Run(SMOKE, arm, 0, corpus, tmp_path, "cpu") for arm in arms(SMOKE) if arm.name in ("mod_same_steps", "mod_no_predictor")]
+    for run in runs:
+        run.arm = dataclasses.replace(run.arm, steps=SMOKE.steps)  # one schedule of the learning rate
+        for _ in range(6):
+            run.train_step()
+            run.step += 1
+    with_it, without = (dict(run.model.named_parameters()) for run in runs)
+    assert any("predictor" in name for name in with_it) and all(torch.equal(p, with_it[name]) for name, p in without.items())
+
+
 def test_results(corpus: Corpus, tmp_path: Path) -> None:
     p = dataclasses.replace(SMOKE, steps=8, held_out_sequences=4)
     for folder in ("work", "out"):
@@ -123,10 +135,12 @@ def test_what_is_changed_in_a_trained_model() -> None:
 
 
 def test_checkpoints_of_other_settings_are_refused(corpus: Corpus, tmp_path: Path) -> None:
-    program.claim(tmp_path, SMOKE, corpus)
-    program.claim(tmp_path, SMOKE, corpus)
-    with pytest.raises(UsageError, match="other settings"):
-        program.claim(tmp_path, dataclasses.replace(SMOKE, steps=99), corpus)
+    here = {"device": "a GPU", "torch": "2.13", "threads": 1}
+    program.claim(tmp_path, SMOKE, corpus, here)
+    program.claim(tmp_path, SMOKE, corpus, here | {"threads": 2})
+    for p, machine in ((dataclasses.replace(SMOKE, steps=99), here), (SMOKE, here | {"torch": "2.14"}), (SMOKE, here | {"device": "a CPU"})):
+        with pytest.raises(UsageError, match="other settings, another device or torch"):
+            program.claim(tmp_path, p, corpus, machine)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from modcalc.errors import MissingDependency, ModcalcError, UsageError
+from modcalc.measure.hardware import describe
 from modcalc.render.output import show
 from modcalc.render.progress import progress
 
@@ -50,15 +51,15 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     corpus = standard_library()
-    claim(work, p, corpus)
-
     machine = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+        "date": date.today().isoformat(),
+        "device": describe(torch.device(device)).name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
     }
+    claim(work, p, corpus, machine)
     result = experiment(p, seeds or p.seeds, corpus, work, device, out, machine)
     show([table(result["summary"])])
 
@@ -100,12 +101,14 @@ def write(out: Path, p: Preset, plan: list[Arm], points: list[dict], routing: li
     return result
 
 
-def claim(work: Path, p: Preset, corpus: Corpus) -> None:
-    """Checkpoints of another experiment must not be continued as if they were of this one."""
+def claim(work: Path, p: Preset, corpus: Corpus, machine: dict) -> None:
+    """Checkpoints of another experiment must not be continued as if they were of this one, nor those of another device or torch."""
     stamp = work / "experiment.json"
-    this = {"preset": asdict(p), "corpus": corpus.description["sha256"]}
+    this = {"preset": asdict(p), "corpus": corpus.description["sha256"], "device": machine["device"], "torch": machine["torch"]}
     if stamp.exists() and json.loads(stamp.read_text()) != this:
-        raise UsageError(f"{work}: holds checkpoints of other settings or another Python's text; give another --work, or remove it")
+        raise UsageError(
+            f"{work}: holds checkpoints of other settings, another device or torch, or another Python's text; give another --work, or remove it"
+        )
     stamp.write_text(json.dumps(this))
 
 

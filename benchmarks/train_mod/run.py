@@ -42,6 +42,10 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True, capturable=self.capture
         )
+        # Each by its own norm: what a predictor learns behind its stop-gradient must not shorten the steps of the model.
+        named = list(self.model.named_parameters())
+        parts = [[p for name, p in named if (".predictor." in name) == predicts] for predicts in (False, True)]
+        self.clipped = [part for part in parts if part]
         self.objective = objective
         if self.capture:
             torch.compiler.reset()
@@ -129,7 +133,8 @@ class Run:
             output = self.model(tokens)
         loss, parts = self.objective(self.model.plan, output, targets)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        for part in self.clipped:
+            torch.nn.utils.clip_grad_norm_(part, CLIP)
         self.optimizer.step()
         self.loss = parts["cross_entropy"]
 

@@ -59,7 +59,9 @@ class World:
 
     def _ddp(self, model: nn.Module) -> nn.Module:
         """Whole copies whose gradients are averaged (torch.nn.parallel.DistributedDataParallel)."""
-        return nn.parallel.DistributedDataParallel(model, process_group=self.mesh.get_group())
+        # A block that keeps every token gives its way around no gradient, for which DDP would wait.
+        unused = any(".bypass." in name for name, _ in model.named_parameters())
+        return nn.parallel.DistributedDataParallel(model, process_group=self.mesh.get_group(), find_unused_parameters=unused)
 
     def _fsdp(self, model: nn.Module) -> nn.Module:
         """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block.
