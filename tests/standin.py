@@ -151,6 +151,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch):
     gpu = StandIn()
     for name, call in gpu.calls().items():
         monkeypatch.setattr(torch.cuda, name, call)
+    # Of torch built for CUDA the optimizer asks here whether its step is captured, which takes a driver.
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     monkeypatch.setattr(torch, "Generator", _Generator)
     monkeypatch.setattr("modcalc.measure.attribution.profile", gpu.profile)
     with _Placing():

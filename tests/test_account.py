@@ -8,6 +8,7 @@ import pytest
 
 from modcalc import account, load
 from modcalc.cost.account import LEVELS, dense_twin
+from modcalc.cost.compare import is_expectation
 from modcalc.cost.conventions import find_convention
 from modcalc.cost.memory_report import memory_report
 from modcalc.cost.ops import AttentionCore
@@ -122,6 +123,7 @@ def test_sampling_brackets_its_expectation() -> None:
     at = dict(phase="decode", context=100)
     low, mean, high = (account(spec(mod={}), routing=r, **at).flops.forward for r in ("none", "expected", "all"))
     assert low < mean < high == account(spec(), **at).flops.forward + 2 * 2 * 256
+    assert [is_expectation(account(spec(mod={}), routing=r, **at)) for r in ("none", "expected", "all")] == [False, True, False]
 
 
 def test_decode_of_gpt2_after_128() -> None:

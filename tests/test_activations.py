@@ -35,6 +35,7 @@ ROUTING = [
     "capacity: 0.5, granularity: mlp, z_loss: 0.1",
     "capacity: 0.5, every: 1, predictor_width: 3, aux_loss: 0.0",
     "capacity: 0.5, every: 1, aux_loss: 0.0",
+    "capacity: 0.5, aux_loss: 0.0, z_loss: 0.1",
     "capacity: [0.75, 0.5], recursions: 2, layers: [1, 2]",
     "capacity: [0.75, 0.5], recursions: 2, layers: [0, 1, 2, 3], selection: threshold, predictor_width: 3",
 ]
@@ -119,6 +120,15 @@ def test_experts(moe: str) -> None:
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_attention(attention: str) -> None:
     everywhere(loads(f"{BASE}attention: {attention}\nmlp: {{d_ff: 24}}\nmod: {{capacity: 0.5, layers: [1]}}\n"))
+
+
+def test_norms_of_heads_without_a_weight_keep_no_product() -> None:
+    everywhere(loads(f"{BASE}{PLAIN.replace('heads: 2', 'heads: 2, qk_norm: {scope: per_head}')}norm: {{affine: false}}\n"))
+
+
+def test_values_of_a_single_token_are_multiplied_as_they_stand() -> None:
+    latent = "{kv_rank: 6, nope_dim: 4, rope_dim: 2, v_dim: 5}"
+    everywhere(loads(f"{BASE}attention: {{n_heads: 4, latent: {latent}}}\nmlp: {{d_ff: 24}}\nmod: {{capacity: 1}}\n"))
 
 
 def test_whole_sequences_need_no_angles_of_blocks_that_recursions_hold() -> None:

@@ -25,6 +25,9 @@ mlp:
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)
 )
+MAPPINGS = f"a: &a {{{', '.join(f'k{i}: x' for i in range(10))}}}\n" + "".join(
+    f"{b}: &{b} {{{', '.join(f'k{i}: *{a}' for i in range(10))}}}\n" for a, b in zip("abcd", "bcde", strict=True)
+)
 MANY = """\
 name: 3
 vocab: 3
@@ -43,6 +46,8 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a section's one number": (GOOD + "mod: 0.125\n", (r":10: mod: found 0.125; .*; did you mean \{capacity: 0.125\}\?",)),
     "a section's flag": (GOOD + "head: tied\n", (r":10: head: found 'tied'; .*; did you mean \{tied: true\}\?",)),
     "a section as a flag": (GOOD + "mod: true\n", (r":10: mod: found true; .*; write \{\} for its defaults",)),
+    "a section that needs more as a flag": (GOOD + "moe: true\n", (r":10: moe: found true; .*; give it n_experts$",)),
+    "a key that is no flag": (GOOD + "mod: capacity\n", (r":10: mod: found 'capacity'; allowed a mapping with [^;]*$",)),
     "a list's one entry": (GOOD + "mod: {layers: 1}\n", (r":10: mod.layers: found 1; allowed null or a list, .*; write \[1\]",)),
     "a number as a text": (GOOD.replace("name: a\n", "name: 123\n"), (r":1: name: found 123; allowed text; write it in quotes",)),
     "another case": (GOOD + "MoD: {}\n", (r":10: MoD: unknown key; .*; did you mean mod\?",)),
@@ -97,6 +102,7 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "1e30": (GOOD.replace("32", "1e30"), (r":4: d_model: found 1e\+30; allowed an integer",)),
     "5000 digits": (GOOD.replace("32", 5000 * "1"), (r":4: d_model: found a number of 5000 digits; allowed an integer",)),
     "bomb": (BOMB, (r":5: found more than 50,000 values, aliases unfolded",)),
+    "bomb of mappings": (MAPPINGS, (r":5: found more than 50,000 values, aliases unfolded",)),
     "alias of itself": (GOOD + "mod: &m\n  capacity: [*m]\n", (r":11: found the alias \*m inside what it stands for",)),
     "alias of nothing": (GOOD + "mod: *m\n", (r":10: found the alias \*m before any &m",)),
     "deep": (GOOD + "mod: " + 5000 * "[", (r":10: found more than 16 levels of nesting",)),

@@ -130,6 +130,7 @@ def test_json(run, spec) -> None:
 def test_github_annotations_and_summary(run, spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, wrong = spec("params: 3M"), spec("parms: 3M", "wrong.yaml")
     summary = tmp_path / "summary.md"
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     done = run(path, wrong, "--format", "github")
     assert done.returncode == 2
@@ -138,6 +139,7 @@ def test_github_annotations_and_summary(run, spec, tmp_path: Path, monkeypatch: 
     assert f"actual {PARAMS:,}" in errors[0] and "%25" in errors[0]
     assert errors[1].startswith(f"::error file={wrong},line=11,title=modcalc check::") and "did you mean params?" in errors[1]
     assert "BROKEN" in summary.read_text() and "|" in summary.read_text()
+    assert "::error file=a%2Cb%3A.yaml,line=11," in run(spec("params: 3M", "a,b:.yaml").relative_to(tmp_path), "--format", "github").stdout
 
 
 def test_junit(run, spec) -> None:
@@ -159,6 +161,7 @@ def test_junit_of_a_rule_that_cannot_be_read(run, spec) -> None:
 
 def test_a_bad_spec_loses_no_other_result(run, spec) -> None:
     good, bad = spec("params: 4M"), spec("params: much", "bad.yaml")
+    assert re.search(r"bad.yaml +see the errors .* UNREAD\n", run(bad, good).stdout)
     done = run(bad, good, "missing.yaml", "--format", "json")
     assert done.returncode == 2
     document = json.loads(done.stdout)
@@ -217,6 +220,8 @@ def test_a_rule_may_compare_with_a_revision(run, spec, git, tmp_path: Path, monk
     assert done.returncode == 0 and "new.yaml: params <= 1 * HEAD:: it is new since then, so nothing holds it" in done.stderr
     assert re.search(r"new.yaml +params <= 1 \* HEAD: .* new\n", done.stdout) and "1 spec, 2 rules: 1 held, 0 broken, 1 of new specs" in done.stdout
     assert json.loads(run("new.yaml", *rules[:2], "-f", "json").stdout)["specs"][0]["new"] == ["params <= 1 * HEAD:"]
+    Path("bare.yaml").write_text(MODEL.removesuffix("budget:\n"))
+    assert "no budget" not in run("bare.yaml", *rules[:2]).stdout
     assert "git cannot show it" in run("mod-220m", *rules[:2]).stderr, "a shipped spec is in no repository of the user's"
 
 
@@ -351,6 +356,8 @@ def test_folders(run, tmp_path: Path, spec, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "gpt2").mkdir()
     monkeypatch.chdir(tmp_path)
     assert list(sources(["gpt2"])) == ["gpt2"] and run("gpt2").returncode == 0, "the shipped spec, as for other commands"
+    spec("params: 1e9", "gpt2/e.yaml")
+    assert list(sources(["gpt2"])) == ["gpt2/e.yaml"]
 
 
 def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, spec, monkeypatch: pytest.MonkeyPatch) -> None:

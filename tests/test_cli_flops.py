@@ -212,6 +212,9 @@ def test_how_long_a_run_takes(flops, tiny: Path) -> None:
     assert run["cluster"]["seconds"] == run["flops"] / 1e6 == 3600 * run["cluster"]["device_hours"]
     said = f"training time: {run['flops'] / 6e7:.3g} minutes, {run['flops'] / 3.6e9:.2f} device-hours: 1 x a device at 100.0 % (--mfu) of 1e-06"
     assert said in flops(tiny, *own, "--peak-tflops", 1e-6).out
+    long = (tiny, *own, "--tokens", "1M", "--peak-tflops")
+    day = flops(*long, 1, "--format", "json").document["training"]["flops"] / 86400e12
+    assert "training time: 1 days, 24.00 device-hours" in flops(*long, day).out
     assert "1 x NVIDIA H200 at" in flops(tiny, *own, "--gpu", "h200").out and "(by --tokens)" in flops(tiny, *own[:3], "--tokens", "1K").out
 
 
@@ -278,6 +281,8 @@ def test_several_specs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
     assert d["reports"][1]["flops"] == two["flops"]
     text = flops(tiny, tiny_mod, "--count", "analytic", "--by", "component").out
     assert "forward by component" in text and re.search(r"^mod router +- +[\d,]+ +-$", text, re.MULTILINE)
+    assert "\nnorms " not in text, "what is free has no line"
+    assert re.search(r"^total( +[\d,]+){3}$", flops(tiny, tiny_mod, "gpt2", "--count", "analytic", "--by", "component").out, re.MULTILINE)
 
 
 def test_decode_of_gpt2(flops) -> None:
@@ -285,6 +290,8 @@ def test_decode_of_gpt2(flops) -> None:
     assert d["flops"]["forward"] == 251_819_520
     assert d["workload"] == {"batch": 1, "seq_len": 1, "context": 128, "phase": "decode", "routing": "expected"}
     assert d["expectation"] is False and "sampling" not in d
+    row = flops("gpt2", "--phase", "decode", "--context", 128, "--batch", 2, "--format", "csv").rows[0]
+    assert "flops_per_sequence" in row and "flops_per_token" not in row, "a sequence's token is all of it"
 
 
 def test_any_model_as_mixture_of_depths(flops, tiny: Path) -> None:
@@ -317,6 +324,8 @@ def test_a_cache_is_expected_where_blocks_are_routed(flops, tiny: Path, tiny_mod
     ran = flops(experts, "--phase", "decode", "--context", 0)
     assert "expected FLOPs" in ran.out and "B) for 1 token in bf16" in ran.out
     assert "B) expected for 5 tokens in bf16" in flops(tiny_mod, "--phase", "decode", "--context", 4).out
+    tables = [flops(tiny_mod, "--phase", "decode", "--context", 4, "--batch", n).out.partition("tiny-mod: decode\n")[2] for n in (1, 2)]
+    assert ["per token" in table for table in tables] == [False, True]
 
 
 @pytest.mark.parametrize("phase", [["--phase", "decode", "--context", "15"], ["--phase", "prefill"]])

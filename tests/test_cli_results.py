@@ -150,9 +150,11 @@ def test_a_spec_goes_by_its_name_where_its_source_stands_behind_it(results, tmp_
 
 
 def test_a_name_with_commas(results, tmp_path):
-    line = (H200 / "self.jsonl").read_text().replace("NVIDIA H200", "A, B")
-    Path("r.jsonl").write_text(line)
+    line = (H200 / "self.jsonl").read_text()
+    Path("r.jsonl").write_text(line.replace("NVIDIA H200", "A, B"))
     assert results("r.jsonl", "--only", "device=A, B")[0] == 0
+    Path("r.jsonl").write_text(line.replace("NVIDIA H200", "A (B)"))
+    assert "no result has device 'A'" in results("r.jsonl", "--only", "device=A")[2], "only specs have their source behind their names"
 
 
 @pytest.mark.parametrize("format", ["plain", "markdown", "latex", "csv", "table"])
@@ -182,6 +184,14 @@ def test_a_plot(results):
     assert code == 2 and out == "" and not Path("both.svg").exists()
     assert err.endswith("error: --plot: one plot shows results of one kind, and these differ; choose with --only: mode train, forward\n")
     assert results(H200 / "train.jsonl", H200 / "forward.jsonl", "--plot", "both.svg", "--only", "mode=forward")[0] == 0
+
+
+def test_a_ratio_without_an_interval_is_drawn_as_well(tmp_path):
+    from modcalc.render.plot_profile import plot_profile
+
+    (one,) = records(H200 / "self.jsonl")
+    plot_profile(tmp_path / "p.svg", [msgspec.structs.replace(one, baseline=msgspec.structs.replace(one.baseline, time_ratio_interval=None))])
+    assert "time ratio (solid), FLOP ratio (dashed)" in (tmp_path / "p.svg").read_text()
 
 
 def test_a_roofline_says_which_way_the_points_go(results):
@@ -261,6 +271,8 @@ def test_rows_that_look_alike_say_what_parts_them():
     one, two = records(H200 / "repeat-1.jsonl", H200 / "repeat-2.jsonl")
     file = [("r.jsonl", one), ("r.jsonl", one)]
     assert told_apart(file) == [one]
+    failed = next(r for r in records(H200 / "train.jsonl") if isinstance(r, Failed))
+    assert [r.error for r in told_apart([("r.jsonl", failed), ("s.jsonl", replace(failed, error="last"))])] == ["last"]
     assert [r.spec for r in told_apart([("r.jsonl", one), ("s.jsonl", two)])] == ["dense-220m (r.jsonl)", "dense-220m (s.jsonl)"]
     edited = replace(one, key="other", spec_sha256="abcdef0123", time=two.time)
     assert [r.spec for r in told_apart([("r", one), ("r", edited)])] == [f"dense-220m (spec {one.spec_sha256[:8]})", "dense-220m (spec abcdef01)"]
@@ -348,6 +360,13 @@ def test_of_how_many_builds_a_ratio_is():
     assert [row[at] for row in both.rows] == [6, 1] and not any(c.title == "builds" for one in (once, six) for c in one.columns)
 
 
+def test_bytes_are_compared_where_they_set_the_pace():
+    for file, told in (("forward", False), ("decode", True)):
+        table = comparison(records(H200 / f"{file}.jsonl"))
+        assert any(c.title == "byte ratio" for c in table.columns) == any(note.startswith("byte ratio: ") for note in table.notes) == told
+        assert next(c.drop for c in table.columns if c.title == "baseline") == 3, "each has one of its own"
+
+
 def test_none_is_saved_where_no_flops_are():
     one, two = [r for r in records(H200 / "forward.jsonl") if r.spec == "mod-220m"]
     none = msgspec.structs.replace(two, baseline=msgspec.structs.replace(two.baseline, flop_ratio=1.0, realised_saving=None))
@@ -388,6 +407,9 @@ def test_a_narrow_terminal_keeps_what_differs(monkeypatch, capsys):
     rows = ranks([msgspec.structs.replace(r, ranks=of_ranks) for r in records(H200 / "forward.jsonl")])
     keep, wide = fitting(rows, 80)
     assert sum(wide[i] + 3 for i in keep) + 1 <= 80
+    (equal, *_) = records(H200 / "forward.jsonl")
+    table = ranks([msgspec.structs.replace(equal, ranks=Ranks(2, "gloo", "ddp", [0.1, 0.1], 0.0, 0.0, 0.0, None))])
+    assert "skew" in {c.title for c in table.columns}, "0 is known"
 
 
 def test_bad_files(results, tmp_path):
@@ -430,8 +452,9 @@ def test_bad_files(results, tmp_path):
     assert code == 0 and "mod-220m" in out and re.search(r"warning: mixed/log.jsonl:1: not a result of modcalc profile .*; left out\n", err)
     for words in (("mixed/log.jsonl", "mixed"), ("mixed", "mixed/log.jsonl")):
         assert results(*words)[0] == 2, "it was named"
-    Path("mixed/log.jsonl").write_text(line.replace('"schema":1', '"schema":2'))
-    assert "its schema is 2" in results("mixed")[2] and results("mixed")[0] == 2, "one of ours is not left out"
+    for mark in ("", "\ufeff"):
+        Path("mixed/log.jsonl").write_text(mark + line.replace('"schema":1', '"schema":2'), encoding="utf-8")
+        assert "its schema is 2" in results("mixed")[2] and results("mixed")[0] == 2, "one of ours is not left out"
     code, out, err = results(H200 / "train.jsonl", "--only", "spec=mod-3b", "--only", "batch=16", "--plot", "p.svg")
     assert (code, out, err) == (2, "", "error: --plot: nothing to draw, as memory ran out at every point\n")
     Path("r.svg").write_text(line)

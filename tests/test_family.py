@@ -23,7 +23,7 @@ from modcalc.search.results import DROP, OK, Candidate
 from modcalc.search.write import write_specs
 from modcalc.spec.load import load
 from modcalc.spec.resolve import inner_width, resolve
-from modcalc.spec.schema import Attention, Moe
+from modcalc.spec.schema import Attention, Mod, Moe, Train
 
 # Layers: d_ff of the 41M family, Petty et al. 2023 (arXiv 2310.19956), table 1.
 PETTY_41M = {1: 4779, 2: 2048, 3: 1138, 4: 682, 5: 409, 6: 227, 7: 97}
@@ -103,6 +103,8 @@ def test_widths_in_the_multiple_of_the_heads_make_models_and_no_others_do(n_head
     attention = Attention(n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=64)
     family = Family(structs.replace(load("dense-60m"), d_model=d_model, attention=attention))
     assert family.head_multiple == multiple
+    goal = account(family.spec, seq_len=1).params.total
+    assert constant(family, {}, "d_model", "params", Basis(1, 1, 0, find_convention()), target=goal).step == multiple
     assert [D for D in range(1, 1100) if family.widths(D)] == list(range(multiple, 1100, multiple))
 
 
@@ -131,6 +133,15 @@ def test_members_are_written_as_specs_that_hold_their_own_cost(tmp_path: Path) -
         assert account(again).params == m.candidate.params and again.mlp.d_ff == inner(m.candidate)
     done = list(check_all([str(tmp_path)]))
     assert len(done) == 7 and all(one.ok and one.results for one in done)
+    spec = structs.replace(load("petty-41m"), train=Train(batch_size=8))
+    ((_, trained),) = specs_of(constant(Family(spec), {}, "d_ff", "train", Basis(512, 1, 511, find_convention())))
+    assert trained.budget.train_step_flops.equals == 8 * account(spec, phase="train").flops.train_step
+
+
+def test_a_share_of_a_parameter_is_no_budget() -> None:
+    spec = structs.replace(load("mod-60m"), seq_len=500, mod=Mod(capacity=0.29))
+    ((c, written),) = specs_of(constant(Family(spec), {}, "d_ff", "active", Basis(500, 1, 499, find_convention())))
+    assert Fraction(c.cost).denominator == 25 and written.budget is None
 
 
 @pytest.mark.parametrize(
@@ -183,6 +194,11 @@ def test_what_drifts_far_is_no_member() -> None:
     far = [m for m in found.members if abs(m.candidate.error) > 0.05]
     assert far and all(m.candidate.status == DROP and "are too coarse" in m.candidate.reason for m in far)
     assert all(m.candidate.status == OK for m in found.members if m not in far)
+
+
+def test_what_is_no_spec_is_dropped_for_that_alone() -> None:
+    (m,) = constant(Family(load("mod-60m")), {"every": [99]}, "d_ff", "params", Basis(512, 1, 511, find_convention()), target=1).members
+    assert m.candidate.reason.startswith("mod.every: found 99") and "the target" not in m.candidate.reason
 
 
 def test_how_far_a_member_may_drift_is_an_option(modcalc) -> None:

@@ -207,3 +207,10 @@ def test_without_nvml(monkeypatch, one_gpu):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     found = hardware.describe(torch.device("cuda", 0))
     assert (found.name, found.driver, found.clocks) == ("NVIDIA H200", None, None)
+
+
+def test_what_shrinks_has_grown_by_nothing(monkeypatch):
+    peak = usage.PeakMemory(torch.device("cpu"))
+    peak.held = 9
+    monkeypatch.setattr(usage, "proc_bytes", lambda file, key: 8)
+    assert peak.read().allocated == 0

@@ -134,6 +134,7 @@ def test_falcon_designs() -> None:
     assert (forty.attention.n_kv_heads, forty.parallel, forty.mlp.d_ff) == (8, "two_norms", 4 * 8192)
     assert (rw.attention.n_kv_heads, rw.parallel, rw.positions.kind, rw.mlp.bias) == (None, "none", "alibi", True)
     assert tiny("falcon", new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1).parallel == "shared_norm"
+    assert tiny("falcon", num_attention_heads=1).attention.n_kv_heads is None, "as many as heads"
     assert "sqrt(head_dim)" in rw.description
 
 

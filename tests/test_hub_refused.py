@@ -94,6 +94,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "llama", "sliding_window": 9}, "only null here"),
         ({"model_type": "llama", "partial_rotary_factor": 0.5}, "only 1 here"),
         ({"model_type": "llama", "rope_parameters": {"partial_rotary_factor": 0.5}}, "rotates whole heads"),
+        ({"model_type": "llama", "rope_parameters": {"partial_rotary_factor": 2.0}}, "rotates whole heads"),
         ({"model_type": "llama", "rope_parameters": {"rope_theta": "1e4"}}, "is not a number above 0"),
         ({"model_type": "llama", "rope_parameters": {"rope_theta": 0}}, "rope_theta: 0 is not a number above 0"),
         ({"model_type": "llama", "partial_rotary_factor": True}, "only 1 here"),
@@ -105,6 +106,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "has no language-model head"),
         ({"model_type": "llama", "architectures": "LlamaForCausalLM"}, "is not a list"),
         ({"model_type": "gpt2", "n_embd": 768, "hidden_size": 1024}, "which means the same"),
+        ({"model_type": "exaone4", "sliding_window_pattern": False}, "sliding_window_pattern: false is not an integer from 1, or text like LLLG"),
         ({"model_type": "exaone4", "window_pattern": 2}, "window_pattern: unknown for this model_type, so it may change what the model costs"),
         ({"model_type": "gemma3_text", "_sliding_window_pattern": 2}, "library does not read it, but sliding_window_pattern, which is 6"),
         ({"model_type": "gemma3_text", "sliding_window_pattern": "LG"}, '"LG" without layer_types, where a number is needed'),
@@ -181,6 +183,10 @@ def test_all_problems_at_once_with_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_what_several_knobs_need_is_refused_once() -> None:
+    assert len(problems({"model_type": "smollm3", "no_rope_layers": [1]})) == 1
+
+
 def test_no_line_for_a_key_that_stands_on_two(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "llama",\n"hidden_size": "4096",\n"rope_scaling": {"rope_type": "default",\n"hidden_size": 3}}')
@@ -238,7 +244,7 @@ def test_mutated_files_import_or_say_why(tmp_path: Path, seed: int) -> None:
 def test_problems_of_a_section_have_their_lines(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(
-        '{"vision_config": {"model_type": "siglip",\n"n_layer": 3},\n"tie_word_embeddings": true,\n'
+        '{"vision_config": {"text_config": {"n_layer": 3},\n"n_layer": 3},\n"tie_word_embeddings": true,\n'
         '"text_config": {\n"model_type": "gpt2",\n"n_layer": "3"}}'
     )
     with pytest.raises(SpecError) as refused:
@@ -259,7 +265,9 @@ def test_a_section_is_tied_as_the_whole_model_is() -> None:
 def test_a_whole_may_be_tied_otherwise_than_its_text_alone() -> None:
     text = {"model_type": "qwen3_vl_moe_text"}
     assert from_config(text).head.tied is True
-    assert from_config({"model_type": "qwen3_vl_moe", "text_config": text}, "text_config").head.tied is False
+    whole = {"model_type": "qwen3_vl_moe", "text_config": text}
+    assert from_config(whole, "text_config").head.tied is False
+    assert from_config({**whole, "tie_word_embeddings": True}, "text_config").head.tied is True
 
 
 IDEFICS = dict(perceiver_config={"resampler_depth": 6}, pixel_shuffle_factor=4, qk_layer_norms=False, use_resampler=False, is_llama_config=True)

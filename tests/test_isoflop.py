@@ -14,11 +14,12 @@ from modcalc.cost.check import check_all
 from modcalc.cost.conventions import find_convention
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.errors import UsageError
-from modcalc.search.answers import Answer, Asked, matched, planned
+from modcalc.render.isoflop import tables
+from modcalc.search.answers import Answer, Asked, knobs_apart, matched, planned
 from modcalc.search.costs import Basis
-from modcalc.search.defaults import around
+from modcalc.search.defaults import around, quarters
 from modcalc.search.family import Family, Shape
-from modcalc.search.isoflop import MARKS, chinchilla_size, match, plan
+from modcalc.search.isoflop import MARKS, chinchilla_size, match, plan, tokens_per_param
 from modcalc.search.knobs import parse_free
 from modcalc.search.question import at_length, differences, terms
 from modcalc.search.results import DROP, OK, Found, candidate
@@ -68,6 +69,7 @@ def test_the_papers_rule_in_one_question() -> None:
 
 def test_every_rule_of_a_search_is_said() -> None:
     spec = load("mod-60m")
+    assert [terms(spec, free=f"n_layers=1:{n}").words[0] for n in (6, 7)] == ["n_layers 1, 2, 3, 4, 5, 6", "n_layers 1 to 7 in steps of 1"]
     heads = ("head_dim 64, heads 1/64 of d_model", "key/value heads as many as heads")
     assert terms(spec).words == (
         "n_layers 2 to 128, 20 values",
@@ -98,7 +100,9 @@ def test_every_rule_of_a_search_is_said() -> None:
     )
 
 
-@pytest.mark.parametrize(("n_layers", "d_model", "words"), [(12, 64, "5 to 256"), (2, 1024, "16 to 512"), (4, 256, "16 to 256")])
+@pytest.mark.parametrize(
+    ("n_layers", "d_model", "words"), [(12, 64, "5 to 256"), (2, 1024, "16 to 512"), (3, 1024, "16 to 342"), (4, 256, "16 to 256")]
+)
 def test_a_model_matches_itself_however_unusual(n_layers: int, d_model: int, words: str) -> None:
     spec = structs.replace(load("dense-60m"), n_layers=n_layers, d_model=d_model, attention=Attention(n_heads=d_model // 64))
     answer = ask_match(spec, spec)
@@ -151,6 +155,8 @@ def test_a_match_says_what_a_budget_pays() -> None:
         s = c.schedule
         assert s.spent == s.steps * account(c.spec, batch=128, phase="train").flops.train_step <= 6 * 10**18 < s.spent + s.step_flops
         assert s.tokens == s.steps * 128 * 2048
+    other = matched(Asked(terms(mod, other=dense), basis(mod, "6nd"), WITHIN, (6 * 10**18,)), dense, "forward", quiet).target
+    assert other.train == account(dense, phase="train", convention="6nd").flops.train_step != answer.target.train
 
 
 @pytest.mark.parametrize("name", ["dense-60m", "dense-220m", "dense-1b", "dense-3b", "gpt2"])
@@ -199,6 +205,32 @@ def test_a_plan_spends_the_budget_in_whole_steps() -> None:
         assert abs(Fraction(by_tokens.schedule.tokens, by_tokens.params.total) - 20) < 4
         marks.append(by_tokens.params.total)
     assert marks == sorted(marks)
+
+
+def test_what_lies_on_a_bound_is_within() -> None:
+    mod = load("mod-60m")
+    ask = (Family(mod), {"n_layers": [mod.n_layers]}, 10**18, basis(mod), Rules())
+    ratio = tokens_per_param(plan(*ask, within=WITHIN).candidates[0])
+    (c,) = plan(*ask, within=WITHIN, ratio=(ratio, ratio)).candidates
+    assert c.status == OK
+
+
+def test_as_many_steps_as_must_be_are_enough() -> None:
+    mod = load("mod-60m")
+    asked = Asked(terms(mod, free=f"n_layers={mod.n_layers}", aspect="none"), basis(mod), WITHIN, (10**18,))
+    steps = 10**18 // account(mod, batch=128, phase="train").flops.train_step
+    founds = [planned(asked, None, "none", "params", least, quiet).founds[0][1] for least in (steps, steps + 1)]
+    assert [(c.status, c.schedule.steps) for found in founds for c in found.candidates] == [(OK, steps), (DROP, steps)]
+
+
+def test_what_tells_rows_apart_stays_on_a_narrow_terminal() -> None:
+    found = (tables(ask_match(load("mod-60m"), load("dense-60m"), free=f"n_layers,capacity={c}"))[0] for c in ("0.125,0.25", "0.125"))
+    assert [next(column.drop for column in table.columns if column.title == "capacity") for table in found] == [0, 6]
+
+
+def test_depths_are_told_apart_alone_where_all_knobs_are_too_many() -> None:
+    few, many = (terms(load("mod-60m"), free=f"n_layers=1:100,capacity=0.001:{most}:0.001") for most in ("0.1", "0.101"))
+    assert [knobs_apart(None, "deepest", scope) for scope in (few, many)] == [("n_layers", "capacity"), ("n_layers",)]
 
 
 def test_ok_rows_that_miss_the_budget_by_more_say_why() -> None:
@@ -334,7 +366,7 @@ def test_names_that_are_taken_get_a_number(tmp_path: Path) -> None:
     candidates = [candidate(Family(spec), Family(spec).own, basis(spec)) for spec in specs]
     assert all(c.status == OK for c in candidates), "the name of a shape is a legal one"
     files = write_specs(tmp_path, [(c, c.spec) for c in candidates])
-    assert len(set(files.values())) == len({load(file).name for file in files.values()}) == 4
+    assert len({file.lower() for file in files.values()}) == len({load(file).name for file in files.values()}) == 4
     assert [Path(files[id(c)]).name[:3] for c in candidates] == ["a-b", "a-b", "A-b", "nnn"]
 
 
@@ -372,6 +404,12 @@ def test_another_convention_writes_no_rule_that_check_would_count_otherwise(name
     asked = Asked(terms(load("mod-60m"), other=load("dense-60m")), basis(load("mod-60m"), name, causal=causal), WITHIN)
     pairs = list(specs_of(matched(asked, load("dense-60m"), "forward", quiet)))
     assert pairs and all(spec.budget is None and (causal or name) in spec.description for _, spec in pairs)
+
+
+def test_depths_of_a_grid_are_multiples_of_the_routing_alone() -> None:
+    nested = structs.replace(load("mod-60m"), mod=Mod(recursions=2, capacity=[1.0, 0.5]))
+    assert [terms(spec).axes["n_layers"][:3] for spec in (nested, load("mod-60m"))] == [[1, 2, 3], [2, 4, 6]]
+    assert quarters(200, 128) == [200]
 
 
 def test_no_shape_is_deeper_than_a_spec_may_be() -> None:

@@ -19,11 +19,12 @@ from modcalc.search import lattice as lattice_module
 from modcalc.search.costs import COSTS, Basis, bill
 from modcalc.search.family import KNOBS, Family, Shape
 from modcalc.search.isoflop import match, plan
-from modcalc.search.lattice import Lattice
-from modcalc.search.results import OK
+from modcalc.search.lattice import Chunk, Lattice
+from modcalc.search.results import DROP, OK
 from modcalc.search.rules import Rules
+from modcalc.search.select import NEAR_TIES, Best
 from modcalc.spec.resolve import exact, resolve
-from modcalc.spec.schema import Attention, Mlp, Mod, Spec
+from modcalc.spec.schema import Attention, Mlp, Mod, Norm, QkNorm, Spec
 from modcalc.spec.validate import find_problems
 
 LIMITS = dict(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -314,6 +315,8 @@ def test_counts_of_what_a_rule_leaves_out() -> None:
     assert found.tally.looked == 9 * 3
     assert len(found.candidates) == 5 * 3
     assert "n_layers 1, d_model 64" in found.tally.problem
+    found = match(Family(MOD), {"n_layers": [1], "every": [2, 3]}, 10**9, "forward", basis_of(MOD), Rules(), within=Fraction(1))
+    assert "mod.every: found 2" in found.tally.problem, "the first"
 
 
 @pytest.mark.parametrize("spec", [DENSE, MOD])
@@ -332,10 +335,28 @@ def test_the_own_width_need_not_suit_another_head_dim(spec: Spec) -> None:
     assert (nothing.candidates, nothing.to_blame) == ((), "heads")
 
 
+def test_one_head_has_no_norms_for_each_head() -> None:
+    """Which fvcore counts otherwise."""
+    attention = Attention(n_heads=4, head_dim=64, qk_norm=QkNorm(scope="per_head"))
+    spec, rule = structs.replace(DENSE, norm=Norm(kind="layernorm"), attention=attention), find_convention("fvcore")
+    basis = Basis(512, 1, 511, rule)
+    (target, other) = (account(Family(spec).apply(Shape(4, D)), convention=rule).flops.forward for D in (64, 128))
+    found = match(Family(spec), {"d_model": [64, 128]}, target, "forward", basis, Rules(), within=Fraction(0))
+    assert [(c.cost, c.status) for c in found.candidates] == [(target, OK), (other, DROP)]
+    assert found.tally.broken["relative error"] == 1
+
+
 def test_a_lattice_too_large_to_count_is_refused() -> None:
     axes = {"n_layers": list(range(1, 1000)), "d_model": list(range(1, 100_000)), "d_ff": list(range(1, 100_000)), "every": list(range(1, 1000))}
     with pytest.raises(UsageError, match="can be searched"):
         Lattice(Family(MOD), axes, basis_of(MOD), ("forward",))
+
+
+def test_few_of_what_float64_cannot_tell_apart_are_kept() -> None:
+    one, many = np.ones((1, 1)), np.ones((1, 500))
+    best = Best(1, groups=2, slack=1.0)
+    best.offer(Chunk(np.zeros((1, 1), np.int64), np.arange(500)[None], one, many, many, {}), many, group=np.arange(500)[None] % 2)
+    assert len(best.top(2)) == 2 * (1 + NEAR_TIES)
 
 
 def test_memory_is_bounded_by_the_chunk() -> None:

@@ -53,6 +53,7 @@ def test_parts_sum_to_the_total(run) -> None:
     total = found.pop("total")
     assert sum(found.values()) == total == train_memory(resolve(load("mod-small")), 3).total
     assert all(one in out for one in ("adamw: fp32 weights and states", "dense twin", "16 bytes of weights", "left out: ", "the CUDA context"))
+    assert "; sgd: fp32 weights and states" in run("dense-small", "--optimizer", "sgd")[0]
 
 
 def test_parts_of_the_dense_twin_sum_to_its_total(run, tmp_path: Path) -> None:
@@ -107,6 +108,7 @@ def test_sinks_and_soft_caps_are_said_to_need_explicit_attention(run, tmp_path: 
     assert d["attention"] == "explicit" and {a["attention"] for a in d["activations"]} == {"explicit"}
     out, _ = run("dense-small", capped, "-T", 64)
     assert "fused attention, kernels of cuda" in out and "gpt-oss: explicit attention, which sinks and soft caps need" in out
+    assert "gpt-oss: explicit attention" not in run(capped, capped, "-T", 64)[0]
 
 
 def test_decode(run) -> None:
@@ -172,6 +174,7 @@ def test_a_plot_says_whose_tokens_are_how_many(run, tmp_path: Path) -> None:
     assert all("train step: 1 sequence of T tokens" in one for one in own)
     assert all("train step: 1 sequence of 512 tokens" in one for one in shared)
     assert all(f">{one}<" in own[1] for one in ("mod-220m, T = 2,048", "gpt2, T = 1,024")) and ">gpt2<" in shared[1]
+    assert "dense twin" not in own[1]
 
 
 def test_a_config_of_the_transformers_library(run, tmp_path: Path) -> None:
@@ -208,10 +211,15 @@ def test_what_cannot_be_served_is_one_message(run, words: list[str], said: str) 
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
 
 
-def test_longer_sequences_than_the_spec_has(run) -> None:
+SMALL = "{name: t, vocab_size: 10, seq_len: 16, d_model: 8, n_layers: 1, attention: {n_heads: 2}, mlp: {d_ff: 8}}"
+
+
+def test_longer_sequences_than_the_spec_has(run, tmp_path: Path) -> None:
     said = "more than the 4,096 tokens of the spec fit; memory does not say how well the model works with them"
     assert said in run("llama-2-7b", "--gpu-memory", "80GiB")[0] and said not in run("llama-2-7b", "--gpu-memory", "13GiB")[0]
     assert "tokens of the spec fit" not in run("gpt2", "--gpu-memory", "80GiB")[0]  # its learned positions end there
+    (tmp_path / "t.yaml").write_text(SMALL.replace("}}", "}, positions: {kind: learned, max_len: 64}}"))
+    assert "tokens of the spec fit" not in run(tmp_path / "t.yaml", "--gpu-memory", "1GiB")[0]
 
 
 def test_what_does_not_fit_is_said(run) -> None:
@@ -239,6 +247,7 @@ def test_one_of_many_gpus(run, tmp_path: Path) -> None:
     few = run("gpt2", "--fsdp", 4, "-T", 8, "--recompute", "full")[0]  # of 50,257 words
     assert "outside blocks, less activations" in column(few, "part ")
     assert "weights before all blocks or gradients after them 235.88 MiB in place of activations" in few
+    assert "in place of activations" not in run("gpt2", "--fsdp", 4, "--recompute", "full")[0]
     few = run("gpt2", "-T", 8, "--recompute", "full")[0]
     assert "outside blocks, less activations" in column(few, "part ") and f"after all blocks {3 * 50257 * 768 * 2 / 2**20:.2f} MiB" in few
     rows = run("gpt2", "mod-220m", "--fsdp", 4, "-f", "csv")[0].partition("\n\n")[0]
@@ -276,12 +285,16 @@ def test_a_size_without_its_unit(run) -> None:
 
 def test_a_small_size_with_its_unit(run, tmp_path: Path) -> None:
     """Of a tiny model, whose every byte counts."""
-    (tmp_path / "t.yaml").write_text("{name: t, vocab_size: 10, seq_len: 16, d_model: 8, n_layers: 1, attention: {n_heads: 2}, mlp: {d_ff: 8}}")
+    (tmp_path / "t.yaml").write_text(SMALL)
     whole = json.loads(run(tmp_path / "t.yaml", "--format", "json")[0])["bytes"]["total"]
     assert whole < 2**20
     for room, batch in ((f"{whole / 1000}KB", 1), (f"{(whole - 1) / 1000}KB", 0)):
         fits = json.loads(run(tmp_path / "t.yaml", "--gpu-memory", room, "--format", "json")[0])["fits"]
         assert next(f["largest"] for f in fits if (f["phase"], f["knob"]) == ("train", "batch")) == batch
+    decode = (tmp_path / "t.yaml", "--phase", "decode", "--context", 3)
+    weights = column(run(*decode)[0], "part ")["weights"]
+    for room, said in ((weights, "not even 1 fits"), (weights - 1, "weights alone take")):
+        assert run(*decode, "--gpu-memory", f"{room / 1000}KB")[0].count(said) == 2
 
 
 def test_the_batch_of_the_train_section_is_mentioned(run, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from modcalc.cost.workload import Training  # noqa: E402
 from modcalc.errors import UsageError  # noqa: E402
 from modcalc.spec.load import loads  # noqa: E402
 from modcalc.spec.resolve import resolve  # noqa: E402
-from modcalc.spec.schema import Spec  # noqa: E402
+from modcalc.spec.schema import Attention, Mlp, Norm, Spec  # noqa: E402
 
 # Blocks return views, which FSDP2 warns of for the sake of in-place work.
 pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
@@ -148,6 +148,17 @@ def test_peak_of_a_step_at_a_block(model: str, layers: int) -> None:
     assert -slack < Run(spec, 4, 1, recompute="full").most - m.total < slack + more
 
 
+@pytest.mark.parametrize(("vocab_size", "tokens", "gpus"), [(256, 2, 4), (4000, 8, 96)])
+def test_peak_of_a_step_with_a_tied_table(vocab_size: int, tokens: int, gpus: int) -> None:
+    """A small one's gradient of the head is whole at a block; after the blocks are those of a large one, and of the first block in as many
+    rows as the GPUs make of them.
+    """
+    spec = structs.replace(loads(TINY + ", head: {tied: true}}"), d_model=128, vocab_size=vocab_size, seq_len=tokens)
+    m = bill(spec, gpus, 1, master=False, recompute="full")
+    assert m.peak == (m.at_a_block if gpus == 4 else m.outside_blocks)
+    assert abs(Run(spec, gpus, 1, recompute="full").most - m.total) < 2 * 128 * 128
+
+
 def test_experts_fewer_than_gpus_take_more_with_every_gpu() -> None:
     spec = structs.replace(loads(TINY + ", moe: {n_experts: 2, top_k: 1, d_ff: 64}}"), d_model=128, vocab_size=8, seq_len=2)
     found, bills = [], [bill(spec, n, 1, master=False, recompute="full") for n in (4, 16)]
@@ -217,6 +228,12 @@ def test_how_many_gpus_it_takes() -> None:
         assert [(f.phase, f.largest > 0) for f in alone] == [("train", True), ("train", True)]
     assert fewest_gpus(resolve(spec), 2**30, 1, "bf16", usual) is None
     assert fewest_gpus(resolve(spec), 80 * 2**30, 1, "bf16", Training(fsdp=16)) == 32
+    size = dict(d_model=2**17, vocab_size=2**17, seq_len=1, n_layers=1, attention=Attention(n_heads=2), mlp=Mlp(d_ff=2**17))
+    wide = Spec(name="wide", norm=Norm(affine=False), **size)
+    last = train_memory(resolve(wide), 1, Training(fsdp=2**16)).total
+    assert [fewest_gpus(resolve(wide), room, 1, "bf16", usual) for room in (last, last - 1)] == [2**16, None]
+    sampling = fits(spec, 80 * 2**30, seq_len=4096, context=4096, train=False, how=Training(fsdp=8))
+    assert [(f.phase, f.knob) for f in sampling] == [("decode", "batch"), ("decode", "context")]
     assert memory_report(spec, room=2**40).gpus is None
     for wrong in (0, -1, 2.5, True):
         with pytest.raises(UsageError, match="fsdp"):

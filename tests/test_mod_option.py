@@ -47,6 +47,7 @@ def test_apply_mod() -> None:
         ("capacity=", "allowed key=value pairs"),
         ("=1", "allowed key=value pairs"),
         ("capacity=0.1,,every=2", "allowed key=value pairs"),
+        ("layers=true", "mod.layers: found true"),
         ("layers=1,3", "a list joins its entries by +, as in layers=1+3"),
         ("capacity=0.5,0.25", "a list joins its entries by +, as in layers=1+3"),
         ("capacity=1.5", "mod.capacity: found 1.5"),

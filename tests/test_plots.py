@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from modcalc import account, load
 from modcalc.errors import MissingDependency, UsageError
-from modcalc.render.plot import amounts, figure, plot_target
+from modcalc.render import plot_breakdown
+from modcalc.render.plot import COLOURS, MARKERS, amounts, figure, look, plot_target
+from modcalc.render.plot_bars import parts, stacked
+from modcalc.render.wording import Unit
 
 
 @pytest.mark.parametrize(("file", "says"), [("plot.pdf", ".svg, .png"), ("plot", ".svg, .png"), ("missing/plot.svg", "no folder")])
@@ -74,3 +78,25 @@ def test_characters_that_the_font_lacks_are_said_in_a_line(tmp_path: Path, capsy
             axes.plot([0, 1], [0, 1])
         assert capsys.readouterr().err.count("the font lacks some characters") == said
     assert "模型" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+
+
+def test_bars_say_their_parts_where_there_is_room_and_what_they_are_of_the_first(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with figure(tmp_path / "p.svg") as axes:
+        stacked(axes, ["a", "b"], [{"x": 99, "y": 1}, {"x": 50}], {"x": "x", "y": "y"}, str)
+    text = (tmp_path / "p.svg").read_text()
+    assert text.count(" of the first") == 1 and "50.0 % of the first" in text
+    assert ">99.0 %<" in text and ">1.0 %<" not in text
+
+
+def test_layers_of_a_train_step_are_drawn_with_their_backward_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr(plot_breakdown, "parts", lambda axes, sums, *more: drawn.extend(sums) or parts(axes, sums, *more))
+    report = account(load("dense-small"), phase="train")
+    plot_breakdown.plot_layers(tmp_path / "p.svg", report, Unit(), backward=True)
+    assert sum(sum(one.values()) for one in drawn) == report.flops.train_step
+
+
+def test_lines_are_told_apart_by_colour_first() -> None:
+    assert [look(i) for i in (0, 1, len(COLOURS))] == [(COLOURS[0], MARKERS[0]), (COLOURS[1], MARKERS[0]), (COLOURS[0], MARKERS[1])]

@@ -176,17 +176,20 @@ def test_kernels_of_a_gpu_belong_to_what_launched_them():
         step,
         up,
         core,
-        event(4, "aten::mm", up, seq=7, kernels=[100.0, 20.0], start=3),
+        event(4, "aten::mm", up, seq=0, kernels=[100.0, 20.0], start=3),
         event(5, "aten::attention", core, seq=8, kernels=[200.0], start=4),
         event(6, "aten::cross_entropy", step, seq=9, kernels=[10.0], start=5),
         event(7, "aten::random_", None, kernels=[1000.0], start=6),  # inputs, not part of a step
         event(13, "cudaLaunchKernel", None, start=6),  # numbered apart from operations
         (b9 := event(8, "autograd::engine::evaluate_function: LossBackward0", seq=9, thread=2, forward_thread=1, start=7)),
         event(9, "aten::loss_backward", b9, thread=2, kernels=[5.0], start=8),
+        event(19, "aten::view", up, seq=5, thread=3, start=3),
+        (old := event(20, "autograd::engine::evaluate_function: OldBackward0", seq=4, thread=2, forward_thread=3, start=8)),  # made before
+        event(21, "aten::old_backward", old, thread=2, kernels=[1.0], start=8),
         (b8 := event(10, "autograd::engine::evaluate_function: AttentionBackward0", seq=8, thread=2, forward_thread=1, start=9)),
         event(11, "aten::attention_backward", b8, thread=2, kernels=[300.0], start=10),
-        (b7 := event(12, "autograd::engine::evaluate_function: MmBackward0", seq=7, thread=2, forward_thread=1, start=11)),
-        event(13, "aten::mm", b7, thread=2, kernels=[240.0], start=12),
+        (b0 := event(12, "autograd::engine::evaluate_function: MmBackward0", seq=0, thread=2, forward_thread=1, start=11)),
+        event(13, "aten::mm", b0, thread=2, kernels=[240.0], start=12),
         (acc := event(14, "autograd::engine::evaluate_function: torch::autograd::AccumulateGrad", thread=2, start=13)),
         event(15, "aten::add_", acc, thread=2, kernels=[6.0], start=14),
         (opt := event(16, "Optimizer.step#AdamW.step", step, scope=user, kernels=[50.0], start=15)),
@@ -196,7 +199,7 @@ def test_kernels_of_a_gpu_belong_to_what_launched_them():
     adam.kernels.append(SimpleNamespace(name=STEP, duration=900.0))  # a range linked to what did not open it
     times = attribution._times(Owners(events, train=True), torch.device("cuda", 0))
     micros = {owner: round(1e6 * seconds, 6) for owner, seconds in times.items() if seconds}
-    assert micros == {"blocks.0.mlp.up_proj": 366.0, "blocks.0.attn.core": 500.0, "loss": 15.0, "optimizer": 50.0}
+    assert micros == {"blocks.0.mlp.up_proj": 366.0, "blocks.0.attn.core": 500.0, "loss": 16.0, "optimizer": 50.0}
 
 
 def test_what_the_profiler_does_not_see_is_other(monkeypatch):

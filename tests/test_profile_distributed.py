@@ -215,8 +215,17 @@ def test_communication_that_nothing_hides(monkeypatch):
     assert distributed.World(0, 2, torch.device("cpu"), None)._communication(None) == (3.0, None, 5.0)
 
 
+def test_ranks_are_as_far_apart_as_shares_of_the_middle_one(monkeypatch):
+    ranks = [[[1.0, 5.0, 1.0]], [[2.0, 2.0, 2.0]], [[4.0, 4.0, 4.0]]]
+    monkeypatch.setattr(distributed.World, "_gather", lambda world, samples: ranks)
+    monkeypatch.setattr(distributed.World, "_communication", lambda world, step: (1.0, None, 4.0))
+    monkeypatch.setattr(distributed.dist, "get_backend", lambda: "gloo")
+    found, slowest = distributed.World(0, 3, torch.device("cpu"), None).compare(ranks[0], None, SimpleNamespace(parallel="ddp"))
+    assert (found.skew, found.communication_share, slowest) == (1.5, 0.25, [[4.0, 5.0, 4.0]])
+
+
 def test_covered_time():
-    spans = [(5.0, 7.0), (0.0, 2.0), (1.0, 3.0), (7.0, 8.0)]
+    spans = [(5.0, 7.0), (0.0, 2.0), (1.0, 3.0), (7.0, 8.0), (5.5, 6.0)]
     assert union(spans) == [(0.0, 3.0), (5.0, 8.0)]
     assert length(spans) == 6.0 and length([]) == 0.0
     assert overlap(spans, [(2.0, 6.0)]) == 2.0

@@ -37,7 +37,12 @@ BATCHES = Axis("batch", (1, 2, 3))
 
 
 @pytest.mark.parametrize(
-    "text, found", [("batch=1,2,4", Axis("batch", (1, 2, 4))), (" seq-len =8, 16", Axis("seq_len", (8, 16))), ("context=0", Axis("context", (0,)))]
+    "text, found",
+    [
+        ("batch=1,2,4", Axis("batch", (1, 2, 4))),
+        (" seq-len =8, 16", Axis("seq_len", (8, 16))),
+        ("context=0,1000000000", Axis("context", (0, 10**9))),
+    ],
 )
 def test_axes(text, found):
     assert axis(text) == found
@@ -232,6 +237,8 @@ def test_what_is_known_takes_a_new_peak_and_what_is_doubted_goes(tmp_path):
         assert new and first.mfu is None
         ((again, new),) = run([replace(one, peak=Peak(1e12, None, "told"))], file)
         assert not new and again.mfu == first.flops.step / first.step_time_s.median / 1e12
+        ((kept, new),) = run([one], file)
+        assert not new and kept == again
         ((more, new),) = run([replace(one, by="layer")], file)
         assert new and file.records[one.key()] == more and {a.by for a in more.attribution} == {"component", "layer"}
         ((anew, new),) = run([replace(one, by=None)], file, again=True)
@@ -252,8 +259,10 @@ def test_the_last_peak_given_stays(tmp_path):
         assert told.rated and told.rated >= told.time == corrected.time
     again = ResultsFile(tmp_path / "r.jsonl")
     assert again.peaks(*here)[0].source == "second" and list(again.records) == [both[1].key(), both[0].key()]
-    other = msgspec.structs.replace(describe(CPU), threads=99)
-    assert again.peaks(other, *here[1:]) == (None, None)
+    for other in (dict(threads=99), dict(cores=99)):
+        assert again.peaks(msgspec.structs.replace(describe(CPU), **other), *here[1:]) == (None, None)
+    again.records = {told.key: msgspec.structs.replace(told, reached=told.peak)}
+    assert [again.peaks(*here[:2], version)[1] for version in (here[2], "1.0")] == [told.peak, None]
     gpu = msgspec.structs.replace(told, device=msgspec.structs.replace(told.device, type="cuda"))
     again.records = {gpu.key: gpu}
     assert again.peaks(msgspec.structs.replace(gpu.device, threads=99), *here[1:])[0].source == "second", "the host's threads are not the GPU's"
@@ -275,6 +284,15 @@ def test_results_on_one_line_are_results(tmp_path):
         (tmp_path / "joined.jsonl").write_bytes(content)
         found = results.read_results(tmp_path / "joined.jsonl")
         assert (list(found.records), found.lost, found.cut) == (held, 2 - len(held), cut)
+    (tmp_path / "unended.jsonl").write_bytes(first)
+    with ResultsFile(tmp_path / "unended.jsonl") as file:
+        for _ in range(2):
+            file.append(file.records[keys[0]])
+    assert (tmp_path / "unended.jsonl").read_bytes() == 3 * (first + b"\n")
+
+
+def test_one_value_of_an_axis_is_one_point_and_may_be_traced() -> None:
+    assert len(jobs(replace(TEMPLATE, trace="t.json"), [SPEC], [axis("batch=4")])) == 1
 
 
 def test_a_breakdown_that_is_kept_keeps_its_doubts(tmp_path, monkeypatch):

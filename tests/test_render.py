@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from modcalc.errors import UsageError
+from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import change, machine, ratio, share
 from modcalc.render.output import FORMATS, chosen, emit, facts, machine_values, say, show
 from modcalc.render.progress import progress, working
@@ -54,6 +55,9 @@ def printed(capsys: pytest.CaptureFixture[str], format: str | None) -> tuple[str
         (share(Fraction(1, 8)), "12.5 %"),
         (share(0.0004), "< 0.1 %"),
         (share(0), "0.0 %"),
+        (share(0.0005), "0.1 %"),
+        (change(10), "+1,000 %"),
+        (ratio(-12345), "-12,345.00"),
         (change(-0.0663), "-6.63 %"),
         (change(Fraction(10**15)), "+1.00e+17 %"),
         (change(Fraction(12345678)), "+1,234,567,800 %"),
@@ -74,6 +78,7 @@ def test_numbers(text: str, expected: str) -> None:
         ("count", Fraction(7, 2), "~4"),
         ("count", float("inf"), "-"),
         ("count", None, "-"),
+        ("share", float("nan"), "-"),
         ("share", Fraction(1, 2), "50.0 %"),
         ("bytes", 2**31, "2.00 GiB"),
         ("si", 2_620_000_000, "2.62 G"),
@@ -126,6 +131,16 @@ def test_csv_is_raw_and_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> N
 def test_csv_of_a_total_alone(capsys: pytest.CaptureFixture[str]) -> None:
     show([Table(columns=TABLE.columns, rows=[], total=TABLE.total)], "csv")
     assert list(csv.DictReader(io.StringIO(capsys.readouterr().out)))[0]["flops"] == str(BIG + 4)
+
+
+def test_plain_text_of_a_total_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    show([Table(columns=(Column("name"), Column("n", "count")), rows=[], total=("total", 7))], "plain")
+    assert capsys.readouterr().out.splitlines() == ["name   n", "--------", "total  7"]
+
+
+def test_recursions_stand_before_the_blocks_that_they_share() -> None:
+    labels = ["embedding", "blocks.0", "recursions.1", "blocks.10", "blocks.9", "recursions.0", "head"]
+    assert in_order(labels, str) == ["embedding", "recursions.0", "recursions.1", "blocks.0", "blocks.9", "blocks.10", "head"]
 
 
 def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +207,13 @@ def test_columns_that_may_go_on_a_narrow_terminal(width: int, left_out: list[str
     keep, wide = fitting(TABLE, width)
     assert [c.title for i, c in enumerate(TABLE.columns) if i not in keep] == left_out
     assert sum(wide[i] + 3 for i in keep) + 1 <= width or not any(TABLE.columns[i].drop for i in keep)
+
+
+def test_a_column_goes_where_one_place_lacks_and_text_is_squeezed_for_the_last_alone() -> None:
+    table = Table(columns=[Column("ab"), Column("cd", drop=1)], rows=[["xx", "yy"]])
+    assert [fitting(table, width)[0] for width in (11, 10)] == [[0, 1], [0]]
+    tables = [Table(columns=[Column("ab"), Column("n", "count", drop=drop)], rows=[["long words of a name", 7]]) for drop in (4, 5)]
+    assert [fitting(table, 22)[0] for table in tables] == [[0, 1], [0]]
 
 
 def test_headers_wrap_before_a_column_goes() -> None:

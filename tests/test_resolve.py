@@ -7,7 +7,7 @@ import pytest
 
 from modcalc.errors import UsageError
 from modcalc.spec.plan import least, most
-from modcalc.spec.resolve import capacities, resolve, selected, tokens_kept
+from modcalc.spec.resolve import capacities, inner_widths, resolve, selected, tokens_kept
 from modcalc.spec.schema import Mod, Schedule, Spec
 
 SMALL = dict(name="small", vocab_size=11, seq_len=16, d_model=8, n_layers=4, attention=dict(n_heads=2), mlp=dict(d_ff=12))
@@ -81,6 +81,10 @@ def test_window_pattern_repeats() -> None:
 def test_ratio_rounds_up_to_a_multiple() -> None:
     assert resolve(spec(mlp={"ratio": 2.6, "multiple_of": 8})).blocks[0].ffn.d_ff == 24
     assert resolve(spec(mlp={"ratio": 2.5})).blocks[0].ffn.d_ff == 20
+
+
+def test_experts_without_a_width_of_their_own_have_the_mlps() -> None:
+    assert [inner_widths(spec(moe=dict(n_experts=2, top_k=1, d_ff=width))) for width in (None, 3)] == [(12, None), (None, 3)]
 
 
 def test_longer_than_learned_positions() -> None:

@@ -44,6 +44,7 @@ def test_a_summary_follows_from_the_samples_beside_it(folder: Path, tmp_path: Pa
     assert (copy / "summary.md").read_text(encoding="utf-8") == (folder / "summary.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="its statistics.stdev differs in the last digit")
 @pytest.mark.parametrize("file", LEARNED, ids=lambda file: file.parent.name)
 def test_a_summary_follows_from_its_points(file: Path) -> None:
     held = json.loads(file.read_text(encoding="utf-8"))

@@ -52,6 +52,7 @@ def test_widths_follow_the_family() -> None:
     fixed = Family(FAMILY, head_dim=64)
     assert fixed.apply(fixed.own).attention == Attention(n_heads=4, n_kv_heads=2, head_dim=None)
     assert Family(structs.replace(FAMILY, mlp=Mlp(ratio=2.7, multiple_of=32))).widths(512).d_ff == 1408  # 1382.4 up
+    assert Family(structs.replace(FAMILY, mlp=Mlp(d_ff=100))).widths(512).d_ff == 200
 
 
 def test_a_shape_is_called_by_all_that_tells_it_from_its_sisters() -> None:
@@ -105,6 +106,11 @@ def test_what_scales_with_the_width() -> None:
 def test_knobs_that_a_family_does_not_have(changes: dict, knobs: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_free(knobs, Family(structs.replace(FAMILY, **changes)), lambda knob, before: [1])
+
+
+def test_a_list_of_capacities_may_give_way_to_one() -> None:
+    family = Family(structs.replace(FAMILY, mod=Mod(capacity=[0.5, 0.5, 0.25, 0.25])))
+    assert parse_free("every=1,capacity=0.5", family, lambda knob, before: []) == {"capacity": [0.5], "every": [1]}
 
 
 def test_a_schedule_of_capacities_stays_when_depth_varies() -> None:

@@ -56,11 +56,14 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(mlp=dict(d_ff=64, multiple_of=8)), "mlp.multiple_of", "only mlp.ratio is rounded"),
     (dict(mlp=dict(d_ff=64, activation="swiglu_clamped")), "mlp.activation", "only with mlp.kind gated"),
     (dict(mlp=dict(d_ff=64, bias=True), moe=MOE), "mlp.bias", "write moe.bias"),
+    (dict(mlp=dict(d_ff=64, bias=True), moe=MOE, mod={}), "mlp.bias", "write moe.bias"),
     (dict(norm=dict(bias=True)), "norm.bias", "write kind: layernorm"),
+    (dict(norm=dict(bias=True), attention=dict(n_heads=4, qk_norm={})), "norm.bias", "write kind: layernorm"),
     (dict(norm=dict(kind="layernorm", affine=False, bias=True)), "norm.bias", "with norm.affine false"),
     (dict(norm=dict(affine=False, unit_offset=True)), "norm.unit_offset", "not with norm.affine false"),
     (dict(norm=dict(placement="post"), parallel="two_norms"), "norm.placement", "allowed pre with parallel two_norms"),
     (dict(attention=dict(n_heads=4, qk_norm=dict(bias=True))), "attention.qk_norm.bias", "false with an rmsnorm"),
+    (dict(attention=dict(n_heads=4, qk_norm=dict(bias=True)), norm=dict(affine=False)), "attention.qk_norm.bias", "false with an rmsnorm"),
     (
         dict(attention=dict(n_heads=4, qk_norm=dict(kind="rmsnorm")), norm=dict(kind="layernorm", bias=True)),
         "attention.qk_norm.bias",
@@ -114,6 +117,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(mod=dict(decide="predictor")), "mod.decide", "give predictor_width"),
     (dict(mod=dict(granularity="mlp"), parallel="shared_norm"), "mod.granularity", "allowed block with parallel shared_norm"),
     (dict(mod=dict(recursions=2)), "mod.capacity", "allowed a list of 2 with mod.recursions, one a recursion; such as [1.0, 0.67]"),
+    (dict(mod=dict(recursions=1, capacity=dict(kind="linear", start=1.0, end=0.5))), "mod.capacity", "allowed a list of 1 with mod.recursions"),
     (dict(mod=dict(recursions=3, capacity=[1.0, 0.5])), "mod.capacity", "allowed 3 entries, one for each of the recursions"),
     (dict(mod=dict(recursions=2, capacity=[0.5, 0.75])), "mod.capacity[1]", "at most the 8 tokens that the recursion before keeps"),
     (dict(mod=dict(recursions=2, capacity=[0.5, 9])), "mod.capacity[1]", "at most the 8 tokens"),
@@ -140,6 +144,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(budget=dict(train_flops=1e20), train=dict(batch_size=2)), "budget.train_flops", "add train.steps or train.tokens"),
     (dict(name=""), "name", "1 to 200 printable characters"),
     (dict(name="a\nb"), "name", "1 to 200 printable characters"),
+    (dict(name=" a"), "name", "no space at the ends"),
     (dict(d_model=10**9, vocab_size=10**9, attention=dict(n_heads=10**9, head_dim=10**9)), "attention.n_heads", "weights of at most 1e+18 elements"),
     (dict(mlp=dict(d_ff=10**9), moe=dict(n_experts=10**9, top_k=1)), "moe.n_experts", "weights of at most 1e+18 elements"),
     (
@@ -147,6 +152,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
         "moe.n_shared",
         "weights of at most 1e+18 elements",
     ),
+    (dict(d_model=10**9, mlp=dict(d_ff=1), moe=dict(**MOE, n_shared=2, shared_d_ff=10**9)), "moe.n_shared", "weights of at most 1e+18 elements"),
     (dict(d_model=10**9, mlp=dict(ratio=1000), moe=dict(n_experts=2, top_k=1, d_ff=8, every=2)), "mlp.ratio", "weights of at most 1e+18 elements"),
 ]
 
@@ -179,6 +185,7 @@ def test_the_line_is_that_of_the_key() -> None:
 def test_several_problems_are_told_in_the_order_of_the_file() -> None:
     said = message(dict(attention=dict(n_heads=5), mod=dict(layers=[9], capacity=99), norm=dict(bias=True))).splitlines()
     assert [line.split(": ")[1] for line in said] == ["attention.n_heads", "mod.layers[0]", "mod.capacity", "norm.bias"]
+    assert [line.split(": ")[1] for line in message(dict(mod=dict(every=5, capacity=[]))).splitlines()] == ["mod.every", "mod.capacity"]
 
 
 # Near the edge, and allowed.
@@ -203,12 +210,14 @@ FINE: list[dict[str, Any]] = [
     dict(n_layers=1, mod=dict(every=1)),
     dict(mod=dict(recursions=2, capacity=[16, 0.5])),
     dict(mod=dict(recursions=1, capacity=[0.5], layers=[2])),
+    dict(n_layers=5000, mod=REC),
     dict(mod=dict(router="random")),
     dict(mod=dict(predictor_width=4, decide="router")),
     dict(train=dict(batch_size=2, tokens=32)),
     dict(train=dict(batch_size=2)),
     dict(budget=dict(params=dict(max=0.5, relative_to="gpt2"), train_memory_bytes="80GiB"), train=dict(steps=1)),
     dict(budget={}),
+    dict(budget=dict(train_flops=1e20), train=dict(tokens=16)),
     dict(norm=dict(kind="layernorm", bias=False), attention=dict(n_heads=4, qk_norm=dict(kind="rmsnorm"))),
     dict(norm=dict(affine=False, bias=False)),
 ]

@@ -36,7 +36,7 @@ class Costs:
 
     def beside(self, other: "Costs") -> "Costs":
         """These costs to be compared with `other`: of as many sequences, if the spec does not say."""
-        return self if self.spec.train or self.batch == other.batch_size else Costs(self.spec, other.batch_size, self.report)
+        return self if self.batch == other.batch_size else Costs(self.spec, other.batch_size, self.report)
 
     @cached_property
     def report(self) -> Report:

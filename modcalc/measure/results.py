@@ -36,12 +36,12 @@ class Held(NamedTuple):
 def read_results(path: Path) -> Held:
     """What is in the file, lines that are cut off left out. Raises UsageError where it cannot be read or holds anything else."""
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(BOM)
     except OSError as wrong:
         raise UsageError(f"{path}: cannot be read: {wrong.strerror}") from wrong
     records: dict[str, Record] = {}
     lost, cut = 0, False
-    lines = content.removeprefix(BOM).split(b"\n")
+    lines = content.split(b"\n")
     for number, whole in enumerate(lines, start=1):
         for line in filter(bytes.strip, JOINED.split(whole)):
             cut = False

@@ -86,7 +86,7 @@ def table(outcome: Outcome) -> Table:
             rows.append((c.source, "no budget: read only", None, None, None, "", good("ok")))
     asked = {r.rule.metric for c in outcome.checked for r in c.results}
     meant = [f"{metric}: {text}" for metric, text in MEANT.items() if metric in asked]
-    told = [f"{c.source}: {r.rule.metric}: {r.detail}" for c in outcome.checked for r in c.results if r.ok and r.detail and r.rule.relative_to]
+    told = [f"{c.source}: {r.rule.metric}: {r.detail}" for c in outcome.checked for r in c.results if r.ok and r.detail]
     return Table(title="Budgets", headline=[RULE, *meant], columns=columns, rows=rows, notes=[*told, verdict(outcome)])
 
 

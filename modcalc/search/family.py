@@ -138,13 +138,11 @@ class Family:
             raise UsageError(f"{spec.name}: d_model {shape.d_model} does not make {wanted}; give a multiple of {self.head_multiple}")
         changes: dict = dict(n_layers=shape.n_layers, d_model=shape.d_model, budget=None, source=None)
         if shape.d_model != spec.d_model or self.head_dim:
-            N = self.head_dim or heads(spec)[2]
-            natural = spec.attention.head_dim is None and w.n_heads * N == shape.d_model
             changes["attention"] = structs.replace(
                 spec.attention,
                 n_heads=w.n_heads,
                 n_kv_heads=None if spec.attention.n_kv_heads is None else w.n_kv_heads,
-                head_dim=None if natural or spec.attention.latent else N,
+                head_dim=spec.attention.head_dim and (self.head_dim or spec.attention.head_dim),
             )
             if spec.moe:
                 changes["moe"] = structs.replace(spec.moe, d_ff=w.expert, shared_d_ff=w.shared)

@@ -241,7 +241,7 @@ def hint(value: Any, options: dict[str, Any]) -> str:
         return ", or ".join(none + section) if value.found == "nothing" else ""
     if isinstance(value, float) and "Int" in options and "Float" in options and value.is_integer():
         return f"a count is written without a point: {int(value)}"
-    if value is True and "Struct" in options and "None" in options and not any(field.required for field in options["Struct"].fields):
+    if value is True and "Struct" in options and "None" in options:
         return _least(options["Struct"])
     if "Struct" in options and not isinstance(value, list) and (section := _section(value, options["Struct"])):
         return f"did you mean {section}?"

@@ -221,7 +221,6 @@ def size_rules(r: Rules) -> None:
     width = a.n_heads * ((a.latent.nope_dim + a.latent.rope_dim + a.latent.v_dim) if a.latent else heads(spec)[2])
     inner = spec.mlp.d_ff or int((spec.mlp.ratio or 0) * spec.d_model)
     weights = {
-        "vocab_size": spec.vocab_size * (spec.embedding.dim or spec.d_model),
         "attention.n_heads": spec.d_model * width,
         "mlp.d_ff" if spec.mlp.d_ff else "mlp.ratio": spec.d_model * inner,
     }
