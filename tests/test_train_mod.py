@@ -10,7 +10,7 @@ import torch
 from benchmarks.train_mod import __main__ as program
 from benchmarks.train_mod.arms import PRESETS, arms
 from benchmarks.train_mod.data import Corpus, standard_library
-from benchmarks.train_mod.report import against_random, paired
+from benchmarks.train_mod.report import against_random, paired, summary
 from benchmarks.train_mod.routing import ABLATIONS, changed
 from benchmarks.train_mod.run import Run
 from modcalc import build
@@ -115,6 +115,13 @@ def test_learned_against_random_pairs_the_seeds_that_both_have() -> None:
     assert gap["confidence"] == 1 - 2 / 2**6
     assert "-6.50 % (96.9 % interval -9.00 % to -4.00 %)" in against_random("mod", gap)
     assert paired({"mod": arms["mod"]}, "mod", "random") is None
+
+
+def test_arms_are_compared_over_the_seeds_that_both_have() -> None:
+    losses = {"dense": {0: 2.0, 1: 4.0}, "random": {0: 1.0, 1: 3.5, 2: 100.0}}
+    steps = {arm.name: arm.steps for arm in arms(SMOKE)}
+    points = [dict(arm=name, step=steps[name], seed=seed, held_out_loss=loss) for name, own in losses.items() for seed, loss in own.items()]
+    assert summary(SMOKE, arms(SMOKE), points, [])["loss_against_dense"] == {"random": -0.25}
 
 
 def test_what_is_changed_in_a_trained_model() -> None:

@@ -30,7 +30,9 @@ UNITS = (
 
 
 def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict]) -> dict:
-    """Means over seeds of the last point of each run, with the sample standard deviation, and what follows from them."""
+    """Means over seeds of the last point of each run, with the sample standard deviation, and what follows from them: against another arm over
+    the seeds that both have.
+    """
     arms = {}
     for arm in plan:
         last = [x for x in points if x["arm"] == arm.name and x["step"] == arm.steps]
@@ -46,9 +48,7 @@ def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict])
             "train_flops": arm.train_flops(p.batch_size, arm.steps),
             "held_out_loss": {"mean": mean(losses), "stdev": stdev(losses) if len(losses) > 1 else None, "samples": losses},
         }
-    against_dense = {
-        name: arms[name]["held_out_loss"]["mean"] / arms["dense"]["held_out_loss"]["mean"] - 1 for name in arms if name != "dense" and "dense" in arms
-    }
+    against_dense = {name: _change(pairs) for name in arms if name != "dense" and (pairs := _pairs(arms, name, "dense"))}
     learned = [x for x in routing if x["arm"] == "mod"]
     sampling = {
         how: {
@@ -71,20 +71,31 @@ def summary(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict])
 
 def paired(arms: dict, name: str, other: str) -> dict | None:
     """Change of the loss from `other` to `name`, seed by seed: both saw the same text in the same order."""
-    losses, base = (dict(zip(arms[x]["seeds"], arms[x]["held_out_loss"]["samples"], strict=True)) if x in arms else {} for x in (name, other))
-    both = [seed for seed in losses if seed in base]
-    if not both:
+    pairs = _pairs(arms, name, other)
+    if not pairs:
         return None
-    samples = [losses[seed] / base[seed] - 1 for seed in both]
+    samples = [own / base - 1 for own, base in pairs.values()]
     middle = median_interval(samples)
     interval = ends(middle)
     return {
-        "seeds": both,
+        "seeds": list(pairs),
         "samples": samples,
         "median": middle.value,
         "interval": list(interval) if interval else None,
         "confidence": middle.confidence,
     }
+
+
+def _pairs(arms: dict, name: str, other: str) -> dict[int, tuple[float, float]]:
+    """Seed -> losses of both, of the seeds that both have."""
+    losses, base = (dict(zip(arms[x]["seeds"], arms[x]["held_out_loss"]["samples"], strict=True)) if x in arms else {} for x in (name, other))
+    return {seed: (losses[seed], base[seed]) for seed in losses if seed in base}
+
+
+def _change(pairs: dict[int, tuple[float, float]]) -> float:
+    """Of the mean loss."""
+    own, base = zip(*pairs.values(), strict=True)
+    return mean(own) / mean(base) - 1
 
 
 def document(p: Preset, plan: list[Arm], points: list[dict], routing: list[dict], machine: dict, corpus: dict) -> dict:
