@@ -8,7 +8,7 @@ from modcalc.spec.plan import AttentionPlan, NormPlan
 
 from .mlp import Linear
 from .norms import Norm
-from .positions import Positions, rotate
+from .positions import Positions, near, rotate
 from .precision import wide
 
 
@@ -34,10 +34,10 @@ class Core(nn.Module):
         if groups > 1:
             # Repeated in the open: fused kernels and counters differ in what they make of K < H.
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        if self.fused and not self.plan.alibi and at.seen(self.plan.window) is None:
+        if self.fused and not self.plan.alibi and at.seen(self.plan.window, self.plan.chunked) is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         bias = self._alibi(q, at, at.index) if self.plan.alibi else None
-        return self._masked(q, k, v, at.causal(self.plan.window)[:, None], bias, self.fused)
+        return self._masked(q, k, v, at.causal(self.plan.window, self.plan.chunked)[:, None], bias, self.fused)
 
     def _decode(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None) -> Tensor:
         """One new token a row over its cache: q [B, H, 1, N] -> [B, H, 1, N_v].
@@ -48,8 +48,8 @@ class Core(nn.Module):
         (B, H, _, N), (_, K, S, Nv) = q.shape, v.shape
         seen, window = visible, self.plan.window
         if window is not None:
-            near = at.index - keys_at < window
-            seen = near if seen is None else seen & near
+            reached = near(at.index, keys_at, window, self.plan.chunked)
+            seen = reached if seen is None else seen & reached
         seen = None if seen is None else seen[:, None, None]
         bias = self._alibi(q, at, keys_at).view(-1, K, H // K, S) if self.plan.alibi else None
         # The heads that share a key stand as so many queries of it: a cache is read where it lies, never repeated.

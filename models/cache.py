@@ -125,7 +125,7 @@ class Cache:
         blocks = plan.blocks
         rec = plan.recursion
         places = [(step, i) for i in range(len(blocks)) for step in range(len(rec.routings) if rec and rec.first <= i <= rec.last else 1)]
-        # A query sees itself and window - 1 before it; its own key is written before it reads.
+        # A query sees itself and at most window - 1 before it; its own key is written before it reads.
         self.layers: dict[Place, LayerCache] = {place: LayerCache(batch, blocks[place[1]].attention.window) for place in places}
 
     @property

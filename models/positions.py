@@ -54,23 +54,22 @@ class Positions:
         whole, half = (torch.arange(n, device=self.index.device, dtype=dtype) for n in (power, n_heads - power))
         return 2 ** (-8 / power * torch.cat((whole + 1, half + 0.5)))
 
-    def seen(self, window: int | None) -> Tensor | None:
+    def seen(self, window: int | None, chunked: bool = False) -> Tensor | None:
         """[1 or B, T, T] bool, query by key, in this order of tokens; None where plain causal order says it all.
 
-        A token sees itself and those before it, at most `window` - 1 positions back.
+        A token sees itself and those before it: as `near` says.
         """
         if window is None or window >= self.span:
             return None
-        key = ("seen", window)
+        key = ("seen", window, chunked)
         if key not in self._made:
             at = self.index
-            near = at[:, :, None] - at[:, None, :] < window
-            self._made[key] = near & self._order()
+            self._made[key] = near(at[:, :, None], at[:, None, :], window, chunked) & self._order()
         return self._made[key]
 
-    def causal(self, window: int | None) -> Tensor:
+    def causal(self, window: int | None, chunked: bool = False) -> Tensor:
         """As `seen`, always a mask."""
-        seen = self.seen(window)
+        seen = self.seen(window, chunked)
         return self._order()[None] if seen is None else seen
 
     def _order(self) -> Tensor:
@@ -78,6 +77,11 @@ class Positions:
             T = self.index.shape[1]
             self._made["order"] = torch.ones(T, T, dtype=torch.bool, device=self.index.device).tril()
         return self._made["order"]
+
+
+def near(query: Tensor, key: Tensor, window: int, chunked: bool) -> Tensor:
+    """Whether a key, no later than the query, lies in its window: at most window - 1 positions back, or in the same chunk of `window`."""
+    return query // window == key // window if chunked else query - key < window
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor], start: int = 0) -> Tensor:

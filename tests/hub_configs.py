@@ -15,6 +15,7 @@ KV_FREE = (
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
     "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
+    "llama4_text",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -24,7 +25,7 @@ KV_HEADS = (
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
-    "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe",
+    "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe", "llama4_text",
 )  # fmt: skip
 # Whose class wants a width that is a multiple of the heads, whatever head_dim says.
 MULTIPLE = ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
@@ -120,6 +121,12 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return more | (dict(use_bias=flag()) if model_type == "paddleocr_vl_text" else {})
         case "aria_text":
             return dict(attention_bias=flag(), moe_num_experts=top + rng.randint(0, 3), moe_topk=top, moe_num_shared_experts=rng.randint(1, 2))
+        case "llama4_text":
+            experts = dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top, intermediate_size_mlp=rng.randint(3, 50))
+            experts |= dict(moe_layers=[i for i in range(L) if flag()]) if flag() else dict(interleave_moe_layer_step=rng.randint(1, 3))
+            rotated = dict(no_rope_layers=[rng.randint(0, 1) for _ in range(L)]) if flag() else dict(no_rope_layer_interval=rng.randint(1, 4))
+            kinds = dict(layer_types=[rng.choice(("chunked_attention", "full_attention")) for _ in range(L)]) if flag() else {}
+            return dict(attention_bias=flag(), use_qk_norm=flag(), attention_chunk_size=window, **experts, **rotated, **kinds)
         case "hy_v3":
             experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
             listed = dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)]) if flag() else {}

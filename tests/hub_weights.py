@@ -80,7 +80,7 @@ OWN = {
 GATED = {"mlp.gate_up_proj": "mlp", "shared_mlp.input_linear": "moe.shared"}  # gate and up in one
 CONV1D = ("gpt2", "openai-gpt")  # whose projections are [d_in, d_out]
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
-NEIGHBOURS = ("glm", "glm4", "glm4v_text", "ernie4_5", "ernie4_5_moe", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium")
+NEIGHBOURS = ("glm", "glm4", "glm4v_text", "ernie4_5", "ernie4_5_moe", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium", "llama4_text")
 
 
 def tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -98,6 +98,7 @@ def convert(model: torch.nn.Module) -> dict[str, Tensor]:
         i = layer.group(1) if layer else ""
         rest = name[layer.end() :] if layer else name.removeprefix("model.").rpartition("decoder.")[2]
         rest = rest.removeprefix("transformer.").removeprefix("gpt_neox.").removeprefix("biogpt.")
+        rest = rest.replace("feed_forward.", "mlp.") if config.model_type == "llama4_text" else rest
         for ours, part in _split(config, rest, value.detach(), bool(layer)):
             path = f"blocks.{i}.{ours}" if ours.startswith(("attn.", "moe.", "mlp.")) else ours.format(i)
             if path in out:
@@ -182,10 +183,10 @@ def _qkv(config: object, fused: Tensor) -> list[Tensor]:
 
 
 def _experts(kind: str, rest: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Fused expert weights [E, out, in]; gpt-oss and Aria keep [E, in, out], the first interleaves gate and up."""
+    """Fused expert weights [E, out, in]; gpt-oss, Aria and Llama 4 keep [E, in, out], the first interleaves gate and up."""
     name = rest.rpartition("experts.")[2]
     leaf = "bias" if name.endswith("_bias") else "weight"
-    if kind in ("gpt_oss", "aria_text") and leaf == "weight":
+    if kind in ("gpt_oss", "aria_text", "llama4_text") and leaf == "weight":
         value = value.transpose(1, 2)
     if name.startswith("down_proj"):
         yield f"moe.experts.down_proj.{leaf}", value

@@ -121,7 +121,7 @@ def attention(a: nn.Module, tokens: list[Token]) -> list[Tensor]:
             scores, values = [], []
             for j in range(i + 1):
                 distance = query.at - tokens[j].at
-                if p.window is not None and distance >= p.window:
+                if p.window is not None and (query.at // p.window != tokens[j].at // p.window if p.chunked else distance >= p.window):
                     continue
                 group = h * len(made[j][1]) // p.n_heads
                 s = (made[i][0][h] * made[j][1][group]).sum() * scale

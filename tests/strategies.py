@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from msgspec import structs
+from msgspec.structs import replace
 
 from modcalc.spec.resolve import exact
 from modcalc.spec.schema import (
@@ -85,12 +86,12 @@ def _norm(draw: Draw, parallel: str) -> Norm:
 def _qk_norm(draw: Draw, norm: Norm) -> QkNorm | None:
     if draw(st.booleans()):
         return None
-    own = draw(sampled_from((None, "rmsnorm", "layernorm")))
+    own, affine = draw(sampled_from((None, "rmsnorm", "layernorm"))), draw(sampled_from((None, None, True, False)))
     if (own or norm.kind) == "layernorm":
-        bias = draw(sampled_from((None, True, False) if norm.affine else (None, False)))
+        bias = draw(sampled_from((None, True, False) if (norm.affine if affine is None else affine) else (None, False)))
     else:  # rmsnorm has no bias, so a bias of the model's norm must not be inherited
         bias = False if norm.bias else draw(sampled_from((None, False)))
-    return QkNorm(scope=draw(sampled_from(("head", "full", "per_head"))), kind=own, bias=bias)
+    return QkNorm(scope=draw(sampled_from(("head", "full", "per_head"))), kind=own, affine=affine, bias=bias)
 
 
 def _windows(draw: Draw, n_layers: int, seq_len: int) -> Any:
@@ -113,6 +114,7 @@ def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int
             | st.builds(ProjectionBias, q=st.booleans(), k=st.booleans(), v=st.just(False) if latent else st.booleans(), o=st.booleans())
         ),
         window=window,
+        chunked=draw(st.booleans()) if any(window if isinstance(window, list) else [window]) else False,
         sinks=draw(st.booleans()),
         softcap=draw(maybe(sampled_from((5.0, 50.0)))),
         scale=draw(maybe(sampled_from((0.5, 0.0625)))),
@@ -136,7 +138,10 @@ def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int
         fields["head_dim"] = head_dim if free else None
         fields["n_kv_heads"] = n_kv_heads if group > 1 else draw(sampled_from((None, n_heads)))
         fields["qk_norm"] = _qk_norm(draw, norm)
-    return d_model, Attention(**fields), _positions(draw, kind, rotated, window, n_layers, seq_len)
+    positions = _positions(draw, kind, rotated, window, n_layers, seq_len)
+    if fields.get("qk_norm") and not all(positions.rotated or [True]):
+        fields["qk_norm"] = replace(fields["qk_norm"], rotated_only=draw(st.booleans()))
+    return d_model, Attention(**fields), positions
 
 
 def _positions(draw: Draw, kind: str, rotated: int, window: Any, n_layers: int, seq_len: int) -> Positions:

@@ -119,6 +119,16 @@ def test_exact_pairs_against_a_mask() -> None:
         assert op.pairs("full") == t * (context + t)
 
 
+def test_exact_pairs_of_chunks_against_a_mask() -> None:
+    for t, context, window in itertools.product(range(1, 8), range(5), (1, 2, 3, 5, 8, 20)):
+        place = dict(path="", component="", batch=1, tokens=t, length=t, window=window, chunked=True)
+        op = AttentionCore(d_model=1, context=context + t, n_heads=1, n_kv_heads=1, head_dim=1, v_head_dim=1, **place)
+        mask = [[key <= q and key // window == q // window for key in range(context + t)] for q in range(context, context + t)]
+        assert op.pairs("exact") == sum(map(sum, mask))
+        assert op.pairs("full") == t * (context + t)
+        assert context or 2 * op.pairs("half") == op.pairs("window") == t * min(t, window)
+
+
 def test_sampling_brackets_its_expectation() -> None:
     at = dict(phase="decode", context=100)
     low, mean, high = (account(spec(mod={}), routing=r, **at).flops.forward for r in ("none", "expected", "all"))

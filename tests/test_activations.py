@@ -53,6 +53,7 @@ ATTENTION = [
     "{n_heads: 4, n_kv_heads: 2, qk_norm: {}, window: [5, null]}",
     "{n_heads: 4, n_kv_heads: 2, qk_norm: {scope: per_head}}",
     "{n_heads: 4, sinks: true, window: 5, bias: true}",
+    "{n_heads: 4, n_kv_heads: 2, qk_norm: {affine: false}, window: [5, null], chunked: true}",
     "{n_heads: 2, softcap: 30.0}",
     "{n_heads: 4, n_kv_heads: 2, gate: elementwise, window: [5, null]}",
     "{n_heads: 4, gate: headwise, sinks: true}",

@@ -67,6 +67,9 @@ def knobs(spec: Spec) -> set[str]:
         "softcap": a.softcap is not None,
         f"gate {a.gate}": True,
         "window": a.window is not None,
+        "chunks": a.chunked,
+        "qk_norm here and there": a.qk_norm is not None and a.qk_norm.rotated_only,
+        "qk_norm of its own weight": a.qk_norm is not None and a.qk_norm.affine not in (None, spec.norm.affine),
         "latent": a.latent is not None,
         "latent queries": a.latent is not None and a.latent.q_rank is not None,
         f"qk_norm {a.qk_norm.scope}" if a.qk_norm else "no qk_norm": True,
@@ -90,7 +93,8 @@ def knobs(spec: Spec) -> set[str]:
 
 
 KNOBS = {
-    *("grouped queries", "free head_dim", "projection biases", "sinks", "softcap", "window", "latent", "latent queries"),
+    *("grouped queries", "free head_dim", "projection biases", "sinks", "softcap", "window", "chunks", "latent", "latent queries"),
+    *("qk_norm here and there", "qk_norm of its own weight"),
     *("gate elementwise", "gate headwise", "gate None"),
     *("qk_norm head", "qk_norm full", "qk_norm per_head", "mlp plain", "mlp gated", "narrow embedding", "tied", "dense", "unrotated layers"),
     *(f"positions {kind}" for kind in ("rotary", "learned", "alibi", "none")),

@@ -15,7 +15,7 @@ from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, NULLABLE
 from modcalc.spec.imported import defaulted, left_out
 from modcalc.spec.load import dump, load, loads
 from modcalc.spec.resolve import resolve
-from modcalc.spec.schema import ProjectionBias, Spec
+from modcalc.spec.schema import ProjectionBias, QkNorm, Spec
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 50}
@@ -27,6 +27,10 @@ def tiny(model_type: str, **fields: Any) -> Spec:
 
 def named(name: str) -> Spec:
     return from_config(CONFIGS / f"{name}.json")
+
+
+def named_part(name: str) -> Spec:
+    return from_config(CONFIGS / f"{name}.json", "text_config")
 
 
 # The tables
@@ -86,6 +90,26 @@ def test_gpt2() -> None:
     assert spec.attention.bias is True and spec.mlp.bias and spec.head.tied and spec.norm.kind == "layernorm"
     assert spec.mlp.kind == "plain" and spec.mlp.activation == "gelu_tanh"
     assert tiny("gpt2", scale_attn_weights=False).attention.scale == 1.0
+
+
+def test_llama_4_attends_in_chunks_where_it_rotates() -> None:
+    scout, maverick = named_part("llama-4-scout"), named_part("llama-4-maverick")
+    for spec in (scout, maverick):
+        assert (spec.attention.window, spec.attention.chunked, spec.positions.rotated) == ([8192] * 3 + [None], True, [True, True, True, False])
+        assert (spec.moe.score, spec.moe.renormalize, spec.moe.n_shared, spec.moe.d_ff, spec.mlp.d_ff) == ("sigmoid", False, 1, 8192, 16384)
+        assert "queries scaled by position" in left_out(spec) and "experts' weights" in left_out(spec)
+    assert scout.attention.qk_norm == QkNorm(affine=False, rotated_only=True) and maverick.attention.qk_norm is None
+    assert (scout.moe.every, maverick.moe.every) == (1, 2)
+    own = dict(num_key_value_heads=2, head_dim=8, intermediate_size=8)
+    everywhere = tiny("llama4_text", **own, no_rope_layers=[1] * 4)
+    assert (everywhere.attention.window, everywhere.positions.rotated, everywhere.attention.qk_norm) == (8192, None, QkNorm(affine=False))
+    assert "queries" not in left_out(everywhere)
+    nowhere = tiny("llama4_text", **own, no_rope_layers=[0] * 4)
+    assert (nowhere.attention.window, nowhere.attention.chunked, nowhere.positions.kind, nowhere.attention.qk_norm) == (None, False, "none", None)
+    assert tiny("llama4_text", **own, layer_types=["full_attention", "chunked_attention"] * 2).attention.window == [None, 8192]
+    assert tiny("llama4_text", **own, moe_layers=[1, 2, 9]).moe.layers == [1, 2]
+    assert tiny("llama4_text", **own, moe_layers=[]).moe is None
+    assert tiny("llama4_text", **own, moe_layers=[3, 1, 1]).moe.every == 2
 
 
 def test_windows_by_layer() -> None:
@@ -349,12 +373,12 @@ def test_bases_by_layer_of_granite_with_windows() -> None:
 
 
 def test_decoders_of_other_models() -> None:
-    first, bio, hy, aria = named("openai-gpt"), named("biogpt"), named("hy3-preview"), from_config(CONFIGS / "aria.json", "text_config")
+    first, bio, hy, aria = named("openai-gpt"), named("biogpt"), named("hy3-preview"), named_part("aria")
     assert (first.norm.placement, first.norm.final, first.mlp.activation, first.mlp.d_ff) == ("post", False, "gelu_tanh", 3072)
     assert (bio.positions.offset, bio.embedding.scale, bio.norm.eps, tiny("biogpt", scale_embedding=False).embedding.scale) == (2, 32.0, 1e-5, None)
     assert (hy.moe.offset, hy.moe.n_shared, hy.moe.scaling, hy.moe.balance_bias, hy.attention.qk_norm.scope) == (1, 1, 2.826, True, "head")
     assert (aria.moe.n_shared, aria.moe.top_k, aria.moe.score) == (2, 6, "topk_softmax")
-    vision = from_config(CONFIGS / "glm-4.1v-9b.json", "text_config")
+    vision = named_part("glm-4.1v-9b")
     assert msgspec.structs.replace(vision, name="", description="") == msgspec.structs.replace(
         named("glm-4-9b-0414"), name="", description="", seq_len=vision.seq_len
     )

@@ -50,6 +50,7 @@ def test_full_capacity_is_the_dense_model_bit_for_bit(granularity: str, placemen
     "variant",
     [
         dict(attention=dict(n_heads=4, window=3)),
+        dict(attention=dict(n_heads=4, window=5, chunked=True)),
         dict(attention=dict(n_heads=4, latent=LATENT)),
         dict(attention=dict(n_heads=4, sinks=True, softcap=5.0)),
         dict(positions=dict(kind="alibi")),

@@ -190,6 +190,12 @@ def test_a_window_holds_no_more_than_its_width() -> None:
     assert [layer.size for layer in cache.layers.values()][0] == 3
 
 
+def test_chunks_hold_as_much_as_windows() -> None:
+    model = model_of("chunks")
+    _, cache = in_steps(model, tokens_of(model, 2, 12), 7)
+    assert [layer.held.tolist() for layer in cache.layers.values()] == [[5, 5], [12, 12]] * 2
+
+
 @pytest.mark.parametrize("how", ["router", "predictor"])
 def test_either_may_decide(how: str) -> None:
     model = model_of("mod, predictor")

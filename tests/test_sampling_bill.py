@@ -37,6 +37,7 @@ KINDS = {
     "plain": dict(n_heads=2),
     "grouped": dict(n_heads=4, n_kv_heads=2),
     "window": dict(n_heads=2, window=3),
+    "chunks": dict(n_heads=2, window=3, chunked=True),
     "latent": dict(n_heads=4, latent=LATENT),
     "sinks, softcap": dict(n_heads=4, n_kv_heads=1, sinks=True, softcap=5.0),
     "elementwise gates": dict(n_heads=4, n_kv_heads=2, gate="elementwise"),

@@ -25,6 +25,10 @@ VARIANTS: dict[str, dict] = {
     "gated, sandwich": dict(mlp=dict(d_ff=24, kind="gated", activation="silu"), norm=dict(placement="sandwich")),
     "post": dict(norm=dict(placement="post", kind="layernorm")),
     "windows": dict(attention=dict(n_heads=4, window=[3, None])),
+    "chunks": dict(
+        attention=dict(n_heads=4, window=[5, None], chunked=True, qk_norm=dict(affine=False, rotated_only=True)),
+        positions=dict(rotated=[True, False]),
+    ),
     "alibi": dict(positions=dict(kind="alibi"), attention=dict(n_heads=3, head_dim=6)),
     "sinks, softcap": dict(attention=dict(n_heads=4, sinks=True, softcap=5.0)),
     "latent": dict(attention=dict(n_heads=4, latent=LATENT)),
@@ -38,6 +42,7 @@ VARIANTS: dict[str, dict] = {
     "mod, attention": dict(mod=dict(capacity=0.25, granularity="attention")),
     "mod, mlp": dict(mod=dict(capacity=0.25, granularity="mlp")),
     "mod, window": dict(mod=dict(capacity=0.5), attention=dict(n_heads=4, window=3)),
+    "mod, chunks": dict(mod=dict(capacity=0.5), attention=dict(n_heads=4, window=5, chunked=True)),
     "mod, alibi": dict(mod=dict(capacity=0.5), positions=dict(kind="alibi")),
     "mod, latent": dict(mod=dict(capacity=0.5), attention=dict(n_heads=4, latent=LATENT)),
     "mod, latent, gates": dict(mod=dict(capacity=0.5), attention=dict(n_heads=4, latent=LATENT, gate="headwise")),

@@ -66,7 +66,7 @@ def routing_flops(report: Report, backward: bool = False) -> Dim:
 
 
 def masked_windows(report: Report) -> tuple[list[int], Dim]:
-    """(layers whose sliding window is computed in full and then masked, forward FLOPs that skipping it would save)."""
+    """(layers whose window is computed in full and then masked, forward FLOPs that skipping it would save)."""
     if report.convention.causal != "full":
         return [], 0
     windows = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and not op.decode and op.window < op.context]

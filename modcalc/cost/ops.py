@@ -131,7 +131,7 @@ class AttentionCore(Op, frozen=True, kw_only=True):
 
     v_head_dim: head_dim of the values. Full: every query meets every key, as an implementation that masks computes
     it (windows mask too). Window: as many as its window holds (OLMo-core). Half: half of all (Megatron-LM), at most a
-    window. Exact: itself and what it may see.
+    window, or half of its chunk. Exact: itself and what it may see. chunked: windows stand side by side; the first begins where the keys do.
     """
 
     kind = "attention"
@@ -142,6 +142,7 @@ class AttentionCore(Op, frozen=True, kw_only=True):
     head_dim: Dim
     v_head_dim: Dim
     window: int | None = None
+    chunked: bool = False
     sinks: bool = False
     softcap: bool = False
     decode: bool = False  # one query that sees all its keys, whatever the convention
@@ -160,7 +161,9 @@ class AttentionCore(Op, frozen=True, kw_only=True):
             return t * (S if w is None else least(S, w))
         if causal == "half":
             mean = S - ratio(t, 2)
-            return t * (mean if w is None else least(mean, w))
+            return t * (mean if w is None else least(mean, ratio(w, 2) if self.chunked else w))
+        if w is not None and self.chunked:
+            return _chunked(S, w) - _chunked(S - t, w)
         # The i-th query (1..t) sees S - t + i keys, at most w of them.
         pairs = t * (S - t) + ratio(t * (t + 1), 2)
         if w is None:
@@ -247,6 +250,12 @@ class Pointwise(Op, frozen=True, kw_only=True):
     @property
     def elements(self) -> Dim:
         return self.repeat * self.batch * self.tokens * self.size
+
+
+def _chunked(n: Dim, w: int) -> Dim:
+    """Pairs of the first n tokens of a sequence, each with itself and those before it in its chunk of w."""
+    rest = n % w
+    return n // w * (w * (w + 1) // 2) + ratio(rest * (rest + 1), 2)
 
 
 def ratio(a: Dim, b: Dim) -> Dim:

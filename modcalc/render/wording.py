@@ -143,7 +143,7 @@ def _windows(report: Report, unit: Unit) -> Facts:
     if not layers:
         return []
     where = numbered([f"blocks.{i}" for i in layers])
-    text = f"{where} are billed for all pairs, as an implementation that masks its sliding window computes them; "
+    text = f"{where} are billed for all pairs, as an implementation that masks its window computes them; "
     return [("windows", f"{text}--causal exact bills what tokens see: {count(unit.of(saved))} {unit.name} less there")]
 
 

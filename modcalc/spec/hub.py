@@ -53,7 +53,6 @@ BEYOND = {
         ),
         "attention that an indexer makes sparse",
     ),
-    **dict.fromkeys(("llama4", "llama4_text"), "attention in chunks"),
     **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), "embeddings of their own for each layer"),
     **dict.fromkeys(
         ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta", "xlnet"),

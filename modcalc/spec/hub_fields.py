@@ -13,8 +13,9 @@ from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 KINDS = {
     **dict.fromkeys(
         (
-            "attention_head_dim", "decoder_sparse_step", "dim_model_base", "expert_hidden_dim", "ffn_dim", "ffn_hidden_size",
-            "global_attn_every_n_layers", "head_dim", "hidden_size", "intermediate_size", "kv_lora_rank", "max_position_embeddings", "max_seq_len",
+            "attention_chunk_size", "attention_head_dim", "decoder_sparse_step", "dim_model_base", "expert_hidden_dim", "ffn_dim", "ffn_hidden_size",
+            "global_attn_every_n_layers", "head_dim", "hidden_size", "interleave_moe_layer_step", "intermediate_size", "intermediate_size_mlp",
+            "kv_lora_rank", "max_position_embeddings", "max_seq_len",
             "moe_intermediate_size", "moe_layer_interval", "moe_num_experts", "moe_topk", "n_group", "n_inner", "n_routed_experts",
             "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
             "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
@@ -50,7 +51,7 @@ KINDS = {
     **dict.fromkeys(("activation", "activation_function", "afn", "hidden_act", "hidden_activation", "topk_method"), "text"),
     **dict.fromkeys(("attn_config", "rope_parameters", "rope_scaling"), "section"),
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
-    **dict.fromkeys(("attn_type_list", "mlp_only_layers", "no_rope_layers"), "counts"),
+    **dict.fromkeys(("attn_type_list", "mlp_only_layers", "moe_layers", "no_rope_layers"), "counts"),
     "num_hidden_layers": "layers",
     "moe_layer_end_index": "index",
     "attention_types": "runs",
@@ -60,9 +61,11 @@ KINDS = {
 
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
-    "attention_head_dim", "attention_layers", "attention_multiplier", "attention_types", "attn_config", "attn_logit_softcapping", "attn_type_list",
+    "attention_chunk_size", "attention_head_dim", "attention_layers", "attention_multiplier", "attention_types", "attn_config",
+    "attn_logit_softcapping", "attn_type_list",
     "dim_model_base", "expert_hidden_dim", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size",
-    "layer_rope_theta", "layer_types", "mlp_layer_types", "mlp_only_layers", "n_group", "n_inner", "no_rope_layers", "num_experts_per_tok",
+    "layer_rope_theta", "layer_types", "mlp_layer_types", "mlp_only_layers", "moe_layers", "n_group", "n_inner", "no_rope_layers",
+    "num_experts_per_tok",
     "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank", "rope_parameters", "rope_scaling",
     "rotary_dim", "scale_depth", "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
 }  # fmt: skip

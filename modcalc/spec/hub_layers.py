@@ -16,13 +16,18 @@ def pattern(values: list) -> Any:
     return None
 
 
-def layered_window(default: Callable[[Config, int], bool], switch: str | None = None) -> Rule:
-    """Windows by layer_types, or where `default(config, layer)` says so; none at all if the flag `switch` is off."""
-    known = {"sliding_attention": True, "full_attention": False, "attention": False}
+def layered_window(
+    default: Callable[[Config, int], bool], switch: str | None = None, field: str = "sliding_window", name: str = "sliding_attention"
+) -> Rule:
+    """Windows by layer_types, or where `default(config, layer)` says so; none at all if the flag `switch` is off.
+
+    field: that of their width. name: what layer_types calls them.
+    """
+    known = {name: True, "full_attention": False, "attention": False}
 
     def rule(c: Config) -> Any:
         L, types = c["num_hidden_layers"], c["layer_types"]
-        window = c["sliding_window"] if switch is None or c[switch] else None
+        window = c[field] if switch is None or c[switch] else None
         if types is None:
             if switch and window is None:
                 return None
@@ -30,13 +35,13 @@ def layered_window(default: Callable[[Config, int], bool], switch: str | None = 
         else:
             if len(types) != L:
                 raise Refused("layer_types", f"{len(types)} entries for num_hidden_layers {L}")
-            for name in types:
-                if name not in known:
-                    raise Refused("layer_types", f"{show(name)} is neither sliding_attention nor full_attention, which alone are understood here")
-            sliding = [known[name] for name in types]
+            for given in types:
+                if given not in known:
+                    raise Refused("layer_types", f"{show(given)} is neither {name} nor full_attention, which alone are understood here")
+            sliding = [known[given] for given in types]
         if window is None and any(sliding):
-            field = switch if switch and not c[switch] else "sliding_window"
-            raise Refused(field, f"{show(c[field])}, but layers have sliding_attention, which needs a window")
+            off = switch if switch and not c[switch] else field
+            raise Refused(off, f"{show(c[off])}, but layers have {name}, which needs a window")
         return pattern([window if slides else None for slides in sliding])
 
     return rule
@@ -100,6 +105,11 @@ def smollm_rotates(c: Config) -> list[bool]:
     return [flag > 0 for flag in flags[:L]]
 
 
+def llama4_rotates(c: Config) -> list[bool]:
+    """Llama 4: as SmolLM3, an empty list being none."""
+    return smollm_rotates(Config(c, no_rope_layers=c["no_rope_layers"] or None))
+
+
 def windowed(window: Rule) -> Callable[[Config], list[bool]]:
     """Which layers have a window, by the rule for windows (Command R7B rotates these alone)."""
 
@@ -111,6 +121,7 @@ def windowed(window: Rule) -> Callable[[Config], list[bool]]:
     return rule
 
 
+LLAMA4_WINDOW = layered_window(lambda c, i: llama4_rotates(c)[i], field="attention_chunk_size", name="chunked_attention")
 GRANITE_WINDOW = layered_window(lambda c, i: i % 4 != 0)
 
 
@@ -236,6 +247,19 @@ def if_grouped(field: str) -> Rule:
         return needed(field)(c) if c["topk_method"] == methods[1] else None
 
     return rule
+
+
+def llama4_sparse_layers(c: Config) -> list[int]:
+    """Llama 4: the layers of moe_layers, or every interleave_moe_layer_step-th."""
+    L, step = c["num_hidden_layers"], c["interleave_moe_layer_step"]
+    return list(range(step - 1, L, step)) if c["moe_layers"] is None else sorted({i for i in c["moe_layers"] if i < L})
+
+
+def llama4_every(c: Config) -> int | None:
+    """Each n-th layer has experts, if that says which."""
+    layers = llama4_sparse_layers(c)
+    step = layers[0] + 1
+    return step if layers == list(range(step - 1, c["num_hidden_layers"], step)) else None
 
 
 def qwen_sparse_layers(c: Config) -> list[int]:

@@ -18,6 +18,7 @@ SYNONYMS = {
     "no_rope_layers": "positions.rotated",
     "hidden_act": "mlp.activation",
     "sliding_window": "attention.window",
+    "attention_chunk_size": "attention.window, with attention.chunked",
     "num_experts": "moe.n_experts",
     "num_experts_per_tok": "moe.top_k",
     "embedding_multiplier": "embedding.scale",

@@ -69,6 +69,7 @@ class AttentionPlan(Struct, frozen=True):
     q_norm: NormPlan | None
     k_norm: NormPlan | None
     window: int | None  # keys that a token sees, itself included; None: all before it
+    chunked: bool  # windows stand side by side: only keys of the token's own
     sinks: bool
     softcap: float | None
     gate: Dim  # gates of each head: v_head_dim, 1, or 0 for none

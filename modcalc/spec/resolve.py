@@ -68,13 +68,14 @@ def capacities(mod: Mod, n: int) -> list[float | int | Fraction]:
     return [end + (start - end) * Fraction(str(round((1 + cos(pi * i / (n - 1))) / 2, 12))) for i in range(n)]
 
 
-def norm_plan(norm: Norm, width: Dim, *, kind: str | None = None, bias: bool | None = None, groups: Dim = 1) -> NormPlan:
+def norm_plan(norm: Norm, width: Dim, *, kind: str | None = None, affine: bool | None = None, bias: bool | None = None, groups: Dim = 1) -> NormPlan:
     kind = kind or norm.kind
+    affine = norm.affine if affine is None else affine
     if bias is None:
         bias = norm.bias
     if bias is None:
         bias = kind == "layernorm"
-    return NormPlan(kind, width, norm.affine, bias and norm.affine, norm.eps, norm.unit_offset, groups)
+    return NormPlan(kind, width, affine, bias and affine, norm.eps, norm.unit_offset, groups)
 
 
 def inner_width(spec: Spec, d_model: Dim) -> int:
@@ -106,15 +107,16 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
             norm_plan(spec.norm, lat.kv_rank),
             norm_plan(spec.norm, lat.q_rank) if lat.q_rank else None,
         )
-    if a.qk_norm:
-        scope, kind, nbias = a.qk_norm.scope, a.qk_norm.kind, a.qk_norm.bias
+    rotated = rotated and pos.kind == "rotary"
+    if a.qk_norm and (rotated or not a.qk_norm.rotated_only):
+        scope, own = a.qk_norm.scope, dict(kind=a.qk_norm.kind, affine=a.qk_norm.affine, bias=a.qk_norm.bias)
 
         def qk(heads: Dim) -> NormPlan:
             width = heads * head_dim if scope == "full" else head_dim
-            return norm_plan(spec.norm, width, kind=kind, bias=nbias, groups=heads if scope == "per_head" else 1)
+            return norm_plan(spec.norm, width, **own, groups=heads if scope == "per_head" else 1)
 
         q_norm, k_norm = qk(n_heads), qk(n_kv_heads)
-    if pos.kind != "rotary" or not rotated:
+    if not rotated:
         rotary = 0
     elif pos.fraction != 1.0:
         rotary = int(exact(pos.fraction) * rotary) // 2 * 2
@@ -122,7 +124,7 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
     theta = pos.local_theta if window is not None and pos.local_theta else pos.theta
     return AttentionPlan(
         n_heads, n_kv_heads, head_dim, v_head_dim, a.scale, bias.q, bias.k, bias.v, bias.o, q_norm, k_norm,
-        window, a.sinks, a.softcap, gate, rotary, theta, pos.kind == "alibi", latent,
+        window, a.chunked, a.sinks, a.softcap, gate, rotary, theta, pos.kind == "alibi", latent,
     )  # fmt: skip
 
 

@@ -45,7 +45,9 @@ class QkNorm(Strict, kw_only=True):
         "per_head: a weight of its own for each head (StableLM 2)",
     ) = "head"
     kind: _doc(Literal["rmsnorm", "layernorm"] | None, "default: the model's norm") = None
-    bias: _doc(bool | None, "default: as the model's norm") = None
+    affine: _doc(bool | None, "a learned weight; default: as the model's norm (Llama 4: false)") = None
+    bias: _doc(bool | None, "default: as the model's norm, with affine") = None
+    rotated_only: _doc(bool, "only in layers that are rotated (Llama 4)") = False
 
 
 class Latent(Strict, kw_only=True):
@@ -71,6 +73,9 @@ class Attention(Strict, kw_only=True):
         "sliding window: a token attends to itself and window - 1 tokens before it; null: all before it. "
         "A list of at most n_layers entries is a pattern over the layers, repeated to their number",
     ) = None
+    chunked: _doc(
+        bool, "windows stand side by side and do not slide: a token attends to itself and those before it in its own chunk of `window` (Llama 4)"
+    ) = False
     sinks: _doc(bool, "a learned logit per head that joins the softmax only (gpt-oss)") = False
     softcap: _doc(Annotated[float, Meta(gt=0.0)] | None, "scores become softcap * tanh(scores / softcap) (Gemma 2)") = None
     scale: _doc(Annotated[float, Meta(gt=0.0)] | None, "factor on the scores; default head_dim ** -0.5") = None

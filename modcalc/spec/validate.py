@@ -73,7 +73,8 @@ def attention_rules(r: Rules) -> None:
             r.wrong("attention.n_heads", f"a divisor of d_model {shown(spec.d_model)}{near}", "or give head_dim")
         if a.n_kv_heads and a.n_heads % a.n_kv_heads:
             r.wrong("attention.n_kv_heads", f"a divisor of n_heads {a.n_heads}; near it: {_near_divisors(a.n_heads, a.n_kv_heads)}")
-    pattern_rule(r, "attention.window")
+    if pattern_rule(r, "attention.window") and all(window is None for window, _ in by_layer(spec)):
+        r.idle("without an attention.window", "attention.chunked")
 
 
 def pattern_rule(r: Rules, path: str) -> bool:
@@ -152,11 +153,16 @@ def norm_rules(r: Rules) -> None:
         r.need(norm.placement == "pre", "norm.placement", f"pre with parallel {r.spec.parallel}")
     if qk is None:
         return
-    kind = qk.kind or norm.kind
+    positions = r.spec.positions
+    if positions.kind != "rotary" or all(positions.rotated or [True]):
+        where = "where every layer is rotated" if positions.kind == "rotary" else f"with positions.kind {positions.kind}"
+        r.idle(where, "attention.qk_norm.rotated_only")
+    kind, affine = qk.kind or norm.kind, norm.affine if qk.affine is None else qk.affine
     if kind == "rmsnorm" and (qk.bias or (qk.bias is None and norm.bias and norm.kind == "layernorm")):
         r.wrong("attention.qk_norm.bias", "false with an rmsnorm, which has no bias", "it is norm.bias unless given; write bias: false")
-    if kind == "layernorm" and not norm.affine:
-        r.need(not qk.bias, "attention.qk_norm.bias", "false or nothing with norm.affine false")
+    if kind == "layernorm" and not affine:
+        where = "norm.affine" if qk.affine is None else "attention.qk_norm.affine"
+        r.need(not qk.bias, "attention.qk_norm.bias", f"false or nothing with {where} false")
 
 
 def train_rules(r: Rules) -> None:
