@@ -19,7 +19,7 @@ KV_FREE = (
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
-    "qwen2_5_vl_text", "granitemoeshared", "glm4v_text",
+    "qwen2_5_vl_text", "granitemoeshared", "granitemoehybrid", "glm4v_text",
 )  # fmt: skip
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = (
@@ -252,6 +252,10 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             experts = dict(moe_num_experts=top + rng.randint(0, 3), moe_k=top, moe_intermediate_size=rng.randint(3, 20))
             where = dict(moe_layer_start_index=rng.randint(0, L), moe_layer_end_index=rng.choice(ends), moe_layer_interval=rng.randint(1, 3))
             return dict(use_bias=flag() and not shared, moe_num_shared_experts=shared, **experts, **where)
+        case "granitemoehybrid":
+            experts = dict(num_local_experts=rng.choice((0, top + rng.randint(0, 3))), num_experts_per_tok=top, attention_bias=flag())
+            kinds = dict(layer_types=[rng.choice(("attention", "full_attention"))] * L, position_embedding_type=rng.choice(("rope", "nope", None)))
+            return dict(shared_intermediate_size=rng.randint(3, 20), mamba_n_heads=1, **experts, **kinds, **_multipliers(rng, flag))
         case "granitemoe" | "granitemoeshared" | "granite_swa" | "granitemoe_swa":
             more = {}
             if model_type.endswith("_swa"):

@@ -112,6 +112,7 @@ def convert(model: torch.nn.Module) -> dict[str, Tensor]:
 def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator[tuple[str, Tensor]]:
     kind = config.model_type
     module, _, leaf = rest.rpartition(".")
+    alone = kind == "granitemoehybrid" and not config.num_local_experts  # what is shared beside experts, without any
     if leaf in BALANCE:
         yield "moe.balance_bias", value.flatten()
     elif module.endswith("sinks") or rest == "self_attn.sinks":
@@ -126,7 +127,9 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
             yield f"{ours}.{leaf}", part if p == "v" else _turned(config, ours, part)
     elif module in GATED:
         for name, part in zip(("gate_proj", "up_proj"), value.chunk(2), strict=True):
-            yield f"{GATED[module]}.{name}.{leaf}", part
+            yield f"{'mlp' if alone else GATED[module]}.{name}.{leaf}", part
+    elif alone and module == "shared_mlp.output_linear":
+        yield f"mlp.down_proj.{leaf}", value
     elif ".norms." in module:
         ours = COMMON[module.split(".norms.")[0]]
         yield f"{ours}.{leaf}", value[None]

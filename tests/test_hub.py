@@ -112,6 +112,15 @@ def test_llama_4_attends_in_chunks_where_it_rotates() -> None:
     assert tiny("llama4_text", **own, moe_layers=[3, 1, 1]).moe.every == 2
 
 
+def test_granite_4_without_state_spaces() -> None:
+    micro = named("granite-4.0-micro")
+    assert (micro.moe, micro.mlp.d_ff, micro.positions.kind, micro.positions.theta) == (None, 8192, "rotary", 1e7)
+    own = dict(num_key_value_heads=2, layer_types=["attention"] * 4, intermediate_size=8, shared_intermediate_size=6)
+    some = tiny("granitemoehybrid", **own, num_local_experts=4)
+    assert (some.mlp.d_ff, some.moe.n_experts, some.moe.n_shared, some.moe.shared_d_ff, some.positions.kind) == (8, 4, 1, 6, "none")
+    assert tiny("granitemoehybrid", **own, num_local_experts=0).mlp.d_ff == 6
+
+
 def test_windows_by_layer() -> None:
     assert named("gemma-2-2b").attention.window == [4096, None]
     assert named("gemma-3-1b").attention.window == [512] * 5 + [None]

@@ -193,6 +193,7 @@ NEEDED = {
     "nemotron": {"num_key_value_heads": 48},
     "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
     "qwen3_vl_moe_text": {"tie_word_embeddings": False},
+    "granitemoehybrid": {"layer_types": ["attention"] * 32},
     **dict.fromkeys(("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe"), {"head_dim": 128}),
 }
 

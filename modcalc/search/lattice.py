@@ -113,8 +113,8 @@ class Lattice:
                 kinds["recursion", len(rows)] = (plan, {len(rows): 1})
             for g in plan.groups if not plan.recursion else ():
                 r = g.block.routing
-                # Whether a layer is rotated changes no cost that a search knows.
-                key = (g.block.attention.window, isinstance(g.block.ffn, MoePlan), r and r.capacity)
+                # Whether a layer is rotated changes no cost that a search knows, but for the norms that only rotated ones may have.
+                key = (g.block.attention.window, g.block.attention.q_norm is None, isinstance(g.block.ffn, MoePlan), r and r.capacity)
                 counts = kinds.setdefault(key, (g.block, {}))[1]
                 counts[len(rows)] = counts.get(len(rows), 0) + g.count
             rows.append((i, j))

@@ -40,7 +40,7 @@ ENCODER_DECODERS = {
 BEYOND = {
     **dict.fromkeys(
         (
-            "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "glm5_next_text", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe",
+            "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "glm5_next_text", "jamba", "kimi_linear", "lfm2", "lfm2_moe",
             "lfm3", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text",
             "qwen3_next", "qwen4_exp", "qwen4_exp_text", "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
         ),

@@ -1,5 +1,5 @@
-"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE,
-Phi-3.5-MoE, HunYuan, Mellum, Aria, ERNIE 4.5."""
+"""Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE
+and Granite 4, Phi-3.5-MoE, HunYuan, Mellum, Aria, ERNIE 4.5."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ ROUTED_FREE = ATTENTION_DROPOUT | {"output_router_logits", "router_aux_loss_coef
 
 def experts(count: str, score: str = "softmax_topk") -> dict:
     """The expert section, `count` being the field that holds their number."""
-    return {"moe.n_experts": of(count), "moe.top_k": r.needed("num_experts_per_tok"), "moe.score": score}
+    return {"moe.n_experts": r.needed(count), "moe.top_k": r.needed("num_experts_per_tok"), "moe.score": score}
 
 
 # Experts with a width of their own, in every decoder_sparse_step-th layer.
@@ -63,6 +63,26 @@ GRANITE_SHARED = replace(
         **GRANITE.knobs, "moe.n_shared": lambda c: int(c["shared_intermediate_size"] > 0),
         "moe.shared_d_ff": lambda c: c["shared_intermediate_size"] or None,
     },
+)  # fmt: skip
+# Granite 4, of which those without state spaces can be billed: dense, or with experts.
+GRANITE_4 = replace(
+    GRANITE_SHARED,
+    defaults=GRANITE_SHARED.defaults | {"shared_intermediate_size": 1024, "position_embedding_type": None, "layer_types": None},
+    knobs={
+        **GRANITE_SHARED.knobs,
+        "mlp.d_ff": lambda c: c["intermediate_size" if c["num_local_experts"] else "shared_intermediate_size"],
+        "positions.kind": lambda c: "rotary" if c["position_embedding_type"] == "rope" else "none",
+        "positions.theta": lambda c: rotary.rope_theta(c) if c["position_embedding_type"] == "rope" else None,
+    },
+    only_if={"moe": of("num_local_experts")},
+    checks=(layers.no_state_spaces, *GRANITE_SHARED.checks),
+    names={"layers_block_type": "layer_types"},
+    zeros=frozenset({"num_experts_per_tok", "num_local_experts"}),
+    free=GRANITE_SHARED.free | {
+        "mamba_chunk_size", "mamba_conv_bias", "mamba_d_conv", "mamba_d_head", "mamba_d_state", "mamba_expand", "mamba_n_groups", "mamba_n_heads",
+        "mamba_proj_bias", "time_step_limit",
+    },
+    fixed=GRANITE_SHARED.fixed | {"normalization_function": ("rmsnorm",)},
 )  # fmt: skip
 HUNYUAN = RMSNORM["hunyuan_v1_dense"]
 
@@ -178,6 +198,7 @@ EXPERTS: dict[str, ModelType] = {
     ),
     "granitemoe": GRANITE,
     "granitemoeshared": GRANITE_SHARED,
+    "granitemoehybrid": GRANITE_4,
     "granitemoe_swa": replace(
         GRANITE_SHARED,
         defaults=GRANITE_SHARED.defaults | dict(sliding_window=128, layer_types=None, layer_rope_theta=None),

@@ -48,7 +48,9 @@ KINDS = {
         ),
         "number",
     ),
-    **dict.fromkeys(("activation", "activation_function", "afn", "hidden_act", "hidden_activation", "topk_method"), "text"),
+    **dict.fromkeys(
+        ("activation", "activation_function", "afn", "hidden_act", "hidden_activation", "position_embedding_type", "topk_method"), "text"
+    ),
     **dict.fromkeys(("attn_config", "rope_parameters", "rope_scaling"), "section"),
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
     **dict.fromkeys(("attn_type_list", "mlp_only_layers", "moe_layers", "no_rope_layers"), "counts"),
@@ -66,7 +68,8 @@ NULLABLE = {
     "dim_model_base", "expert_hidden_dim", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size",
     "layer_rope_theta", "layer_types", "mlp_layer_types", "mlp_only_layers", "moe_layers", "n_group", "n_inner", "no_rope_layers",
     "num_experts_per_tok",
-    "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "partial_rotary_factor", "q_lora_rank", "rope_parameters", "rope_scaling",
+    "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "num_local_experts", "partial_rotary_factor", "position_embedding_type",
+    "q_lora_rank", "rope_parameters", "rope_scaling",
     "rotary_dim", "scale_depth", "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
 }  # fmt: skip
 

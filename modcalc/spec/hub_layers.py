@@ -179,6 +179,16 @@ def switched_window(c: Config) -> int | None:
     return c["sliding_window"] if c["use_sliding_window"] else None
 
 
+def no_state_spaces(c: Config) -> None:
+    """Granite 4: layers are state spaces unless layer_types says otherwise of each."""
+    L, types = c["num_hidden_layers"], c["layer_types"]
+    if types is not None and len(types) != L:
+        raise Refused("layer_types", f"{len(types)} entries for num_hidden_layers {L}")
+    for name in types or ["linear_attention"]:
+        if name not in ("attention", "full_attention"):
+            raise Refused("layer_types", f"a layer is {show(name)}, without softmax attention, which no spec can describe")
+
+
 def all_softmax_attention(c: Config) -> None:
     """MiniMax-M2: 1 in attn_type_list is a layer with softmax attention, which all are."""
     if any(kind != 1 for kind in c["attn_type_list"] or ()):
