@@ -9,6 +9,11 @@ from typing import Any
 
 from shallow import shallow
 
+from modcalc.spec.hub import from_config
+from modcalc.spec.schema import Spec
+
+CONFIGS = Path(__file__).parent / "data" / "configs"
+
 KV_FREE = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "olmo3", "starcoder2", "mixtral", "qwen2_moe",
     "qwen3_moe", "gpt_oss", "smollm3", "seed_oss", "glm", "glm4", "glm4_moe", "ernie4_5", "arcee", "exaone4", "nanochat", "minimax_m2", "granite",
@@ -57,6 +62,12 @@ BALANCE = ("e_score_correction_bias", "expert_bias")
 TEXT_DECODERS = (
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "paddleocr_vl_text", "mistral4",
 )  # fmt: skip
+
+
+def named(name: str) -> Spec:
+    """The spec of a published model's text decoder."""
+    path = CONFIGS / f"{name}.json"
+    return from_config(path, section_of(path))
 
 
 def section_of(path: Path) -> str | None:

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hub_configs import CONFIGS
 
 from modcalc.spec.hub import from_config
 from modcalc.spec.load import dump, load, loads
 from modcalc.spec.mod_option import apply_mod
 
-CONFIGS = Path(__file__).parent / "data" / "configs"
 GPT2 = str(CONFIGS / "gpt2.json")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hub_configs import draw, nulled, section_of
+from hub_configs import CONFIGS, draw, named, nulled
 
 from modcalc.errors import SpecError
 from modcalc.spec.hub import TYPES, from_config
@@ -17,20 +17,11 @@ from modcalc.spec.load import dump, load, loads
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import ProjectionBias, QkNorm, Spec
 
-CONFIGS = Path(__file__).parent / "data" / "configs"
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 50}
 
 
 def tiny(model_type: str, **fields: Any) -> Spec:
     return from_config({"model_type": model_type, **TINY, **fields})
-
-
-def named(name: str) -> Spec:
-    return from_config(CONFIGS / f"{name}.json")
-
-
-def named_part(name: str) -> Spec:
-    return from_config(CONFIGS / f"{name}.json", "text_config")
 
 
 # The tables
@@ -93,7 +84,7 @@ def test_gpt2() -> None:
 
 
 def test_llama_4_attends_in_chunks_where_it_rotates() -> None:
-    scout, maverick = named_part("llama-4-scout"), named_part("llama-4-maverick")
+    scout, maverick = named("llama-4-scout"), named("llama-4-maverick")
     for spec in (scout, maverick):
         assert (spec.attention.window, spec.attention.chunked, spec.positions.rotated) == ([8192] * 3 + [None], True, [True, True, True, False])
         assert (spec.moe.score, spec.moe.renormalize, spec.moe.n_shared, spec.moe.d_ff, spec.mlp.d_ff) == ("sigmoid", False, 1, 8192, 16384)
@@ -382,12 +373,12 @@ def test_bases_by_layer_of_granite_with_windows() -> None:
 
 
 def test_decoders_of_other_models() -> None:
-    first, bio, hy, aria = named("openai-gpt"), named("biogpt"), named("hy3-preview"), named_part("aria")
+    first, bio, hy, aria = named("openai-gpt"), named("biogpt"), named("hy3-preview"), named("aria")
     assert (first.norm.placement, first.norm.final, first.mlp.activation, first.mlp.d_ff) == ("post", False, "gelu_tanh", 3072)
     assert (bio.positions.offset, bio.embedding.scale, bio.norm.eps, tiny("biogpt", scale_embedding=False).embedding.scale) == (2, 32.0, 1e-5, None)
     assert (hy.moe.offset, hy.moe.n_shared, hy.moe.scaling, hy.moe.balance_bias, hy.attention.qk_norm.scope) == (1, 1, 2.826, True, "head")
     assert (aria.moe.n_shared, aria.moe.top_k, aria.moe.score) == (2, 6, "topk_softmax")
-    vision = named_part("glm-4.1v-9b")
+    vision = named("glm-4.1v-9b")
     assert msgspec.structs.replace(vision, name="", description="") == msgspec.structs.replace(
         named("glm-4-9b-0414"), name="", description="", seq_len=vision.seq_len
     )
@@ -440,7 +431,7 @@ def test_the_description_says_what_is_not_carried() -> None:
     third = from_config({"model_type": "gpt_neox", "rotary_pct": 0.3333333333333333, "hidden_size": 192, "num_attention_heads": 2})
     assert resolve(third, 2).blocks[0].attention.rotary_dim == 32  # as int(96 * 0.333…) of floats; exactly it would be 31.99…
     assert left_out(tiny("glm", head_dim=10)) == "the rotation of 5 dims, an odd number" and left_out(tiny("glm", head_dim=12)) == ""
-    assert {path.stem for path in CONFIGS.glob("*.json") if defaulted(from_config(path, section_of(path)))} == {"gemma-3-4b"}
+    assert {path.stem for path in CONFIGS.glob("*.json") if defaulted(named(path.stem))} == {"gemma-3-4b"}
     stump = from_config({"model_type": "gpt2", "n_embd": 768, "scale_attn_by_inverse_layer_idx": True})
     assert defaulted(stump) == "vocab_size 50257, n_layer 12, n_head 12" and left_out(stump) == "scores scaled by layer"
 
@@ -527,5 +518,5 @@ def test_path_folder_and_dict(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda p: p.stem)
 def test_a_printed_spec_loads_back(path: Path) -> None:
-    spec = from_config(path, section_of(path))
+    spec = named(path.stem)
     assert loads(dump(spec)) == spec

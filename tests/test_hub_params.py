@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hub_configs import section_of
+from hub_configs import CONFIGS, named, section_of
 
 from modcalc.cost.account import account
 from modcalc.spec.hub import ALIASES, BEYOND, TYPES, from_config
@@ -18,15 +18,11 @@ from modcalc.spec.schema import Spec
 
 DATA = Path(__file__).parent / "data"
 PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
-CONFIGS = sorted((DATA / "configs").glob("*.json"))
+FILES = sorted(CONFIGS.glob("*.json"))
 # Types of which no published file was at hand; the library's class alone holds them.
 NO_FILE = {"granite_swa", "granitemoe_swa", "granitemoeshared", "hyperclovax"}
 DRAWS = 8
 B, T = 2, 7
-
-
-def config_file(name: str) -> Path:
-    return DATA / "configs" / f"{name}.json"
 
 
 def fields_of(path: Path) -> dict:
@@ -47,15 +43,14 @@ def shape(spec: Spec) -> Spec:
 
 
 def test_every_type_has_a_published_model_and_every_config_a_citation() -> None:
-    assert {m["config"] for m in PUBLISHED} == {p.stem for p in CONFIGS}
-    assert {type_of(fields_of(p)) for p in CONFIGS} == set(TYPES) - NO_FILE
+    assert {m["config"] for m in PUBLISHED} == {p.stem for p in FILES}
+    assert {type_of(fields_of(p)) for p in FILES} == set(TYPES) - NO_FILE
     assert all(m["source"].startswith("https://") and m["citation"] for m in PUBLISHED)
 
 
 @pytest.mark.parametrize("model", PUBLISHED, ids=lambda m: m["config"])
 def test_published_parameters(model: dict) -> None:
-    path = config_file(model["config"])
-    report = account(from_config(path, section_of(path)), seq_len=128)
+    report = account(named(model["config"]), seq_len=128)
     params = report.params
     table = sum(op.params for op in report.rows if op.path == "embedding.tokens")
     for key, ours in (("params", params.total), ("active", params.active), ("non_embedding", params.non_embedding)):
@@ -77,13 +72,13 @@ def test_what_is_beyond_a_spec_are_types_of_the_library() -> None:
     assert set(BEYOND) <= set(transformers.CONFIG_MAPPING) and not set(BEYOND) & set(TYPES)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_published_size_equals_the_library_class(path: Path) -> None:
     fields = fields_of(path)
     if "attn_temperature_tuning" in fields:  # a number in Llama 4's first files, which the class no longer takes
         fields["attn_temperature_tuning"] = bool(fields["attn_temperature_tuning"])
     config = transformers.AutoConfig.for_model(**{**fields, "model_type": type_of(fields)})
-    spec = from_config(path, section_of(path))
+    spec = named(path.stem)
     assert account(spec, seq_len=8).params.total == library_params(config)
     # What this version of the library makes of an older file says the same, in its own words.
     assert shape(from_config(json.loads(config.to_json_string(use_diff=False)))) == shape(spec)
@@ -91,8 +86,8 @@ def test_published_size_equals_the_library_class(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-2-7b", "gemma-2-2b", "falcon-7b"])
 def test_published_size_equals_the_library_in_flops(name: str) -> None:
-    config = transformers.AutoConfig.for_model(**json.loads(config_file(name).read_text()))
-    assert account(from_config(config_file(name)), seq_len=64).flops.forward == library_flops(config, 1, 64, "meta")
+    config = transformers.AutoConfig.for_model(**json.loads((CONFIGS / f"{name}.json").read_text()))
+    assert account(named(name), seq_len=64).flops.forward == library_flops(config, 1, 64, "meta")
 
 
 @pytest.mark.parametrize("model_type", sorted(TYPES))

@@ -7,13 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from hub_configs import CONFIGS
 
 from modcalc.cost.account import account
 from modcalc.errors import SpecError
 from modcalc.spec.hub import from_config
 from modcalc.spec.schema import Spec
-
-CONFIGS = Path(__file__).parent / "data" / "configs"
 
 
 def problems(source: Any) -> list[str]:

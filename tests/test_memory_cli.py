@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hub_configs import CONFIGS
 
 from modcalc import load
 from modcalc.cost.memory import train_memory
@@ -15,7 +16,6 @@ from modcalc.cost.memory_report import memory_report
 from modcalc.cost.workload import Training
 from modcalc.spec.resolve import resolve
 
-CONFIGS = Path(__file__).parent / "data" / "configs"
 SPECS = Path(__file__).parent.parent / "specs"
 
 

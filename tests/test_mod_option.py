@@ -4,17 +4,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hub_configs import CONFIGS, named
 
 from modcalc.errors import UsageError
-from modcalc.spec.hub import from_config
 from modcalc.spec.mod_option import apply_mod, load_as
-from modcalc.spec.schema import Mod, Spec
-
-CONFIGS = Path(__file__).parent / "data" / "configs"
-
-
-def named(name: str) -> Spec:
-    return from_config(CONFIGS / f"{name}.json")
+from modcalc.spec.schema import Mod
 
 
 def test_load_as() -> None:
