@@ -121,12 +121,34 @@ def test_exact_pairs_against_a_mask() -> None:
 
 def test_exact_pairs_of_chunks_against_a_mask() -> None:
     for t, context, window in itertools.product(range(1, 8), range(5), (1, 2, 3, 5, 8, 20)):
-        place = dict(path="", component="", batch=1, tokens=t, length=t, window=window, chunked=True)
+        place = dict(path="", component="", batch=1, tokens=t, length=t, window=window, begun=context % window)
         op = AttentionCore(d_model=1, context=context + t, n_heads=1, n_kv_heads=1, head_dim=1, v_head_dim=1, **place)
         mask = [[key <= q and key // window == q // window for key in range(context + t)] for q in range(context, context + t)]
         assert op.pairs("exact") == sum(map(sum, mask))
         assert op.pairs("full") == t * (context + t)
         assert context or 2 * op.pairs("half") == op.pairs("window") == t * min(t, window)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_prefill_after_a_context_meets_what_a_window_holds(chunked: bool) -> None:
+    """New tokens and at most window - 1 cached ones are computed; exact are those of the mask, in a routed block at most."""
+    of = spec(attention=dict(n_heads=2, window=8, chunked=chunked), mod=dict(capacity=0.75, every=2))
+    for t, context in itertools.product((1, 3, 4), (0, 3, 12, 16, 21)):
+        at = dict(phase="prefill", seq_len=t, context=context)
+        full, exact = ([op for op in account(of, causal=how, **at).rows if isinstance(op, AttentionCore)] for how in ("full", "exact"))
+        plain, routed = full[0], full[1]
+        assert plain.pairs("full") == t * (min(context, 7) + t)
+        seen = [sum(q // 8 == key // 8 if chunked else q - key < 8 for key in range(q + 1)) for q in range(context, context + t)]
+        assert exact[0].pairs("exact") == sum(seen)
+        # As if the kept ones stood side by side: never fewer than any choice of so many leaves, which a whole number of them shows.
+        if (3 * t) % 4 == 0 and (3 * context) % 4 == 0:
+            kept, held = 3 * t // 4, 3 * context // 4
+            most = max(
+                sum(q // 8 == key // 8 if chunked else q - key < 8 for q in new for key in (*old, *new) if key <= q)
+                for new in itertools.combinations(range(context, context + t), kept)
+                for old in itertools.combinations(range(context)[-12:], min(held, 12))
+            )
+            assert most <= routed.pairs("exact") <= kept * (held + kept)
 
 
 def test_sampling_brackets_its_expectation() -> None:

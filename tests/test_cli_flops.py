@@ -121,9 +121,10 @@ def test_causal_rules(flops, tiny: Path) -> None:
     assert scores("--convention", "causal-half") == scores("--causal", "half")
 
 
-def test_windows_say_that_masking_computes_them(flops, tmp_path: Path) -> None:
+@pytest.mark.parametrize("windows", ["window: [4, null]", "window: [4, null], chunked: true"])
+def test_windows_say_that_masking_computes_them(flops, tmp_path: Path, windows: str) -> None:
     spec = tmp_path / "windows.yaml"
-    spec.write_text(TINY.replace("bias: true", "window: [4, null]"))
+    spec.write_text(TINY.replace("bias: true", windows))
     ran = flops(spec, "--count", "analytic")
     d, exact = (flops(spec, "--count", "analytic", "--format", "json", *more).document for more in ([], ["--causal", "exact"]))
     assert d["masked_windows"]["layers"] == [0, 2]

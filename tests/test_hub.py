@@ -50,21 +50,22 @@ def test_every_understood_field_changes_the_spec(model_type: str) -> None:
     others = {
         "size": [1, 2, 3, 5, 6, 12], "layers": [1, 3], "count": [0, 1, 2, 3], "flag": [True, False], "number": [0.5, 0.25, 0.125, 7.0],
         "index": [-1, 0, 2], "texts": [["full_attention"] * 4], "text": ["relu", "silu", "gelu"], "section": [{"rope_theta": 123.0}],
-        "counts": [[1], [0, 2]], "thetas": [[0] * 4, [5.0] * 4],
+        "counts": [[1], [0, 2]], "switch": [False, 4], "thetas": [[0] * 4, [5.0] * 4],
         "pattern": [1, 2], "runs": [[[["local", "global"], 1]], [[["local"], 3]]],
     }  # fmt: skip
+    described = {"attn_temperature_tuning"}  # which a spec has no key for
     starts = [nulled(draw(model_type, random.Random(f"fields {model_type} {seed}"))) for seed in range(40)]
 
-    def outcome(config: dict) -> Any:
+    def outcome(config: dict, whole: bool) -> Any:
         try:
-            return msgspec.structs.replace(from_config(config), description=None)
+            return from_config(config) if whole else msgspec.structs.replace(from_config(config), description=None)
         except SpecError as refused:
             return refused.problems
 
     for field in kind.defaults:
         names = [field, *(name for name, meant in kind.names.items() if meant == field)]
         seen = any(
-            outcome({k: v for k, v in start.items() if k not in names} | {field: value}) != outcome(start)
+            outcome({k: v for k, v in start.items() if k not in names} | {field: value}, field in described) != outcome(start, field in described)
             for start in starts
             for value in others[KINDS[field]]
         )
@@ -94,7 +95,8 @@ def test_llama_4_attends_in_chunks_where_it_rotates() -> None:
     own = dict(num_key_value_heads=2, head_dim=8, intermediate_size=8)
     everywhere = tiny("llama4_text", **own, no_rope_layers=[1] * 4)
     assert (everywhere.attention.window, everywhere.positions.rotated, everywhere.attention.qk_norm) == (8192, None, QkNorm(affine=False))
-    assert "queries" not in left_out(everywhere)
+    assert "queries" not in left_out(everywhere) + left_out(tiny("llama4_text", **own, attn_temperature_tuning=False))
+    assert "queries" in left_out(tiny("llama4_text", **own, attn_temperature_tuning=4)) and "queries" in left_out(tiny("llama4_text", **own))
     nowhere = tiny("llama4_text", **own, no_rope_layers=[0] * 4)
     assert (nowhere.attention.window, nowhere.attention.chunked, nowhere.positions.kind, nowhere.attention.qk_norm) == (None, False, "none", None)
     assert tiny("llama4_text", **own, layer_types=["full_attention", "chunked_attention"] * 2).attention.window == [None, 8192]
@@ -110,6 +112,8 @@ def test_granite_4_without_state_spaces() -> None:
     some = tiny("granitemoehybrid", **own, num_local_experts=4)
     assert (some.mlp.d_ff, some.moe.n_experts, some.moe.n_shared, some.moe.shared_d_ff, some.positions.kind) == (8, 4, 1, 6, "none")
     assert tiny("granitemoehybrid", **own, num_local_experts=0).mlp.d_ff == 6
+    own["layers_block_type"] = own.pop("layer_types")
+    assert tiny("granitemoehybrid", **own, init_method="mup", normalization_function=None, num_local_experts=4) == some
 
 
 def test_windows_by_layer() -> None:

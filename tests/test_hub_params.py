@@ -99,7 +99,7 @@ def test_random_sizes_equal_the_library_class(model_type: str) -> None:
         spec = from_config(config)
         report = account(spec, seq_len=T, batch=B)
         assert report.params.total == library_params(theirs), config
-        if model_type == "llama4_text" and spec.moe:  # whose class computes all experts and then chooses
+        if model_type == "llama4_text" and spec.moe:  # whose class computes every expert, of zeros where it was not chosen
             every = msgspec.structs.replace(spec.moe, top_k=spec.moe.n_experts)
             report = account(msgspec.structs.replace(spec, moe=every), seq_len=T, batch=B)
         if seed < DRAWS // 4:

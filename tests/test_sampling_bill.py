@@ -140,7 +140,7 @@ def test_prefill_costs_the_bill_of_its_decisions(name: str) -> None:
         assert prefilled(model, tokens)[0] == cost
 
 
-@pytest.mark.parametrize("name", [*ROUTED, "mod, window", "recursions", "recursions, predictor", "recursions, experts"])
+@pytest.mark.parametrize("name", [*ROUTED, "mod, window", "mod, chunks", "recursions", "recursions, predictor", "recursions, experts"])
 @pytest.mark.parametrize("routing", ["all", "none"])
 def test_best_and_worst_case(name: str, routing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody, or nobody, passes: FLOPs of prefill and decode and bytes of the cache are those billed."""

@@ -211,6 +211,7 @@ FINE: list[dict[str, Any]] = [
     dict(attention=dict(n_heads=4, window=5), positions=dict(local_theta=5)),
     dict(attention=dict(n_heads=4, window=[None, 5], chunked=True)),
     dict(attention=dict(n_heads=4, qk_norm=dict(rotated_only=True)), positions=dict(rotated=[True, False])),
+    dict(norm=dict(affine=False, unit_offset=True), attention=dict(n_heads=4, qk_norm=dict(affine=True))),
     dict(norm=dict(affine=False), attention=dict(n_heads=4, qk_norm=dict(kind="layernorm", affine=True, bias=True))),
     dict(positions=dict(kind="learned", max_len=16, offset=2)),
     dict(moe=dict(n_experts=1, top_k=17, n_noop=16, capacity=0.1)),

@@ -131,7 +131,7 @@ class AttentionCore(Op, frozen=True, kw_only=True):
 
     v_head_dim: head_dim of the values. Full: every query meets every key, as an implementation that masks computes
     it (windows mask too). Window: as many as its window holds (OLMo-core). Half: half of all (Megatron-LM), at most a
-    window, or half of its chunk. Exact: itself and what it may see. chunked: windows stand side by side; the first begins where the keys do.
+    window, or half of its chunk. Exact: itself and what it may see.
     """
 
     kind = "attention"
@@ -142,7 +142,7 @@ class AttentionCore(Op, frozen=True, kw_only=True):
     head_dim: Dim
     v_head_dim: Dim
     window: int | None = None
-    chunked: bool = False
+    begun: Dim | None = None  # windows stand side by side, as chunks: keys before the queries in the one that has begun; None: they slide
     sinks: bool = False
     softcap: bool = False
     decode: bool = False  # one query that sees all its keys, whatever the convention
@@ -161,9 +161,9 @@ class AttentionCore(Op, frozen=True, kw_only=True):
             return t * (S if w is None else least(S, w))
         if causal == "half":
             mean = S - ratio(t, 2)
-            return t * (mean if w is None else least(mean, ratio(w, 2) if self.chunked else w))
-        if w is not None and self.chunked:
-            return _chunked(S, w) - _chunked(S - t, w)
+            return t * (mean if w is None else least(mean, w if self.begun is None else ratio(w, 2)))
+        if self.begun is not None:
+            return _chunked(self.begun + t, w) - _chunked(self.begun, w)
         # The i-th query (1..t) sees S - t + i keys, at most w of them.
         pairs = t * (S - t) + ratio(t * (t + 1), 2)
         if w is None:

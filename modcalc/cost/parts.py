@@ -18,11 +18,8 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
     proj = "attention"
     rows: list[Op] = []
     decode = at.work.phase == "decode"
-    cached = at.cached
-    if a.window is not None and at.work.sampling:
-        # A window's cache never holds more keys than a query may see beside itself. One of chunks holds as many; where several tokens
-        # come at once, those of the chunk that has begun count.
-        cached = cached % a.window if a.chunked and not decode else least(cached, a.window - 1)
+    # A window's cache never holds more keys than a query may see beside itself.
+    cached = at.cached if a.window is None or not at.work.sampling else least(at.cached, a.window - 1)
     absorbed = a.latent is not None and decode
     core = dict(d_model=D, softcap=a.softcap is not None, n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv, part=a)
     if a.latent:
@@ -57,7 +54,8 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
         rows.append(at.point("attn", proj, "rotary", rotated * a.rotary_dim, part=a, reads=at.positions))
     context = cached + (1 if decode else at.tokens)
     scores = at.common("attn.core", "scores", reads=at.positions)
-    rows.append(AttentionCore(context=context, window=a.window, chunked=a.chunked, sinks=a.sinks, decode=decode, **core, **scores))
+    begun = least(cached, at.work.context % a.window) if a.chunked and a.window is not None else None
+    rows.append(AttentionCore(context=context, window=a.window, begun=begun, sinks=a.sinks, decode=decode, **core, **scores))
     rows.append(at.point("attn.core", "scores", "softmax", H * context))
     if a.softcap:
         rows.append(at.point("attn.core", "scores", "softcap", H * context))

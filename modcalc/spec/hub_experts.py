@@ -70,7 +70,7 @@ GRANITE_4 = replace(
     defaults=GRANITE_SHARED.defaults | {"shared_intermediate_size": 1024, "position_embedding_type": None, "layer_types": None},
     knobs={
         **GRANITE_SHARED.knobs,
-        "mlp.d_ff": lambda c: c["intermediate_size" if c["num_local_experts"] else "shared_intermediate_size"],
+        "mlp.d_ff": r.granite_inner,
         "positions.kind": lambda c: "rotary" if c["position_embedding_type"] == "rope" else "none",
         "positions.theta": lambda c: rotary.rope_theta(c) if c["position_embedding_type"] == "rope" else None,
     },
@@ -79,10 +79,10 @@ GRANITE_4 = replace(
     names={"layers_block_type": "layer_types"},
     zeros=frozenset({"num_experts_per_tok", "num_local_experts"}),
     free=GRANITE_SHARED.free | {
-        "mamba_chunk_size", "mamba_conv_bias", "mamba_d_conv", "mamba_d_head", "mamba_d_state", "mamba_expand", "mamba_n_groups", "mamba_n_heads",
-        "mamba_proj_bias", "time_step_limit",
+        "init_method", "mamba_chunk_size", "mamba_conv_bias", "mamba_d_conv", "mamba_d_head", "mamba_d_state", "mamba_expand", "mamba_n_groups",
+        "mamba_n_heads", "mamba_proj_bias", "time_step_limit",
     },
-    fixed=GRANITE_SHARED.fixed | {"normalization_function": ("rmsnorm",)},
+    fixed=GRANITE_SHARED.fixed | {"normalization_function": ("rmsnorm", None)},
 )  # fmt: skip
 HUNYUAN = RMSNORM["hunyuan_v1_dense"]
 

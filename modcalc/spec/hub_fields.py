@@ -54,6 +54,7 @@ KINDS = {
     **dict.fromkeys(("attn_config", "rope_parameters", "rope_scaling"), "section"),
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
     **dict.fromkeys(("attn_type_list", "mlp_only_layers", "moe_layers", "no_rope_layers"), "counts"),
+    "attn_temperature_tuning": "switch",
     "num_hidden_layers": "layers",
     "moe_layer_end_index": "index",
     "attention_types": "runs",
@@ -64,7 +65,7 @@ KINDS = {
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
     "attention_chunk_size", "attention_head_dim", "attention_layers", "attention_multiplier", "attention_types", "attn_config",
-    "attn_logit_softcapping", "attn_type_list",
+    "attn_logit_softcapping", "attn_temperature_tuning", "attn_type_list",
     "dim_model_base", "expert_hidden_dim", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size",
     "layer_rope_theta", "layer_types", "mlp_layer_types", "mlp_only_layers", "moe_layers", "n_group", "n_inner", "no_rope_layers",
     "num_experts_per_tok",
@@ -148,6 +149,7 @@ _CHECKS = {
     "count": (lambda v: _whole(v, 0), f"an integer from 0 to {MAX_SIZE:,}"),
     "index": (lambda v: _whole(v, -1), f"an integer from -1 to {MAX_SIZE:,}"),
     "flag": (lambda v: isinstance(v, bool), "true or false"),
+    "switch": (lambda v: isinstance(v, bool) or _whole(v, 0), "true or false, or an integer"),  # Llama 4's first files say 4
     "number": (lambda v: type(v) in (int, float) and 0 < v < 10**300, "a number above 0"),
     "text": (lambda v: isinstance(v, str), "a string"),
     "section": (lambda v: isinstance(v, Mapping), "an object"),

@@ -186,7 +186,7 @@ def no_state_spaces(c: Config) -> None:
         raise Refused("layer_types", f"{len(types)} entries for num_hidden_layers {L}")
     for name in types or ["linear_attention"]:
         if name not in ("attention", "full_attention"):
-            raise Refused("layer_types", f"a layer is {show(name)}, without softmax attention, which no spec can describe")
+            raise Refused("layer_types", f"a layer is {show(name)}; only attention (full_attention) is understood here, for no spec has state spaces")
 
 
 def all_softmax_attention(c: Config) -> None:

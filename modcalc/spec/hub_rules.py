@@ -227,6 +227,15 @@ def inner(field: str | None = None) -> Rule:
     return lambda c: (c[field] if field else None) or 4 * c["hidden_size"]
 
 
+def granite_inner(c: Config) -> int:
+    """Granite 4: the width of an expert, or without experts that of what else would be shared beside them."""
+    if c["num_local_experts"]:
+        return needed("intermediate_size")(c)
+    if not c["shared_intermediate_size"]:
+        raise Refused("shared_intermediate_size", "0, but without experts it is the width of the MLP")
+    return c["shared_intermediate_size"]
+
+
 def falcon_parallel(c: Config) -> str:
     """Norms of a block: one for both (7B), one each (40B), or one after the other."""
     norms, new = c["num_ln_in_parallel_attn"], c["new_decoder_architecture"]

@@ -7,6 +7,7 @@ Their rotary positions count an image's tokens by time, height and width; those 
 from dataclasses import replace
 
 from modcalc.spec import hub_layers as layers
+from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_deepseek import AFTER_DENSE, DEEPSEEK
 from modcalc.spec.hub_experts import QWEN_EXPERTS, ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
@@ -104,11 +105,11 @@ TEXT: dict[str, ModelType] = {
             202048, 5120, 48, 40, max_position_embeddings=131072, intermediate_size=8192, intermediate_size_mlp=16384, num_key_value_heads=8,
             head_dim=128, rms_norm_eps=1e-5, attention_bias=False, num_experts_per_tok=1, num_local_experts=16, moe_layers=None,
             interleave_moe_layer_step=1, use_qk_norm=True, no_rope_layers=None, no_rope_layer_interval=4, attention_chunk_size=8192,
-            layer_types=None, **SILU, **rope(500000.0),
+            layer_types=None, attn_temperature_tuning=True, **SILU, **rope(500000.0),
         ),
         knobs={
             **LLAMA, **ATTENTION_BIAS, **layers.unrotated(layers.llama4_rotates), **experts("num_local_experts", "sigmoid"),
-            "mlp.d_ff": of("intermediate_size_mlp"), "moe.d_ff": of("intermediate_size"), "moe.n_shared": 1, "moe.renormalize": False,
+            "mlp.d_ff": of("intermediate_size_mlp"), "moe.d_ff": r.needed("intermediate_size"), "moe.n_shared": 1, "moe.renormalize": False,
             "moe.every": layers.llama4_every, "moe.layers": lambda c: None if layers.llama4_every(c) else layers.llama4_sparse_layers(c),
             "attention.window": layers.LLAMA4_WINDOW, "attention.chunked": lambda c: any(layers.windowed(layers.LLAMA4_WINDOW)(c)) or None,
             "attention.qk_norm.affine": False, "attention.qk_norm.rotated_only": lambda c: not all(layers.llama4_rotates(c)) or None,
@@ -117,11 +118,11 @@ TEXT: dict[str, ModelType] = {
             "attention.qk_norm": lambda c: c["use_qk_norm"] and any(layers.llama4_rotates(c)), "moe": layers.llama4_sparse_layers,
         },
         checks=WHOLE,
-        free=ROUTED_FREE | {"attn_scale", "attn_temperature_tuning", "floor_scale", "for_llm_compressor", "router_jitter_noise"},
+        free=ROUTED_FREE | {"attn_scale", "floor_scale", "for_llm_compressor", "router_jitter_noise"},
         fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
         dropped=(
             lambda c: "the experts' weights on what goes in (they are on what comes out)" if layers.llama4_sparse_layers(c) else None,
-            lambda c: None if all(layers.llama4_rotates(c)) else "queries scaled by position (attn_temperature_tuning)",
+            lambda c: "queries scaled by position" if c["attn_temperature_tuning"] and not all(layers.llama4_rotates(c)) else None,
         ),
     ),
 }  # fmt: skip

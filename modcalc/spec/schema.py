@@ -46,7 +46,7 @@ class QkNorm(Strict, kw_only=True):
     ) = "head"
     kind: _doc(Literal["rmsnorm", "layernorm"] | None, "default: the model's norm") = None
     affine: _doc(bool | None, "a learned weight; default: as the model's norm (Llama 4: false)") = None
-    bias: _doc(bool | None, "default: as the model's norm, with affine") = None
+    bias: _doc(bool | None, "default: norm.bias if that is given, else true for a layernorm with a weight") = None
     rotated_only: _doc(bool, "only in layers that are rotated (Llama 4)") = False
 
 
@@ -70,7 +70,7 @@ class Attention(Strict, kw_only=True):
     qk_norm: _doc(QkNorm | None, "a norm on queries and keys; null: none; {}: one weight of head_dim, of the model's kind") = None
     window: _doc(
         Size | list[Size | None] | None,
-        "sliding window: a token attends to itself and window - 1 tokens before it; null: all before it. "
+        "sliding window (see chunked for others): a token attends to itself and window - 1 tokens before it; null: all before it. "
         "A list of at most n_layers entries is a pattern over the layers, repeated to their number",
     ) = None
     chunked: _doc(
@@ -168,7 +168,7 @@ class Norm(Strict, kw_only=True):
 
     kind: _doc(Literal["rmsnorm", "layernorm"], "rmsnorm (arXiv 1910.07467) or layernorm (arXiv 1607.06450)") = "rmsnorm"
     bias: _doc(bool | None, "default: true for layernorm; rmsnorm has none") = None
-    affine: _doc(bool, "a learned weight, in those of attention.qk_norm too; false: neither weight nor bias") = True
+    affine: _doc(bool, "a learned weight, in those of attention.qk_norm too unless they say otherwise; false: neither weight nor bias") = True
     unit_offset: _doc(bool, "the weight is applied as 1 + weight, also those of q and k (Gemma; with layernorm Nemotron)") = False
     eps: _doc(Annotated[float, Meta(gt=0.0, lt=1.0)], "added under the root") = 1e-5
     placement: _doc(

@@ -146,7 +146,8 @@ def norm_rules(r: Rules) -> None:
             norm.bias is not True, "norm.bias", "false or nothing with norm.kind rmsnorm, which has no bias", "write kind: layernorm, or remove it"
         )
     if not norm.affine:
-        r.idle("with norm.affine false: there is no weight", "norm.unit_offset")
+        if not (qk and qk.affine):
+            r.idle("with norm.affine false: there is no weight", "norm.unit_offset")
         if norm.kind == "layernorm":
             r.need(norm.bias is not True, "norm.bias", "false or nothing with norm.affine false")
     if r.spec.parallel != "none":
