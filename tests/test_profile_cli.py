@@ -20,6 +20,7 @@ from modcalc.spec.load import loads
 torch = pytest.importorskip("torch")
 from modcalc.measure import heap, reach, steptime, sweep  # noqa: E402
 from modcalc.measure.alike import alike  # noqa: E402
+from modcalc.measure.hardware import Peak  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
 from modcalc.measure.records import Settings  # noqa: E402
 from modcalc.measure.results import read_results  # noqa: E402
@@ -231,7 +232,7 @@ def test_a_plot_of_two_settings_has_a_line_for_each_value_of_the_second(profile)
     words = ("tiny.yaml", "plain.yaml", "--baseline", "plain.yaml", "--sweep", "batch=1,2", "--sweep", "seq-len=8,16", "--plot", "p.svg", *QUICK)
     assert profile(*words)[0] == 0
     drawn = Path("p.svg").read_text()
-    for text in ("tiny, T = 8", "tiny, T = 16", "plain, T = 8", "plain (beside tiny), T = 8", "plain (beside plain), T = 16"):
+    for text in ("tiny, T = 8", "tiny, T = 16", "plain, T = 8", "plain (beside tiny), T = 8", "plain (as baseline), T = 16"):
         assert f">{text}</text>" in drawn, text
 
 
@@ -538,6 +539,19 @@ def test_peaks_alone_and_beside(profile):
     assert d["mfu"] is None and d["mfu_reached"] == pytest.approx(d["flops_per_s"] / d["reached"]["flops_per_s"])
 
 
+def test_what_is_reached_is_measured_anew_and_doubted(profile, monkeypatch):
+    asked = ("tiny.yaml", "--peaks", "--out", "r.jsonl", "-f", "json", *QUICK)
+    rates = iter((1.0, 1e15))
+    monkeypatch.setattr("modcalc.measure.reach.reached", lambda device, dtype: Peak(next(rates), 1e9, "a test"))
+    monkeypatch.setattr("modcalc.measure.verdict.busy", lambda *_: "others work")
+    code, out, err = profile(*asked)
+    assert code == 0 and "warning: --peaks: others work" in err and "of what the device reached, so that was measured when it was slower" in err
+    assert json.loads(profile(*asked)[1])["reached"]["flops_per_s"] == 1.0
+    code, out, err = profile(*asked, "--again")
+    d = json.loads(out)
+    assert (code, d["reached"]["flops_per_s"]) == (0, 1e15) and "of what the device reached" not in err + str(d["warnings"])
+
+
 def test_a_trace(profile):
     code, out, err = profile("tiny.yaml", "--trace", "t.json", "-f", "json", *QUICK)
     assert code == 0
@@ -565,6 +579,7 @@ def test_again(profile, monkeypatch):
     assert profile(*words, "--by", "component")[0] == 0
     code, _, err = profile(*words, "--again")
     assert code == 0 and "already in" not in err
+    assert "its time by component in r.jsonl is of the measurement that this one replaces" in err
     lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert [d["settings"]["batch"] for d in lines] == [1, 2] * 3
     assert [d["key"] for d in lines[:2]] == [d["key"] for d in lines[4:]]

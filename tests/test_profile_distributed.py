@@ -13,12 +13,13 @@ import pytest
 
 from modcalc.cost.account import account
 from modcalc.spec.load import loads
+from modcalc.spec.resolve import resolve
 
 torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("this torch is built without torch.distributed", allow_module_level=True)
 from modcalc.measure import distributed  # noqa: E402
-from modcalc.measure.distributed import length, overlap, union  # noqa: E402
+from modcalc.measure.distributed import avoidable, length, overlap, union  # noqa: E402
 from modcalc.measure.ranges import STEP  # noqa: E402
 
 YAML = "{name: tiny, vocab_size: 50, seq_len: 16, d_model: 16, n_layers: 2, attention: {n_heads: 2}, mlp: {ratio: 4.0}, mod: {capacity: 0.25}}"
@@ -110,6 +111,23 @@ def test_two_processes(tmp_path, start, parallel, mode):
     assert d["flops_per_s"] == pytest.approx(2 * (flops.train_step if mode == "train" else flops.forward) / t)
     assert d["baseline"]["time_ratio"] > 0 and d["settings"]["parallel"] == parallel
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "mod, may",
+    [
+        ("capacity: 1.0, bypass: {d_ff: 8}", True),
+        ("capacity: 0.5, bypass: {d_ff: 8}", False),
+        ("capacity: [0.5, 1.0], every: 1, bypass: {d_ff: 8}", True),
+        ("capacity: 0.5, selection: threshold, bypass: {d_ff: 8}", True),
+        ("capacity: 1.0", False),
+        ("recursions: 2, capacity: [1.0, 0.5], bypass: {d_ff: 8}", True),
+        ("recursions: 2, capacity: [0.5, 0.5], bypass: {d_ff: 8}", True),
+        ("recursions: 2, capacity: [0.75, 0.5], bypass: {d_ff: 8}", False),
+    ],
+)
+def test_a_way_around_may_be_taken_by_no_token(mod, may):
+    assert avoidable(resolve(loads(YAML.replace("capacity: 0.25", mod)))) == may
 
 
 def test_a_way_around_that_no_token_takes(tmp_path):

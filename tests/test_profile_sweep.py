@@ -23,7 +23,7 @@ from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
 torch = pytest.importorskip("torch")
 from modcalc.measure import results, sweep, verdict  # noqa: E402
 from modcalc.measure.jobs import Axis, axis, jobs, points  # noqa: E402
-from modcalc.measure.point import Job  # noqa: E402
+from modcalc.measure.point import Job, unlike  # noqa: E402
 from modcalc.measure.results import ResultsFile  # noqa: E402
 from modcalc.measure.sweep import run  # noqa: E402
 
@@ -56,6 +56,8 @@ def test_axes(text, found):
         ("batch", "without values; write batch=1,2,4"),
         ("batch=", "'' is no whole number"),
         ("batch=1,,2", "'' is no whole number"),
+        ("batch=1_0", "'1_0' is no whole number"),
+        ("batch=１", "'１' is no whole number"),
         ("batch=1,two", "'two' is no whole number; write batch=1,2,4"),
         ("batch=1.5", "'1.5' is no whole number"),
         ("batch=0,1", "batch 0: at least 1"),
@@ -303,6 +305,50 @@ def test_a_breakdown_that_is_kept_keeps_its_doubts(tmp_path, monkeypatch):
             ((record, new),) = run([replace(one, by=by)], file)
         kept = file.records[one.key()]
     assert sorted(w.partition("the time by ")[2].partition(" ")[0] for w in kept.warnings if "under the profiler" in w) == ["component", "layer"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_known_stands_where_memory_runs_out_later(tmp_path, monkeypatch, again):
+    one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16))
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        ((known, _),) = run([one], file)
+        before = (tmp_path / "r.jsonl").read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep, "lacking", lambda job: "not enough memory: no room")
+            ((record, new),) = run([one if again else replace(one, by="layer")], file, again=again)
+    assert new and record == msgspec.structs.replace(known, warnings=[*known.warnings, verdict.ran_out("not enough memory: no room")])
+    assert (tmp_path / "r.jsonl").read_bytes() == before
+
+
+def test_a_breakdown_of_other_steps_is_doubted(tmp_path):
+    one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16), by="component")
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        ((record, _),) = run([one], file)
+    part = record.attribution[0]
+    for took, doubted in ((0.85, True), (0.95, False), (1.05, False), (1.2, True)):
+        timed = msgspec.structs.replace(record.step_time_s, median=part.unprofiled_s / took)
+        said = [doubt for doubt in unlike(msgspec.structs.replace(record, step_time_s=timed), [part]) if "those that were timed" in doubt]
+        assert bool(said) == doubted and all(doubt.startswith("tiny: the steps whose time by component is shown took") for doubt in said)
+        compiled = msgspec.structs.replace(record, step_time_s=timed, settings=msgspec.structs.replace(record.settings, compile=True))
+        assert not any("those that were timed" in doubt for doubt in unlike(compiled, [part]))
+
+
+def test_a_model_beside_itself_has_another_name(tmp_path):
+    (one,) = jobs(replace(TEMPLATE, baseline=msgspec.structs.replace(SPEC, budget=None), by="component"), [SPEC], [])
+    assert (one.spec.name, one.baseline.name) == ("tiny", "tiny (as baseline)")
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        ((record, _),) = run([one], file)
+        assert [a.spec for a in record.attribution] == ["tiny", "tiny (as baseline)"] == [record.spec, record.baseline.spec]
+        # As records had it before: the first breakdown is the spec's.
+        alike = msgspec.structs.replace(
+            record,
+            baseline=msgspec.structs.replace(record.baseline, spec="tiny"),
+            attribution=[msgspec.structs.replace(a, spec="tiny") for a in record.attribution],
+        )
+        file.append(alike)
+        other = replace(one, baseline=msgspec.structs.replace(one.baseline, name="other"))
+        ((found, new),) = run([other], file)
+    assert not new and [a.spec for a in found.attribution] == ["tiny", "other"] == [found.spec, found.baseline.spec]
 
 
 def test_each_point_is_on_disk_before_the_next_begins(tmp_path, monkeypatch):

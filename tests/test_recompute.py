@@ -94,6 +94,14 @@ def test_sinks_and_soft_caps_cannot_be_fused() -> None:
         assert hardware_flops(report, Training(recompute="selective")).recomputed == report.by_path()["blocks.0.attn.core"] * spec.n_layers
 
 
+def test_a_cpu_has_no_fused_kernel_for_values_of_another_width() -> None:
+    report = account(spec_of("latent"), phase="train")
+    assert hardware_flops(report).attention == hardware_flops(report, Training(device="cuda")).attention == "fused"
+    plain = hardware_flops(report, Training(device="cpu"))
+    assert (plain.attention, plain.train_step) == ("explicit", report.flops.train_step)
+    assert hardware_flops(account(load("gpt2"), phase="train"), Training(device="cpu")).attention == "fused"
+
+
 def test_names_and_conventions_that_cannot_be_served() -> None:
     for wrong in ({"recompute": "some"}, {"attention": "flash"}):
         with pytest.raises(UsageError, match="one of"):

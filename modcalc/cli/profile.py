@@ -165,7 +165,7 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
 def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, target: Path | None, format: str) -> None:
     """Measure every job, say what is doubtful, and show all at the end, or what there is when interrupted."""
     from modcalc.errors import UsageError
-    from modcalc.measure.records import Failed, Record
+    from modcalc.measure.records import Failed, Record, Result
     from modcalc.measure.results import ResultsFile
     from modcalc.measure.rigs import quiet
     from modcalc.measure.sweep import recalled, run
@@ -184,6 +184,10 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
         name = point_name(job.spec.name, job.settings)
         if first and file and not again and job.key() in file.records:
             print(f"{name}: in {out} without {f'--trace {job.trace}' if job.trace else f'--by {job.by}'}, so measured again", file=sys.stderr)
+        known = file.records.get(job.key()) if file else None
+        lost = sorted({a.by for a in known.attribution} - {job.by}) if isinstance(known, Result) else []
+        if first and again and lost:
+            print(f"{name}: its time by {' and '.join(lost)} in {out} is of the measurement that this one replaces", file=sys.stderr)
         return during(f"measuring {name}, {_promise(job)}")
 
     file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
@@ -191,7 +195,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
     stopped: BaseException | None = None
     with file if file and first else nullcontext() as results:
         before = dict(results.records) if results and again else {}
-        todo = _with_peaks(todo, file, peaks, during)
+        todo = _with_peaks(todo, file, peaks, again, during)
         if results and results.cut:
             print(f"warning: {out}: its last line is cut off; the point there counts as not measured", file=sys.stderr)
         try:
@@ -230,22 +234,27 @@ def _promise(job: "Job") -> str:
     from modcalc.measure.rigs import promised, step_flops
     from modcalc.render.numbers import si
 
-    return f"{si(step_flops(promised(job.spec, job.settings)).step, 'FLOPs')} a step"
+    return f"{si(step_flops(promised(job.spec, job.settings), job.device.type).step, 'FLOPs')} a step"
 
 
-def _with_peaks(todo: "list[Job]", file: "ResultsFile | None", measure: bool, during: "Callable[[str], AbstractContextManager]") -> "list[Job]":
+def _with_peaks(
+    todo: "list[Job]", file: "ResultsFile | None", measure: bool, again: bool, during: "Callable[[str], AbstractContextManager]"
+) -> "list[Job]":
     """The jobs, all with one peak and one of what the device reaches: as given now or earlier to the results file, else in its datasheet.
 
-    measure: find out what is reached where the file does not say.
+    measure: find out what is reached where the file does not say, or, again, anew.
     """
     import torch
 
+    from modcalc.measure import verdict
     from modcalc.measure.hardware import describe
 
     device, dtype = todo[0].device, todo[0].settings.dtype
     peak, found = file.peaks(describe(device), dtype, str(torch.__version__)) if file else (None, None)
-    if measure and found is None:
+    if measure and (found is None or again):
         found = _reached(device, dtype, during)
+        if not (todo[0].world and todo[0].world.rank) and (doubt := verdict.busy(describe(device))):
+            print(f"warning: --peaks: {doubt}", file=sys.stderr)
     peak = min(filter(None, (todo[0].peak, peak)), key=lambda known: not known.given, default=None)
     return [replace(job, peak=peak, reached=found) for job in todo]
 

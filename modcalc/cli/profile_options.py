@@ -45,14 +45,17 @@ Sweep = Annotated[
     list[str] | None,
     typer.Option("--sweep", metavar="NAME=A,B,…", help="Points over batch, seq-len or context; may be given again.", show_default=False),
 ]
-Seconds = Annotated[float | None, typer.Option("--seconds", min=0.0, help="Time for samples, per point. [default: 5]", show_default=False)]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", min=0.0, help="Time for samples, per point, of which at most 10,000 are taken. [default: 5]", show_default=False),
+]
 Iterations = Annotated[int | None, typer.Option("--iterations", "-n", min=1, help="Samples of each model, instead of --seconds.", show_default=False)]
 WarmUp = Annotated[
     int | None,
     typer.Option(
         "--warmup",
         min=1,
-        help="Steps of each build before the clock counts. [default: at least 3, for at least 1 s; of later builds 1]",
+        help="Steps of each build before the clock counts (training takes 2 at least). [default: at least 3, for at least 1 s; of later builds 1]",
         show_default=False,
     ),
 ]

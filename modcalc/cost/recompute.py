@@ -35,7 +35,7 @@ def hardware_flops(report: Report, how: Training = USUAL) -> Hardware:
 
     attention: a fused kernel keeps no scores and computes q k^T again in its backward pass (FlashAttention, arXiv
     2205.14135, algorithm 4), so that its backward pass is 2.5 times its forward pass where keys and values are equally
-    wide; explicit products keep them: 2 times. Sinks and a soft cap need explicit products. recompute: none; selective:
+    wide; explicit products keep them: 2 times. What `fusible` excludes needs explicit products. recompute: none; selective:
     the attention core runs again (Korthikanti et al. 2022, arXiv 2205.05198, section 5), which a fused kernel's backward
     pass does anyway; full: every block runs again from its input (Chen et al. 2016, arXiv 1604.06174).
 
@@ -44,15 +44,17 @@ def hardware_flops(report: Report, how: Training = USUAL) -> Hardware:
     rule = report.convention
     if rule.recompute_terms:
         raise UsageError(f"convention {rule.name} counts recomputation itself; hardware FLOPs need one that does not, such as matmul")
-    attention = how.attention if fusible(report.rows) else "explicit"
+    attention = how.attention if fusible(report.rows, how.device) else "explicit"
     again = whole(sum(_again(op, rule, how.recompute, attention) for op in report.rows))
     f = report.flops
     return Hardware(how.recompute, attention, f.forward, f.backward + again, again, f.train_step + again)
 
 
-def fusible(rows: Iterable[Op]) -> bool:
-    """Whether fused kernels can compute a model's attention; all of its layers have sinks and a soft cap, or none."""
-    return all(op.fusible for op in rows if isinstance(op, AttentionCore))
+def fusible(rows: Iterable[Op], device: str = "cuda") -> bool:
+    """Whether a device's fused kernels can compute a model's attention, which is alike in all of its layers: none with sinks or a soft cap, and
+    on the CPU none with values of another width than keys.
+    """
+    return all(op.fusible and (device == "cuda" or op.head_dim == op.v_head_dim) for op in rows if isinstance(op, AttentionCore))
 
 
 def _again(op: Op, rule: Convention, recompute: str, attention: str) -> Dim:

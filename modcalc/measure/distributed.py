@@ -15,6 +15,7 @@ from modcalc.measure.attribution import profiled
 from modcalc.measure.ranges import STEP, Ranged
 from modcalc.measure.records import Ranks, Settings
 from modcalc.measure.steptime import Step, alternate
+from modcalc.spec.plan import Plan
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 Interval = tuple[float, float]
+
+
+def avoidable(plan: Plan) -> bool:
+    """Whether it may be that no token of a batch takes some way around: all are kept, or as many as pass a threshold."""
+    among = plan.seq_len
+    routings = [(r, among) for r in plan.routed.values()]
+    for r in plan.recursion.routings if plan.recursion else ():
+        routings.append((r, among))
+        among = r.capacity
+    return any(r.bypass is not None and (r.selection == "threshold" or r.capacity >= among) for r, among in routings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +70,8 @@ class World:
 
     def _ddp(self, model: nn.Module) -> nn.Module:
         """Whole copies whose gradients are averaged (torch.nn.parallel.DistributedDataParallel)."""
-        # A block that keeps every token gives its way around no gradient, for which DDP would wait.
-        unused = any(".bypass." in name for name, _ in model.named_parameters())
-        return nn.parallel.DistributedDataParallel(model, process_group=self.mesh.get_group(), find_unused_parameters=unused)
+        # A way around that no token takes has no gradient, for which DDP would wait; to look for such costs time in each step.
+        return nn.parallel.DistributedDataParallel(model, process_group=self.mesh.get_group(), find_unused_parameters=avoidable(model.plan))
 
     def _fsdp(self, model: nn.Module) -> nn.Module:
         """Parameters, gradients and optimizer states sharded (FSDP2, torch.distributed.fsdp.fully_shard), block by block.

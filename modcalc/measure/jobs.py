@@ -1,6 +1,7 @@
 """From what the user asks to the points that are measured: axes, settings and jobs, checked before anything runs."""
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,10 +44,9 @@ def axis(text: str) -> Axis:
         raise UsageError(f"sweep {text!r}: without values; write {written}=1,2,4")
     values = []
     for word in rest.split(","):
-        try:
-            value = int(word)
-        except ValueError:
-            raise UsageError(f"sweep {text!r}: {word.strip()!r} is no whole number; write {written}=1,2,4") from None
+        if not re.fullmatch(r"\s*[+-]?[0-9]{1,100}\s*", word):
+            raise UsageError(f"sweep {text!r}: {word.strip()!r} is no whole number; write {written}=1,2,4")
+        value = int(word)
         if value < allowed[name]:
             raise UsageError(f"sweep {text!r}: {written} {value}: at least {allowed[name]}")
         if value > MAX_SIZE:
@@ -80,7 +80,10 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
             raise UsageError(
                 f"--baseline dense: {spec.name} routes no tokens, so it is its own dense twin; name another SPEC, or itself to see the noise"
             )
-        own = replace(template, spec=spec, baseline=dense_twin(spec) if dense else template.baseline)
+        against = dense_twin(spec) if dense else template.baseline
+        if against and against.name == spec.name:
+            against = msgspec.structs.replace(against, name=f"{spec.name} (as baseline)")
+        own = replace(template, spec=spec, baseline=against)
         for s in points(template.settings, axes):
             length = 1 if s.mode == "decode" else s.seq_len or spec.seq_len
             found.append(replace(own, settings=msgspec.structs.replace(s, seq_len=length)))

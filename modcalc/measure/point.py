@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
-PROTOCOL = 10  # grows when a step, its timing or its count of bytes changes: what was measured before is then measured again
+PROTOCOL = 11  # grows when a step, its timing or its count of bytes or hardware FLOPs changes: what was measured before is then measured again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +134,7 @@ def measure(job: Job, say: Say = quiet) -> Result:
         attribution=attributed,
         warnings=[doubt for doubt in (*doubts(s, fields, samples, device, found.waiting), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
     )
+    result.warnings.extend(unlike(result, attributed))
     return rated(result, job.peak, job.reached)
 
 
@@ -177,12 +178,21 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list
         doubtful.append(verdict.not_attributed(rig.report.plan.name, job.by))
     if found and job.trace and not whole(job.trace):
         doubtful.append(verdict.no_trace(job.trace))
-    return found, [*doubtful, *slowed(found, job.device.type)]
+    return found, doubtful
 
 
-def slowed(found: Sequence[Attribution], device: str) -> list[str]:
-    """Doubts about attributions by a profiler that took its time; a GPU's kernels take no longer."""
-    doubts = [verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s) for a in found if device == "cpu"]
+def unlike(result: Result, found: Sequence[Attribution]) -> list[str]:
+    """Doubts about attributions of other steps than those that the result has timed: eager ones all, or slowed by the profiler (a GPU's
+    kernels take no longer under it).
+    """
+    doubts: list[str | None] = []
+    s, on_cpu = result.settings, result.device.type == "cpu"
+    for a in found:
+        timed = result.baseline if result.baseline and a.spec == result.baseline.spec else result
+        if on_cpu:
+            doubts.append(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s))
+        if not (s.compile or s.cuda_graph):
+            doubts.append(verdict.other_steps(a.spec, a.by, a.unprofiled_s, timed.step_time_s.median))
     return [doubt for doubt in doubts if doubt]
 
 

@@ -1,5 +1,6 @@
 """What a later command makes of a record: shares of a peak that became known after it was measured, and what its models are called."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -30,12 +31,18 @@ def named(record: Record, spec: str, baseline: str | None) -> Record:
     replace = msgspec.structs.replace
     if isinstance(record, Failed):
         return replace(record, spec=spec, baseline=baseline)
-    names = {record.spec: spec} | ({record.baseline.spec: baseline} if record.baseline else {})
+    both = [spec] if baseline is None else [spec, baseline]
+    names = ({record.baseline.spec: baseline} if record.baseline else {}) | {record.spec: spec}  # once both could be called alike
+    seen: Counter[str] = Counter()
+    attribution = []
+    for a in record.attribution:  # the spec's stands before the baseline's
+        attribution.append(replace(a, spec=both[seen[a.by]]))
+        seen[a.by] += 1
     return replace(
         record,
         spec=spec,
         baseline=record.baseline and replace(record.baseline, spec=baseline),
-        attribution=[replace(a, spec=names.get(a.spec, a.spec)) for a in record.attribution],
+        attribution=attribution,
         warnings=[_renamed(doubt, names) for doubt in record.warnings],
     )
 
@@ -59,7 +66,7 @@ def _shares(m: Measured, peak: Peak | None, reached: Peak | None) -> dict[str, f
 
 
 def _doubts(result: Result) -> list[str]:
-    if result.peak is None:
-        return []
-    models = [result, *([result.baseline] if result.baseline else [])]
-    return [doubt for m in models if (doubt := verdict.beyond_peak(m.spec, m.mfu, result.peak.source))]
+    doubts: list[str | None] = []
+    for m in (result, *([result.baseline] if result.baseline else [])):
+        doubts += [result.peak and verdict.beyond_peak(m.spec, m.mfu, result.peak.source), verdict.beyond_reached(m.spec, m.mfu_reached)]
+    return [doubt for doubt in doubts if doubt]

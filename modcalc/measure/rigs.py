@@ -15,6 +15,7 @@ from modcalc.cost.compare import is_expectation
 from modcalc.cost.ops import number
 from modcalc.cost.recompute import hardware_flops
 from modcalc.cost.roofline import step_bytes
+from modcalc.cost.workload import Training
 from modcalc.measure.build import build
 from modcalc.measure.compiling import room_for_graphs
 from modcalc.measure.hardware import Device, describe
@@ -44,11 +45,11 @@ def promised(spec: Spec, settings: Settings) -> Report:
     return account(spec, seq_len=s.seq_len, batch=s.batch, phase=s.mode, context=s.context, causal=s.causal)
 
 
-def step_flops(report: Report) -> Flops:
-    """FLOPs of one step: the model's, and with those that fused attention computes again in its backward pass."""
+def step_flops(report: Report, device: str) -> Flops:
+    """FLOPs of one step: the model's, and with those that the device's fused attention computes again in its backward pass."""
     if report.work.phase != "train":
         return Flops(number(report.flops.forward), number(report.flops.forward))
-    return Flops(number(report.flops.train_step), number(hardware_flops(report).train_step))
+    return Flops(number(report.flops.train_step), number(hardware_flops(report, Training(device=device)).train_step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Rig:
         if steps == 1 and not n and s.mode == "train":
             steps = 2  # the first makes the optimizer's states at its end, which are there at the peak of the next
         warm = warm_up(step, job.device, steps, world.any if world else bool)
-        return cls(report, model, step, warm, peak.read(), step_flops(report))
+        return cls(report, model, step, warm, peak.read(), step_flops(report, job.device.type))
 
     def measured(self, spec: Spec, time: StepTime, burnt: Energy | None, job: "Job") -> dict[str, Any]:
         """The fields of Measured."""

@@ -8,9 +8,10 @@ import msgspec
 import torch
 
 from modcalc.errors import UsageError, first_line
+from modcalc.measure import verdict
 from modcalc.measure.hardware import describe
 from modcalc.measure.heap import give_back, keep
-from modcalc.measure.point import Job, measure, now, slowed
+from modcalc.measure.point import Job, measure, now, unlike
 from modcalc.measure.rating import named, rated
 from modcalc.measure.records import Failed, Record, Result
 from modcalc.measure.results import ResultsFile
@@ -42,7 +43,7 @@ def _with_other_parts(record: Record, before: Record | None) -> Record:
         return record
     have = {(a.spec, a.by) for a in record.attribution}
     others = [a for a in before.attribution if (a.spec, a.by) not in have]
-    doubts = slowed(others, record.device.type)
+    doubts = unlike(record, others)
     return msgspec.structs.replace(record, attribution=[*record.attribution, *others], warnings=[*record.warnings, *doubts])
 
 
@@ -71,7 +72,11 @@ def run(
             continue
         with during(job) if during else nullcontext(quiet) as say:
             record = measured_or_failed(job, say)
-        if results:
+        stands = isinstance(record, Failed) and isinstance(before, Result)  # what is known is not given for what could not be measured
+        if stands and not job.world:
+            yield msgspec.structs.replace(before, warnings=[*before.warnings, verdict.ran_out(record.error)]), True
+            continue
+        if results and not stands:
             record = record if again else _with_other_parts(record, before)  # figures that are doubted are not kept
             results.append(record)
         if job.world and isinstance(record, Failed):

@@ -7,6 +7,7 @@ from math import isfinite
 from modcalc.measure.hardware import Device
 from modcalc.measure.stats import MIN_SAMPLES, WIDE, drift, summarize
 
+APART = 0.1
 DRIFT = 0.05
 LAUNCH = 0.9
 OUTLIER = 2.0
@@ -80,6 +81,28 @@ def profiler_slows(name: str, by: str, profiled_s: float, plain_s: float) -> str
         f"{name}: the step takes {profiled_s / plain_s:.1f} times as long under the profiler, so parts of many small operations look "
         f"larger in the time by {by} than they are: use a larger --batch or --seq-len"
     )
+
+
+def other_steps(name: str, by: str, attributed_s: float, timed_s: float) -> str | None:
+    """A warning where the machine was another while the step was profiled than while it was timed."""
+    if abs(attributed_s / timed_s - 1) <= APART:
+        return None
+    return (
+        f"{name}: the steps whose time by {by} is shown took {attributed_s * 1e3:.3g} ms without the profiler, those that were timed "
+        f"{timed_s * 1e3:.3g} ms: what else runs changed in between; measure again (--again) on an idle machine, and go by the shares"
+    )
+
+
+def ran_out(error: str) -> str:
+    """A warning where memory ran out when a point was measured once more."""
+    return f"memory ran out when this was measured again ({error}); what was measured before stands"
+
+
+def beyond_reached(name: str, share: float | None) -> str | None:
+    """A warning where a model would be faster than its device was seen to be."""
+    if share is None or share <= 1 + APART:
+        return None
+    return f"{name}: {100 * share:.1f} % of what the device reached, so that was measured when it was slower; measure it anew (--peaks --again)"
 
 
 def no_trace(file: str) -> str:

@@ -66,6 +66,8 @@ def headline(records: Sequence[Record]) -> list[str]:
     if drawn := [m for _, _, m in models(records) if m and m.drawn]:
         of = f"; a sample is the mean of {steps} steps" if (steps := drawn[0].step_time_s.steps) > 1 else ""
         lines.append(f"tokens pass routed blocks by chance of their share, drawn anew each step, so FLOPs are expectations{of}")
+        if s.mode == "prefill" and any(r.settings.batch > 1 for r in records):
+            lines.append("rows of a batch pass different numbers of tokens: the shorter ones are padded in routed blocks, which no FLOPs here count")
     elif any(m and m.expectation for _, _, m in models(records)):
         lines.append("no-op experts are counted by their share of all experts, and an untrained router has its own, so FLOPs are expectations")
     if isinstance(record, Result):

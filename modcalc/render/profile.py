@@ -49,8 +49,13 @@ def _with_conditions(table: Table, of: Sequence[Record]) -> Table:
     under = [conditions(r) for r in of]
     each = [{"status": "out_of_memory" if isinstance(r, Failed) else "ok", **own} for r, own in zip(of, under, strict=True)]
     headline = table.headline if all(own == under[0] for own in under) else ["under several conditions, by the columns behind status"]
-    columns = [*table.columns, *(Column(name, key=name.replace("-", "_")) for name in each[0])]
-    rows = [[*(None if isinstance(cell, Styled) else cell for cell in row), *more.values()] for row, more in zip(table.rows, each, strict=True)]
+    there = {column.name for column in table.columns}
+    new = {name: key for name in each[0] if (key := name.replace("-", "_")) not in there}
+    columns = [*table.columns, *(Column(name, key=key) for name, key in new.items())]
+    rows = [
+        [*(None if isinstance(cell, Styled) else cell for cell in row), *(more[name] for name in new)]
+        for row, more in zip(table.rows, each, strict=True)
+    ]
     return msgspec.structs.replace(table, columns=columns, rows=rows, headline=headline if table.headline else [])
 
 
@@ -199,6 +204,7 @@ def ranks(done: Sequence[Result]) -> Table:
     notes = [
         f"{k.parallel} over {k.backend}; batch: of each rank; tokens/s and FLOP/s: of all ranks together",
         "fastest, slowest: medians of one rank; a step above is over when the rank that is slowest in it is done, so it may be longer",
+        "memory, and how busy the machine was, are of rank 0",
         "communication: share of a step in which a collective is under way on rank 0, waiting for slower ranks included",
     ]
     return _used(Table(columns=columns, rows=rows, title="Ranks", notes=notes))
@@ -212,7 +218,7 @@ def attribution(a: Attribution, r: Result) -> Table:
     notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
     labels = {line.label for line in a.lines}
     slower = 100 * (a.step_time_s / a.unprofiled_s - 1)
-    timed = r.baseline if r.baseline and a.spec == r.baseline.spec else r
+    timed = r.baseline if r.baseline and a.spec == r.baseline.spec != r.spec else r
     own = f"{seconds(a.unprofiled_s)}, where the steps timed above took {seconds(timed.step_time_s.median)}"
     notes.append(
         f"mean of {a.rounds} eager steps of {own}; the profiler's own {slower:+.1f} % is taken off "
