@@ -66,7 +66,7 @@ def main(
 
 def experiment(p: Preset, seeds: int, corpus: Corpus, work: Path, device: str, out: Path, machine: dict) -> dict:
     """Every arm with every seed, seed by seed, so that an early end leaves whole comparisons. Losses are written after each interval,
-    their plot after each run.
+    their plot after each seed.
     """
     plan = arms(p)
     points: list[dict] = []
@@ -87,8 +87,7 @@ def experiment(p: Preset, seeds: int, corpus: Corpus, work: Path, device: str, o
                 found = evaluate(run)
                 routing += [found] if found else []
                 result = write(out, p, plan, points, routing, machine, corpus)
-                if result["summary"]["arms"]:
-                    plot(out / "loss.svg", result["summary"], points)
+            plot(out / "loss.svg", result["summary"], points)
     return result
 
 
