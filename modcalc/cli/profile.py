@@ -182,11 +182,10 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
 
     def measuring(job: "Job") -> "AbstractContextManager[Say]":
         name = point_name(job.spec.name, job.settings)
-        if first and file and not again and job.key() in file.records:
+        known = file.records.get(job.key()) if first and file else None
+        if known and not again:
             print(f"{name}: in {out} without {f'--trace {job.trace}' if job.trace else f'--by {job.by}'}, so measured again", file=sys.stderr)
-        known = file.records.get(job.key()) if file else None
-        lost = sorted({a.by for a in known.attribution} - {job.by}) if isinstance(known, Result) else []
-        if first and again and lost:
+        elif isinstance(known, Result) and (lost := sorted({a.by for a in known.attribution} - {job.by})):
             print(f"{name}: its time by {' and '.join(lost)} in {out} is of the measurement that this one replaces", file=sys.stderr)
         return during(f"measuring {name}, {_promise(job)}")
 

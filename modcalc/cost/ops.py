@@ -184,6 +184,10 @@ class AttentionCore(Op, frozen=True, kw_only=True):
         """Whether torch's scaled_dot_product_attention can compute it: neither sinks nor a soft cap change the softmax."""
         return not (self.sinks or self.softcap)
 
+    def fuses(self, device: str) -> bool:
+        """Whether a kernel of that device does: on the CPU there is none for values of another width than keys."""
+        return self.fusible and (device == "cuda" or self.head_dim == self.v_head_dim)
+
     @property
     def cached_width(self) -> Dim:
         """Elements that a key/value cache holds per token and layer."""

@@ -54,7 +54,7 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
         rows.append(at.point("attn", proj, "rotary", rotated * a.rotary_dim, part=a, reads=at.positions))
     context = cached + (1 if decode else at.tokens)
     scores = at.common("attn.core", "scores", reads=at.positions)
-    begun = least(cached, at.work.context % a.window) if a.chunked and a.window is not None else None
+    begun = least(cached, at.work.context % a.window) if a.chunked else None
     rows.append(AttentionCore(context=context, window=a.window, begun=begun, sinks=a.sinks, decode=decode, **core, **scores))
     rows.append(at.point("attn.core", "scores", "softmax", H * context))
     if a.softcap:

@@ -51,10 +51,8 @@ def hardware_flops(report: Report, how: Training = USUAL) -> Hardware:
 
 
 def fusible(rows: Iterable[Op], device: str = "cuda") -> bool:
-    """Whether a device's fused kernels can compute a model's attention, which is alike in all of its layers: none with sinks or a soft cap, and
-    on the CPU none with values of another width than keys.
-    """
-    return all(op.fusible and (device == "cuda" or op.head_dim == op.v_head_dim) for op in rows if isinstance(op, AttentionCore))
+    """Whether a device's fused kernels can compute a model's attention, which is alike in all of its layers."""
+    return all(op.fuses(device) for op in rows if isinstance(op, AttentionCore))
 
 
 def _again(op: Op, rule: Convention, recompute: str, attention: str) -> Dim:

@@ -111,7 +111,7 @@ def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
     mask = (B if op.windowed and picked(op) else 1) * t * S
     lat = op.part.latent
     kv_up = B * S * H * (lat.nope_dim + op.v_head_dim) if lat else values  # what the values are a view of, unless they are copied
-    if how.fused and op.fusible and (op.head_dim == op.v_head_dim or how.device == "cuda"):
+    if how.fused and op.fuses(how.device):
         yield from (Tensor(f"{op.path}:{x}", n) for x, n in (("q", queries), ("k", keys), ("v", kv_up)))
         yield Tensor(op.path, B * t * H * op.v_head_dim)
         yield Tensor(f"{op.path}:logsumexp", B * H * t, "wide")

@@ -188,11 +188,10 @@ def unlike(result: Result, found: Sequence[Attribution]) -> list[str]:
     doubts: list[str | None] = []
     s, on_cpu = result.settings, result.device.type == "cpu"
     for a in found:
-        timed = result.baseline if result.baseline and a.spec == result.baseline.spec else result
         if on_cpu:
             doubts.append(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s))
         if not (s.compile or s.cuda_graph):
-            doubts.append(verdict.other_steps(a.spec, a.by, a.unprofiled_s, timed.step_time_s.median))
+            doubts.append(verdict.other_steps(a.spec, a.by, a.unprofiled_s, result.timed(a.spec).step_time_s.median))
     return [doubt for doubt in doubts if doubt]
 
 

@@ -247,6 +247,10 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
         """What to say beside the row."""
         return self.warnings
 
+    def timed(self, name: str) -> Measured:
+        """The model of that name; the spec, where older records call the baseline alike."""
+        return self.baseline if self.baseline and name == self.baseline.spec != self.spec else self
+
     @property
     def alone_ratio(self) -> float | None:
         """Time ratio of runs of each model alone, where energy was measured: what runs in turn shares the device's power and clock."""

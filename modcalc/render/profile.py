@@ -218,8 +218,7 @@ def attribution(a: Attribution, r: Result) -> Table:
     notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
     labels = {line.label for line in a.lines}
     slower = 100 * (a.step_time_s / a.unprofiled_s - 1)
-    timed = r.baseline if r.baseline and a.spec == r.baseline.spec != r.spec else r
-    own = f"{seconds(a.unprofiled_s)}, where the steps timed above took {seconds(timed.step_time_s.median)}"
+    own = f"{seconds(a.unprofiled_s)}, where the steps timed above took {seconds(r.timed(a.spec).step_time_s.median)}"
     notes.append(
         f"mean of {a.rounds} eager steps of {own}; the profiler's own {slower:+.1f} % is taken off "
         f"{'idle' if 'idle' in labels else 'all lines alike'}"

@@ -70,9 +70,8 @@ GRANITE_4 = replace(
     defaults=GRANITE_SHARED.defaults | {"shared_intermediate_size": 1024, "position_embedding_type": None, "layer_types": None},
     knobs={
         **GRANITE_SHARED.knobs,
+        **layers.unrotated(lambda c: [c["position_embedding_type"] == "rope"]),
         "mlp.d_ff": r.granite_inner,
-        "positions.kind": lambda c: "rotary" if c["position_embedding_type"] == "rope" else "none",
-        "positions.theta": lambda c: rotary.rope_theta(c) if c["position_embedding_type"] == "rope" else None,
     },
     only_if={"moe": of("num_local_experts")},
     checks=(layers.no_state_spaces, *GRANITE_SHARED.checks),

@@ -16,6 +16,14 @@ def pattern(values: list) -> Any:
     return None
 
 
+def each_layer(c: Config, field: str) -> list | None:
+    """A field with an entry for every layer, if it is given."""
+    values, L = c[field], c["num_hidden_layers"]
+    if values is not None and len(values) != L:
+        raise Refused(field, f"{len(values)} entries for num_hidden_layers {L}")
+    return values
+
+
 def layered_window(
     default: Callable[[Config, int], bool], switch: str | None = None, field: str = "sliding_window", name: str = "sliding_attention"
 ) -> Rule:
@@ -26,15 +34,13 @@ def layered_window(
     known = {name: True, "full_attention": False, "attention": False}
 
     def rule(c: Config) -> Any:
-        L, types = c["num_hidden_layers"], c["layer_types"]
+        types = each_layer(c, "layer_types")
         window = c[field] if switch is None or c[switch] else None
         if types is None:
             if switch and window is None:
                 return None
-            sliding = [default(c, i) for i in range(L)]
+            sliding = [default(c, i) for i in range(c["num_hidden_layers"])]
         else:
-            if len(types) != L:
-                raise Refused("layer_types", f"{len(types)} entries for num_hidden_layers {L}")
             for given in types:
                 if given not in known:
                     raise Refused("layer_types", f"{show(given)} is neither {name} nor full_attention, which alone are understood here")
@@ -127,10 +133,8 @@ GRANITE_WINDOW = layered_window(lambda c, i: i % 4 != 0)
 
 def granite_thetas(c: Config) -> list[float]:
     """Granite with windows: a rotary base for each layer, 0 for one that is not rotated."""
-    L, thetas = c["num_hidden_layers"], c["layer_rope_theta"]
-    if thetas is not None and len(thetas) != L:
-        raise Refused("layer_rope_theta", f"{len(thetas)} entries for num_hidden_layers {L}")
-    return [rope_theta(c)] * L if thetas is None else thetas
+    thetas = each_layer(c, "layer_rope_theta")
+    return [rope_theta(c)] * c["num_hidden_layers"] if thetas is None else thetas
 
 
 def granite_theta(has_window: bool) -> Rule:
@@ -181,10 +185,7 @@ def switched_window(c: Config) -> int | None:
 
 def no_state_spaces(c: Config) -> None:
     """Granite 4: layers are state spaces unless layer_types says otherwise of each."""
-    L, types = c["num_hidden_layers"], c["layer_types"]
-    if types is not None and len(types) != L:
-        raise Refused("layer_types", f"{len(types)} entries for num_hidden_layers {L}")
-    for name in types or ["linear_attention"]:
+    for name in each_layer(c, "layer_types") or ["linear_attention"]:
         if name not in ("attention", "full_attention"):
             raise Refused("layer_types", f"a layer is {show(name)}; only attention (full_attention) is understood here, for no spec has state spaces")
 

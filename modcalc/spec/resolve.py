@@ -124,7 +124,7 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
     theta = pos.local_theta if window is not None and pos.local_theta else pos.theta
     return AttentionPlan(
         n_heads, n_kv_heads, head_dim, v_head_dim, a.scale, bias.q, bias.k, bias.v, bias.o, q_norm, k_norm,
-        window, a.chunked, a.sinks, a.softcap, gate, rotary, theta, pos.kind == "alibi", latent,
+        window, a.chunked and window is not None, a.sinks, a.softcap, gate, rotary, theta, pos.kind == "alibi", latent,
     )  # fmt: skip
 
 
