@@ -146,6 +146,12 @@ def test_without_fvcore_torch_still_counts(tiny: Path) -> None:
     assert python(gone, tiny, "--count", "all").returncode == 2
 
 
+@torch_installed
+def test_no_library_talks_between_the_lines(tiny: Path) -> None:
+    done = python("import warnings; warnings.filterwarnings('always', message='`torch.jit')", tiny, "--count", "fvcore")
+    assert done.returncode == 0 and "Warning" not in done.stderr
+
+
 def test_an_interrupt_keeps_what_was_printed(flops, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

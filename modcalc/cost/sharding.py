@@ -22,12 +22,17 @@ def sliced(rows: Iterable[Op], n: int) -> int:
 
 class Whole(Struct, frozen=True):
     """Entries that are whole: weights of no block, from the forward pass to the end of the backward pass; at the most on top of them while
-    a block runs backward; on top of them before the first block or after the last one's backward pass, when there are no activations.
+    a block runs backward; on top of them before the first block and after the last one's backward pass, when there are no activations.
     """
 
     throughout: int = 0
     at_a_block: int = 0
-    outside_blocks: int = 0
+    before_blocks: int = 0
+    after_blocks: int = 0
+
+    @property
+    def outside_blocks(self) -> int:
+        return max(self.before_blocks, self.after_blocks)
 
 
 def put_together(plan: Plan, rows: list[Op], n: int) -> Whole:
@@ -37,11 +42,12 @@ def put_together(plan: Plan, rows: list[Op], n: int) -> Whole:
     shared blocks, which wait for the first recursion's; those of the block after it, put together to be reduced; and gradients of what
     no block holds, but for what runs before all blocks alone. After all blocks, when the token table gets its gradient: gradients
     of all that no block holds, of a tied table also the head's part and the sum of both; those of the first block in one piece. Before
-    all blocks: in one piece as they come from the GPUs, weights of no block and of the first, beside its weights that are made of that.
+    all blocks: in one piece as they come from the GPUs, weights of no block and of the first, beside its weights that are made of that
+    (torch 2.15 frees the former before it makes the latter; billed is the more).
     """
     if n == 1:  # a whole gradient is added to one that is there; of a tied table the head's part waits for its own
         table = next(op for op in rows if op.path == "embedding.tokens")
-        return Whole(outside_blocks=table.params * (3 if table.tied else 1))
+        return Whole(after_blocks=table.params * (3 if table.tied else 1))
     whole, own = dict.fromkeys(range(plan.n_layers), 0), dict.fromkeys(range(plan.n_layers), 0)
     throughout = early = gradients = again = 0
     for op, shape in _tensors(rows):
@@ -56,8 +62,7 @@ def put_together(plan: Plan, rows: list[Op], n: int) -> Whole:
             shared = op.path == "embedding.tokens" and op.tied  # with the head
             early += size if shared or not op.path.startswith("embedding.") else 0
             again += 2 * size if shared else 0
-    before, after = throughout + 2 * whole[0], gradients + again + whole[0]
-    return Whole(throughout, _at_a_block(plan.passes, whole, own) + early, max(before, after))
+    return Whole(throughout, _at_a_block(plan.passes, whole, own) + early, throughout + 2 * whole[0], gradients + again + whole[0])
 
 
 def _at_a_block(order: list[int], whole: dict[int, int], own: dict[int, int]) -> int:

@@ -4,11 +4,10 @@ fvcore knows no formula for attention, grouped or batched-matrix-plus-bias produ
 are ours. Its formulas for norms and pooling are left out, they are no matrix products.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit, matmul_flop_jit
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -17,6 +16,11 @@ from modcalc.measure.counters import Counted
 from modcalc.measure.free_ops import free_or_fail
 from modcalc.measure.products import attention_macs, einsum_macs, grouped_linear_macs, grouped_macs, matmul_macs
 from modcalc.measure.running import is_fake, outputs_of, paths_of
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")  # torch 2.15 says so of fvcore's losses
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit, matmul_flop_jit
 
 Handle = Callable[[list[Any], list[Any]], Any]
 
