@@ -20,7 +20,7 @@ KV_FREE = (
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
     "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
-    "llama4_text",
+    "llama4_text", "exaone", "sarvam_moe",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -30,10 +30,10 @@ KV_HEADS = (
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
-    "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe", "llama4_text",
+    "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe", "llama4_text", "sarvam_moe",
 )  # fmt: skip
 # Whose class wants a width that is a multiple of the heads, whatever head_dim says.
-MULTIPLE = ("llama", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
+MULTIPLE = ("llama", "exaone", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct",
     **dict.fromkeys(
@@ -49,6 +49,8 @@ NAMES = {
     "openai-gpt": GPT,
     "gpt_bigcode": GPT,
     "gpt_neo": {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
+    "exaone": {"num_hidden_layers": "num_layers"},
+    **dict.fromkeys(("sarvam_mla", "sarvam_moe"), {"n_routed_experts": "num_experts", "n_shared_experts": "num_shared_experts"}),
     "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "seq_length"},
     "mpt": {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "max_position_embeddings": "max_seq_len"},
 }
@@ -312,7 +314,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             widths = (rng.randint(2, 9),) if model_type == "youtu" else ("null", rng.randint(2, 9))
             dims |= dict(v_head_dim=rng.choice(widths), qk_nope_head_dim=rng.randint(2, 9))
             return dict(num_key_value_heads=H, attention_bias=flag(), **dims, **more)
-        case "deepseek_v2" | "deepseek_v3" | "mistral4" | "glm4_moe" | "glm4_moe_lite" | "dots1" | "solar_open":
+        case "deepseek_v2" | "deepseek_v3" | "mistral4" | "glm4_moe" | "glm4_moe_lite" | "dots1" | "solar_open" | "sarvam_mla" | "sarvam_moe":
             groups = rng.choice((1, 2))
             # Groups are ranked by their two best experts, so each needs two.
             chosen = dict(n_group=groups, topk_group=rng.randint(1, groups), n_routed_experts=groups * rng.randint(2, 4), num_experts_per_tok=2)
@@ -330,7 +332,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
                 return dict(attention_bias=flag(), sliding_window=window, **more, **chosen)
             if model_type == "solar_open":
                 return dict(attention_bias=flag(), **chosen)
-            if model_type == "glm4_moe":
+            if model_type in ("glm4_moe", "sarvam_moe"):
                 return dict(attention_bias=flag(), use_qk_norm=flag(), **chosen)
             dims = dict(kv_lora_rank=rng.randint(2, 9), q_lora_rank=rng.choice(("null", rng.randint(2, 9))), qk_rope_head_dim=2 * rng.randint(1, 4))
             dims |= dict(v_head_dim=rng.randint(2, 9), qk_nope_head_dim=rng.randint(2, 9))

@@ -62,7 +62,7 @@ def test_published_parameters(model: dict) -> None:
         assert f"{values[key] / 1e9:.{digits}f}" == text, key
 
 
-transformers = pytest.importorskip("transformers", minversion="5.23")
+transformers = pytest.importorskip("transformers", minversion="5.24")
 from hub_configs import TEXT_DECODERS, draw, library_config, library_flops, library_params, nulled  # noqa: E402
 
 transformers.logging.set_verbosity_error()
@@ -175,6 +175,7 @@ NO_FIELDS = {
     # The class of the whole model ties, and by default does not.
     **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
     "hy_v3": ("expert_hidden_dim", "first_k_dense_replace"),
+    "sarvam_moe": ("moe_shared_expert_intermediate_size",),
     "glm4v_text": ("partial_rotary_factor", "tie_word_embeddings"),
     "mistral4": ("rope_theta",),
     "hunyuan_v1_dense": ("attention_head_dim",),

@@ -40,7 +40,7 @@ ENCODER_DECODERS = {
 BEYOND = {
     **dict.fromkeys(
         (
-            "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "glm5_next_text", "jamba", "kimi_linear", "lfm2", "lfm2_moe",
+            "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "glm5_next_text", "jamba", "kimi_linear", "lara_mini", "lfm2", "lfm2_moe",
             "lfm3", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text",
             "qwen3_next", "qwen4_exp", "qwen4_exp_text", "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
         ),
@@ -48,7 +48,7 @@ BEYOND = {
     ),
     **dict.fromkeys(
         (
-            "axk2", "deepseek_v32", "deepseek_v4", "dots3_note", "dots3_note_text", "glm_moe_dsa", "hy_v4", "minimax_m3_vl_text",
+            "axk2", "deepseek_v32", "deepseek_v4", "dots3_note", "dots3_note_text", "glm_moe_dsa", "hy_v4", "hy_v4_vl_text", "minimax_m3_vl_text",
             "mistral_large4_text",
         ),
         "attention that an indexer makes sparse",
@@ -59,9 +59,9 @@ BEYOND = {
         "attention to tokens that come later",
     ),
     **dict.fromkeys(("laguna", "step3p5"), "layers with more heads of queries than others"),
-    **dict.fromkeys(("inkling2_text", "inkling_text", "zaya"), "convolutions of keys and values"),
+    **dict.fromkeys(("inkling2_loop_text", "inkling2_text", "inkling_text", "zaya"), "convolutions of keys and values"),
     **dict.fromkeys(("ctrl", "xglm"), "positions as sines"),
-    "apertus": "an activation with weights of its own (xIELU)",
+    **dict.fromkeys(("apertus", "apertus1p5_text"), "an activation with weights of its own (xIELU)"),
     "axk1": "a norm on what experts add, but not on what dense layers do",
     "bitnet": "norms within attention and MLP",
     "blt": "bytes in patches of changing length",
@@ -69,6 +69,7 @@ BEYOND = {
     "cpmant": "positions as learned biases of the scores",
     "diffllama": "differences of two attentions",
     "doge": "masks that are made of the values",
+    "dory": "a residual stream that keeps its length (nGPT)",
     "gpt_neox_japanese": "a bias in the last layer alone",
     "hrm_text": "layers that are applied in nested loops",
     "jetmoe": "experts within attention",

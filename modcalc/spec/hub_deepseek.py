@@ -1,5 +1,7 @@
 """Model types with shared experts after some dense layers, most with latent attention: DeepSeek-V2 and V3, Mistral 4, GLM-4.5 and its kin,
-Solar Open, dots.llm1, K-EXAONE, Hy3, Trinity; and Youtu-LLM and MiniCPM3, which have the attention alone."""
+Solar Open, dots.llm1, K-EXAONE, Hy3, Trinity, Sarvam; and Youtu-LLM and MiniCPM3, which have the attention alone."""
+
+from dataclasses import replace
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -49,8 +51,12 @@ MLA_FREE = frozenset({"pretraining_tp", "qk_head_dim", "rope_interleave"})
 FREE = ROUTED_FREE | {"num_mtp_layers", "num_nextn_predict_layers"}
 AFMOE_WINDOW = layers.layered_window(layers.but_each("global_attn_every_n_layers"))
 FIXED = {"moe_layer_freq": (1,), "scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",)}
+# Sarvam's files keep names of their own training code.
+SARVAM_NAMES = {"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts", "num_shared_experts": "n_shared_experts"}
+SARVAM_FREE = {"default_theta", "embedding_dropout", "max_window_layers", "output_dropout", "router_dtype"}
+SARVAM_FIXED = {"moe_router_enable_expert_bias": (True,), "score_function": ("sigmoid",), "use_bias": (False, None), "use_rmsnorm": (True,)}
 
-DEEPSEEK: dict[str, ModelType] = {
+_DEEPSEEK: dict[str, ModelType] = {
     "deepseek_v2": ModelType(
         defaults=sizes(
             102400, 4096, 32, 32, max_position_embeddings=2048, intermediate_size=11008, num_key_value_heads=None,
@@ -261,5 +267,30 @@ DEEPSEEK: dict[str, ModelType] = {
             **dict.fromkeys(("n_group", "num_expert_groups", "num_limited_groups", "topk_group"), (1,)), "route_norm": (True,),
             "score_func": ("sigmoid",),
         },
+    ),
+}  # fmt: skip
+
+_V3, _GLM_4 = _DEEPSEEK["deepseek_v3"], _DEEPSEEK["glm4_moe"]
+DEEPSEEK: dict[str, ModelType] = _DEEPSEEK | {
+    "sarvam_mla": replace(
+        _V3,
+        defaults=_V3.defaults | sizes(262144, 4096, 32, 64) | dict(
+            intermediate_size=16384, num_key_value_heads=None, n_routed_experts=128, q_lora_rank=None, n_group=1, topk_group=1,
+            first_k_dense_replace=1,
+        ),
+        names=SARVAM_NAMES,
+        free=_V3.free | SARVAM_FREE | {"q_head_dim"},
+        fixed=_V3.fixed | SARVAM_FIXED | {"use_qk_norm": (True,)},
+    ),
+    "sarvam_moe": replace(
+        _GLM_4,
+        defaults=_GLM_4.defaults | sizes(262144, 4096, 19, 64) | dict(
+            intermediate_size=8192, num_key_value_heads=4, head_dim=64, rms_norm_eps=1e-6, moe_intermediate_size=1024, num_experts_per_tok=6,
+            routed_scaling_factor=2.5, use_qk_norm=True, rope_theta=8000000.0, partial_rotary_factor=1.0, moe_shared_expert_intermediate_size=None,
+        ),
+        checks=(r.read_instead("moe_shared_expert_intermediate_size", "moe_intermediate_size", of("moe_intermediate_size")),),
+        names=SARVAM_NAMES | {"use_qkv_bias": "attention_bias"},
+        free=_GLM_4.free | SARVAM_FREE,
+        fixed=_GLM_4.fixed | SARVAM_FIXED,
     ),
 }  # fmt: skip

@@ -1,6 +1,8 @@
 """Model types with RMSNorm before each part and one MLP: the Llama family, Gemma, CWM, Phi-3, SmolLM3, GLM, Granite, HunYuan, IQuest-Coder and
 others."""
 
+from dataclasses import replace
+
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
@@ -40,15 +42,25 @@ QWEN_WINDOW = {"attention.window": layers.layered_window(lambda c, i: i >= c["ma
 
 # Of the decoders of InternVL 3.5.
 TRAINED_IN_PARALLEL = {"debug", "ep_size", "micro_forward", "skip_checkpoint", "use_deepep"}
+_LLAMA = ModelType(
+    defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False),
+    knobs={**LLAMA, **LLAMA_BIASES},
+    checks=WHOLE,
+    # Also of the decoders of Idefics3 and SmolVLM, whose files keep their predecessor's resampler, unused.
+    free=ATTENTION_DROPOUT | {"max_sequence_length", "perceiver_config", "pixel_shuffle_factor", "pretraining_tp", "rope_interleaved"},
+    fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
+)
 
 RMSNORM: dict[str, ModelType] = {
-    "llama": ModelType(
-        defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False),
-        knobs={**LLAMA, **LLAMA_BIASES},
-        checks=WHOLE,
-        # Also of the decoders of Idefics3 and SmolVLM, whose files keep their predecessor's resampler, unused.
-        free=ATTENTION_DROPOUT | {"max_sequence_length", "perceiver_config", "pixel_shuffle_factor", "pretraining_tp", "rope_interleaved"},
-        fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
+    "llama": _LLAMA,
+    # EXAONE 3 and 3.5: Llama under other names.
+    "exaone": replace(
+        _LLAMA,
+        defaults=_LLAMA.defaults | sizes(102400, 4096, 32, 32, max_position_embeddings=4096, intermediate_size=14336, num_key_value_heads=8)
+        | dict(rms_norm_eps=1e-5, rope_theta=500000.0),
+        names={"activation_function": "hidden_act", "layer_norm_epsilon": "rms_norm_eps", "num_layers": "num_hidden_layers"},
+        free=ATTENTION_DROPOUT | {"embed_dropout", "resid_dropout"},
+        fixed=UNROTATED | NO_WINDOW,
     ),
     "internlm3": ModelType(
         defaults=sizes(

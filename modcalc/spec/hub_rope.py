@@ -1,7 +1,7 @@
 """Rules of a config.json about rotary positions: see `hub_rules`.
 
 Version 5 of the transformers library keeps in a section what version 4 had in fields of their own, which it still reads where the
-section does not say. Which class reads what is as in its release 5.23.
+section does not say. Which class reads what is as in its release 5.24.
 """
 
 from collections.abc import Callable
