@@ -102,7 +102,7 @@ class Attending(nn.Module):
 
 
 class Attention(Attending):
-    """x: [B, T, D] -> [B, T, D], by q, k, v projections with K <= H key/value heads."""
+    """x: [B, T, D] -> [B, T, D], by q, k, v projections with K <= H key/value heads, or values that the key projection makes."""
 
     def __init__(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
         super().__init__()
@@ -110,17 +110,19 @@ class Attention(Attending):
         H, K, N, Nv = plan.n_heads, plan.n_kv_heads, plan.head_dim, plan.v_head_dim
         self.q_proj = Linear(d_model, H * N, bias=plan.q_bias)
         self.k_proj = Linear(d_model, K * N, bias=plan.k_bias)
-        self.v_proj = Linear(d_model, K * Nv, bias=plan.v_bias)
+        self.v_proj = None if plan.values_from_keys else Linear(d_model, K * Nv, bias=plan.v_bias)
         self.q_norm = Norm(plan.q_norm) if plan.q_norm else None
         self.k_norm = Norm(plan.k_norm) if plan.k_norm else None
+        self.v_norm = Norm(plan.v_norm) if plan.v_norm else None
         self.add_output(plan, d_model, fused)
 
     def project(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor, Tensor]:
         """q: [B, H, T, N], k: [B, K, T, N], v: [B, K, T, N_v], normed and rotated: what a cache may hold."""
         N = self.plan.head_dim
         q = split_heads(self.q_proj(x), self.q_norm, N)
-        k = split_heads(self.k_proj(x), self.k_norm, N)
-        v = split_heads(self.v_proj(x), None, self.plan.v_head_dim)
+        keys = self.k_proj(x)
+        k = split_heads(keys, self.k_norm, N)
+        v = split_heads(keys if self.v_proj is None else self.v_proj(x), self.v_norm, self.plan.v_head_dim)
         if self.plan.rotary_dim:
             tables = at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype)
             q, k = rotate(q, tables), rotate(k, tables)

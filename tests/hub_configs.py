@@ -20,7 +20,7 @@ KV_FREE = (
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
     "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
-    "llama4_text", "exaone", "sarvam_moe",
+    "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -30,7 +30,8 @@ KV_HEADS = (
 OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
-    "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe", "llama4_text", "sarvam_moe",
+    "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe", "llama4_text", "sarvam_moe", "gemma4_text",
+    "gemma4_unified_text",
 )  # fmt: skip
 # Whose class wants a width that is a multiple of the heads, whatever head_dim says.
 MULTIPLE = ("llama", "exaone", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
@@ -230,6 +231,12 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
                 more = dict(sliding_window_pattern=rng.randint(1, 4))
             caps = dict(attn_logit_softcapping=20.0, final_logit_softcapping=10.0) if flag() else {}
             return dict(attention_bias=flag(), sliding_window=window, query_pre_attn_scalar=rng.randint(4, 40), **more, **caps)
+        case "gemma4_text" | "gemma4_unified_text":
+            more = dict(layer_types=layers) if flag() else {}
+            more |= dict(num_global_key_value_heads=rng.choice([k for k in range(1, H + 1) if H % k == 0])) if flag() else {}
+            more |= dict(hidden_size_per_layer_input=0) if model_type == "gemma4_text" else {}
+            more |= dict(final_logit_softcapping=10.0) if flag() else {}
+            return dict(attention_bias=flag(), sliding_window=window, attention_k_eq_v=flag(), global_head_dim=4 * rng.randint(1, 3), **more)
         case "phi" | "persimmon":
             return dict(qk_layernorm=flag())
         case "stablelm":

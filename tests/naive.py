@@ -93,7 +93,7 @@ def project(a: nn.Module, token: Token) -> tuple[list[Tensor], list[Tensor], lis
     if lat is None:
         q = heads(linear(a.q_proj, token.x), H, a.q_norm, p.q_norm is not None and p.q_norm.width != p.head_dim)
         k = heads(linear(a.k_proj, token.x), K, a.k_norm, p.k_norm is not None and p.k_norm.width != p.head_dim)
-        v = heads(linear(a.v_proj, token.x), K, None, False)
+        v = heads(linear(a.k_proj if p.values_from_keys else a.v_proj, token.x), K, a.v_norm, False)
         return [rotary(h, token.at, p.theta, r) for h in q], [rotary(h, token.at, p.theta, r) for h in k], v
     q = linear(a.q_proj, token.x) if lat.q_rank is None else linear(a.q_up, norm(a.q_down_norm, linear(a.q_down, token.x)))
     q = [rotary(h, token.at, p.theta, r, lat.nope_dim) for h in q.chunk(H)]

@@ -18,6 +18,7 @@ from modcalc.spec.schema import (
     Budget,
     Bypass,
     Embedding,
+    FullAttention,
     Head,
     Latent,
     Limits,
@@ -99,6 +100,16 @@ def _windows(draw: Draw, n_layers: int, seq_len: int) -> Any:
     return draw(st.none() | size | st.lists(maybe(size), min_size=1, max_size=n_layers))
 
 
+def _full(draw: Draw, even: int, n_heads: int, from_keys: bool) -> FullAttention | None:
+    """What layers without a window have otherwise; from_keys: whether their values may be the keys'."""
+    full = FullAttention(
+        n_kv_heads=draw(maybe(sampled_from([k for k in range(1, n_heads + 1) if n_heads % k == 0]))),
+        head_dim=draw(maybe(st.integers(1, 8 // even).map(lambda half: even * half))),
+        values_from_keys=draw(sampled_from((None, True, False))) if from_keys else None,
+    )
+    return None if full == FullAttention() else full
+
+
 def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int) -> tuple[int, Attention, Positions]:
     """(D, attention, positions). Without an explicit head_dim, D is made to be heads * N."""
     latent = draw(sampled_from((False, False, False, True)))
@@ -138,8 +149,20 @@ def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int
         fields["head_dim"] = head_dim if free else None
         fields["n_kv_heads"] = n_kv_heads if group > 1 else draw(sampled_from((None, n_heads)))
         fields["qk_norm"] = _qk_norm(draw, norm)
+        fields["v_norm"] = draw(st.booleans())
+        normed = bool(fields["qk_norm"]) and fields["v_norm"]
+        fields["values_from_keys"] = draw(st.booleans()) if normed else False
+        w = window if isinstance(window, list) else [window]
+        windows = [w[i % len(w)] for i in range(n_layers)]
+        if any(windows) and not all(windows):
+            fields["full"] = full = _full(draw, even, n_heads, normed)
+            rotated = min(rotated, full.head_dim) if full and full.head_dim else rotated
+        full = fields.get("full")
+        if fields["values_from_keys"] and not (full and full.values_from_keys is False) and isinstance(fields["bias"], ProjectionBias):
+            fields["bias"] = replace(fields["bias"], v=False)
     positions = _positions(draw, kind, rotated, window, n_layers, seq_len)
-    if fields.get("qk_norm") and not all(positions.rotated or [True]):
+    from_keys = fields.get("values_from_keys") or (fields.get("full") and fields["full"].values_from_keys)
+    if fields.get("qk_norm") and not from_keys and not all(positions.rotated or [True]):
         fields["qk_norm"] = replace(fields["qk_norm"], rotated_only=draw(st.booleans()))
     return d_model, Attention(**fields), positions
 

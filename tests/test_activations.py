@@ -52,6 +52,9 @@ EXPERTS = [
 ATTENTION = [
     "{n_heads: 4, n_kv_heads: 2, qk_norm: {}, window: [5, null]}",
     "{n_heads: 4, n_kv_heads: 2, qk_norm: {scope: per_head}}",
+    "{n_heads: 4, n_kv_heads: 2, qk_norm: {}, v_norm: true, window: [5, null], full: {n_kv_heads: 1, head_dim: 8, values_from_keys: true}}",
+    "{n_heads: 4, qk_norm: {scope: full, kind: layernorm}, v_norm: true, values_from_keys: true}",
+    "{n_heads: 4, v_norm: true}",
     "{n_heads: 4, sinks: true, window: 5, bias: true}",
     "{n_heads: 4, n_kv_heads: 2, qk_norm: {affine: false}, window: [5, null], chunked: true}",
     "{n_heads: 2, softcap: 30.0}",

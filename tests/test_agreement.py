@@ -68,6 +68,10 @@ def knobs(spec: Spec) -> set[str]:
         f"gate {a.gate}": True,
         "window": a.window is not None,
         "chunks": a.chunked,
+        "values normed": a.v_norm,
+        "values from keys": a.values_from_keys,
+        "other heads without a window": a.full is not None,
+        "values from keys without a window": a.full is not None and bool(a.full.values_from_keys),
         "qk_norm here and there": a.qk_norm is not None and a.qk_norm.rotated_only,
         "qk_norm of its own weight": a.qk_norm is not None and a.qk_norm.affine not in (None, spec.norm.affine),
         "latent": a.latent is not None,
@@ -95,6 +99,7 @@ def knobs(spec: Spec) -> set[str]:
 KNOBS = {
     *("grouped queries", "free head_dim", "projection biases", "sinks", "softcap", "window", "chunks", "latent", "latent queries"),
     *("qk_norm here and there", "qk_norm of its own weight"),
+    *("values normed", "values from keys", "other heads without a window", "values from keys without a window"),
     *("gate elementwise", "gate headwise", "gate None"),
     *("qk_norm head", "qk_norm full", "qk_norm per_head", "mlp plain", "mlp gated", "narrow embedding", "tied", "dense", "unrotated layers"),
     *(f"positions {kind}" for kind in ("rotary", "learned", "alibi", "none")),

@@ -18,12 +18,12 @@ from modcalc.errors import UsageError
 from modcalc.search import families
 from modcalc.search.costs import Basis
 from modcalc.search.families import Constant, constant, nearest, parse_vary, specs_of
-from modcalc.search.family import Family
+from modcalc.search.family import Family, Shape
 from modcalc.search.results import DROP, OK, Candidate
 from modcalc.search.write import write_specs
 from modcalc.spec.load import load
 from modcalc.spec.resolve import inner_width, resolve
-from modcalc.spec.schema import Attention, Mod, Moe, Train
+from modcalc.spec.schema import Attention, FullAttention, Mod, Moe, Train
 
 # Layers: d_ff of the 41M family, Petty et al. 2023 (arXiv 2310.19956), table 1.
 PETTY_41M = {1: 4779, 2: 2048, 3: 1138, 4: 682, 5: 409, 6: 227, 7: 97}
@@ -106,6 +106,19 @@ def test_widths_in_the_multiple_of_the_heads_make_models_and_no_others_do(n_head
     goal = account(family.spec, seq_len=1).params.total
     assert constant(family, {}, "d_model", "params", Basis(1, 1, 0, find_convention()), target=goal).step == multiple
     assert [D for D in range(1, 1100) if family.widths(D)] == list(range(multiple, 1100, multiple))
+
+
+def test_widths_where_layers_without_a_window_have_other_heads() -> None:
+    attention = Attention(n_heads=8, n_kv_heads=2, head_dim=64, window=[128, None], full=FullAttention(n_kv_heads=4, head_dim=96))
+    family = Family(structs.replace(load("dense-60m"), attention=attention))
+    assert family.head_multiple == 256 and [D for D in range(1, 1100) if family.widths(D)] == [256, 512, 768, 1024]
+    wide = family.apply(Shape(4, 1024)).attention
+    assert (wide.n_heads, wide.n_kv_heads, wide.full) == (16, 2, attention.full)
+    with pytest.raises(UsageError, match="2 and 4 key/value heads divide; give a multiple of 256"):
+        family.apply(Shape(4, 640))
+    with pytest.raises(UsageError, match=r"attention.full.head_dim is another head dim"):
+        Family(family.spec, head_dim=64)
+    assert "2 key/value heads, which divide the heads; 4 of them in layers without a window" in "; ".join(family.rules({"d_model"}))
 
 
 def test_multiples_and_another_constant() -> None:

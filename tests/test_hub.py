@@ -15,7 +15,7 @@ from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, NULLABLE
 from modcalc.spec.imported import defaulted, left_out
 from modcalc.spec.load import dump, load, loads
 from modcalc.spec.resolve import resolve
-from modcalc.spec.schema import ProjectionBias, QkNorm, Spec
+from modcalc.spec.schema import FullAttention, ProjectionBias, QkNorm, Spec
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 50}
 
@@ -34,7 +34,7 @@ def test_the_three_sets_are_apart_and_every_understood_field_has_a_kind() -> Non
         understood = set(kind.defaults)
         used |= understood
         assert understood <= kinds, name
-        assert not understood & (kind.free | FREE | set(kind.fixed) | set(FIXED)), name
+        assert not understood & (kind.free | FREE | set(kind.fixed)) and understood & set(FIXED) <= {"per_layer_config"}, name
         assert not kind.free & (FREE | set(FIXED) | set(kind.fixed)), name
         assert set(kind.names.values()) <= understood, name
         assert not set(kind.names) & (understood | kind.free | FREE), name
@@ -218,6 +218,25 @@ def test_rotary_bases_of_windowed_layers() -> None:
 def test_what_adds_to_the_rotary_settings_of_gemma_is_of_full_attention_and_goes_first() -> None:
     found = tiny("gemma3_text", rope_scaling={"rope_theta": 9.0}, rope_parameters={"full_attention": {"rope_theta": 7.0}})
     assert (found.positions.theta, found.positions.local_theta) == (9.0, 10000.0)
+
+
+def test_heads_of_gemma_4() -> None:
+    large, middle = named("gemma-4-31b").attention, named("gemma-4-12b").attention
+    assert (large.n_kv_heads, large.head_dim, large.full) == (16, 256, FullAttention(n_kv_heads=4, head_dim=512, values_from_keys=True))
+    assert (middle.n_kv_heads, middle.full.n_kv_heads) == (8, 1) and large.v_norm and large.scale == 1.0
+    assert large.window == [1024] * 5 + [None]
+    fields = dict(hidden_size_per_layer_input=0, num_key_value_heads=2, head_dim=16, global_head_dim=8, sliding_window=9)
+    # Without values that are keys, all layers have as many heads of both.
+    found = tiny("gemma4_text", num_global_key_value_heads=1, **fields).attention
+    assert found.full == FullAttention(head_dim=8) and found.window == [9, 9, 9, None]
+    alone = tiny("gemma4_text", layer_types=["full_attention"] * 4, attention_k_eq_v=True, num_global_key_value_heads=1, **fields).attention
+    assert (alone.n_kv_heads, alone.head_dim, alone.values_from_keys, alone.full, alone.window) == (1, None, True, None, None)
+    forced = tiny("gemma4_text", layer_types=["full_attention", *["sliding_attention"] * 3], **fields).attention
+    assert forced.window == [None, 9, 9]  # repeated, so that the last has none
+    alike = {"3": {"head_dim": 16, "num_key_value_heads": 2}}
+    assert tiny("gemma4_text", per_layer_config=alike, **fields).attention.full is None
+    assert tiny("gemma4_text", per_layer_config={}, **fields).attention.full is None
+    assert tiny("gemma4_text", per_layer_config={3: {"head_dim": 24}}, **fields).attention.full == FullAttention(head_dim=24)
 
 
 def test_all_layers_of_exaone_are_rotated_where_none_has_a_window() -> None:

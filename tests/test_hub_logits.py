@@ -64,6 +64,8 @@ def test_same_logits_as_the_library(model_type: str, monkeypatch: pytest.MonkeyP
             config["rope_interleave"] = False  # else pairs of the rotary dims are neighbours, a permutation of q and k
         if model_type == "deepseek_v2":
             config["topk_method"] = "greedy"  # else groups rank by their best expert alone, which a spec does not carry
+        if model_type in ("gemma4_text", "gemma4_unified_text"):  # else a proportional share, which a spec does not carry
+            config["rope_parameters"] = {kind: {"rope_type": "default", "rope_theta": 300.0} for kind in ("full_attention", "sliding_attention")}
         if model_type in ("gpt_oss", "cwm"):
             config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1000.0}  # else scaling, which a spec does not carry
         if model_type in ("ministral3", "mistral4"):  # likewise, and a factor on the queries from this length on

@@ -176,6 +176,7 @@ NO_FIELDS = {
     **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
     "hy_v3": ("expert_hidden_dim", "first_k_dense_replace"),
     "sarvam_moe": ("moe_shared_expert_intermediate_size",),
+    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), ("global_head_dim", "num_global_key_value_heads", "per_layer_config")),
     "glm4v_text": ("partial_rotary_factor", "tie_word_embeddings"),
     "mistral4": ("rope_theta",),
     "hunyuan_v1_dense": ("attention_head_dim",),
@@ -190,6 +191,7 @@ NEEDED = {
     "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
     "qwen3_vl_moe_text": {"tie_word_embeddings": False},
     "granitemoehybrid": {"layer_types": ["attention"] * 32},
+    "gemma4_text": {"hidden_size_per_layer_input": 0},
     **dict.fromkeys(("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe"), {"head_dim": 128}),
 }
 

@@ -14,6 +14,8 @@ from modcalc.errors import SpecError
 from modcalc.spec.hub import from_config
 from modcalc.spec.schema import Spec
 
+GEMMA_4 = {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}
+
 
 def problems(source: Any) -> list[str]:
     with pytest.raises(SpecError) as refused:
@@ -104,6 +106,22 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "llama", 500 * "k": 8}, f"config: {60 * 'k'}: unknown for this model_type"),
         ({"model_type": "llama", "n_experts": 8}, "unknown for this model_type"),
         ({"model_type": "llama", "per_layer_config": {"0": {"intermediate_size": 8}}}, "only {} here"),
+        ({"model_type": "gemma4_text"}, "hidden_size_per_layer_input: 256: embeddings of their own for each layer, which no spec can describe"),
+        ({**GEMMA_4, "num_kv_shared_layers": 2}, "num_kv_shared_layers: 2: layers that take keys and values from another one"),
+        ({**GEMMA_4, "enable_moe_block": True}, "enable_moe_block: true: experts beside an MLP"),
+        ({**GEMMA_4, "use_bidirectional_attention": "all"}, "only false here"),
+        ({**GEMMA_4, "attention_k_eq_v": True, "num_global_key_value_heads": 3}, "3 key/value heads do not divide num_attention_heads 8"),
+        ({**GEMMA_4, "per_layer_config": {"6": {"head_dim": 8}}}, "layers of one type that differ"),
+        ({**GEMMA_4, "per_layer_config": {"05": {"head_dim": 8}}}, "layers of one type that differ"),
+        ({**GEMMA_4, "per_layer_config": {"30": {"head_dim": 8}}}, '"30" is no layer, which are 0 to 29'),
+        ({**GEMMA_4, "per_layer_config": {"5": {"head_dim": "8"}}}, "understood are whole numbers for num_key_value_heads and head_dim"),
+        ({**GEMMA_4, "per_layer_config": {"5": {"hidden_size": 8}}}, "understood are whole numbers for num_key_value_heads and head_dim"),
+        ({**GEMMA_4, "per_layer_config": None}, "per_layer_config: null, but an object is needed"),
+        (
+            {**GEMMA_4, "rope_parameters": {"full_attention": {"rope_theta": 9.0, "partial_rotary_factor": 0.5}, "sliding_attention": {}}},
+            "full_attention: partial_rotary_factor 0.5, which only rope_type proportional reads",
+        ),
+        ({"model_type": "gemma4_unified_text", "hidden_size_per_layer_input": 256}, "only 0 here"),
         ({"model_type": "llama", "sliding_window": 9}, "only null here"),
         ({"model_type": "llama", "partial_rotary_factor": 0.5}, "only 1 here"),
         ({"model_type": "llama", "rope_parameters": {"partial_rotary_factor": 0.5}}, "rotates whole heads"),

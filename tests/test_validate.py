@@ -30,6 +30,40 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(attention=dict(n_heads=4, window=[])), "attention.window", "found a list of 0"),
     (dict(attention=dict(n_heads=4, chunked=True)), "attention.chunked", "not without an attention.window"),
     (dict(attention=dict(n_heads=4, window=[None, None], chunked=True)), "attention.chunked", "not without an attention.window"),
+    (dict(attention=dict(n_heads=4, full=dict(n_kv_heads=2))), "attention.full", "not where no layer has an attention.window"),
+    (dict(attention=dict(n_heads=4, window=5, full=dict(n_kv_heads=2))), "attention.full", "not where every layer has an attention.window"),
+    (dict(attention=dict(n_heads=4, window=[5, None], full={})), "attention.full", "allowed at least one of n_kv_heads, head_dim, values_from_keys"),
+    (dict(attention=dict(n_heads=4, window=[5, None], full=dict(n_kv_heads=3))), "attention.full.n_kv_heads", "a divisor of n_heads 4; near it: 2"),
+    (dict(attention=dict(n_heads=4, window=[5, None], full=dict(head_dim=7))), "attention.full.head_dim", "an even head dim with rotary"),
+    (
+        dict(attention=dict(n_heads=4, window=[5, None], full=dict(head_dim=2)), positions=dict(fraction=0.5)),
+        "positions.fraction",
+        "a share that rotates at least 2 of 2 dims",
+    ),
+    (
+        dict(attention=dict(n_heads=4, window=[5, None], full=dict(head_dim=10**9), head_dim=8), d_model=10**9),
+        "attention.n_heads",
+        "weights of at most 1e+18 elements",
+    ),
+    (dict(attention=dict(n_heads=4, values_from_keys=True)), "attention.values_from_keys", "with attention.qk_norm, in all layers, and attention.v_"),
+    (dict(attention=dict(n_heads=4, qk_norm={}, values_from_keys=True)), "attention.values_from_keys", "attention.v_norm: true"),
+    (
+        dict(attention=dict(n_heads=4, window=[5, None], v_norm=True, full=dict(values_from_keys=True))),
+        "attention.full.values_from_keys",
+        "true only with attention.qk_norm",
+    ),
+    (
+        dict(attention=dict(n_heads=4, qk_norm=dict(rotated_only=True), v_norm=True, values_from_keys=True), positions=dict(rotated=[True, False])),
+        "attention.values_from_keys",
+        "attention.qk_norm, in all layers",
+    ),
+    (
+        dict(attention=dict(n_heads=4, qk_norm={}, v_norm=True, values_from_keys=True, bias=dict(v=True))),
+        "attention.bias.v",
+        "not with attention.values_from_keys",
+    ),
+    (dict(attention=dict(n_heads=4, latent=LATENT, v_norm=True)), "attention.v_norm", "not with attention.latent"),
+    (dict(attention=dict(n_heads=4, latent=LATENT, window=[5, None], full=dict(n_kv_heads=2))), "attention.full", "not with attention.latent"),
     (dict(attention=dict(n_heads=4, qk_norm=dict(rotated_only=True))), "attention.qk_norm.rotated_only", "not where every layer is rotated"),
     (
         dict(attention=dict(n_heads=4, qk_norm=dict(rotated_only=True)), positions=dict(kind="alibi")),
@@ -210,6 +244,14 @@ FINE: list[dict[str, Any]] = [
     dict(attention=dict(n_heads=4, window=[1, None, 99, 2])),
     dict(attention=dict(n_heads=4, window=5), positions=dict(local_theta=5)),
     dict(attention=dict(n_heads=4, window=[None, 5], chunked=True)),
+    dict(attention=dict(n_heads=4, window=[None, 5], full=dict(head_dim=6))),
+    dict(attention=dict(n_heads=4, v_norm=True)),
+    dict(attention=dict(n_heads=4, qk_norm={}, v_norm=True, values_from_keys=True, bias=True)),
+    dict(
+        attention=dict(
+            n_heads=4, window=[None, 5], qk_norm={}, v_norm=True, values_from_keys=True, bias=dict(v=True), full=dict(values_from_keys=False)
+        )
+    ),
     dict(attention=dict(n_heads=4, qk_norm=dict(rotated_only=True)), positions=dict(rotated=[True, False])),
     dict(norm=dict(affine=False, unit_offset=True), attention=dict(n_heads=4, qk_norm=dict(affine=True))),
     dict(norm=dict(affine=False), attention=dict(n_heads=4, qk_norm=dict(kind="layernorm", affine=True, bias=True))),

@@ -29,6 +29,11 @@ VARIANTS: dict[str, dict] = {
         attention=dict(n_heads=4, window=[5, None], chunked=True, qk_norm=dict(affine=False, rotated_only=True)),
         positions=dict(rotated=[True, False]),
     ),
+    "other heads without a window": dict(
+        attention=dict(
+            n_heads=4, n_kv_heads=2, window=[3, None], qk_norm={}, v_norm=True, full=dict(n_kv_heads=1, head_dim=6, values_from_keys=True)
+        ),
+    ),
     "alibi": dict(positions=dict(kind="alibi"), attention=dict(n_heads=3, head_dim=6)),
     "sinks, softcap": dict(attention=dict(n_heads=4, sinks=True, softcap=5.0)),
     "latent": dict(attention=dict(n_heads=4, latent=LATENT)),
@@ -42,6 +47,10 @@ VARIANTS: dict[str, dict] = {
     "mod, attention": dict(mod=dict(capacity=0.25, granularity="attention")),
     "mod, mlp": dict(mod=dict(capacity=0.25, granularity="mlp")),
     "mod, window": dict(mod=dict(capacity=0.5), attention=dict(n_heads=4, window=3)),
+    "mod, values from keys": dict(
+        mod=dict(capacity=0.5),
+        attention=dict(n_heads=4, window=[None, 5], qk_norm={}, v_norm=True, values_from_keys=True, full=dict(values_from_keys=False, n_kv_heads=2)),
+    ),
     "mod, chunks": dict(mod=dict(capacity=0.5), attention=dict(n_heads=4, window=5, chunked=True)),
     "mod, alibi": dict(mod=dict(capacity=0.5), positions=dict(kind="alibi")),
     "mod, latent": dict(mod=dict(capacity=0.5), attention=dict(n_heads=4, latent=LATENT)),

@@ -44,12 +44,15 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
         rows += [
             at.linear("attn.q_proj", proj, D, H * N, a.q_bias),
             at.linear("attn.k_proj", proj, D, K * N, a.k_bias),
-            at.linear("attn.v_proj", proj, D, K * Nv, a.v_bias),
         ]
+        if not a.values_from_keys:
+            rows.append(at.linear("attn.v_proj", proj, D, K * Nv, a.v_bias))
         rotated = H + K
-    for name, of, norm, n in (("attn.q_norm", "attn.q_proj", a.q_norm, H), ("attn.k_norm", "attn.k_proj", a.k_norm, K)):
+    values = "attn.k_proj" if a.values_from_keys else "attn.v_proj"
+    norms = (("attn.q_norm", "attn.q_proj", a.q_norm, H, N), ("attn.k_norm", "attn.k_proj", a.k_norm, K, N), ("attn.v_norm", values, a.v_norm, K, Nv))
+    for name, of, norm, n, width in norms:
         if norm:
-            rows.append(at.of(of).norm(name, norm, vectors=_vectors(norm, n, N)))
+            rows.append(at.of(of).norm(name, norm, vectors=_vectors(norm, n, width)))
     if nonzero(a.rotary_dim):
         rows.append(at.point("attn", proj, "rotary", rotated * a.rotary_dim, part=a, reads=at.positions))
     context = cached + (1 if decode else at.tokens)

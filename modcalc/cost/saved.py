@@ -97,7 +97,7 @@ def _norm(op: NormOp, how: How) -> Iterator[Tensor]:
 def _rotary(op: Pointwise, how: How) -> Iterator[Tensor]:
     # One table of cosines and one of sines, shared by all layers whose tokens stand at the same positions.
     sequences = op.batch if picked(op) else 1
-    yield Tensor(f"{op.reads}:rotary {op.part.theta}", sequences * op.tokens * op.part.rotary_dim, "wide")
+    yield Tensor(f"{op.reads}:rotary {op.part.theta} {op.part.rotary_dim}", sequences * op.tokens * op.part.rotary_dim, "wide")
 
 
 def picked(op: Op) -> bool:

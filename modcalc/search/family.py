@@ -53,6 +53,8 @@ class Family:
     def __post_init__(self) -> None:
         if self.head_dim is not None and self.spec.attention.latent:
             raise UsageError(f"{self.spec.name}: latent attention has head dims of its own; --head-dim does not apply")
+        if self.head_dim is not None and self.spec.attention.full and self.spec.attention.full.head_dim:
+            raise UsageError(f"{self.spec.name}: attention.full.head_dim is another head dim beside that of other layers; --head-dim does not apply")
 
     @property
     def own(self) -> Shape:
@@ -66,8 +68,8 @@ class Family:
     @property
     def head_multiple(self) -> int:
         """Widths in multiples of this have whole heads that share their keys evenly."""
-        H, K = self.heads_per_width, self.spec.attention.n_kv_heads
-        return H.denominator if self.many_kv_heads else H.denominator * (K // gcd(H.numerator, K))
+        H = self.heads_per_width
+        return lcm(H.denominator, *(H.denominator * (K // gcd(H.numerator, K)) for K in self.kv_heads))
 
     @property
     def width_multiple(self) -> int:
@@ -91,11 +93,18 @@ class Family:
         """Whether there are as many key/value heads as heads."""
         return self.spec.attention.n_kv_heads in (None, self.spec.attention.n_heads)
 
+    @property
+    def kv_heads(self) -> list[int]:
+        """Numbers of key/value heads that divide the heads of every shape."""
+        a = self.spec.attention
+        own = [] if self.many_kv_heads else [a.n_kv_heads]
+        return [*own, a.full.n_kv_heads] if a.full and a.full.n_kv_heads else own
+
     def widths(self, d_model: int) -> Widths | None:
         """The widths of shapes as wide as `d_model`; None where heads are not whole or do not share their keys evenly."""
         H = self.heads_per_width * d_model
         K = H if self.many_kv_heads else self.spec.attention.n_kv_heads
-        if H.denominator != 1 or H.numerator % int(K):
+        if H.denominator != 1 or any(H.numerator % heads for heads in self.kv_heads):
             return None
         moe = self.spec.moe
         expert, shared = (moe.d_ff, moe.shared_d_ff) if moe else (None, None)
@@ -134,7 +143,8 @@ class Family:
         """The spec of one shape, its budget and source left behind. Raises UsageError where heads do not fit."""
         spec, w = self.spec, self.widths(shape.d_model)
         if w is None:
-            wanted = "whole heads" if self.many_kv_heads else f"whole heads that {spec.attention.n_kv_heads} key/value heads divide"
+            shared = " and ".join(map(str, self.kv_heads))
+            wanted = f"whole heads that {shared} key/value heads divide" if shared else "whole heads"
             raise UsageError(f"{spec.name}: d_model {shape.d_model} does not make {wanted}; give a multiple of {self.head_multiple}")
         changes: dict = dict(n_layers=shape.n_layers, d_model=shape.d_model, budget=None, source=None)
         if shape.d_model != spec.d_model or self.head_dim:
@@ -175,6 +185,8 @@ class Family:
             else:
                 words.append(f"head_dim {self.head_dim or heads(self.spec)[2]}, heads {self.heads_per_width} of d_model")
                 words.append("key/value heads as many as heads" if self.many_kv_heads else f"{a.n_kv_heads} key/value heads, which divide the heads")
+                if a.full and a.full.n_kv_heads:
+                    words.append(f"{a.full.n_kv_heads} of them in layers without a window")
             if "d_ff" not in knobs:
                 ratio = mlp.ratio if mlp.ratio is not None else float(round(self.ff_ratio, 4))
                 words.append(f"d_ff {ratio:g} d_model" + (f" up to a multiple of {self.ff_multiple}" if self.ff_multiple > 1 else ""))

@@ -2,7 +2,7 @@
 
 Every field is understood, known to cost nothing, or an error that names it (`hub_fields`); which is which, each type's
 defaults and the knob that a field sets are tables: `hub_rmsnorm`, `hub_outnorm`, `hub_layernorm`, `hub_experts`,
-`hub_deepseek`. What costs nothing is not carried where the spec has no knob for it (RoPE scaling, dropout): a Spec bills
+`hub_deepseek`, `hub_text`, `hub_gemma4`. What costs nothing is not carried where the spec has no knob for it (RoPE scaling, dropout): a Spec bills
 the model, it does not load its weights.
 """
 
@@ -15,6 +15,7 @@ from modcalc.errors import SpecError
 from modcalc.spec.hub_deepseek import DEEPSEEK
 from modcalc.spec.hub_experts import EXPERTS
 from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, alike, same, show, wrong
+from modcalc.spec.hub_gemma4 import GEMMA4
 from modcalc.spec.hub_layernorm import LAYERNORM
 from modcalc.spec.hub_outnorm import OUTNORM
 from modcalc.spec.hub_parts import ModelType
@@ -27,7 +28,7 @@ from modcalc.spec.imported import DEFAULTED, NOT_CARRIED
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 
-TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **EXPERTS, **DEEPSEEK, **TEXT}
+TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **EXPERTS, **DEEPSEEK, **TEXT, **GEMMA4}
 # Another type under a name of its own: Kimi K2's is there to tell it from DeepSeek-V3, whose class its file names.
 ALIASES = {"kimi_k2": "deepseek_v3"}
 
@@ -53,7 +54,7 @@ BEYOND = {
         ),
         "attention that an indexer makes sparse",
     ),
-    **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), "embeddings of their own for each layer"),
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), "embeddings of their own for each layer"),
     **dict.fromkeys(
         ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta", "xlnet"),
         "attention to tokens that come later",

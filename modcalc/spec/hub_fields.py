@@ -14,29 +14,29 @@ KINDS = {
     **dict.fromkeys(
         (
             "attention_chunk_size", "attention_head_dim", "decoder_sparse_step", "dim_model_base", "expert_hidden_dim", "ffn_dim", "ffn_hidden_size",
-            "global_attn_every_n_layers", "head_dim", "hidden_size", "interleave_moe_layer_step", "intermediate_size", "intermediate_size_mlp",
-            "kv_lora_rank", "max_position_embeddings", "max_seq_len",
-            "moe_intermediate_size", "moe_layer_interval", "moe_num_experts", "moe_shared_expert_intermediate_size", "moe_topk", "n_group",
-            "n_inner", "n_routed_experts",
-            "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "num_kv_heads", "num_local_experts",
-            "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
-            "_sliding_window_pattern", "sliding_window", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
+            "global_attn_every_n_layers", "global_head_dim", "head_dim", "hidden_size", "interleave_moe_layer_step", "intermediate_size",
+            "intermediate_size_mlp", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size", "moe_layer_interval",
+            "moe_num_experts", "moe_shared_expert_intermediate_size", "moe_topk", "n_group", "n_inner", "n_routed_experts", "no_rope_layer_interval",
+            "num_attention_heads", "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_local_experts",
+            "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size", "sliding_window",
+            "_sliding_window_pattern", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
         ),
         "size",
     ),
     **dict.fromkeys(
         (
-            "first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "moe_num_shared_experts", "n_shared_experts", "num_experts",
-            "num_dense_layers", "num_ln_in_parallel_attn", "num_shared_experts", "shared_intermediate_size",
+            "first_k_dense_replace", "hidden_size_per_layer_input", "max_window_layers", "moe_layer_start_index", "moe_num_shared_experts",
+            "n_shared_experts", "num_dense_layers", "num_experts", "num_kv_shared_layers", "num_ln_in_parallel_attn", "num_shared_experts",
+            "shared_intermediate_size",
         ),
         "count",
     ),
     **dict.fromkeys(
         (
-            "_remove_final_layer_norm", "alibi", "attention_bias", "attention_out_bias", "bias", "do_layer_norm_before", "enable_bias",
+            "alibi", "attention_bias", "attention_k_eq_v", "attention_out_bias", "bias", "do_layer_norm_before", "enable_bias", "enable_moe_block",
             "layer_norm_elementwise_affine", "lm_head_bias", "mlp_bias", "multi_query", "mup_enabled", "new_decoder_architecture", "norm_topk_prob",
-            "parallel_attn", "qk_layernorm", "qkv_bias", "scale_attn_weights", "scale_embedding", "tie_word_embeddings", "use_bias",
-            "use_parallel_residual", "use_post_norm", "use_qk_norm", "use_qkv_bias", "use_sliding_window",
+            "parallel_attn", "qk_layernorm", "qkv_bias", "_remove_final_layer_norm", "scale_attn_weights", "scale_embedding", "tie_word_embeddings",
+            "use_bias", "use_parallel_residual", "use_post_norm", "use_qk_norm", "use_qkv_bias", "use_sliding_window",
         ),
         "flag",
     ),
@@ -52,7 +52,7 @@ KINDS = {
     **dict.fromkeys(
         ("activation", "activation_function", "afn", "hidden_act", "hidden_activation", "position_embedding_type", "topk_method"), "text"
     ),
-    **dict.fromkeys(("attn_config", "rope_parameters", "rope_scaling"), "section"),
+    **dict.fromkeys(("attn_config", "per_layer_config", "rope_parameters", "rope_scaling"), "section"),
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
     **dict.fromkeys(("attn_type_list", "mlp_only_layers", "moe_layers", "no_rope_layers"), "counts"),
     "attn_temperature_tuning": "switch",
@@ -66,13 +66,12 @@ KINDS = {
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
     "attention_chunk_size", "attention_head_dim", "attention_layers", "attention_multiplier", "attention_types", "attn_config",
-    "attn_logit_softcapping", "attn_temperature_tuning", "attn_type_list",
-    "dim_model_base", "expert_hidden_dim", "ffn_hidden_size", "final_logit_softcapping", "head_dim", "hidden_activation", "intermediate_size",
-    "layer_rope_theta", "layer_types", "mlp_layer_types", "mlp_only_layers", "moe_layers", "moe_shared_expert_intermediate_size", "n_group",
-    "n_inner", "no_rope_layers", "num_experts_per_tok",
-    "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "num_local_experts", "partial_rotary_factor", "position_embedding_type",
-    "q_lora_rank", "rope_parameters", "rope_scaling",
-    "rotary_dim", "scale_depth", "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
+    "attn_logit_softcapping", "attn_temperature_tuning", "attn_type_list", "dim_model_base", "expert_hidden_dim", "ffn_hidden_size",
+    "final_logit_softcapping", "head_dim", "hidden_activation", "hidden_size_per_layer_input", "intermediate_size", "layer_rope_theta", "layer_types",
+    "mlp_layer_types", "mlp_only_layers", "moe_layers", "moe_shared_expert_intermediate_size", "n_group", "n_inner", "no_rope_layers",
+    "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "num_local_experts",
+    "partial_rotary_factor", "position_embedding_type", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim", "scale_depth",
+    "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
 }  # fmt: skip
 
 # Free in every type: what the library writes or once wrote into any config, generation settings of version 4, tokens, storage.

@@ -68,6 +68,8 @@ class AttentionPlan(Struct, frozen=True):
     o_bias: bool
     q_norm: NormPlan | None
     k_norm: NormPlan | None
+    v_norm: NormPlan | None
+    values_from_keys: bool  # what the key projection makes, before norm and rotation
     window: int | None  # keys that a token sees, itself included; None: all before it
     chunked: bool  # windows stand side by side: only keys of the token's own
     sinks: bool

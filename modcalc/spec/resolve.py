@@ -93,6 +93,10 @@ def up(width: Fraction, multiple: int) -> int:
 
 def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, window: int | None, rotated: bool) -> AttentionPlan:
     a, pos = spec.attention, spec.positions
+    values_from_keys = a.values_from_keys
+    if window is None and a.full:
+        n_kv_heads, head_dim = a.full.n_kv_heads or n_kv_heads, a.full.head_dim or head_dim
+        values_from_keys = values_from_keys if a.full.values_from_keys is None else a.full.values_from_keys
     bias = a.bias if isinstance(a.bias, ProjectionBias) else ProjectionBias(q=a.bias, k=a.bias, v=a.bias, o=a.bias)
     q_norm = k_norm = latent = None
     v_head_dim, rotary = head_dim, head_dim
@@ -116,6 +120,7 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
             return norm_plan(spec.norm, width, **own, groups=heads if scope == "per_head" else 1)
 
         q_norm, k_norm = qk(n_heads), qk(n_kv_heads)
+    v_norm = norm_plan(spec.norm, v_head_dim, affine=False) if a.v_norm else None
     if not rotated:
         rotary = 0
     elif pos.fraction != 1.0:
@@ -123,8 +128,8 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
     gate = {"elementwise": v_head_dim, "headwise": 1, None: 0}[a.gate]
     theta = pos.local_theta if window is not None and pos.local_theta else pos.theta
     return AttentionPlan(
-        n_heads, n_kv_heads, head_dim, v_head_dim, a.scale, bias.q, bias.k, bias.v, bias.o, q_norm, k_norm,
-        window, a.chunked and window is not None, a.sinks, a.softcap, gate, rotary, theta, pos.kind == "alibi", latent,
+        n_heads, n_kv_heads, head_dim, v_head_dim, a.scale, bias.q, bias.k, bias.v and not values_from_keys, bias.o, q_norm, k_norm,
+        v_norm, values_from_keys, window, a.chunked and window is not None, a.sinks, a.softcap, gate, rotary, theta, pos.kind == "alibi", latent,
     )  # fmt: skip
 
 

@@ -60,6 +60,14 @@ class Latent(Strict, kw_only=True):
     v_dim: _doc(Size, "per head: value dims (v_head_dim)")
 
 
+class FullAttention(Strict, kw_only=True):
+    """Layers without a window, where they differ from those with one (Gemma 4)."""
+
+    n_kv_heads: _doc(Size | None, "key/value heads; divides n_heads; default as in the others") = None
+    head_dim: _doc(Size | None, "N; default as in the others") = None
+    values_from_keys: _doc(bool | None, "as attention.values_from_keys; default as in the others") = None
+
+
 class Attention(Strict, kw_only=True):
     """Causal self-attention."""
 
@@ -68,6 +76,10 @@ class Attention(Strict, kw_only=True):
     head_dim: _doc(Size | None, "N, free of d_model / n_heads; default d_model / n_heads") = None
     bias: _doc(bool | ProjectionBias, "biases of the q, k, v and o projections, all or by name") = False
     qk_norm: _doc(QkNorm | None, "a norm on queries and keys; null: none; {}: one weight of head_dim, of the model's kind") = None
+    v_norm: _doc(bool, "a norm without a weight on each head's values, of the model's kind (Gemma 4)") = False
+    values_from_keys: _doc(
+        bool, "no projection of values: they are what that of the keys makes, before it is normed as keys are and turned; with qk_norm and v_norm"
+    ) = False
     window: _doc(
         Size | list[Size | None] | None,
         "sliding window (see chunked for others): a token attends to itself and window - 1 tokens before it; null: all before it. "
@@ -85,6 +97,7 @@ class Attention(Strict, kw_only=True):
         "attention, arXiv 2505.06708); elementwise: a gate for each entry (Arcee Trinity); headwise: one for each head",
     ) = None
     latent: _doc(Latent | None, "multi-head latent attention instead of plain q, k, v projections") = None
+    full: _doc(FullAttention | None, "what layers without a window have otherwise, where others have one; null: nothing") = None
 
 
 class Positions(Strict, kw_only=True):

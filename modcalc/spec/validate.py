@@ -11,7 +11,7 @@ from modcalc.errors import SpecError, UsageError
 from modcalc.spec.convert import Problem, shown, structure, to_spec
 from modcalc.spec.resolve import by_layer, exact, heads
 from modcalc.spec.rules import Rules
-from modcalc.spec.schema import Limits, ProjectionBias, Spec
+from modcalc.spec.schema import FullAttention, Limits, ProjectionBias, Spec
 from modcalc.spec.validate_routing import all_layers_have_experts, mod_rules, moe_rules
 from modcalc.spec.yaml_nodes import Lines
 from modcalc.units import parse_bound
@@ -63,7 +63,8 @@ def text_rules(r: Rules) -> None:
 def attention_rules(r: Rules) -> None:
     spec, a = r.spec, r.spec.attention
     if a.latent:
-        r.idle("with attention.latent, which sets the head dims itself", "attention.n_kv_heads", "attention.head_dim", "attention.qk_norm")
+        own = ("n_kv_heads", "head_dim", "qk_norm", "v_norm", "values_from_keys", "full")
+        r.idle("with attention.latent, which sets the head dims itself", *(f"attention.{key}" for key in own))
         r.need(spec.positions.kind == "rotary", "positions.kind", "rotary with attention.latent", "rope_dim is its rotated part")
         if isinstance(a.bias, ProjectionBias) and a.bias.v:
             r.wrong("attention.bias.v", "false with attention.latent: keys and values share one down projection", "write bias.k for it")
@@ -73,8 +74,22 @@ def attention_rules(r: Rules) -> None:
             r.wrong("attention.n_heads", f"a divisor of d_model {shown(spec.d_model)}{near}", "or give head_dim")
         if a.n_kv_heads and a.n_heads % a.n_kv_heads:
             r.wrong("attention.n_kv_heads", f"a divisor of n_heads {a.n_heads}; near it: {_near_divisors(a.n_heads, a.n_kv_heads)}")
-    if pattern_rule(r, "attention.window") and all(window is None for window, _ in by_layer(spec)):
-        r.idle("without an attention.window", "attention.chunked")
+        if a.full and a.full.n_kv_heads and a.n_heads % a.full.n_kv_heads:
+            near = _near_divisors(a.n_heads, a.full.n_kv_heads)
+            r.wrong("attention.full.n_kv_heads", f"a divisor of n_heads {a.n_heads}; near it: {near}")
+        if a.full:
+            r.need(a.full != FullAttention(), "attention.full", f"at least one of {', '.join(FullAttention.__struct_fields__)}")
+        if a.values_from_keys and not (a.full and a.full.values_from_keys is False):
+            r.idle("with attention.values_from_keys: there is no projection of values", "attention.bias.v")
+        for path in ("attention.values_from_keys", "attention.full.values_from_keys"):
+            if r.value(path) and not (a.qk_norm and not a.qk_norm.rotated_only and a.v_norm):
+                r.wrong(path, "true only with attention.qk_norm, in all layers, and attention.v_norm: true", "one projection, normed in two ways")
+    if pattern_rule(r, "attention.window"):
+        windows = [window for window, _ in by_layer(spec)]
+        if not any(windows):
+            r.idle("without an attention.window", "attention.chunked")
+        if not any(windows) or all(windows):
+            r.idle(f"where {'every' if all(windows) else 'no'} layer has an attention.window", "attention.full")
 
 
 def pattern_rule(r: Rules, path: str) -> bool:
@@ -118,9 +133,17 @@ def position_rules(r: Rules) -> None:
         return  # said already
     else:
         width, where = heads(spec)[2], "attention.head_dim" if spec.attention.head_dim else "attention.n_heads"
-    if p.fraction == 1 and width % 2:
+    _turns_pairs(r, width, where)
+    full = spec.attention.full
+    if full and full.head_dim and not latent:
+        _turns_pairs(r, full.head_dim, "attention.full.head_dim")
+
+
+def _turns_pairs(r: Rules, width: int, where: str) -> None:
+    fraction = r.spec.positions.fraction
+    if fraction == 1 and width % 2:
         r.wrong(where, "an even head dim with rotary positions, which turn pairs", f"head dim is {width}; or give positions.fraction below 1")
-    elif int(exact(p.fraction) * width) < 2:
+    elif int(exact(fraction) * width) < 2:
         r.wrong("positions.fraction", f"a share that rotates at least 2 of {width} dims")
 
 
@@ -225,7 +248,8 @@ def _amount(r: Rules, path: str, name: str, ratio: bool) -> object:
 def size_rules(r: Rules) -> None:
     """Each weight matrix within what can exist; single dims are bounded by the schema."""
     spec, a = r.spec, r.spec.attention
-    width = a.n_heads * ((a.latent.nope_dim + a.latent.rope_dim + a.latent.v_dim) if a.latent else heads(spec)[2])
+    widest = max(heads(spec)[2], (a.full and a.full.head_dim) or 0)
+    width = a.n_heads * ((a.latent.nope_dim + a.latent.rope_dim + a.latent.v_dim) if a.latent else widest)
     inner = spec.mlp.d_ff or int((spec.mlp.ratio or 0) * spec.d_model)
     weights = {
         "attention.n_heads": spec.d_model * width,
