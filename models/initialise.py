@@ -1,10 +1,10 @@
 """Initial weights, all drawn in one place.
 
-Matrices and embeddings from N(0, 1 / D): what reads a normed residual stream gives unit variance (LeCun et al. 1998, Efficient
-BackProp, section 4.6), at every width; 0.02, the usual constant, is that of D = 2,500, and slows narrow models. Those that write to
-the residual stream (o_proj, down_proj) with a further 1 / sqrt(2 L), as GPT-2 (Radford et al. 2019, section 2.3). Norms are
-the identity, biases and sinks 0. A Mixture-of-Depths router from N(0, 1 / D^2), as the readout that it is (Yang et al. 2022,
-arXiv 2203.03466, table 3): a routed block begins close to the identity, and its weight grows where that helps.
+Matrices and embeddings from N(0, 1 / D): what reads a normed residual stream gives unit variance (LeCun et al. 1998, Efficient BackProp, section
+4.6), at every width; 0.02, the usual constant, is that of D = 2,500, and slows narrow models. Those that write to the residual stream (o_proj,
+down_proj) with a further 1 / sqrt(2 L), as GPT-2 (Radford et al. 2019, section 2.3). Norms are the identity, biases and sinks 0, an activation's
+weights those that make 0.8 of both factors. A Mixture-of-Depths router from N(0, 1 / D^2), as the readout that it is (Yang et al. 2022, arXiv
+2203.03466, table 3): a routed block begins close to the identity, and its weight grows where that helps.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from .mlp import Xielu
 from .norms import Norm
 from .routing import Router
 
@@ -43,6 +44,9 @@ def initialise(model: "Decoder") -> None:
             nn.init.constant_(p, 0.0 if name == "bias" or module.plan.unit_offset else 1.0)
         elif name in ("bias", "sinks"):
             nn.init.zeros_(p)
+        elif isinstance(module, Xielu):
+            # Softplus of these makes 0.8 of both, as in the transformers library.
+            nn.init.constant_(p, math.log(math.expm1(0.8 - (Xielu.BETA if name == "alpha_n" else 0.0))))
         elif isinstance(module, Router):
             nn.init.normal_(p, std=1 / model.plan.d_model)
         else:

@@ -20,7 +20,7 @@ KV_FREE = (
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
     "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
-    "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text",
+    "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text", "apertus", "apertus1p5_text",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -173,6 +173,8 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             narrow = rng.choice((None, c["hidden_size"], 2 * rng.randint(2, 8)))
             names = ("do_layer_norm_before", "_remove_final_layer_norm", "enable_bias", "layer_norm_elementwise_affine")
             return dict(word_embed_proj_dim=narrow, **{name: flag() for name in names})
+        case "apertus" | "apertus1p5_text":
+            return dict(attention_bias=flag(), hidden_act=rng.choice(("xielu", "xielu", "silu")))
         case "gemma" | "olmo" | "olmo2" | "glm" | "glm4" | "nanochat":
             return dict(attention_bias=flag())
         case "ministral3":

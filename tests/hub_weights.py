@@ -58,6 +58,7 @@ COMMON = {
     **dict.fromkeys(("mlp.gate", "mlp.gate.wg", "mlp.router", "mlp.router.gate", "block_sparse_moe.router"), "blocks.{}.moe.router"),
     "shared_mlp.output_linear": "blocks.{}.moe.shared.down_proj",
     "mlp.shared_expert_gate": "blocks.{}.moe.shared_gate",
+    "mlp.act_fn": "blocks.{}.mlp.act",
     "self_attn.gate_proj": "blocks.{}.attn.gate_proj",
     "self_attn.q_a_proj": "blocks.{}.attn.q_down",
     "self_attn.q_a_layernorm": "blocks.{}.attn.q_down_norm",
@@ -73,6 +74,7 @@ COMMON = {
 }
 NORM_AFTER = {"post_attention_layernorm": "blocks.{}.attn_out_norm"}
 OWN = {
+    **dict.fromkeys(("apertus", "apertus1p5_text"), {"attention_layernorm": "blocks.{}.attn_norm", "feedforward_layernorm": "blocks.{}.mlp_norm"}),
     "afmoe": NORM_AFTER | {"pre_mlp_layernorm": "blocks.{}.mlp_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", "exaone4", "gemma4_text", "gemma4_unified_text"), NORM_AFTER),
     **dict.fromkeys(("glm4", "glm4v_text"), {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"}),

@@ -55,9 +55,14 @@ def rotary(x: Tensor, at: int, theta: float, dim: int, start: int = 0) -> Tensor
     return torch.stack(out)
 
 
-def act(plan, up: Tensor, gate: Tensor | None) -> Tensor:
+def act(plan, up: Tensor, gate: Tensor | None, own: nn.Module | None = None) -> Tensor:
+    def xielu(z: Tensor) -> Tensor:
+        p, n = torch.log1p(torch.exp(own.alpha_p[0])), 0.5 + torch.log1p(torch.exp(own.alpha_n[0]))
+        return torch.stack([p * x * x + 0.5 * x if x > 0 else n * (torch.exp(x) - 1 - x) + 0.5 * x for x in z])
+
     def phi(z: Tensor) -> Tensor:
         return {
+            "xielu": lambda: xielu(z),
             "gelu": lambda: z * 0.5 * (1 + torch.erf(z / math.sqrt(2))),
             "gelu_tanh": lambda: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
             "silu": lambda: z * torch.sigmoid(z),
@@ -76,7 +81,7 @@ def act(plan, up: Tensor, gate: Tensor | None) -> Tensor:
 
 def mlp(module: nn.Module, x: Tensor) -> Tensor:
     gate = linear(module.gate_proj, x) if module.plan.gated else None
-    return linear(module.down_proj, act(module.plan, linear(module.up_proj, x), gate))
+    return linear(module.down_proj, act(module.plan, linear(module.up_proj, x), gate, module.act))
 
 
 def heads(x: Tensor, n: int, module: nn.Module | None, full: bool) -> list[Tensor]:

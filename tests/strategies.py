@@ -184,12 +184,12 @@ def _positions(draw: Draw, kind: str, rotated: int, window: Any, n_layers: int, 
     )
 
 
-def _mlp(draw: Draw, bias: bool) -> Mlp:
+def _mlp(draw: Draw, bias: bool, has_moe: bool) -> Mlp:
     kind = draw(sampled_from(("plain", "gated")))
     size: dict[str, Any] = dict(d_ff=draw(st.integers(1, 40)))
     if draw(st.booleans()):
         size = dict(ratio=draw(sampled_from((0.5, 2.0, 2.6667, 4.0))), multiple_of=draw(sampled_from((1, 4, 8))))
-    activations = PLAIN_ACTIVATIONS + (("swiglu_clamped",) if kind == "gated" else ())
+    activations = PLAIN_ACTIVATIONS + (("swiglu_clamped",) if kind == "gated" else ()) + (() if has_moe else ("xielu",))
     return Mlp(kind=kind, activation=draw(sampled_from(activations)), bias=bias, **size)
 
 
@@ -320,7 +320,7 @@ def specs(draw: Draw, *, mod: bool | None = None, moe: bool | None = None) -> Sp
         d_model=d_model,
         n_layers=n_layers,
         attention=attention,
-        mlp=_mlp(draw, mlp_bias),
+        mlp=_mlp(draw, mlp_bias, has_moe),
         moe=_moe(draw, where, seq_len) if has_moe else None,
         norm=norm,
         positions=positions,

@@ -50,6 +50,9 @@ def weigh_what_comes_out(moe: torch.nn.Module, x: torch.Tensor) -> tuple[torch.T
     return moe.shared_expert(flat) + (each * weights.T[..., None]).sum(0), None
 
 
+SCALED = ("gpt_oss", "cwm", "apertus", "apertus1p5_text")  # whose classes scale rotary positions by default
+
+
 @pytest.mark.parametrize("model_type", sorted(TYPES))
 def test_same_logits_as_the_library(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if model_type == "llama4_text":  # the weights of experts on what goes in, which a spec does not carry
@@ -66,13 +69,13 @@ def test_same_logits_as_the_library(model_type: str, monkeypatch: pytest.MonkeyP
             config["topk_method"] = "greedy"  # else groups rank by their best expert alone, which a spec does not carry
         if model_type in ("gemma4_text", "gemma4_unified_text"):  # else a proportional share, which a spec does not carry
             config["rope_parameters"] = {kind: {"rope_type": "default", "rope_theta": 300.0} for kind in ("full_attention", "sliding_attention")}
-        if model_type in ("gpt_oss", "cwm"):
+        if model_type in SCALED:
             config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1000.0}  # else scaling, which a spec does not carry
         if model_type in ("ministral3", "mistral4"):  # likewise, and a factor on the queries from this length on
             config["rope_parameters"] = {"rope_theta": 1000.0, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": TOKENS}
         if model_type == "mistral4":  # whose class cannot do without YaRN, here of a factor that changes nothing
             config["rope_parameters"] |= {"rope_type": "yarn", "factor": 1.0}
-        if seed % 2 and "rope_theta" in TYPES[model_type].defaults and model_type not in ("gpt_oss", "cwm", "ministral3", "mistral4"):
+        if seed % 2 and "rope_theta" in TYPES[model_type].defaults and model_type not in (*SCALED, "ministral3", "mistral4"):
             sections = {"full_attention": {"rope_theta": 300.0}, "sliding_attention": {"rope_theta": 30.0}}
             flat = "rotary_emb_base" if model_type == "gpt_neox" else "rope_theta"
             config |= {"rope_parameters": sections} if model_type in ("olmo3", "gemma3_text") else {flat: 300.0}

@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
 FILES = sorted(CONFIGS.glob("*.json"))
 # Types of which no published file was at hand; the library's class alone holds them.
-NO_FILE = {"granite_swa", "granitemoe_swa", "granitemoeshared", "hyperclovax"}
+NO_FILE = {"apertus1p5_text", "granite_swa", "granitemoe_swa", "granitemoeshared", "hyperclovax"}
 DRAWS = 8
 B, T = 2, 7
 

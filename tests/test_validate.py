@@ -101,6 +101,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(mlp=dict(kind="gated")), "mlp", "found neither d_ff nor ratio"),
     (dict(mlp=dict(d_ff=64, ratio=2)), "mlp.ratio", "allowed one of d_ff and ratio"),
     (dict(mlp=dict(d_ff=64, multiple_of=8)), "mlp.multiple_of", "only mlp.ratio is rounded"),
+    (dict(mlp=dict(d_ff=64, activation="xielu"), moe=dict(n_experts=4, top_k=1)), "mlp.activation", "any other with moe"),
     (dict(mlp=dict(d_ff=64, activation="swiglu_clamped")), "mlp.activation", "only with mlp.kind gated"),
     (dict(mlp=dict(d_ff=64, bias=True), moe=MOE), "mlp.bias", "write moe.bias"),
     (dict(mlp=dict(d_ff=64, bias=True), moe=MOE, mod={}), "mlp.bias", "write moe.bias"),

@@ -23,6 +23,7 @@ LATENT = dict(kv_rank=6, q_rank=5, nope_dim=4, rope_dim=4, v_dim=5)
 VARIANTS: dict[str, dict] = {
     "dense": {},
     "gated, sandwich": dict(mlp=dict(d_ff=24, kind="gated", activation="silu"), norm=dict(placement="sandwich")),
+    "xielu": dict(mlp=dict(d_ff=24, activation="xielu"), mod=dict(capacity=0.5, bypass=dict(d_ff=3))),
     "post": dict(norm=dict(placement="post", kind="layernorm")),
     "windows": dict(attention=dict(n_heads=4, window=[3, None])),
     "chunks": dict(

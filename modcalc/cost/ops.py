@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from modcalc.spec.plan import Dim, least, most
+from modcalc.spec.plan import Dim, MlpPlan, least, most
 
 CAUSAL = ("full", "window", "half", "exact")
 
@@ -250,6 +250,11 @@ class Pointwise(Op, frozen=True, kw_only=True):
     kind = "pointwise"
     what: str
     size: Dim
+
+    @property
+    def weights(self) -> Weights:
+        with_some = self.what == "activation" and isinstance(self.part, MlpPlan) and self.part.has_weights
+        return {"act.alpha_p": (1,), "act.alpha_n": (1,)} if with_some and self.own else {}
 
     @property
     def elements(self) -> Dim:

@@ -137,7 +137,7 @@ def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
 
 
 # Tensors kept on the way to the activation's output: its input, and what lies between. The output is kept by whoever reads it.
-_BETWEEN = {"gelu": 1, "gelu_tanh": 1, "silu": 1, "relu": 0, "relu2": 1, "quick_gelu": 2, "swiglu_clamped": 4}
+_BETWEEN = {"gelu": 1, "gelu_tanh": 1, "silu": 1, "relu": 0, "relu2": 1, "quick_gelu": 2, "xielu": 4, "swiglu_clamped": 4}
 
 
 def _activation(op: Pointwise, how: How) -> Iterator[Tensor]:
@@ -149,6 +149,9 @@ def _activation(op: Pointwise, how: How) -> Iterator[Tensor]:
         between += 2  # the product needs both of its sides
     if between:
         yield Tensor(f"{op.path}:between", between * entries)
+    if mlp and mlp.has_weights:
+        yield Tensor(f"{op.path}:positive", entries, "mask")
+        yield Tensor(f"{op.path}:factors", 2)
 
 
 def _gate(op: Pointwise, how: How) -> Iterator[Tensor]:

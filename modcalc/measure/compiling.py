@@ -4,6 +4,7 @@ Only what lies between blocks is not fused; training frameworks compile large mo
 section 2.2.1). Collectives of DDP and FSDP2 run between blocks and break no graph.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ def room_for_graphs() -> Iterator[None]:
     """The compiler gives up on a function after a few graphs; blocks of many kinds or lengths need more."""
     import torch._dynamo
 
+    # A CUDA build says through it that there is no GPU, also when the CPU was asked for.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # The names of torch 2.6, which later releases keep as aliases of (accumulated_)recompile_limit.
     with torch._dynamo.config.patch(cache_size_limit=GRAPHS, accumulated_cache_size_limit=GRAPHS):
         yield

@@ -62,7 +62,6 @@ BEYOND = {
     **dict.fromkeys(("laguna", "step3p5"), "layers with more heads of queries than others"),
     **dict.fromkeys(("inkling2_loop_text", "inkling2_text", "inkling_text", "zaya"), "convolutions of keys and values"),
     **dict.fromkeys(("ctrl", "xglm"), "positions as sines"),
-    **dict.fromkeys(("apertus", "apertus1p5_text"), "an activation with weights of its own (xIELU)"),
     "axk1": "a norm on what experts add, but not on what dense layers do",
     "bitnet": "norms within attention and MLP",
     "blt": "bytes in patches of changing length",

@@ -18,8 +18,8 @@ KINDS = {
             "intermediate_size_mlp", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size", "moe_layer_interval",
             "moe_num_experts", "moe_shared_expert_intermediate_size", "moe_topk", "n_group", "n_inner", "n_routed_experts", "no_rope_layer_interval",
             "num_attention_heads", "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_local_experts",
-            "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size", "sliding_window",
-            "_sliding_window_pattern", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
+            "output_vocab_size", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
+            "sliding_window", "_sliding_window_pattern", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
         ),
         "size",
     ),
@@ -70,8 +70,8 @@ NULLABLE = {
     "final_logit_softcapping", "head_dim", "hidden_activation", "hidden_size_per_layer_input", "intermediate_size", "layer_rope_theta", "layer_types",
     "mlp_layer_types", "mlp_only_layers", "moe_layers", "moe_shared_expert_intermediate_size", "n_group", "n_inner", "no_rope_layers",
     "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "num_local_experts",
-    "partial_rotary_factor", "position_embedding_type", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim", "scale_depth",
-    "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
+    "output_vocab_size", "partial_rotary_factor", "position_embedding_type", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim",
+    "scale_depth", "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
 }  # fmt: skip
 
 # Free in every type: what the library writes or once wrote into any config, generation settings of version 4, tokens, storage.
@@ -132,6 +132,7 @@ ACTIVATIONS = {
     "relu2": "relu2",
     "silu": "silu",
     "swish": "silu",
+    "xielu": "xielu",
 }
 
 

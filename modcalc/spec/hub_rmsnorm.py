@@ -51,8 +51,25 @@ _LLAMA = ModelType(
     fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
 )
 
+_APERTUS = ModelType(
+    defaults=sizes(
+        131072, 4096, 32, 32, max_position_embeddings=65536, intermediate_size=14336, num_key_value_heads=None, head_dim=None, rms_norm_eps=1e-5,
+        attention_bias=False, hidden_act="xielu", **(rope(12000000.0) | {"rope_parameters": rotary.APERTUS}),
+    ),
+    knobs={**UNGATED, **QK_HEAD, **ATTENTION_BIAS, "positions.theta": rotary.theta_or_that_of(rotary.APERTUS)},
+    checks=WHOLE,
+    free=ATTENTION_DROPOUT | {"hidden_dropout", "pretraining_tp"},
+    fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS | {"post_norm": (False,), "qk_norm": (True,)},
+)  # fmt: skip
+
 RMSNORM: dict[str, ModelType] = {
     "llama": _LLAMA,
+    "apertus": _APERTUS,
+    "apertus1p5_text": replace(
+        _APERTUS,
+        defaults=_APERTUS.defaults | dict(vocab_size=266752, output_vocab_size=None),
+        checks=(*_APERTUS.checks, r.same_vocabulary),
+    ),
     # EXAONE 3 and 3.5: Llama under other names.
     "exaone": replace(
         _LLAMA,

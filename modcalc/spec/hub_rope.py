@@ -16,6 +16,7 @@ OLMO_3_THETA = 500000.0
 # Where a file has no section.
 MINISTRAL_3 = {"rope_type": "yarn", "rope_theta": 1000000.0, "llama_4_scaling_beta": 0.1}
 MISTRAL_4 = {"rope_type": "yarn", "rope_theta": 10000.0, "llama_4_scaling_beta": 0.1}
+APERTUS = {"rope_type": "llama3", "rope_theta": 12000000.0}
 CWM = {"rope_type": "llama3", "rope_theta": 1000000.0}
 LAYERS = ("full_attention", "sliding_attention")
 

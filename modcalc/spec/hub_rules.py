@@ -87,6 +87,12 @@ def floored_head_dim(c: Config) -> int | None:
     return None if N * c["num_attention_heads"] == c["hidden_size"] else N
 
 
+def same_vocabulary(c: Config) -> None:
+    """Apertus 1.5: a head may have rows for the first tokens alone."""
+    if c["output_vocab_size"] not in (None, c["vocab_size"]):
+        raise Refused("output_vocab_size", f"{c['output_vocab_size']}, but vocab_size is {c['vocab_size']}: a spec has one vocabulary")
+
+
 def read_instead(field: str, read: str, value: Rule) -> Rule:
     """A check of a field that the class does not read, but `read`, with this value: null for none, or the same is needed."""
 

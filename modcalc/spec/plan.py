@@ -89,6 +89,11 @@ class MlpPlan(Struct, frozen=True):
     d_ff: Dim
     bias: bool
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether its activation has some: two numbers."""
+        return self.activation == "xielu"
+
 
 class MoePlan(Struct, frozen=True):
     """Experts in place of the MLP. The router scores `n_experts + n_noop` outputs per token."""

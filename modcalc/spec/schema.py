@@ -121,8 +121,11 @@ class Positions(Strict, kw_only=True):
 
 
 Activation = Annotated[
-    Literal["gelu", "gelu_tanh", "silu", "relu", "relu2", "quick_gelu", "swiglu_clamped"],
-    Meta(description="gelu_tanh: GPT-2's gelu_new; relu2: relu squared; quick_gelu: x * sigmoid(1.702 x); swiglu_clamped: gpt-oss, gated only"),
+    Literal["gelu", "gelu_tanh", "silu", "relu", "relu2", "quick_gelu", "xielu", "swiglu_clamped"],
+    Meta(
+        description="gelu_tanh: GPT-2's gelu_new; relu2: relu squared; quick_gelu: x * sigmoid(1.702 x); xielu: with two weights of its own "
+        "(Apertus, arXiv 2411.13010), not in experts; swiglu_clamped: gpt-oss, gated only"
+    ),
 ]
 
 

@@ -158,6 +158,8 @@ def mlp_rules(r: Rules) -> None:
             r.idle("with mlp.d_ff: only mlp.ratio is rounded", "mlp.multiple_of")
     if mlp.activation == "swiglu_clamped":
         r.need(mlp.kind == "gated", "mlp.activation", "swiglu_clamped only with mlp.kind gated", "it works on gate and value together")
+    if mlp.activation == "xielu":
+        r.need(r.spec.moe is None, "mlp.activation", "any other with moe", "experts would need weights of their own for it")
     if all_layers_have_experts(r.spec) and not (r.spec.mod and r.spec.mod.bypass):
         r.idle("where every layer has experts", "mlp.bias", hint="write moe.bias")
 
