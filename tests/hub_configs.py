@@ -20,7 +20,8 @@ KV_FREE = (
     "ministral", "ministral3", "dots1", "solar_open", "exaone_moe", "nemotron", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text",
     "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
-    "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text", "apertus", "apertus1p5_text",
+    "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text", "apertus", "apertus1p5_text", "flint",
+    "kolibri1",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -31,7 +32,7 @@ OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
     "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe", "llama4_text", "sarvam_moe", "gemma4_text",
-    "gemma4_unified_text",
+    "gemma4_unified_text", "flint", "kolibri1",
 )  # fmt: skip
 # Whose class wants a width that is a multiple of the heads, whatever head_dim says.
 MULTIPLE = ("llama", "exaone", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
@@ -57,7 +58,7 @@ NAMES = {
 }
 INNER = {
     **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), "n_inner"), "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None, "mpt": None,
-    "openai-gpt": None,
+    "openai-gpt": None, "kolibri1": None,
 }  # fmt: skip
 
 
@@ -238,6 +239,10 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             more |= dict(num_global_key_value_heads=rng.choice([k for k in range(1, H + 1) if H % k == 0])) if flag() else {}
             more |= dict(hidden_size_per_layer_input=0) if model_type == "gemma4_text" else {}
             more |= dict(final_logit_softcapping=10.0) if flag() else {}
+            if flag():
+                each = {kind: dict(head_dim=4 * rng.randint(1, 3)) for kind in ("sliding_attention", "full_attention")}
+                types = more.get("layer_types") or ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(L)]
+                more |= dict(per_layer_config={str(i): each[kind] for i, kind in enumerate([*types[:-1], "full_attention"])})
             return dict(attention_bias=flag(), sliding_window=window, attention_k_eq_v=flag(), global_head_dim=4 * rng.randint(1, 3), **more)
         case "phi" | "persimmon":
             return dict(qk_layernorm=flag())
@@ -258,6 +263,14 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
                 more |= dict(norm_topk_prob=flag())
             experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
             return dict(attention_bias=flag(), decoder_sparse_step=rng.randint(1, 3), **experts, **more)
+        case "flint" | "kolibri1":
+            experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
+            experts |= dict(shared_expert_intermediate_size=rng.randint(3, 20), norm_topk_prob=flag(), sliding_window=window)
+            more = dict(layer_types=layers) if flag() else {}
+            if model_type == "flint":
+                more |= dict(mlp_only_layers=sorted(rng.sample(range(L), rng.randint(0, L)))) if flag() else {}
+                more |= dict(attention_bias=flag(), decoder_sparse_step=rng.randint(1, 3))
+            return dict(**experts, **more)
         case "qwen2_moe":
             more = dict(mlp_only_layers=sorted(rng.sample(range(L), rng.randint(0, L)))) if flag() else {}
             if flag():

@@ -77,7 +77,9 @@ OWN = {
     **dict.fromkeys(("apertus", "apertus1p5_text"), {"attention_layernorm": "blocks.{}.attn_norm", "feedforward_layernorm": "blocks.{}.mlp_norm"}),
     "afmoe": NORM_AFTER | {"pre_mlp_layernorm": "blocks.{}.mlp_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", "exaone4", "gemma4_text", "gemma4_unified_text"), NORM_AFTER),
-    **dict.fromkeys(("glm4", "glm4v_text"), {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"}),
+    **dict.fromkeys(
+        ("glm4", "glm4v_text", "kolibri1"), {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"}
+    ),
 }
 GATED = {"mlp.gate_up_proj": "mlp", "shared_mlp.input_linear": "moe.shared"}  # gate and up in one
 CONV1D = ("gpt2", "openai-gpt")  # whose projections are [d_in, d_out]

@@ -118,7 +118,14 @@ def test_widths_where_layers_without_a_window_have_other_heads() -> None:
         family.apply(Shape(4, 640))
     with pytest.raises(UsageError, match=r"attention.full.head_dim is another head dim"):
         Family(family.spec, head_dim=64)
-    assert "2 key/value heads, which divide the heads; 4 of them in layers without a window" in "; ".join(family.rules({"d_model"}))
+    assert family.rules({"d_model"})[1:3] == [
+        "2 key/value heads, which divide the heads",
+        "in layers without a window head_dim 96, 4 key/value heads",
+    ]
+    many = structs.replace(attention, full=FullAttention(n_kv_heads=8))
+    family = Family(structs.replace(family.spec, attention=many))
+    assert family.head_multiple == 128 and family.apply(Shape(4, 640)).attention.full.n_kv_heads == 10
+    assert family.rules({"d_model"})[2] == "in layers without a window as many key/value heads as heads"
 
 
 def test_multiples_and_another_constant() -> None:

@@ -50,6 +50,15 @@ def weigh_what_comes_out(moe: torch.nn.Module, x: torch.Tensor) -> tuple[torch.T
     return moe.shared_expert(flat) + (each * weights.T[..., None]).sum(0), None
 
 
+def choose_by_scores(router: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Kolibri's experts, chosen by scores and biases."""
+    logits = router.weight @ x.reshape(-1, router.hidden_dim).T
+    scores = logits.T.sigmoid()
+    chosen = (scores + router.e_score_correction_bias).topk(router.top_k, dim=-1).indices
+    weights = scores.gather(1, chosen)
+    return logits.T, weights / weights.sum(-1, keepdim=True) if router.norm_topk_prob else weights, chosen
+
+
 SCALED = ("gpt_oss", "cwm", "apertus", "apertus1p5_text")  # whose classes scale rotary positions by default
 
 
@@ -57,6 +66,8 @@ SCALED = ("gpt_oss", "cwm", "apertus", "apertus1p5_text")  # whose classes scale
 def test_same_logits_as_the_library(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if model_type == "llama4_text":  # the weights of experts on what goes in, which a spec does not carry
         monkeypatch.setattr("transformers.models.llama4.modeling_llama4.Llama4TextMoe.forward", weigh_what_comes_out)
+    if model_type == "kolibri1":  # by logits and biases, which a spec does not carry
+        monkeypatch.setattr("transformers.models.kolibri1.modeling_kolibri1.Kolibri1TopKRouter.forward", choose_by_scores)
     if model_type == "phimoe":  # the weights of SparseMixer, which a spec does not carry
         monkeypatch.setattr("transformers.models.phimoe.modeling_phimoe.sparsemixer", lambda scores, **_: scores.softmax(-1).topk(2))
     for seed in range(6):
@@ -68,7 +79,9 @@ def test_same_logits_as_the_library(model_type: str, monkeypatch: pytest.MonkeyP
         if model_type == "deepseek_v2":
             config["topk_method"] = "greedy"  # else groups rank by their best expert alone, which a spec does not carry
         if model_type in ("gemma4_text", "gemma4_unified_text"):  # else a proportional share, which a spec does not carry
-            config["rope_parameters"] = {kind: {"rope_type": "default", "rope_theta": 300.0} for kind in ("full_attention", "sliding_attention")}
+            config["rope_parameters"] = {
+                kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in (("full_attention", 300.0), ("sliding_attention", 30.0))
+            }
         if model_type in SCALED:
             config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1000.0}  # else scaling, which a spec does not carry
         if model_type in ("ministral3", "mistral4"):  # likewise, and a factor on the queries from this length on

@@ -42,7 +42,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ),
     (
         dict(attention=dict(n_heads=4, window=[5, None], full=dict(head_dim=10**9), head_dim=8), d_model=10**9),
-        "attention.n_heads",
+        "attention.full.head_dim",
         "weights of at most 1e+18 elements",
     ),
     (dict(attention=dict(n_heads=4, values_from_keys=True)), "attention.values_from_keys", "with attention.qk_norm, in all layers, and attention.v_"),

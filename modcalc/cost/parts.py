@@ -71,7 +71,7 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
 
 
 def _vectors(norm: NormPlan, heads: Dim, head_dim: Dim) -> Dim:
-    """How often a q or k norm runs per token: once over all heads, or once a head."""
+    """How often a q, k or v norm runs per token: once over all heads, or once a head."""
     return heads if norm.width is head_dim or equal(norm.width, head_dim) else 1
 
 

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import exact, heads, inner_width, inner_widths, mlp_layers, up
-from modcalc.spec.schema import Schedule, Spec
+from modcalc.spec.schema import FullAttention, Schedule, Spec
 
 HARDWARE_MULTIPLE = 64  # tensor cores and their tilings like widths in multiples of this
 
@@ -42,8 +42,9 @@ class Family:
     """Shapes that share everything but the knobs with `spec`.
 
     head_dim stays (or is the one given), so the number of heads follows d_model. Key/value heads are as many as heads
-    where the spec has it so, else their number stays and must divide the heads. Inner widths keep their ratio to d_model,
-    rounded up to a multiple. Latent ranks, bypass and predictor widths stay.
+    where the spec has it so, else their number stays and must divide the heads; likewise in layers without a window.
+    Inner widths keep their ratio to d_model, rounded up to a multiple. Latent ranks, bypass and predictor widths
+    stay.
     """
 
     spec: Spec
@@ -95,10 +96,9 @@ class Family:
 
     @property
     def kv_heads(self) -> list[int]:
-        """Numbers of key/value heads that divide the heads of every shape."""
+        """Numbers of key/value heads that stay, and so divide the heads of every shape; without those that are as many as heads."""
         a = self.spec.attention
-        own = [] if self.many_kv_heads else [a.n_kv_heads]
-        return [*own, a.full.n_kv_heads] if a.full and a.full.n_kv_heads else own
+        return [K for K in (a.n_kv_heads, a.full and a.full.n_kv_heads) if K and a.n_heads != K]
 
     def widths(self, d_model: int) -> Widths | None:
         """The widths of shapes as wide as `d_model`; None where heads are not whole or do not share their keys evenly."""
@@ -153,6 +153,7 @@ class Family:
                 n_heads=w.n_heads,
                 n_kv_heads=None if spec.attention.n_kv_heads is None else w.n_kv_heads,
                 head_dim=spec.attention.head_dim and (self.head_dim or spec.attention.head_dim),
+                full=self._full(w.n_heads),
             )
             if spec.moe:
                 changes["moe"] = structs.replace(spec.moe, d_ff=w.expert, shared_d_ff=w.shared)
@@ -166,6 +167,11 @@ class Family:
             given = {k: v for k, v in (("capacity", shape.capacity), ("every", shape.every)) if v is not None}
             changes["mod"] = structs.replace(spec.mod, **given)
         return structs.replace(spec, **changes)
+
+    def _full(self, n_heads: int) -> FullAttention | None:
+        """Heads of layers without a window, of a shape with so many."""
+        full = self.spec.attention.full
+        return structs.replace(full, n_kv_heads=n_heads) if full and full.n_kv_heads == self.spec.attention.n_heads else full
 
     def name(self, shape: Shape, spec: Spec) -> str:
         """A name that tells the shape from its sisters."""
@@ -185,12 +191,17 @@ class Family:
             else:
                 words.append(f"head_dim {self.head_dim or heads(self.spec)[2]}, heads {self.heads_per_width} of d_model")
                 words.append("key/value heads as many as heads" if self.many_kv_heads else f"{a.n_kv_heads} key/value heads, which divide the heads")
-                if a.full and a.full.n_kv_heads:
-                    words.append(f"{a.full.n_kv_heads} of them in layers without a window")
+                if a.full and (a.full.n_kv_heads or a.full.head_dim):
+                    words.append(f"in layers without a window {self._words_of_full()}")
             if "d_ff" not in knobs:
                 ratio = mlp.ratio if mlp.ratio is not None else float(round(self.ff_ratio, 4))
                 words.append(f"d_ff {ratio:g} d_model" + (f" up to a multiple of {self.ff_multiple}" if self.ff_multiple > 1 else ""))
         return words + self._of_experts(knobs)
+
+    def _words_of_full(self) -> str:
+        a = self.spec.attention
+        many = "as many key/value heads as heads" if a.full.n_kv_heads == a.n_heads else f"{a.full.n_kv_heads} key/value heads"
+        return ", ".join([f"head_dim {a.full.head_dim}"] * bool(a.full.head_dim) + [many] * bool(a.full.n_kv_heads))
 
     def _of_experts(self, knobs: "set[str] | dict") -> list[str]:
         """Experts with a width of their own: how that follows, and what is left to d_ff."""

@@ -29,13 +29,13 @@ from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 
 TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **EXPERTS, **DEEPSEEK, **TEXT, **GEMMA4}
-# Another type under a name of its own: Kimi K2's is there to tell it from DeepSeek-V3, whose class its file names.
-ALIASES = {"kimi_k2": "deepseek_v3"}
+# Another type under a name of its own: Kimi K2's is there to tell it from DeepSeek-V3, whose class its file names, GPT-SW3's its tokenizer.
+ALIASES = {"gpt-sw3": "gpt2", "kimi_k2": "deepseek_v3"}
 
 # For a better message only: what people try, and what cannot be billed as a decoder.
 ENCODER_DECODERS = {
-    "bart", "blenderbot", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "plbart", "prophetnet",
-    "switch_transformers", "t5", "t5gemma", "t5gemma2", "umt5", "whisper",
+    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "mvp", "nllb-moe",
+    "pegasus", "plbart", "prophetnet", "switch_transformers", "t5", "t5gemma", "t5gemma2", "umt5", "whisper",
 }  # fmt: skip
 # Decoders of the library with parts that no spec can describe, by what these are; near names must not be suggested for them.
 BEYOND = {
@@ -56,7 +56,11 @@ BEYOND = {
     ),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), "embeddings of their own for each layer"),
     **dict.fromkeys(
-        ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta", "xlnet"),
+        (
+            "albert", "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra",
+            "ernie", "megatron-bert", "modernbert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta",
+            "xlm-roberta-xl", "xlnet", "xmod",
+        ),
         "attention to tokens that come later",
     ),
     **dict.fromkeys(("laguna", "step3p5"), "layers with more heads of queries than others"),
@@ -71,6 +75,7 @@ BEYOND = {
     "doge": "masks that are made of the values",
     "dory": "a residual stream that keeps its length (nGPT)",
     "gpt_neox_japanese": "a bias in the last layer alone",
+    **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts of another model's tokens"),
     "hrm_text": "layers that are applied in nested loops",
     "jetmoe": "experts within attention",
     "longcat_flash": "two attentions and MLPs a layer, with experts beside them",
@@ -141,6 +146,8 @@ def _model_type(at: Source) -> ModelType:
     near = [] if known.startswith(tuple(f"{kind}_" for kind in TYPES)) else get_close_matches(known, TYPES, 1, 0.75)
     near = [f"{known}_text"] if f"{known}_text" in TYPES else near
     hint = f"did you mean {near[0]}? " if near else ""
+    if inner := _decoder(at):
+        raise SpecError([at.problem("model_type", f"{show(name)} is a larger model{inner}")])
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}; a spec written by hand may say what it is")])
 
 

@@ -274,9 +274,9 @@ _V3, _GLM_4 = _DEEPSEEK["deepseek_v3"], _DEEPSEEK["glm4_moe"]
 DEEPSEEK: dict[str, ModelType] = _DEEPSEEK | {
     "sarvam_mla": replace(
         _V3,
-        defaults=_V3.defaults | sizes(262144, 4096, 32, 64) | dict(
-            intermediate_size=16384, num_key_value_heads=None, n_routed_experts=128, q_lora_rank=None, n_group=1, topk_group=1,
-            first_k_dense_replace=1,
+        defaults=_V3.defaults | sizes(
+            262144, 4096, 32, 64, intermediate_size=16384, num_key_value_heads=None, n_routed_experts=128, q_lora_rank=None, n_group=1,
+            topk_group=1, first_k_dense_replace=1,
         ),
         names=SARVAM_NAMES,
         free=_V3.free | SARVAM_FREE | {"q_head_dim"},
@@ -284,11 +284,12 @@ DEEPSEEK: dict[str, ModelType] = _DEEPSEEK | {
     ),
     "sarvam_moe": replace(
         _GLM_4,
-        defaults=_GLM_4.defaults | sizes(262144, 4096, 19, 64) | dict(
-            intermediate_size=8192, num_key_value_heads=4, head_dim=64, rms_norm_eps=1e-6, moe_intermediate_size=1024, num_experts_per_tok=6,
-            routed_scaling_factor=2.5, use_qk_norm=True, rope_theta=8000000.0, partial_rotary_factor=1.0, moe_shared_expert_intermediate_size=None,
+        defaults=_GLM_4.defaults | sizes(
+            262144, 4096, 19, 64, intermediate_size=8192, num_key_value_heads=4, head_dim=64, rms_norm_eps=1e-6, moe_intermediate_size=1024,
+            num_experts_per_tok=6, routed_scaling_factor=2.5, use_qk_norm=True, rope_theta=8000000.0, partial_rotary_factor=1.0,
+            moe_shared_expert_intermediate_size=None,
         ),
-        checks=(r.read_instead("moe_shared_expert_intermediate_size", "moe_intermediate_size", of("moe_intermediate_size")),),
+        checks=(r.needed("head_dim"), r.read_instead("moe_shared_expert_intermediate_size", "moe_intermediate_size", of("moe_intermediate_size")),),
         names=SARVAM_NAMES | {"use_qkv_bias": "attention_bias"},
         free=_GLM_4.free | SARVAM_FREE,
         fixed=_GLM_4.fixed | SARVAM_FIXED,

@@ -1,5 +1,5 @@
 """Model types with experts in all layers or most: Mixtral, Qwen2-MoE and Qwen3-MoE, OLMoE, FlexOlmo, gpt-oss, MiniMax-M2, Granite-MoE
-and Granite 4, Phi-3.5-MoE, HunYuan, Mellum, Aria, ERNIE 4.5."""
+and Granite 4, Phi-3.5-MoE, HunYuan, Mellum, Aria, ERNIE 4.5, Flint, Kolibri."""
 
 from dataclasses import replace
 
@@ -131,6 +131,43 @@ EXPERTS: dict[str, ModelType] = {
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE | TRAINED_IN_PARALLEL | {"max_window_layers"},
         fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    # Layers with a window alone are rotated; the shared expert has no gate, the first two layers no experts.
+    "flint": ModelType(
+        defaults=sizes(
+            150144, 2048, 49, 32, max_position_embeddings=262144, intermediate_size=6144, num_key_value_heads=4, head_dim=128, rms_norm_eps=1e-6,
+            attention_bias=False, sliding_window=513, layer_types=None, decoder_sparse_step=1, moe_intermediate_size=512,
+            shared_expert_intermediate_size=1024, num_experts_per_tok=6, num_experts=256, norm_topk_prob=True, mlp_only_layers=None, **SILU,
+            **rope(),
+        ),
+        knobs={
+            **LLAMA, **layers.unrotated(layers.windowed(layers.flint_window)), **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts", "sigmoid"),
+            **layers.to_the_end(layers.flint_sparse_layers), "attention.window": layers.flint_window, "attention.sinks": True,
+            "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": 1, "moe.shared_d_ff": of("shared_expert_intermediate_size"),
+            "moe.renormalize": of("norm_topk_prob"),
+        },
+        only_if={"moe": layers.flint_sparse_layers},
+        checks=WHOLE,
+        free=ROUTED_FREE,
+        fixed=UNROTATED | NO_MLP_BIAS,
+    ),
+    # Layers with a window alone are rotated, where there are such. Experts are chosen by logits and biases, ours by scores and biases.
+    "kolibri1": ModelType(
+        defaults=sizes(
+            128000, 2560, 50, 48, max_position_embeddings=262144, num_key_value_heads=4, head_dim=128, rms_norm_eps=1e-6, sliding_window=513,
+            layer_types=None, moe_intermediate_size=512, shared_expert_intermediate_size=512, num_experts_per_tok=6, num_experts=384,
+            norm_topk_prob=False, **SILU, **rope(),
+        ),
+        knobs={
+            **LLAMA, **layers.unrotated(layers.kolibri_rotates), **QK_HEAD, **experts("num_experts", "sigmoid"), "norm.placement": "sandwich",
+            "attention.window": layers.kolibri_window, "mlp.d_ff": of("moe_intermediate_size"), "moe.n_shared": 1,
+            "moe.shared_d_ff": of("shared_expert_intermediate_size"), "moe.renormalize": of("norm_topk_prob"), "moe.balance_bias": True,
+        },
+        checks=WHOLE,
+        names={"num_local_experts": "num_experts"},
+        free=ROUTED_FREE,
+        fixed=UNROTATED | NO_BIAS,
+        dropped=(lambda c: "balancing biases on logits",),
     ),
     "olmoe": ModelType(
         defaults=sizes(

@@ -14,21 +14,23 @@ from modcalc.spec.hub_outnorm import GEMMA_2
 from modcalc.spec.hub_parts import ATTENTION_DROPOUT, NO_MLP_BIAS, QK_HEAD, UNROTATED, ModelType, sizes
 from modcalc.spec.hub_rules import Config, Refused, Rule
 
-
-def _but_each_sixth(c: Config, i: int) -> bool:
-    return (i + 1) % 6 != 0 and i + 1 < c["num_hidden_layers"]
+TYPES = ("sliding_attention", "full_attention")
 
 
-_BY_TYPES = layers.layered_window(_but_each_sixth)
+def windows(c: Config) -> list[bool]:
+    """Which layers have a window: by layer_types, or all but each sixth; never the last one, whatever layer_types says."""
+    types = layers.each_layer(c, "layer_types") or [TYPES[(i + 1) % 6 == 0] for i in range(c["num_hidden_layers"])]
+    for given in types:
+        if given not in TYPES:
+            raise Refused("layer_types", f"{show(given)} is neither {' nor '.join(TYPES)}")
+    return [given == TYPES[False] for given in types[:-1]] + [False]
 
 
 def window(c: Config) -> Any:
-    """By layer_types, or but for each sixth layer; the last one never has one, whatever layer_types says."""
-    types = layers.each_layer(c, "layer_types")
-    return _BY_TYPES(c if types is None else Config(c, layer_types=[*types[:-1], "full_attention"]))
-
-
-windows = layers.windowed(window)
+    slides = windows(c)
+    if c["sliding_window"] is None and any(slides):
+        raise Refused("sliding_window", "null, but layers have sliding_attention, which needs a window")
+    return layers.pattern([c["sliding_window"] if has_one else None for has_one in slides])
 
 
 class Heads(NamedTuple):
@@ -37,23 +39,27 @@ class Heads(NamedTuple):
     values_from_keys: bool = False
 
 
-def full(c: Config) -> Heads:
-    """Of layers without a window: as per_layer_config says for each of them, or as two fields of older files do."""
-    K, N, same = c["num_key_value_heads"], c["head_dim"], c["attention_k_eq_v"]
+def heads(c: Config) -> tuple[Heads, Heads]:
+    """Of layers with a window (or of all, where none has one), and of those without: as per_layer_config says for each layer, or as
+    two fields of older files do.
+    """
+    K, N, same, slides = c["num_key_value_heads"], c["head_dim"], c["attention_k_eq_v"], windows(c)
     if c["per_layer_config"] is None:
-        return Heads((c["num_global_key_value_heads"] if same else None) or K, c["global_head_dim"], same)
-    own = [(K, N)] * c["num_hidden_layers"]
+        full = Heads((c["num_global_key_value_heads"] if same else None) or K, c["global_head_dim"], same)
+        return (Heads(K, N) if any(slides) else full), full
+    own = [(K, N)] * len(slides)
     for layer, said in c["per_layer_config"].items():
         if not str(layer).isdecimal() or int(layer) >= len(own):  # in files with zeros before: "05"
             raise Refused("per_layer_config", f"{show(layer)} is no layer, which are 0 to {len(own) - 1}")
-        own[int(layer)] = _own(c, layer, said)
-    found = {heads for heads, has_window in zip(own, windows(c), strict=True) if not has_window}
-    if len(found) > 1 or any(heads != (K, N) for heads, has_window in zip(own, windows(c), strict=True) if has_window):
+        own[int(layer)] = _own_heads(c, layer, said)
+    windowed, others = ({h for h, has_one in zip(own, slides, strict=True) if has_one == kind} for kind in (True, False))
+    if len(windowed) > 1 or len(others) > 1:
         raise Refused("per_layer_config", "layers of one type that differ, which no spec can describe")
-    return Heads(*found.pop(), same)
+    full = Heads(*others.pop(), same)
+    return (Heads(*windowed.pop()) if windowed else full), full
 
 
-def _own(c: Config, layer: object, said: Any) -> tuple[int, int]:
+def _own_heads(c: Config, layer: object, said: Any) -> tuple[int, int]:
     """Key/value heads and head_dim of a layer."""
     known = ("num_key_value_heads", "head_dim")
     if not isinstance(said, Mapping) or not said.keys() <= set(known) or not all(type(v) is int and v > 0 for v in said.values()):
@@ -61,40 +67,39 @@ def _own(c: Config, layer: object, said: Any) -> tuple[int, int]:
     return tuple(said.get(field, c[field]) for field in known)
 
 
-def first(c: Config) -> Heads:
-    """Of layers with a window, or of all where none has one."""
-    return Heads(c["num_key_value_heads"], c["head_dim"]) if any(windows(c)) else full(c)
-
-
-def otherwise(field: str) -> Rule:
+def where_full_differs(field: str) -> Rule:
     """What layers without a window have otherwise."""
 
     def rule(c: Config) -> Any:
-        own, others = getattr(full(c), field), getattr(first(c), field)
-        return None if own == others else own
+        others, full = (getattr(kind, field) for kind in heads(c))
+        return None if full == others else full
 
     return rule
 
 
-def kv_heads(heads: Heads, c: Config) -> int | None:
-    return r.kv_heads(Config(c, num_key_value_heads=heads.n_kv_heads))
+def kv_heads(c: Config, at: int = 0) -> int | None:
+    return r.kv_heads(Config(c, num_key_value_heads=heads(c)[at].n_kv_heads))
 
 
 def full_kv_heads(c: Config) -> int | None:
-    kv_heads(full(c), c)  # which must divide the heads
-    return otherwise("n_kv_heads")(c)
+    kv_heads(c, 1)  # which must divide the heads
+    return where_full_differs("n_kv_heads")(c)
 
 
 def whole_heads_turn(c: Config) -> None:
-    """A proportional share turns the others by nothing, and any other type reads no share."""
+    """A proportional share turns the rest by nothing, and where positions are not scaled no share is read."""
+    if c["rope_parameters"] == {}:
+        raise Refused("rope_parameters", f"{{}}: the sections {' and '.join(rotary.LAYERS)} are needed, or no such field")
     for kind in rotary.LAYERS:
-        section = (c["rope_parameters"] or {}).get(kind)
-        if isinstance(section, Mapping) and section.get("rope_type") != "proportional" and section.get("partial_rotary_factor") not in (None, 1):
-            said = f"{kind}: partial_rotary_factor {show(section['partial_rotary_factor'])}, which only rope_type proportional reads"
+        given = (c["rope_parameters"] or {}).get(kind) or {}
+        share = rotary.Section("rope_parameters", given if isinstance(given, Mapping) else {}).number("partial_rotary_factor")
+        proportional = isinstance(given, Mapping) and given.get("rope_type") == "proportional"
+        if share is not None and (share > 1 or (share < 1 and not proportional)):
+            said = f"{kind}: partial_rotary_factor {share:g}; these models rotate whole heads, but for a share of rope_type proportional"
             raise Refused("rope_parameters", said)
 
 
-def without(field: str, what: str) -> Rule:
+def has_no(field: str, what: str) -> Rule:
     """A check that a model has no such part."""
 
     def rule(c: Config) -> None:
@@ -104,6 +109,8 @@ def without(field: str, what: str) -> Rule:
     return rule
 
 
+OWN_KEYS = has_no("num_kv_shared_layers", "layers that take keys and values from another one")
+NEEDED = (r.needed("head_dim"), r.needed("num_key_value_heads"))
 GEMMA_4 = ModelType(
     defaults=sizes(
         262144, 2304, 30, 8, tied=True, max_position_embeddings=131072, intermediate_size=9216, num_key_value_heads=4, head_dim=256,
@@ -113,24 +120,24 @@ GEMMA_4 = ModelType(
     ),
     knobs={
         **GEMMA_2, **QK_HEAD, "norm.unit_offset": None, "attention.scale": 1.0, "attention.softcap": None, "attention.v_norm": True,
-        "attention.window": window, "attention.n_kv_heads": lambda c: kv_heads(first(c), c),
-        "attention.head_dim": lambda c: r.head_dim(Config(c, head_dim=first(c).head_dim)),
-        "attention.values_from_keys": lambda c: first(c).values_from_keys or None, "attention.full.n_kv_heads": full_kv_heads,
-        "attention.full.head_dim": otherwise("head_dim"), "attention.full.values_from_keys": otherwise("values_from_keys"),
+        "attention.window": window, "attention.n_kv_heads": kv_heads,
+        "attention.head_dim": lambda c: r.head_dim(Config(c, head_dim=heads(c)[0].head_dim)),
+        "attention.values_from_keys": lambda c: heads(c)[0].values_from_keys or None, "attention.full.n_kv_heads": full_kv_heads,
+        "attention.full.head_dim": where_full_differs("head_dim"),
+        "attention.full.values_from_keys": where_full_differs("values_from_keys"),
         "positions.theta": rotary.theta_of_layers("full_attention", 1000000.0, lambda c: True),
         "positions.local_theta": rotary.theta_of_layers("sliding_attention", 10000.0, lambda c: any(windows(c))),
     },
     checks=(
-        without("hidden_size_per_layer_input", "embeddings of their own for each layer"),
-        without("num_kv_shared_layers", "layers that take keys and values from another one"),
-        without("enable_moe_block", "experts beside an MLP, each between norms of its own"),
-        whole_heads_turn,
+        *NEEDED, OWN_KEYS, whole_heads_turn,
+        has_no("hidden_size_per_layer_input", "embeddings of their own for each layer"),
+        has_no("enable_moe_block", "experts beside an MLP, each between norms of its own"),
     ),
     # Of parts that these models do not have.
     free=ATTENTION_DROPOUT | {
         "expert_intermediate_size", "moe_intermediate_size", "num_experts", "top_k_experts", "use_double_wide_mlp", "vocab_size_per_layer_input",
     },
-    fixed=UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (False, None, "vision")},
+    fixed=UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (None, "vision")},
     dropped=(lambda c: "a factor on what each layer returns", lambda c: None if c["rope_parameters"] else "proportional RoPE scaling"),
     by_layer=True,
 )  # fmt: skip
@@ -142,7 +149,7 @@ GEMMA4: dict[str, ModelType] = {
         GEMMA_4,
         defaults={k: v for k, v in GEMMA_4.defaults.items() if k not in ("hidden_size_per_layer_input", "enable_moe_block")}
         | dict(max_position_embeddings=262144, sliding_window=1024),
-        checks=(GEMMA_4.checks[1], whole_heads_turn),
+        checks=(*NEEDED, OWN_KEYS, whole_heads_turn),
         free=GEMMA_4.free | {"enable_moe_block"},
         fixed=GEMMA_4.fixed | {"hidden_size_per_layer_input": (0, None)},
     ),

@@ -11,7 +11,7 @@ from modcalc.spec.hub_rules import Config, Refused, Rule, needed, of, read_inste
 def pattern(values: list) -> Any:
     """The shortest list that gives `values` when repeated; its entry alone if there is only one."""
     for period in range(1, len(values) + 1):
-        if all(v == values[i % period] for i, v in enumerate(values)):
+        if values[period:] == values[:-period]:
             return values[:period] if period > 1 else values[0]
     return None
 
@@ -178,6 +178,18 @@ def exaone_rotates(c: Config) -> list[bool]:
     return [True] * c["num_hidden_layers"] if c["sliding_window"] is None else windowed(exaone_window)(c)
 
 
+kolibri_window = layered_window(lambda c, i: (i + 1) % 5 != 0)
+
+
+def kolibri_rotates(c: Config) -> list[bool]:
+    """As EXAONE 4."""
+    return [True] * c["num_hidden_layers"] if c["sliding_window"] is None else windowed(kolibri_window)(c)
+
+
+# Flint: none in the first two layers, each fourth from the second on, and the last.
+flint_window = layered_window(lambda c, i: i >= 2 and i % 4 != 1 and i + 1 != c["num_hidden_layers"])
+
+
 def switched_window(c: Config) -> int | None:
     """One window for all layers, behind use_sliding_window."""
     return c["sliding_window"] if c["use_sliding_window"] else None
@@ -279,6 +291,11 @@ def qwen_sparse_layers(c: Config) -> list[int]:
         return []
     step, dense = c["decoder_sparse_step"], set(c["mlp_only_layers"] or ())
     return [i for i in range(step - 1, c["num_hidden_layers"], step) if i not in dense]
+
+
+def flint_sparse_layers(c: Config) -> list[int]:
+    """As Qwen's, but without mlp_only_layers the first two are dense."""
+    return qwen_sparse_layers(Config(c, mlp_only_layers=[0, 1]) if c["mlp_only_layers"] is None else c)
 
 
 def qwen_explicit_layers(c: Config) -> list[int] | None:

@@ -73,8 +73,10 @@ RMSNORM: dict[str, ModelType] = {
     # EXAONE 3 and 3.5: Llama under other names.
     "exaone": replace(
         _LLAMA,
-        defaults=_LLAMA.defaults | sizes(102400, 4096, 32, 32, max_position_embeddings=4096, intermediate_size=14336, num_key_value_heads=8)
-        | dict(rms_norm_eps=1e-5, rope_theta=500000.0),
+        defaults=_LLAMA.defaults | sizes(
+            102400, 4096, 32, 32, max_position_embeddings=4096, intermediate_size=14336, num_key_value_heads=8, rms_norm_eps=1e-5,
+            rope_theta=500000.0,
+        ),
         names={"activation_function": "hidden_act", "layer_norm_epsilon": "rms_norm_eps", "num_layers": "num_hidden_layers"},
         free=ATTENTION_DROPOUT | {"embed_dropout", "resid_dropout"},
         fixed=UNROTATED | NO_WINDOW,

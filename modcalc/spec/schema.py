@@ -78,7 +78,9 @@ class Attention(Strict, kw_only=True):
     qk_norm: _doc(QkNorm | None, "a norm on queries and keys; null: none; {}: one weight of head_dim, of the model's kind") = None
     v_norm: _doc(bool, "a norm without a weight on each head's values, of the model's kind (Gemma 4)") = False
     values_from_keys: _doc(
-        bool, "no projection of values: they are what that of the keys makes, before it is normed as keys are and turned; with qk_norm and v_norm"
+        bool,
+        "no projection of values: they are what that of the keys makes, before it is normed as keys are and turned. Needs v_norm, and "
+        "qk_norm in all layers; bias.v is then without effect",
     ) = False
     window: _doc(
         Size | list[Size | None] | None,
@@ -97,7 +99,7 @@ class Attention(Strict, kw_only=True):
         "attention, arXiv 2505.06708); elementwise: a gate for each entry (Arcee Trinity); headwise: one for each head",
     ) = None
     latent: _doc(Latent | None, "multi-head latent attention instead of plain q, k, v projections") = None
-    full: _doc(FullAttention | None, "what layers without a window have otherwise, where others have one; null: nothing") = None
+    full: _doc(FullAttention | None, "other heads of the layers that have no window, where others have one; null: all have the same") = None
 
 
 class Positions(Strict, kw_only=True):

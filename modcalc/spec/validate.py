@@ -63,8 +63,9 @@ def text_rules(r: Rules) -> None:
 def attention_rules(r: Rules) -> None:
     spec, a = r.spec, r.spec.attention
     if a.latent:
-        own = ("n_kv_heads", "head_dim", "qk_norm", "v_norm", "values_from_keys", "full")
+        own = ("n_kv_heads", "head_dim", "qk_norm", "full")
         r.idle("with attention.latent, which sets the head dims itself", *(f"attention.{key}" for key in own))
+        r.idle("with attention.latent, whose keys and values share one down projection", "attention.v_norm", "attention.values_from_keys")
         r.need(spec.positions.kind == "rotary", "positions.kind", "rotary with attention.latent", "rope_dim is its rotated part")
         if isinstance(a.bias, ProjectionBias) and a.bias.v:
             r.wrong("attention.bias.v", "false with attention.latent: keys and values share one down projection", "write bias.k for it")
@@ -72,11 +73,10 @@ def attention_rules(r: Rules) -> None:
         if a.head_dim is None and spec.d_model % a.n_heads:
             near = f"; divisors near it: {_near_divisors(spec.d_model, a.n_heads)}"
             r.wrong("attention.n_heads", f"a divisor of d_model {shown(spec.d_model)}{near}", "or give head_dim")
-        if a.n_kv_heads and a.n_heads % a.n_kv_heads:
-            r.wrong("attention.n_kv_heads", f"a divisor of n_heads {a.n_heads}; near it: {_near_divisors(a.n_heads, a.n_kv_heads)}")
-        if a.full and a.full.n_kv_heads and a.n_heads % a.full.n_kv_heads:
-            near = _near_divisors(a.n_heads, a.full.n_kv_heads)
-            r.wrong("attention.full.n_kv_heads", f"a divisor of n_heads {a.n_heads}; near it: {near}")
+        for path in ("attention.n_kv_heads", "attention.full.n_kv_heads"):
+            K = r.value(path)
+            if K and a.n_heads % K:
+                r.wrong(path, f"a divisor of n_heads {a.n_heads}; near it: {_near_divisors(a.n_heads, K)}")
         if a.full:
             r.need(a.full != FullAttention(), "attention.full", f"at least one of {', '.join(FullAttention.__struct_fields__)}")
         if a.values_from_keys and not (a.full and a.full.values_from_keys is False):
@@ -88,7 +88,7 @@ def attention_rules(r: Rules) -> None:
         windows = [window for window, _ in by_layer(spec)]
         if not any(windows):
             r.idle("without an attention.window", "attention.chunked")
-        if not any(windows) or all(windows):
+        if not a.latent and (not any(windows) or all(windows)):
             r.idle(f"where {'every' if all(windows) else 'no'} layer has an attention.window", "attention.full")
 
 
@@ -133,9 +133,14 @@ def position_rules(r: Rules) -> None:
         return  # said already
     else:
         width, where = heads(spec)[2], "attention.head_dim" if spec.attention.head_dim else "attention.n_heads"
-    _turns_pairs(r, width, where)
-    full = spec.attention.full
-    if full and full.head_dim and not latent:
+    full = None if latent else spec.attention.full
+    if not (full and full.head_dim) or spec.attention.window == [] or p.rotated == []:
+        _turns_pairs(r, width, where)
+        return
+    turned = {window is None for window, rotated in by_layer(spec) if rotated}
+    if False in turned:
+        _turns_pairs(r, width, where)
+    if True in turned:
         _turns_pairs(r, full.head_dim, "attention.full.head_dim")
 
 
@@ -250,13 +255,14 @@ def _amount(r: Rules, path: str, name: str, ratio: bool) -> object:
 def size_rules(r: Rules) -> None:
     """Each weight matrix within what can exist; single dims are bounded by the schema."""
     spec, a = r.spec, r.spec.attention
-    widest = max(heads(spec)[2], (a.full and a.full.head_dim) or 0)
-    width = a.n_heads * ((a.latent.nope_dim + a.latent.rope_dim + a.latent.v_dim) if a.latent else widest)
+    width = a.n_heads * ((a.latent.nope_dim + a.latent.rope_dim + a.latent.v_dim) if a.latent else heads(spec)[2])
     inner = spec.mlp.d_ff or int((spec.mlp.ratio or 0) * spec.d_model)
     weights = {
         "attention.n_heads": spec.d_model * width,
         "mlp.d_ff" if spec.mlp.d_ff else "mlp.ratio": spec.d_model * inner,
     }
+    if a.full and a.full.head_dim:
+        weights["attention.full.head_dim"] = spec.d_model * a.n_heads * a.full.head_dim
     if moe := spec.moe:
         own = moe.d_ff or inner
         weights |= {"moe.n_experts": spec.d_model * moe.n_experts * own, "moe.n_shared": spec.d_model * moe.n_shared * (moe.shared_d_ff or own)}
