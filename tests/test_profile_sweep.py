@@ -320,6 +320,16 @@ def test_what_is_known_stands_where_memory_runs_out_later(tmp_path, monkeypatch,
     assert (tmp_path / "r.jsonl").read_bytes() == before
 
 
+def test_what_stands_is_rated_under_a_peak_given_just_then(tmp_path, monkeypatch):
+    one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16))
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        ((known, _),) = run([one], file)
+        monkeypatch.setattr(sweep, "lacking", lambda job: "not enough memory: no room")
+        ((record, _),) = run([replace(one, peak=Peak(1e12, None, "told"))], file, again=True)
+        assert record.mfu == pytest.approx(known.flops.step / known.step_time_s.median / 1e12)
+        assert file.records[one.key()].mfu == record.mfu and verdict.ran_out("not enough memory: no room") not in file.records[one.key()].warnings
+
+
 def test_a_breakdown_of_other_steps_is_doubted(tmp_path):
     one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16), by="component")
     with ResultsFile(tmp_path / "r.jsonl") as file:

@@ -154,10 +154,7 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
         return
     found = _reached(device, dtype, working)
     machine = describe(device)
-    doubts = [verdict.busy(machine)]
-    if promise:
-        doubts.append(verdict.beyond_peak("matrix product", found.flops_per_s / promise.flops_per_s, promise.source))
-    for doubt in filter(None, doubts):
+    if promise and (doubt := verdict.beyond_peak("matrix product", found.flops_per_s / promise.flops_per_s, promise.source)):
         print(f"warning: {doubt}", file=sys.stderr)
     emit(peaks_document(machine, dtype, promise, found), [peaks_table(machine, dtype, promise, found)], format)
 
@@ -245,29 +242,31 @@ def _with_peaks(
     """
     import torch
 
-    from modcalc.measure import verdict
     from modcalc.measure.hardware import describe
 
     device, dtype = todo[0].device, todo[0].settings.dtype
     peak, found = file.peaks(describe(device), dtype, str(torch.__version__)) if file else (None, None)
     if measure and (found is None or again):
-        found = _reached(device, dtype, during)
-        if not (todo[0].world and todo[0].world.rank) and (doubt := verdict.busy(describe(device))):
-            print(f"warning: --peaks: {doubt}", file=sys.stderr)
+        found = _reached(device, dtype, during, todo[0].world)
     peak = min(filter(None, (todo[0].peak, peak)), key=lambda known: not known.given, default=None)
     return [replace(job, peak=peak, reached=found) for job in todo]
 
 
-def _reached(device: "torch.device", dtype: str, during: "Callable[[str], AbstractContextManager]") -> "Peak":
-    """What the device reaches. Raises UsageError where it has no memory free for that."""
+def _reached(device: "torch.device", dtype: str, during: "Callable[[str], AbstractContextManager]", world: "World | None" = None) -> "Peak":
+    """What the device reaches; the first process says if that is doubtful. Raises UsageError where the device has no memory free for that."""
     from modcalc.errors import UsageError
+    from modcalc.measure import verdict
+    from modcalc.measure.hardware import describe
     from modcalc.measure.reach import reached
     from modcalc.measure.usage import out_of_memory
 
     try:
         with during("measuring what the device reaches"):
-            return reached(device, dtype)
+            found = reached(device, dtype)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         raise UsageError(f"--peaks: memory ran out on the {device.type}; does something else use it?") from error
+    if not (world and world.rank) and (doubt := verdict.busy(describe(device))):
+        print(f"warning: --peaks: {doubt}", file=sys.stderr)
+    return found

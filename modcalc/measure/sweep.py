@@ -37,6 +37,14 @@ def _known(job: Job, results: ResultsFile | None) -> Record | None:
     return known and named(known, job.spec.name, job.baseline and job.baseline.name)
 
 
+def _kept(known: Record, before: Record | None, results: ResultsFile | None) -> Record:
+    """What is known, written once more where it is a result under other peaks than before."""
+    if results and isinstance(known, Result) and (known.peak, known.reached) != (before.peak, before.reached):
+        known = msgspec.structs.replace(known, rated=now())
+        results.append(known)
+    return known
+
+
 def _with_other_parts(record: Record, before: Record | None) -> Record:
     """The record with what `_known` says of where the time goes by other parts: the last line knows more."""
     if not (isinstance(record, Result) and isinstance(before, Result)):
@@ -65,16 +73,14 @@ def run(
         if job.world:
             known = job.world.from_first(known)
         if known:
-            if results and isinstance(known, Result) and (known.peak, known.reached) != (before.peak, before.reached):
-                known = msgspec.structs.replace(known, rated=now())
-                results.append(known)
-            yield known, False
+            yield _kept(known, before, results), False
             continue
         with during(job) if during else nullcontext(quiet) as say:
             record = measured_or_failed(job, say)
         stands = isinstance(record, Failed) and isinstance(before, Result)  # what is known is not given for what could not be measured
         if stands and not job.world:
-            yield msgspec.structs.replace(before, warnings=[*before.warnings, verdict.ran_out(record.error)]), True
+            known = _kept(rated(before, job.peak, job.reached), before, results)
+            yield msgspec.structs.replace(known, warnings=[*known.warnings, verdict.ran_out(record.error)]), True
             continue
         if results and not stands:
             record = record if again else _with_other_parts(record, before)  # figures that are doubted are not kept
