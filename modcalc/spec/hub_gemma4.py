@@ -14,16 +14,16 @@ from modcalc.spec.hub_outnorm import GEMMA_2
 from modcalc.spec.hub_parts import ATTENTION_DROPOUT, NO_MLP_BIAS, QK_HEAD, UNROTATED, ModelType, sizes
 from modcalc.spec.hub_rules import Config, Refused, Rule
 
-TYPES = ("sliding_attention", "full_attention")
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def windows(c: Config) -> list[bool]:
     """Which layers have a window: by layer_types, or all but each sixth; never the last one, whatever layer_types says."""
-    types = layers.each_layer(c, "layer_types") or [TYPES[(i + 1) % 6 == 0] for i in range(c["num_hidden_layers"])]
+    types = layers.each_layer(c, "layer_types") or [SLIDING if (i + 1) % 6 else FULL for i in range(c["num_hidden_layers"])]
     for given in types:
-        if given not in TYPES:
-            raise Refused("layer_types", f"{show(given)} is neither {' nor '.join(TYPES)}")
-    return [given == TYPES[False] for given in types[:-1]] + [False]
+        if given not in (SLIDING, FULL):
+            raise Refused("layer_types", f"{show(given)} is neither {SLIDING} nor {FULL}")
+    return [*(given == SLIDING for given in types[:-1]), False]
 
 
 def window(c: Config) -> Any:
@@ -125,8 +125,8 @@ GEMMA_4 = ModelType(
         "attention.values_from_keys": lambda c: heads(c)[0].values_from_keys or None, "attention.full.n_kv_heads": full_kv_heads,
         "attention.full.head_dim": where_full_differs("head_dim"),
         "attention.full.values_from_keys": where_full_differs("values_from_keys"),
-        "positions.theta": rotary.theta_of_layers("full_attention", 1000000.0, lambda c: True),
-        "positions.local_theta": rotary.theta_of_layers("sliding_attention", 10000.0, lambda c: any(windows(c))),
+        "positions.theta": rotary.theta_of_layers(FULL, 1000000.0, lambda c: True),
+        "positions.local_theta": rotary.theta_of_layers(SLIDING, 10000.0, lambda c: any(windows(c))),
     },
     checks=(
         *NEEDED, OWN_KEYS, whole_heads_turn,
