@@ -54,7 +54,7 @@ class Xielu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         p = F.softplus(self.alpha_p.to(x.dtype))
         n = self.BETA + F.softplus(self.alpha_n.to(x.dtype))
-        # Clamped, as the gradient of what `where` leaves out must be finite.
+        # Clamped, as the gradient of an exponential that `where` leaves out must be finite.
         return torch.where(x > 0, p * x * x, (torch.expm1(x.clamp(max=0)) - x) * n) + self.BETA * x
 
 

@@ -220,6 +220,11 @@ def test_what_adds_to_the_rotary_settings_of_gemma_is_of_full_attention_and_goes
     assert (found.positions.theta, found.positions.local_theta) == (9.0, 10000.0)
 
 
+def test_gpt_sw3_is_a_gpt_2() -> None:
+    sw3, gpt2 = (from_config({"model_type": name, "n_layer": 2, "n_embd": 32, "n_head": 4}) for name in ("gpt-sw3", "gpt2"))
+    assert msgspec.structs.replace(sw3, name="", description=None) == msgspec.structs.replace(gpt2, name="", description=None)
+
+
 def test_heads_of_gemma_4() -> None:
     large, middle = named("gemma-4-31b").attention, named("gemma-4-12b").attention
     assert (large.n_kv_heads, large.head_dim, large.full) == (16, 256, FullAttention(n_kv_heads=4, head_dim=512, values_from_keys=True))

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.24")
 
-from hub_configs import draw, library_config, library_model, nulled  # noqa: E402
+from hub_configs import BALANCE, draw, library_config, library_model, nulled  # noqa: E402
 from hub_weights import convert, tensors  # noqa: E402
 
 from modcalc import build  # noqa: E402
@@ -30,6 +30,8 @@ def compare(config: dict, seed: str) -> None:
                 ("query_layernorm.weight", "key_layernorm.weight")
             ):  # after the rotation, which a norm of one factor may as well precede
                 parameter.fill_(parameter[0])
+            if spec.moe and config["model_type"] == "kolibri1" and name.endswith(BALANCE):  # added to logits, ours to scores
+                parameter.fill_(0.0)
         ours = build(spec, seq_len=TOKENS).eval()
         found = convert(theirs)
         assert set(found) == {name for name, _ in (*ours.named_parameters(), *ours.named_buffers())}, config
@@ -50,15 +52,6 @@ def weigh_what_comes_out(moe: torch.nn.Module, x: torch.Tensor) -> tuple[torch.T
     return moe.shared_expert(flat) + (each * weights.T[..., None]).sum(0), None
 
 
-def choose_by_scores(router: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Kolibri's experts, chosen by scores and biases."""
-    logits = router.weight @ x.reshape(-1, router.hidden_dim).T
-    scores = logits.T.sigmoid()
-    chosen = (scores + router.e_score_correction_bias).topk(router.top_k, dim=-1).indices
-    weights = scores.gather(1, chosen)
-    return logits.T, weights / weights.sum(-1, keepdim=True) if router.norm_topk_prob else weights, chosen
-
-
 SCALED = ("gpt_oss", "cwm", "apertus", "apertus1p5_text")  # whose classes scale rotary positions by default
 
 
@@ -66,8 +59,6 @@ SCALED = ("gpt_oss", "cwm", "apertus", "apertus1p5_text")  # whose classes scale
 def test_same_logits_as_the_library(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if model_type == "llama4_text":  # the weights of experts on what goes in, which a spec does not carry
         monkeypatch.setattr("transformers.models.llama4.modeling_llama4.Llama4TextMoe.forward", weigh_what_comes_out)
-    if model_type == "kolibri1":  # by logits and biases, which a spec does not carry
-        monkeypatch.setattr("transformers.models.kolibri1.modeling_kolibri1.Kolibri1TopKRouter.forward", choose_by_scores)
     if model_type == "phimoe":  # the weights of SparseMixer, which a spec does not carry
         monkeypatch.setattr("transformers.models.phimoe.modeling_phimoe.sparsemixer", lambda scores, **_: scores.softmax(-1).topk(2))
     for seed in range(6):

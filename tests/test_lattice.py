@@ -24,7 +24,7 @@ from modcalc.search.results import DROP, OK
 from modcalc.search.rules import Rules
 from modcalc.search.select import NEAR_TIES, Best
 from modcalc.spec.resolve import exact, resolve
-from modcalc.spec.schema import Attention, Mlp, Mod, Norm, QkNorm, Spec
+from modcalc.spec.schema import Attention, FullAttention, Mlp, Mod, Norm, QkNorm, Spec
 from modcalc.spec.validate import find_problems
 
 LIMITS = dict(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -73,7 +73,10 @@ def alone(family: Family, shape: Shape) -> list[Shape]:
 @settings(max_examples=300, **LIMITS)
 @given(lattices())
 def test_every_cost_of_a_lattice_equals_the_exact_account(drawn: tuple[Family, dict[str, list], Basis]) -> None:
-    family, axes, basis = drawn
+    equals_the_exact_account(*drawn)
+
+
+def equals_the_exact_account(family: Family, axes: dict[str, list], basis: Basis) -> None:
     lattice = Lattice(family, axes, basis, tuple(COSTS))
     seen = set()
     for chunk in lattice.chunks():
@@ -333,6 +336,14 @@ def test_the_own_width_need_not_suit_another_head_dim(spec: Spec) -> None:
     assert costs == {c.shape: c.forward for c in found.candidates}
     nothing = match(family, {"n_layers": [2]}, 10**9, "forward", basis, Rules(), within=Fraction(1), limit=9)
     assert (nothing.candidates, nothing.to_blame) == ((), "heads")
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 8])
+def test_other_heads_in_layers_without_a_window(n_kv_heads: int) -> None:
+    """Of two widths, with as many keys as heads in each, or with one."""
+    full = FullAttention(n_kv_heads=n_kv_heads, head_dim=48)
+    spec = structs.replace(DENSE, d_model=256, n_layers=4, attention=Attention(n_heads=8, n_kv_heads=2, window=[64, None], full=full))
+    equals_the_exact_account(Family(spec), {"d_model": [256, 512], "n_layers": [3, 4]}, basis_of(spec))
 
 
 def test_one_head_has_no_norms_for_each_head() -> None:

@@ -330,6 +330,20 @@ def test_what_stands_is_rated_under_a_peak_given_just_then(tmp_path, monkeypatch
         assert file.records[one.key()].mfu == record.mfu and verdict.ran_out("not enough memory: no room") not in file.records[one.key()].warnings
 
 
+def test_what_stands_among_many_processes(tmp_path, monkeypatch):
+    """They end, for the others may wait; the same command would run into it again."""
+    world = SimpleNamespace(rank=0, size=2, from_first=lambda known: known, lost=lambda error: False)
+    one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16))
+    with ResultsFile(tmp_path / "r.jsonl") as file:
+        ((known, _),) = run([one], file)
+        many = replace(one, world=world, by="layer", peak=Peak(1e12, None, "told"))
+        file.append(msgspec.structs.replace(known, key=many.key()))
+        monkeypatch.setattr(sweep, "lacking", lambda job: "not enough memory: no room")
+        with pytest.raises(UsageError, match="rank 0: not enough memory: no room; .*; what was measured before stands, so leave this point out"):
+            list(run([many], file))
+        assert file.records[many.key()].mfu
+
+
 def test_a_breakdown_of_other_steps_is_doubted(tmp_path):
     one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16), by="component")
     with ResultsFile(tmp_path / "r.jsonl") as file:

@@ -10,7 +10,7 @@ sampling) or numpy arrays (a lattice of shapes). One multiply-add is 2 FLOPs.
 | attention | B pairs H (N + N_v); pairs = t S, or as `causal` | H with sinks                      |
 | lookup    | 0                                                | rows width                        |
 | norm      | 0                                                | groups width (x 2 with bias)      |
-| pointwise | 0                                                | 0                                 |
+| pointwise | 0                                                | 2 of xIELU                        |
 
 t tokens of one sequence, S tokens attended to, H heads, N and N_v head dims of keys and of values, E experts.
 """
@@ -242,7 +242,7 @@ class NormOp(Op, frozen=True, kw_only=True):
 
 
 class Pointwise(Op, frozen=True, kw_only=True):
-    """Elementwise or data-moving work: `size` elements per token, free by the matmul convention.
+    """Elementwise or data-moving work: `size` elements per token, free by the matmul convention. Of all activations only xIELU has weights.
 
     what: activation, residual, rotary, softmax, softcap, scale, select (top-k and sort), gather, scatter, gate.
     """

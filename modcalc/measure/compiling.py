@@ -36,8 +36,18 @@ def room_for_graphs() -> Iterator[None]:
     """The compiler gives up on a function after a few graphs; blocks of many kinds or lengths need more."""
     import torch._dynamo
 
-    # A CUDA build says through it that there is no GPU, also when the CPU was asked for.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # The names of torch 2.6, which later releases keep as aliases of (accumulated_)recompile_limit.
-    with torch._dynamo.config.patch(cache_size_limit=GRAPHS, accumulated_cache_size_limit=GRAPHS):
+    with torch._dynamo.config.patch(cache_size_limit=GRAPHS, accumulated_cache_size_limit=GRAPHS), _unsaid():
         yield
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Without what a CUDA build says when it compiles for the CPU of a machine that has no GPU."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -78,16 +78,18 @@ def run(
         with during(job) if during else nullcontext(quiet) as say:
             record = measured_or_failed(job, say)
         stands = isinstance(record, Failed) and isinstance(before, Result)  # what is known is not given for what could not be measured
-        if stands and not job.world:
+        if stands:
             known = _kept(rated(before, job.peak, job.reached), before, results)
-            yield msgspec.structs.replace(known, warnings=[*known.warnings, verdict.ran_out(record.error)]), True
-            continue
-        if results and not stands:
+            if not job.world:
+                yield msgspec.structs.replace(known, warnings=[*known.warnings, verdict.ran_out(record.error)]), True
+                continue
+        elif results:
             record = record if again else _with_other_parts(record, before)  # figures that are doubted are not kept
             results.append(record)
         if job.world and isinstance(record, Failed):
             # The others may wait in collectives that will not come.
             kept = f"; it is in --out, so the same command{' without --again' if again else ''} goes on behind it" if results else ""
+            kept = "; what was measured before stands, so leave this point out" if stands else kept
             raise UsageError(f"rank {job.world.rank}: {record.error}; {job.settings.smaller}{kept}")
         yield record, True
 

@@ -143,22 +143,27 @@ def _model_type(at: Source) -> ModelType:
         raise SpecError([at.problem("model_type", f"{show(name)}: its models may have {BEYOND[name]}, which no spec can describe; {supported}")])
     # A longer name is another type (ernie4_5_vl_moe), not a misspelt one.
     known = str(name).lower()
-    near = [] if known.startswith(tuple(f"{kind}_" for kind in TYPES)) else get_close_matches(known, TYPES, 1, 0.75)
+    near = [] if known.startswith(tuple(f"{kind}_" for kind in TYPES)) else get_close_matches(known, [*TYPES, *ALIASES], 1, 0.75)
     near = [f"{known}_text"] if f"{known}_text" in TYPES else near
     hint = f"did you mean {near[0]}? " if near else ""
-    if inner := _decoder(at):
+    if inner := _section(at, read=True):
         raise SpecError([at.problem("model_type", f"{show(name)} is a larger model{inner}")])
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}; a spec written by hand may say what it is")])
 
 
 def _decoder(at: Source) -> str:
-    """Where the config of a text decoder stands in that of a larger model."""
+    """Where the config of a text decoder stands in that of a model of images or audio."""
+    flat = f"{at.fields.get('model_type')}{OF_TEXT}" in TYPES and "hidden_size" in at.fields
+    return _section(at) or (f"; its fields stand beside: give {at.label}#{TEXT_SECTION}" if flat else "")
+
+
+def _section(at: Source, read: bool = False) -> str:
+    """Which section is a text decoder's own. read: only if its type can be read."""
     for key, value in at.fields.items():
         inner = value.get("model_type") if isinstance(value, Mapping) else None
-        if isinstance(inner, str) and (key == TEXT_SECTION or inner in TYPES or inner in ALIASES):
+        if isinstance(inner, str) and (inner in TYPES or inner in ALIASES or (key == TEXT_SECTION and not read)):
             return f"; its own is the section {key} (model_type {show(inner)}): give {at.label}#{key}"
-    flat = f"{at.fields.get('model_type')}{OF_TEXT}" in TYPES and "hidden_size" in at.fields
-    return f"; its fields stand beside: give {at.label}#{TEXT_SECTION}" if flat else ""
+    return ""
 
 
 def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str]]:

@@ -48,6 +48,7 @@ NO_LATENT = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), (None,)),
     **dict.fromkeys(("n_group", "topk_group", "use_mla"), (False, None)),
 }
+WITHOUT_NULLS = tuple(r.needed(field) for field in ("head_dim", "num_key_value_heads", "sliding_window"))
 MELLUM_WINDOW = layers.layered_window(lambda c, i: False)
 GRANITE = ModelType(
     defaults=like_llama(32000, rms_norm_eps=1e-6, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS),
@@ -147,11 +148,11 @@ EXPERTS: dict[str, ModelType] = {
             "moe.renormalize": of("norm_topk_prob"),
         },
         only_if={"moe": layers.flint_sparse_layers},
-        checks=WHOLE,
+        checks=(*WHOLE, *WITHOUT_NULLS),
         free=ROUTED_FREE,
         fixed=UNROTATED | NO_MLP_BIAS,
     ),
-    # Layers with a window alone are rotated, where there are such. Experts are chosen by logits and biases, ours by scores and biases.
+    # Layers with a window alone are rotated. Experts are chosen by logits and biases, ours by scores and biases.
     "kolibri1": ModelType(
         defaults=sizes(
             128000, 2560, 50, 48, max_position_embeddings=262144, num_key_value_heads=4, head_dim=128, rms_norm_eps=1e-6, sliding_window=513,
@@ -159,11 +160,12 @@ EXPERTS: dict[str, ModelType] = {
             norm_topk_prob=False, **SILU, **rope(),
         ),
         knobs={
-            **LLAMA, **layers.unrotated(layers.kolibri_rotates), **QK_HEAD, **experts("num_experts", "sigmoid"), "norm.placement": "sandwich",
+            **LLAMA, **layers.unrotated(layers.windowed(layers.kolibri_window)), **QK_HEAD, **experts("num_experts", "sigmoid"),
+            "norm.placement": "sandwich",
             "attention.window": layers.kolibri_window, "mlp.d_ff": of("moe_intermediate_size"), "moe.n_shared": 1,
             "moe.shared_d_ff": of("shared_expert_intermediate_size"), "moe.renormalize": of("norm_topk_prob"), "moe.balance_bias": True,
         },
-        checks=WHOLE,
+        checks=(*WHOLE, *WITHOUT_NULLS),
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE,
         fixed=UNROTATED | NO_BIAS,

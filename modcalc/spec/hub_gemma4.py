@@ -78,7 +78,12 @@ def where_full_differs(field: str) -> Rule:
 
 
 def kv_heads(c: Config, at: int = 0) -> int | None:
-    return r.kv_heads(Config(c, num_key_value_heads=heads(c)[at].n_kv_heads))
+    K = heads(c)[at].n_kv_heads
+    try:
+        return r.kv_heads(Config(c, num_key_value_heads=K))
+    except Refused as refused:
+        field = "num_global_key_value_heads" if c["per_layer_config"] is None else "per_layer_config"
+        raise Refused("num_key_value_heads" if c["num_key_value_heads"] == K else field, refused.text) from None
 
 
 def full_kv_heads(c: Config) -> int | None:

@@ -180,12 +180,6 @@ def exaone_rotates(c: Config) -> list[bool]:
 
 kolibri_window = layered_window(lambda c, i: (i + 1) % 5 != 0)
 
-
-def kolibri_rotates(c: Config) -> list[bool]:
-    """As EXAONE 4."""
-    return [True] * c["num_hidden_layers"] if c["sliding_window"] is None else windowed(kolibri_window)(c)
-
-
 # Flint: none in the first two layers, each fourth from the second on, and the last.
 flint_window = layered_window(lambda c, i: i >= 2 and i % 4 != 1 and i + 1 != c["num_hidden_layers"])
 

@@ -56,7 +56,10 @@ _APERTUS = ModelType(
         131072, 4096, 32, 32, max_position_embeddings=65536, intermediate_size=14336, num_key_value_heads=None, head_dim=None, rms_norm_eps=1e-5,
         attention_bias=False, hidden_act="xielu", **(rope(12000000.0) | {"rope_parameters": rotary.APERTUS}),
     ),
-    knobs={**UNGATED, **QK_HEAD, **ATTENTION_BIAS, "positions.theta": rotary.theta_or_that_of(rotary.APERTUS)},
+    knobs={
+        **UNGATED, **QK_HEAD, **ATTENTION_BIAS, "positions.theta": rotary.theta_or_that_of(rotary.APERTUS),
+        "attention.head_dim": r.floored_head_dim,
+    },
     checks=WHOLE,
     free=ATTENTION_DROPOUT | {"hidden_dropout", "pretraining_tp"},
     fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS | {"post_norm": (False,), "qk_norm": (True,)},

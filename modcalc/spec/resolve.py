@@ -96,7 +96,7 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
     values_from_keys = a.values_from_keys
     if window is None and a.full:
         own = n_heads if a.full.n_kv_heads == a.n_heads else a.full.n_kv_heads  # on a lattice, heads are many numbers
-        n_kv_heads, head_dim = own or n_kv_heads, a.full.head_dim or head_dim
+        n_kv_heads, head_dim = n_kv_heads if own is None else own, a.full.head_dim or head_dim
         values_from_keys = values_from_keys if a.full.values_from_keys is None else a.full.values_from_keys
     bias = a.bias if isinstance(a.bias, ProjectionBias) else ProjectionBias(q=a.bias, k=a.bias, v=a.bias, o=a.bias)
     q_norm = k_norm = latent = None
@@ -258,6 +258,8 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
         raise UsageError(f"{spec.name}: {full.n_kv_heads} must divide {H} heads")
     if H % K or not (spec.attention.head_dim or spec.attention.latent or spec.d_model % H == 0):
         raise UsageError(f"{spec.name}: {K} must divide {H} heads, and these d_model {spec.d_model} unless attention.head_dim is given")
+    if spec.moe and spec.mlp.activation == "xielu":
+        raise UsageError(f"{spec.name}: experts have no weights of their own for the activation xielu")
     F = inner_width(spec, spec.d_model)
     recursion = recursion_plan(spec, T)
     routings: dict[int, RoutingPlan] = {}
