@@ -105,7 +105,7 @@ def _full(draw: Draw, even: int, n_heads: int, from_keys: bool) -> FullAttention
     full = FullAttention(
         n_kv_heads=draw(maybe(sampled_from([k for k in range(1, n_heads + 1) if n_heads % k == 0]))),
         head_dim=draw(maybe(st.integers(1, 8 // even).map(lambda half: even * half))),
-        values_from_keys=draw(sampled_from((None, True, False))) if from_keys else None,
+        values_from_keys=draw(sampled_from((True, True, None, False))) if from_keys else None,
     )
     return None if full == FullAttention() else full
 
@@ -149,7 +149,7 @@ def _attention_and_positions(draw: Draw, norm: Norm, n_layers: int, seq_len: int
         fields["head_dim"] = head_dim if free else None
         fields["n_kv_heads"] = n_kv_heads if group > 1 else draw(sampled_from((None, n_heads)))
         fields["qk_norm"] = _qk_norm(draw, norm)
-        fields["v_norm"] = draw(st.booleans())
+        fields["v_norm"] = draw(sampled_from((True, True, False)))
         normed = bool(fields["qk_norm"]) and fields["v_norm"]
         fields["values_from_keys"] = draw(st.booleans()) if normed else False
         w = window if isinstance(window, list) else [window]
