@@ -243,7 +243,7 @@ def test_heads_of_gemma_4() -> None:
     assert tiny("gemma4_text", per_layer_config={}, **fields).attention.full is None
     everywhere = tiny("gemma4_text", per_layer_config={str(i): {"head_dim": 24} for i in range(4)}, **fields).attention
     assert (everywhere.head_dim, everywhere.full) == (24, None)
-    assert left_out(named("gemma-4-31b")) == ("the part for images (vision_config), proportional RoPE scaling, a factor on what each layer returns")
+    assert left_out(named("gemma-4-31b")) == "the part for images (vision_config), proportional RoPE scaling, a factor on what each layer returns"
     assert "proportional RoPE" in left_out(tiny("gemma4_text", **fields))
     assert tiny("gemma4_text", per_layer_config={3: {"head_dim": 24}}, **fields).attention.full == FullAttention(head_dim=24)
 

@@ -51,7 +51,7 @@ def hardware_flops(report: Report, how: Training = USUAL) -> Hardware:
 
 
 def fusible(rows: Iterable[Op], device: str = "cuda") -> bool:
-    """Whether a device's fused kernels can compute a model's attention, which is alike in all of its layers."""
+    """Whether a device's fused kernels can compute a model's attention, in all of its layers."""
     return all(op.fuses(device) for op in rows if isinstance(op, AttentionCore))
 
 

@@ -88,8 +88,11 @@ def run(
             results.append(record)
         if job.world and isinstance(record, Failed):
             # The others may wait in collectives that will not come.
-            kept = f"; it is in --out, so the same command{' without --again' if again else ''} goes on behind it" if results else ""
-            kept = "; what was measured before stands, so leave this point out" if stands else kept
+            kept = ""
+            if stands:
+                kept = "; what was measured before stands, so leave this point out"
+            elif results:
+                kept = f"; it is in --out, so the same command{' without --again' if again else ''} goes on behind it"
             raise UsageError(f"rank {job.world.rank}: {record.error}; {job.settings.smaller}{kept}")
         yield record, True
 

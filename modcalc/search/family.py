@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from modcalc.errors import UsageError
-from modcalc.spec.resolve import exact, heads, inner_width, inner_widths, mlp_layers, up
+from modcalc.spec.resolve import exact, full_is_multi_head, heads, inner_width, inner_widths, mlp_layers, up
 from modcalc.spec.schema import FullAttention, Schedule, Spec
 
 HARDWARE_MULTIPLE = 64  # tensor cores and their tilings like widths in multiples of this
@@ -171,7 +171,7 @@ class Family:
     def _full(self, n_heads: int) -> FullAttention | None:
         """Heads of layers without a window, of a shape with so many."""
         full = self.spec.attention.full
-        return structs.replace(full, n_kv_heads=n_heads) if full and full.n_kv_heads == self.spec.attention.n_heads else full
+        return structs.replace(full, n_kv_heads=n_heads) if full_is_multi_head(self.spec.attention) else full
 
     def name(self, shape: Shape, spec: Spec) -> str:
         """A name that tells the shape from its sisters."""
@@ -199,9 +199,13 @@ class Family:
         return words + self._of_experts(knobs)
 
     def _words_of_full(self) -> str:
-        a = self.spec.attention
-        many = "as many key/value heads as heads" if a.full.n_kv_heads == a.n_heads else f"{a.full.n_kv_heads} key/value heads"
-        return ", ".join([f"head_dim {a.full.head_dim}"] * bool(a.full.head_dim) + [many] * bool(a.full.n_kv_heads))
+        full, words = self.spec.attention.full, []
+        if full.head_dim:
+            words.append(f"head_dim {full.head_dim}")
+        if full.n_kv_heads:
+            many = "as many key/value heads as heads" if full_is_multi_head(self.spec.attention) else f"{full.n_kv_heads} key/value heads"
+            words.append(many)
+        return ", ".join(words)
 
     def _of_experts(self, knobs: "set[str] | dict") -> list[str]:
         """Experts with a width of their own: how that follows, and what is left to d_ff."""

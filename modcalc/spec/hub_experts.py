@@ -161,9 +161,9 @@ EXPERTS: dict[str, ModelType] = {
         ),
         knobs={
             **LLAMA, **layers.unrotated(layers.windowed(layers.kolibri_window)), **QK_HEAD, **experts("num_experts", "sigmoid"),
-            "norm.placement": "sandwich",
-            "attention.window": layers.kolibri_window, "mlp.d_ff": of("moe_intermediate_size"), "moe.n_shared": 1,
-            "moe.shared_d_ff": of("shared_expert_intermediate_size"), "moe.renormalize": of("norm_topk_prob"), "moe.balance_bias": True,
+            "norm.placement": "sandwich", "attention.window": layers.kolibri_window, "mlp.d_ff": of("moe_intermediate_size"),
+            "moe.n_shared": 1, "moe.shared_d_ff": of("shared_expert_intermediate_size"), "moe.renormalize": of("norm_topk_prob"),
+            "moe.balance_bias": True,
         },
         checks=(*WHOLE, *WITHOUT_NULLS),
         names={"num_local_experts": "num_experts"},

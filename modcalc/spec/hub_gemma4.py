@@ -114,8 +114,13 @@ def has_no(field: str, what: str) -> Rule:
     return rule
 
 
-OWN_KEYS = has_no("num_kv_shared_layers", "layers that take keys and values from another one")
-NEEDED = (r.needed("head_dim"), r.needed("num_key_value_heads"))
+# Of both types.
+CHECKS = (
+    r.needed("head_dim"),
+    r.needed("num_key_value_heads"),
+    has_no("num_kv_shared_layers", "layers that take keys and values from another one"),
+    whole_heads_turn,
+)
 GEMMA_4 = ModelType(
     defaults=sizes(
         262144, 2304, 30, 8, tied=True, max_position_embeddings=131072, intermediate_size=9216, num_key_value_heads=4, head_dim=256,
@@ -134,7 +139,7 @@ GEMMA_4 = ModelType(
         "positions.local_theta": rotary.theta_of_layers(SLIDING, 10000.0, lambda c: any(windows(c))),
     },
     checks=(
-        *NEEDED, OWN_KEYS, whole_heads_turn,
+        *CHECKS,
         has_no("hidden_size_per_layer_input", "embeddings of their own for each layer"),
         has_no("enable_moe_block", "experts beside an MLP, each between norms of its own"),
     ),
@@ -154,7 +159,7 @@ GEMMA4: dict[str, ModelType] = {
         GEMMA_4,
         defaults={k: v for k, v in GEMMA_4.defaults.items() if k not in ("hidden_size_per_layer_input", "enable_moe_block")}
         | dict(max_position_embeddings=262144, sliding_window=1024),
-        checks=(*NEEDED, OWN_KEYS, whole_heads_turn),
+        checks=CHECKS,
         free=GEMMA_4.free | {"enable_moe_block"},
         fixed=GEMMA_4.fixed | {"hidden_size_per_layer_input": (0, None)},
     ),

@@ -18,7 +18,7 @@ from modcalc.spec.plan import (
     RecursionPlan,
     RoutingPlan,
 )
-from modcalc.spec.schema import Mod, Moe, Norm, ProjectionBias, Schedule, Spec
+from modcalc.spec.schema import Attention, Mod, Moe, Norm, ProjectionBias, Schedule, Spec
 from modcalc.units import whole_number
 
 
@@ -91,11 +91,16 @@ def up(width: Fraction, multiple: int) -> int:
     return -(-wanted.numerator // wanted.denominator) * multiple
 
 
+def full_is_multi_head(a: Attention) -> bool:
+    """Whether layers without a window are told to have as many key/value heads as heads; then they have so in every shape of a search."""
+    return bool(a.full) and a.full.n_kv_heads == a.n_heads
+
+
 def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, window: int | None, rotated: bool) -> AttentionPlan:
     a, pos = spec.attention, spec.positions
     values_from_keys = a.values_from_keys
     if window is None and a.full:
-        own = n_heads if a.full.n_kv_heads == a.n_heads else a.full.n_kv_heads  # on a lattice, heads are many numbers
+        own = n_heads if full_is_multi_head(a) else a.full.n_kv_heads  # on a lattice, heads are many numbers
         n_kv_heads, head_dim = n_kv_heads if own is None else own, a.full.head_dim or head_dim
         values_from_keys = values_from_keys if a.full.values_from_keys is None else a.full.values_from_keys
     bias = a.bias if isinstance(a.bias, ProjectionBias) else ProjectionBias(q=a.bias, k=a.bias, v=a.bias, o=a.bias)
