@@ -26,18 +26,29 @@ class Core(nn.Module):
         self.scale = plan.head_dim**-0.5 if plan.scale is None else plan.scale
         self.sinks = nn.Parameter(torch.empty(plan.n_heads)) if plan.sinks else None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
-        """Attend. Without `keys_at`, keys are the queries' own tokens in the same order; with it, see `_decode`."""
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        at: Positions,
+        over: Positions | None = None,
+        keys_at: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """Attend. Keys are the queries' own tokens in the same order, or `over`, of which they are some; with `keys_at` see `_decode`."""
         if keys_at is not None:
             return self._decode(q, k, v, at, keys_at, visible)
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             # Repeated in the open: fused kernels and counters differ in what they make of K < H.
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        if self.fused and not self.plan.alibi and at.seen(self.plan.window, self.plan.chunked) is None:
+        view = self.plan.window, self.plan.chunked
+        if over is None and self.fused and not self.plan.alibi and at.seen(*view) is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
-        bias = self._alibi(q, at, at.index) if self.plan.alibi else None
-        return self._masked(q, k, v, at.causal(self.plan.window, self.plan.chunked)[:, None], bias, self.fused)
+        seen = at.causal(*view) if over is None else at.before(over, *view)
+        bias = self._alibi(q, at, (over or at).index) if self.plan.alibi else None
+        return self._masked(q, k, v, seen[:, None], bias, self.fused)
 
     def _decode(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None) -> Tensor:
         """One new token a row over its cache: q [B, H, 1, N] -> [B, H, 1, N_v].
@@ -86,7 +97,17 @@ class Core(nn.Module):
 
 
 class Attending(nn.Module):
-    """How plain and latent attention end: the core, gates on what it brings, and the output projection."""
+    """What plain and latent attention share: the order of their steps, the core, gates on what it brings, and the output projection.
+
+    Each has `queries` (q [B, H, T, N]), `compress` (what a cache may hold of tokens, in parts), `cached` (those parts as a cache
+    holds them, [B, heads, T, width] each) and `expand` (k [B, K, T, N] and v [B, K, T, N_v] of them).
+    """
+
+    def forward(self, x: Tensor, at: Positions, over: Tensor | None = None, over_at: Positions | None = None) -> Tensor:
+        """x: [B, T, D] -> [B, T, D]. over: [B, S, D] at `over_at`, all tokens whose keys and values these attend to; None: one another."""
+        q = self.queries(x, at)
+        k, v = self.expand(*(self.compress(x, at) if over is None else self.compress(over, over_at)))
+        return self.output(self.core(q, k, v, at, over_at), x)
 
     def add_output(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
         self.core = Core(plan, fused)
@@ -102,7 +123,7 @@ class Attending(nn.Module):
 
 
 class Attention(Attending):
-    """x: [B, T, D] -> [B, T, D], by q, k, v projections with K <= H key/value heads, or values that the key projection makes."""
+    """q, k, v projections with K <= H key/value heads, or values that the key projection makes."""
 
     def __init__(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
         super().__init__()
@@ -116,21 +137,25 @@ class Attention(Attending):
         self.v_norm = Norm(plan.v_norm) if plan.v_norm else None
         self.add_output(plan, d_model, fused)
 
-    def project(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor, Tensor]:
-        """q: [B, H, T, N], k: [B, K, T, N], v: [B, K, T, N_v], normed and rotated: what a cache may hold."""
-        N = self.plan.head_dim
-        q = split_heads(self.q_proj(x), self.q_norm, N)
-        keys = self.k_proj(x)
-        k = split_heads(keys, self.k_norm, N)
-        v = split_heads(keys if self.v_proj is None else self.v_proj(x), self.v_norm, self.plan.v_head_dim)
-        if self.plan.rotary_dim:
-            tables = at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype)
-            q, k = rotate(q, tables), rotate(k, tables)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    def queries(self, x: Tensor, at: Positions) -> Tensor:
+        """[B, H, T, N], normed and rotated."""
+        return self._rotate(split_heads(self.q_proj(x), self.q_norm, self.plan.head_dim), at).transpose(1, 2)
 
-    def forward(self, x: Tensor, at: Positions) -> Tensor:
-        q, k, v = self.project(x, at)
-        return self.output(self.core(q, k, v, at), x)
+    def compress(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+        """k: [B, K, T, N], v: [B, K, T, N_v], normed and rotated."""
+        keys = self.k_proj(x)
+        k = self._rotate(split_heads(keys, self.k_norm, self.plan.head_dim), at)
+        v = split_heads(keys if self.v_proj is None else self.v_proj(x), self.v_norm, self.plan.v_head_dim)
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+    def cached(self, k: Tensor, v: Tensor) -> list[Tensor]:
+        return [k, v]
+
+    def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return k, v
+
+    def _rotate(self, x: Tensor, at: Positions) -> Tensor:
+        return rotate(x, at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype)) if self.plan.rotary_dim else x
 
 
 def split_heads(x: Tensor, norm: nn.Module | None, head_dim: int) -> Tensor:

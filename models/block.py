@@ -38,12 +38,13 @@ class Block(Routed):
         routing = self.plan.routing
         if routing is None:
             return self.whole(x, at), None
+        if routing.granularity == "mlp":
+            return self.route(self.attend(x, at), at, self.feed)
+        attend = self._to_all(x, at) if routing.all_keys else None
         if routing.granularity == "block":
-            return self.route(x, at, self.whole)
-        if routing.granularity == "attention":
-            x, decided = self.route(x, at, self.attend)
-            return self.feed(x, at), decided
-        return self.route(self.attend(x, at), at, self.feed)
+            return self.route(x, at, lambda y, where: self.whole(y, where, attend))
+        x, decided = self.route(x, at, lambda y, where: self.attend(y, where, attend))
+        return self.feed(x, at), decided
 
     def whole(self, x: Tensor, at: Positions, attend: Attend | None = None) -> Tensor:
         """The block, its residuals included."""
@@ -63,6 +64,15 @@ class Block(Routed):
 
     def ffn(self, x: Tensor, at: Positions) -> Tensor:
         return self.moe(x, at.valid, at.sampling) if isinstance(self.plan.ffn, MoePlan) else self.mlp(x)
+
+    def read(self, x: Tensor) -> Tensor:
+        """What attention reads of the stream x."""
+        return self.attn_norm(x) if self.plan.placement in ("pre", "sandwich") else x
+
+    def _to_all(self, x: Tensor, at: Positions) -> Attend:
+        """Attention of some tokens to all of x."""
+        over = self.read(x)
+        return lambda y, where: self.attn(y, where, over, at)
 
     def _part(self, name: str, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """pre: x + f(norm(x)); output: x + norm(f(x)); sandwich: x + norm(f(norm(x))); post: norm(x + f(x))."""

@@ -98,6 +98,12 @@ class Pass:
         plan: RoutingPlan | None = block.plan.routing
         if plan is None:
             return block.whole(x, at, attend)
+        if plan.keys == "all":
+            keys = self._keys(block, place, block.read(x), at)
+
+            def attend(y: Tensor, where: Positions) -> Tensor:
+                return self._attend(block, place, y, where, keys, at)
+
         if plan.granularity == "block":
             x, decided = route(block, place[1], x, at, lambda x, at: block.whole(x, at, attend))
         elif plan.granularity == "attention":
@@ -169,21 +175,28 @@ class Pass:
         scores = passes.float() if r is None else r
         return out, Routing(scores, torch.where(passes, 0, -1), predicted)
 
-    def _attend(self, block: Block, place: Place, x: Tensor, at: Positions) -> Tensor:
-        """The block's attention over the cache and the tokens at hand. x: [B, T, D], normed; at decode [R, 1, D]."""
-        attn = block.attn
-        latent = isinstance(attn, LatentAttention)
-        if latent:
-            q, new = attn.queries(x, at), attn.compress(x, at)
-        else:
-            q, *new = attn.project(x, at)
+    def _keys(self, block: Block, place: Place, x: Tensor, at: Positions) -> tuple[Tensor, ...]:
+        """Keys and values of x [B, T, D], normed, as `compress` makes them; the cache holds them from then on."""
+        new = block.attn.compress(x, at)
         if self.cache is not None:
-            layer = self.cache.layers[place]
-            layer.add([torch.cat(new, dim=-1)[:, None]] if latent else new, at.index, self.rows, at.valid)
-            if self.cache.length:
-                held, keys_at, visible = layer.read(self.rows)
-                return attn.output((attn.absorbed if latent else attn.core)(q, *held, at, keys_at, visible), x)
-        return attn.output(attn.core(q, *(attn.expand(*new) if latent else new), at), x)
+            self.cache.layers[place].add(block.attn.cached(*new), at.index, self.rows, at.valid)
+        return new
+
+    def _attend(
+        self, block: Block, place: Place, x: Tensor, at: Positions, keys: tuple[Tensor, ...] | None = None, keys_at: Positions | None = None
+    ) -> Tensor:
+        """The block's attention over the cache and the tokens at hand. x: [B, T, D], normed; at decode [R, 1, D].
+
+        keys: what `_keys` made of all tokens, at `keys_at`, of which these are some; None: these bring their own.
+        """
+        attn = block.attn
+        q = attn.queries(x, at)
+        keys = self._keys(block, place, x, at) if keys is None else keys
+        if self.cache is not None and self.cache.length:
+            held, places, visible = self.cache.layers[place].read(self.rows)
+            core = attn.absorbed if isinstance(attn, LatentAttention) else attn.core
+            return attn.output(core(q, *held, at, keys_at=places, visible=visible), x)
+        return attn.output(attn.core(q, *attn.expand(*keys), at, keys_at), x)
 
 
 def noise(index: Tensor, layer: int) -> Tensor:

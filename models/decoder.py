@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         # Before the blocks, so that the first of them is the same function as the others: a compiler makes one graph of all.
         rec = self.plan.recursion
         outside = [b for i, b in enumerate(self.plan.blocks) if rec is None or not rec.first <= i <= rec.last]
-        here = [b.attention for b in outside if b.routing is None or b.routing.granularity == "mlp"]
+        here = [b.attention for b in outside if b.routing is None or b.routing.all_keys]
         for theta, dim in {(a.theta, a.rotary_dim) for a in here if a.rotary_dim}:
             at.rotary(theta, dim, x.dtype)
         x, routing = self.run(x, at)

@@ -12,7 +12,7 @@ from .positions import Positions, rotate
 
 
 class LatentAttention(Attending):
-    """x: [B, T, D] -> [B, T, D]. Queries and keys are nope dims without position and then rope dims; all heads share one rope key."""
+    """Queries and keys are nope dims without position and then rope dims; all heads share one rope key."""
 
     def __init__(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
         super().__init__()
@@ -36,9 +36,13 @@ class LatentAttention(Attending):
         return self._rotate(q, at, self.plan.latent.nope_dim).transpose(1, 2)
 
     def compress(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
-        """Latent [B, T, kv_rank], normed, and the shared key's rope dims [B, T, rope], rotated: a cache holds them side by side."""
+        """Latent [B, T, kv_rank], normed, and the shared key's rope dims [B, T, rope], rotated."""
         latent, key = self.kv_down(x).split((self.plan.latent.kv_rank, self.plan.latent.rope_dim), dim=-1)
         return self.kv_down_norm(latent), self._rotate(key[:, :, None], at, 0)[:, :, 0]
+
+    def cached(self, latent: Tensor, key: Tensor) -> list[Tensor]:
+        """Side by side: [B, 1, T, kv_rank + rope]."""
+        return [torch.cat([latent, key], dim=-1)[:, None]]
 
     def expand(self, latent: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """k: [B, H, S, nope + rope], v: [B, H, S, N_v] of compressed tokens."""
@@ -58,13 +62,8 @@ class LatentAttention(Attending):
         up_k, up_v = up.split((lat.nope_dim, self.plan.v_head_dim), dim=1)
         nope, rope = q.split((lat.nope_dim, lat.rope_dim), dim=-1)
         q = torch.cat([nope @ up_k, rope], dim=-1)
-        mixed = self.core(q, held, held[..., : lat.kv_rank], at, keys_at, visible)
+        mixed = self.core(q, held, held[..., : lat.kv_rank], at, keys_at=keys_at, visible=visible)
         return mixed @ up_v.transpose(1, 2)
-
-    def forward(self, x: Tensor, at: Positions) -> Tensor:
-        q = self.queries(x, at)
-        k, v = self.expand(*self.compress(x, at))
-        return self.output(self.core(q, k, v, at), x)
 
     def _rotate(self, x: Tensor, at: Positions, start: int) -> Tensor:
         if not self.plan.rotary_dim:

@@ -67,6 +67,12 @@ class Positions:
             self._made[key] = near(at[:, :, None], at[:, None, :], window, chunked) & self._order()
         return self._made[key]
 
+    def before(self, keys: "Positions", window: int | None, chunked: bool = False) -> Tensor:
+        """[B, T, S] bool, query by key: which of other tokens, `keys`, these may see. None stands later, and `near` says the rest."""
+        query, key = self.index[:, :, None], keys.index[:, None, :]
+        seen = key <= query
+        return seen if window is None else seen & near(query, key, window, chunked)
+
     def causal(self, window: int | None, chunked: bool = False) -> Tensor:
         """As `seen`, always a mask."""
         seen = self.seen(window, chunked)

@@ -115,21 +115,25 @@ def alibi_slope(h: int, H: int) -> float:
     return 2.0 ** (-8 * (h + 1) / below) if h < below else 2.0 ** (-4 * (2 * (h - below) + 1) / below)
 
 
-def attention(a: nn.Module, tokens: list[Token]) -> list[Tensor]:
+def attention(a: nn.Module, tokens: list[Token], over: list[Token] | None = None) -> list[Tensor]:
+    """over: the tokens that bring keys, if not these."""
     p = a.plan
     scale = p.scale if p.scale is not None else 1 / math.sqrt(p.head_dim)
-    made = [project(a, t) for t in tokens]
+    keys = tokens if over is None else over
+    asked, made = [project(a, t)[0] for t in tokens], [project(a, t) for t in keys]
     out = []
     for i, query in enumerate(tokens):
         mixed = []
         for h in range(p.n_heads):
             scores, values = [], []
-            for j in range(i + 1):
-                distance = query.at - tokens[j].at
-                if p.window is not None and (query.at // p.window != tokens[j].at // p.window if p.chunked else distance >= p.window):
+            for j, key in enumerate(keys):
+                distance = query.at - key.at
+                if distance < 0 if over is not None else j > i:
+                    continue
+                if p.window is not None and (query.at // p.window != key.at // p.window if p.chunked else distance >= p.window):
                     continue
                 group = h * len(made[j][1]) // p.n_heads
-                s = (made[i][0][h] * made[j][1][group]).sum() * scale
+                s = (asked[i][h] * made[j][1][group]).sum() * scale
                 if p.softcap is not None:
                     s = p.softcap * torch.tanh(s / p.softcap)
                 if p.alibi:
@@ -252,12 +256,15 @@ class Naive:
 
     def block(self, b: nn.Module, tokens: list[Token], room: int) -> list[Token]:
         r = b.plan.routing
+        over = None
+        if r and r.keys == "all":
+            over = [t if b.plan.placement in ("output", "post") else replace(t, x=norm(b.attn_norm, t.x)) for t in tokens]
         if b.plan.parallel != "none":
 
             def whole(ts: list[Token], room: int) -> list[Token]:
                 first = [norm(b.attn_norm, t.x) for t in ts]
                 second = first if b.plan.parallel == "shared_norm" else [norm(b.mlp_norm, t.x) for t in ts]
-                a = attention(b.attn, [replace(t, x=x) for t, x in zip(ts, first, strict=True)])
+                a = attention(b.attn, [replace(t, x=x) for t, x in zip(ts, first, strict=True)], over)
                 f = self.ffn(b, second, room)
                 return [replace(t, x=t.x + b.plan.residual_scale * (y + z)) for t, y, z in zip(ts, a, f, strict=True)]
         else:
@@ -266,7 +273,7 @@ class Naive:
                 return fed(attended(ts, room), room)
 
         def attended(ts: list[Token], room: int) -> list[Token]:
-            return self.part(b, "attn", ts, lambda xs: attention(b.attn, [replace(t, x=x) for t, x in zip(ts, xs, strict=True)]))
+            return self.part(b, "attn", ts, lambda xs: attention(b.attn, [replace(t, x=x) for t, x in zip(ts, xs, strict=True)], over))
 
         def fed(ts: list[Token], room: int) -> list[Token]:
             return self.part(b, "mlp", ts, lambda xs: self.ffn(b, xs, room))

@@ -51,17 +51,18 @@ def parts(model: nn.Module, recompute: str) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, Core) and not m.fused] if recompute == "selective" else []
 
 
-def made_of(positions: Positions) -> Iterator[Tensor]:
-    """Tensors that a Positions holds: a module that runs again needs it, and so keeps it."""
-    yield positions.index
-    if positions.valid is not None:
-        yield positions.valid
-    for made in positions._made.values():
-        yield from made if isinstance(made, tuple) else () if made is None else (made,)
+def made_of(args: tuple) -> Iterator[Tensor]:
+    """Tensors that a call's Positions hold: a module that runs again needs them, and so keeps them."""
+    for positions in (arg for arg in args if isinstance(arg, Positions)):
+        yield positions.index
+        if positions.valid is not None:
+            yield positions.valid
+        for made in positions._made.values():
+            yield from made if isinstance(made, tuple) else () if made is None else (made,)
 
 
 class Calls:
-    """Replaces forward of some modules, and remembers what each was called with (its Positions last)."""
+    """Replaces forward of some modules, and remembers what each was called with."""
 
     def __init__(self, modules: list[nn.Module], through: Callable[..., Any]) -> None:
         self.seen: list[tuple[Callable, tuple]] = []
@@ -86,7 +87,7 @@ def kept_bytes(model: nn.Module, recompute: str, run: Callable[[], Any]) -> int:
     calls = Calls(parts(model, recompute), lambda forward, *args: checkpoint(forward, *args, use_reentrant=False))
     found, out = kept(model, run)
     for _, args in calls.seen:
-        found |= sizes(made_of(args[-1]))
+        found |= sizes(made_of(args))
     calls.restore()
     del out
     return sum(found.values())
@@ -99,7 +100,7 @@ def again_bytes(model: nn.Module, recompute: str, run: Callable[[], Any]) -> int
     calls.restore()
     most = 0
     for forward, args in calls.seen:
-        there = sizes([*(a for a in args if isinstance(a, Tensor)), *made_of(args[-1])])
+        there = sizes([*(a for a in args if isinstance(a, Tensor)), *made_of(args)])
         found, _ = kept(model, lambda forward=forward, args=args: forward(*args))
         most = max(most, sum(n for at, n in found.items() if at not in there))
     return most

@@ -256,6 +256,8 @@ def _mod(draw: Draw, n_layers: int, seq_len: int, parallel: str) -> Mod:
         every = fields.get("every", 2)
         n = len(fields["layers"]) if "layers" in fields else len(range(fields.get("offset", every - 1), n_layers, every))
         fields["granularity"] = draw(sampled_from(("block", "attention", "mlp") if parallel == "none" else ("block",)))
+        if fields["granularity"] != "mlp":
+            fields["keys"] = draw(sampled_from(("kept", "kept", "all")))
     fields["capacity"], shares = _capacities(draw, n, seq_len, "recursions" in fields)
     if shares:
         fields["rounding"] = draw(sampled_from(("floor", "ceil", "nearest")))

@@ -11,7 +11,7 @@ from modcalc.cost.account import LEVELS, dense_twin
 from modcalc.cost.compare import is_expectation
 from modcalc.cost.conventions import find_convention
 from modcalc.cost.memory_report import memory_report
-from modcalc.cost.ops import AttentionCore
+from modcalc.cost.ops import CAUSAL, AttentionCore
 from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import resolve
@@ -29,6 +29,7 @@ VARIANTS = {
     "mod": dict(mod={}),
     "attention": dict(mod=dict(granularity="attention")),
     "mlp": dict(mod=dict(granularity="mlp", predictor_width=7)),
+    "keys of all": dict(mod=dict(keys="all")),
     "bypass": dict(mod=dict(bypass=dict(d_ff=8))),
     "moe": dict(moe=dict(n_experts=4, top_k=2, d_ff=32, n_shared=1), mod={}),
     "latent": dict(attention=dict(n_heads=4, latent=dict(kv_rank=16, nope_dim=8, rope_dim=4, v_dim=8))),
@@ -87,11 +88,21 @@ def test_linear_in_batch(name: str) -> None:
     assert five.forward_per_token == one.forward_per_token
 
 
-@pytest.mark.parametrize("granularity", ["block", "attention", "mlp"])
-def test_full_capacity_costs_dense_and_routers(granularity: str) -> None:
-    dense = account(spec()).flops.forward
-    assert account(spec(mod=dict(capacity=1.0, granularity=granularity))).flops.forward == dense + 2 * 2 * 512 * 256
-    assert account(spec(mod=dict(capacity=1.0, granularity=granularity, router="random"))).flops.forward == dense
+@pytest.mark.parametrize("what", [dict(), dict(granularity="attention"), dict(granularity="mlp"), dict(keys="all")])
+@pytest.mark.parametrize("causal", CAUSAL)
+def test_full_capacity_costs_dense_and_routers(what: dict, causal: str) -> None:
+    dense = account(spec(), causal=causal).flops.forward
+    assert account(spec(mod=dict(capacity=1.0, **what)), causal=causal).flops.forward == dense + 2 * 2 * 512 * 256
+    assert account(spec(mod=dict(capacity=1.0, router="random", **what)), causal=causal).flops.forward == dense
+
+
+def test_keys_of_all_tokens_cost_what_dense_ones_do() -> None:
+    """64 of 512 tokens pass two of four blocks: an eighth of the queries, of their products with all keys and of everything behind them."""
+    dense, routed = (account(spec(mod=mod)).by_path() for mod in (None, dict(capacity=64, keys="all")))
+    for path, cost in dense.items():
+        whole = path.startswith(("blocks.0", "blocks.2", "head")) or path.endswith(("k_proj", "v_proj"))
+        assert routed.pop(path) == (cost if whole else cost // 8), path
+    assert routed == {f"blocks.{i}.router": 2 * 512 * 256 for i in (1, 3)}
 
 
 def test_same_shape_never_saves_more_than_49_2_percent_of_the_blocks() -> None:
@@ -127,6 +138,24 @@ def test_exact_pairs_of_chunks_against_a_mask() -> None:
         assert op.pairs("exact") == sum(map(sum, mask))
         assert op.pairs("full") == t * (context + t)
         assert context or 2 * op.pairs("half") == op.pairs("window") == t * min(t, window)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 20])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_exact_pairs_of_queries_among_all_tokens_are_the_mean_over_every_choice(window: int | None, chunked: bool) -> None:
+    for T, context in itertools.product((1, 4, 6), (0, 5)):
+        begun = context % window if chunked and window else None
+
+        def sees(q: int, key: int) -> bool:
+            return key <= q and (window is None or (key // window == q // window if chunked else q - key < window))
+
+        seen = [sum(sees(q, key) for key in range(context + T)) for q in range(context, context + T)]
+        for t in range(1, T + 1):
+            place = dict(path="", component="", batch=1, tokens=t, among=T, length=T, window=window, begun=begun)
+            op = AttentionCore(d_model=1, context=context + T, n_heads=1, n_kv_heads=1, head_dim=1, v_head_dim=1, **place)
+            choices = [*itertools.combinations(seen, t)]
+            assert op.pairs("exact") == Fraction(sum(map(sum, choices)), len(choices))
+            assert op.pairs("full") == t * (context + T)
 
 
 @pytest.mark.parametrize("chunked", [False, True])

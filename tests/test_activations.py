@@ -32,6 +32,8 @@ ROUTING = [
     "capacity: 0.5, bypass: {d_ff: 5}",
     "capacity: 0.5, bypass: {d_ff: 5}, selection: threshold",
     "capacity: 0.5, granularity: attention",
+    "capacity: 0.5, keys: all",
+    "capacity: 0.5, keys: all, granularity: attention, selection: threshold, bypass: {d_ff: 5}",
     "capacity: 0.5, granularity: mlp, z_loss: 0.1",
     "capacity: 0.5, every: 1, predictor_width: 3, aux_loss: 0.0",
     "capacity: 0.5, every: 1, aux_loss: 0.0",

@@ -91,7 +91,8 @@ def knobs(spec: Spec) -> set[str]:
         used |= {f"moe {e.choice}": True, "dropless": e.choice == "token" and e.capacity is None, "noop": e.n_noop > 0}
         used |= {"shared experts": e.n_shared > 0, "shared gate": e.shared_gate, "expert groups": e.groups > 1, f"moe {e.score}": True}
     if m:
-        used |= {f"mod {m.granularity}": True, f"mod {m.selection}": True, f"mod {m.router}": True, "recursions": bool(m.recursions)}
+        used |= {f"mod {m.granularity}": True, f"mod {m.selection}": True, f"mod {m.router}": True}
+        used |= {"recursions": bool(m.recursions), "keys of all": m.keys == "all"}
         used |= {"predictor": m.predictor_width is not None, "bypass": m.bypass is not None, "list": isinstance(m.capacity, list)}
         used |= {"schedule": not isinstance(m.capacity, (list, int, float)), "mod and moe": e is not None}
     return {name for name, there in used.items() if there}
@@ -110,7 +111,7 @@ KNOBS = {
     *("moe token", "moe expert", "dropless", "noop", "shared experts", "shared gate", "expert groups"),
     *(f"moe {score}" for score in ("softmax_topk", "topk_softmax", "sigmoid")),
     *(f"mod {kind}" for kind in ("block", "attention", "mlp", "topk", "threshold", "learned", "random")),
-    *("recursions", "predictor", "bypass", "list", "schedule", "mod and moe"),
+    *("recursions", "keys of all", "predictor", "bypass", "list", "schedule", "mod and moe"),
 }
 DRAWS = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 FIRST = settings(DRAWS, max_examples=20_000, phases=[Phase.generate])

@@ -36,7 +36,9 @@ def test_the_worked_case(flops) -> None:
     assert {line["label"]: line["forward"] for line in d["lines"]}["router"] == ROUTERS
     assert d["dense_twin"]["flops"]["forward"] == DENSE
     assert d["dense_twin"]["forward_ratio"] == (ROUTED + ROUTERS) / DENSE
-    assert d["routed"] == [{"paths": ["blocks.1", "blocks.3"], "capacity": 64, "share": 0.125, "granularity": "block", "router": "learned"}]
+    assert d["routed"] == [
+        {"paths": ["blocks.1", "blocks.3"], "capacity": 64, "share": 0.125, "granularity": "block", "keys": "kept", "router": "learned"}
+    ]
     text = flops("mod-small", "--count", "analytic").out
     for said in (f"{DENSE:,}", f"{ROUTERS:,} FLOPs", f"{ROUTED:,}", "blocks 1, 3 (from 0) keep 64 of 512 tokens (12.5 %)", "0.5749"):
         assert said in text

@@ -24,6 +24,7 @@ def spec(**changes: Any) -> Spec:
 
 GROUPED = spec()
 ROUTED = spec(mod=dict(capacity=0.25, every=2, predictor_width=3, bypass=dict(d_ff=4)))
+ALL_KEYS = spec(mod=dict(capacity=0.25, keys="all"))
 EXPERTS = spec(moe=dict(n_experts=3, top_k=2, capacity=1.5), mod=dict(capacity=4, every=1))
 RECURSIVE = spec(mod=dict(capacity=[8, 4], recursions=2))
 
@@ -65,6 +66,16 @@ def routed_attention_sees_all_keys(patch: Patch) -> None:
     patch.setattr(ledger, "routed_tokens", lambda r, at: (original(r, at)[0], at.tokens - original(r, at)[0]))
 
 
+def keys_of_kept_tokens_only(patch: Patch) -> None:
+    original = ledger.attention_rows
+    patch.setattr(ledger, "attention_rows", lambda a, D, at, keys: original(a, D, at, at))
+
+
+def queries_of_all_tokens(patch: Patch) -> None:
+    original = ledger.attention_rows
+    patch.setattr(ledger, "attention_rows", lambda a, D, at, keys: original(a, D, keys, keys))
+
+
 def one_token_more(patch: Patch) -> None:
     original = ledger.routed_tokens
     patch.setattr(ledger, "routed_tokens", lambda r, at: (original(r, at)[0] + 1, 0))
@@ -92,8 +103,8 @@ def gate_forgotten(patch: Patch) -> None:
 def gates_for_every_entry(patch: Patch) -> None:
     original = ledger.attention_rows
 
-    def rows(a: Any, D: Any, at: Any) -> list[Op]:
-        return [replace(op, d_out=op.d_out * a.v_head_dim) if op.path.endswith("gate_proj") else op for op in original(a, D, at)]
+    def rows(a: Any, *where: Any) -> list[Op]:
+        return [replace(op, d_out=op.d_out * a.v_head_dim) if op.path.endswith("gate_proj") else op for op in original(a, *where)]
 
     patch.setattr(ledger, "attention_rows", rows)
 
@@ -144,6 +155,8 @@ FORWARD: list[tuple[Mutation, Spec, str]] = [
     (scores_without_values, GROUPED, "blocks.0.attn.core"),
     (routing_saves_nothing, ROUTED, "blocks.1.mlp.up_proj"),
     (routed_attention_sees_all_keys, ROUTED, "blocks.1.attn.core"),
+    (keys_of_kept_tokens_only, ALL_KEYS, "blocks.1.attn.v_proj"),
+    (queries_of_all_tokens, ALL_KEYS, "blocks.1.attn.q_proj"),
     (one_token_more, ROUTED, "blocks.1.attn.o_proj"),
     (bypass_for_every_token, ROUTED, "blocks.1.bypass.up_proj"),
     (router_forgotten, ROUTED, "blocks.1.router"),
@@ -167,7 +180,7 @@ def verdicts(of: Spec, backward: bool) -> list[agreement.Verdict]:
     return [agreement.run(report, counter, backward=both, device="cpu") for counter, both in runs]
 
 
-@pytest.mark.parametrize("of", [GROUPED, ROUTED, EXPERTS, RECURSIVE], ids=["grouped", "routed", "experts", "recursive"])
+@pytest.mark.parametrize("of", [GROUPED, ROUTED, ALL_KEYS, EXPERTS, RECURSIVE], ids=["grouped", "routed", "keys of all", "experts", "recursive"])
 def test_green_without_a_mutation(of: Spec) -> None:
     assert [v.agrees for v in (*verdicts(of, False), *verdicts(of, True))] == [True, True, True]
 

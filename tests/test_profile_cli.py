@@ -160,11 +160,14 @@ def test_what_is_reached_is_that_of_as_many_threads(profile):
 
 
 def test_expectations_are_called_so(profile):
-    """At sampling no-op experts are counted by their share."""
+    """At sampling no-op experts are counted by their share; exact pairs of kept tokens among all at their mean."""
     Path("moe.yaml").write_text(YAML.replace("mod: {capacity: 0.25}", "moe: {n_experts: 3, top_k: 1, n_noop: 1, capacity: 1.25}"))
     assert "FLOPs are expectations" in profile("moe.yaml", "--mode", "prefill", "-f", "plain", *QUICK)[1]
     found = [json.loads(profile("moe.yaml", "--mode", mode, "-f", "json", *QUICK)[1]) for mode in ("prefill", "forward")]
     assert [(d["expectation"], d["drawn"]) for d in found] == [(True, False), (False, False)]
+    Path("keys.yaml").write_text(YAML.replace("capacity: 0.25", "capacity: 0.25, keys: all"))
+    assert "as many keys as a token sees in the mean" in profile("keys.yaml", "--causal", "exact", "-f", "plain", *QUICK)[1]
+    assert "expectation" not in profile("keys.yaml", "-f", "plain", *QUICK)[1]
 
 
 def test_what_to_make_smaller_is_an_option_of_the_mode(profile):

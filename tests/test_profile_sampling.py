@@ -32,6 +32,8 @@ WINDOW = msgspec.structs.replace(SPEC, attention=Attention(n_heads=2, window=[5,
 RECURSIVE = msgspec.structs.replace(SPEC, mod=Mod(capacity=[1.0, 0.5, 0.25], recursions=3))
 
 RECURSIVE_BEFORE = msgspec.structs.replace(SPEC, mod=Mod(capacity=[0.5, 0.25], recursions=2, layers=[0, 1]))
+ALL_KEYS = msgspec.structs.replace(SPEC, mod=Mod(capacity=0.25, keys="all"))
+CACHED = {"plain": SPEC, "latent": LATENT, "window": WINDOW, "recursive": RECURSIVE, "keys of all": ALL_KEYS}
 MLP_ROUTED = msgspec.structs.replace(SPEC, mod=Mod(capacity=0.25, granularity="mlp"))
 
 
@@ -41,7 +43,7 @@ def settings(mode: str, **over) -> Settings:
     return Settings(**{**fields, **over})
 
 
-@pytest.mark.parametrize("spec", [SPEC, LATENT, WINDOW, RECURSIVE], ids=["plain", "latent", "window", "recursive"])
+@pytest.mark.parametrize("spec", CACHED.values(), ids=CACHED)
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 def test_every_kind_of_cache_can_be_timed(spec, mode):
     done = measure(Job(spec=spec, baseline=None, settings=settings(mode), device=CPU))
@@ -49,7 +51,7 @@ def test_every_kind_of_cache_can_be_timed(spec, mode):
     assert done.tokens_per_s == pytest.approx((4 if mode == "decode" else 32) / done.step_time_s.median)
 
 
-@pytest.mark.parametrize("spec", [SPEC, LATENT, WINDOW, RECURSIVE], ids=["plain", "latent", "window", "recursive"])
+@pytest.mark.parametrize("spec", CACHED.values(), ids=CACHED)
 def test_a_step_has_room_for_its_token_and_no_more(spec):
     """Memory of a decode step is its cache, not twice that."""
     step = sampling_step(build(spec), settings("decode", context=100), CPU, 0)
@@ -97,7 +99,7 @@ def test_blocks_that_all_tokens_see_hold_all():
         assert all(cache.layers[0, i].count.tolist() == [100] * 8 for i in whole)
 
 
-@pytest.mark.parametrize("spec, share", [(SPEC, 0.25), (RECURSIVE, None)])
+@pytest.mark.parametrize("spec, share", [(SPEC, 0.25), (ALL_KEYS, 1.0), (RECURSIVE, None)])
 def test_a_filled_cache_holds_the_plans_shares(spec, share):
     model = build(spec)
     cache = filled(model, Tokens(64, 1, 50, CPU, 0), 400)
@@ -136,9 +138,10 @@ def test_where_nothing_is_drawn_it_is_the_models_own_sampling():
     assert torch.equal(timed._one(token), decode(model, token, cache))
 
 
+@pytest.mark.parametrize("spec", [SPEC, ALL_KEYS], ids=["plain", "keys of all"])
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
-def test_time_between_modules_has_an_owner(mode):
-    done = measure(Job(spec=SPEC, baseline=None, settings=settings(mode), device=CPU, by="path"))
+def test_time_between_modules_has_an_owner(mode, spec):
+    done = measure(Job(spec=spec, baseline=None, settings=settings(mode), device=CPU, by="path"))
     lines = {line.label for line in done.attribution[0].lines}
     assert {"blocks.0.attn", "blocks.1.attn.core", "blocks.1.select", "blocks.1.router", "head"} <= lines
     routing = {line.label for line in done.attribution[0].routing}

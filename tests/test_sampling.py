@@ -112,6 +112,7 @@ def looks_ahead(name: str) -> bool:
     [
         "mod",
         "mod, attention",
+        "mod, all keys",
         "mod, mlp",
         "mod, bypass",
         "mod, threshold",
@@ -160,7 +161,10 @@ def test_routed_blocks_cache_only_routed_tokens(prompt: int) -> None:
     assert cache.used_bytes == (2 * 3 * 12 + held) * 2 * 8 * 8  # keys and values of 2 heads of 4, in fp64
 
 
-@pytest.mark.parametrize(("name", "all_tokens"), [("mod, attention", False), ("mod, mlp", True), ("mod, mlp, experts", True)])
+@pytest.mark.parametrize(
+    ("name", "all_tokens"),
+    [("mod, attention", False), ("mod, all keys", True), ("mod, all keys, latent", True), ("mod, mlp", True), ("mod, mlp, experts", True)],
+)
 def test_a_part_that_is_routed_settles_what_is_cached(name: str, all_tokens: bool) -> None:
     model = model_of(name)
     tokens = tokens_of(model, 3, 12)

@@ -173,6 +173,8 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(mod=dict(**REC, every=2)), "mod.every", "not with mod.recursions"),
     (dict(mod=dict(**REC, offset=0)), "mod.offset", "not with mod.recursions"),
     (dict(mod=dict(**REC, granularity="mlp")), "mod.granularity", "a whole stack repeats"),
+    (dict(mod=dict(**REC, keys="all")), "mod.keys", "allowed kept with mod.recursions"),
+    (dict(mod=dict(granularity="mlp", keys="all")), "mod.keys", "attention sees all tokens"),
     (dict(n_layers=9000, mod=REC), "mod.recursions", "10,000 blocks once unrolled; these are 18,000"),
     (dict(train=dict(steps=5, tokens=10**6)), "train.tokens", "one of steps and tokens"),
     (dict(train=dict(batch_size=8, tokens=100)), "train.tokens", "batch_size 8 x seq_len 16 = 128 tokens"),

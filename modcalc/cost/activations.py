@@ -91,11 +91,11 @@ def _inputs(block: list[Op]) -> Iterator[Tensor]:
 
 
 def _core_inputs(op: AttentionCore) -> Iterator[Tensor]:
-    tokens, lat = op.batch * op.tokens, op.part.latent
+    tokens, keys, lat = op.batch * op.tokens, op.batch * op.context, op.part.latent
     yield Tensor(f"{op.path}:inputs q", tokens * op.n_heads * op.head_dim)
-    yield Tensor(f"{op.path}:inputs k", tokens * op.n_kv_heads * op.head_dim)
+    yield Tensor(f"{op.path}:inputs k", keys * op.n_kv_heads * op.head_dim)
     # Latent values are a view of what kv_up makes, keys' part included.
-    yield Tensor(f"{op.path}:inputs v", tokens * op.n_kv_heads * (lat.nope_dim + op.v_head_dim if lat else op.v_head_dim))
+    yield Tensor(f"{op.path}:inputs v", keys * op.n_kv_heads * (lat.nope_dim + op.v_head_dim if lat else op.v_head_dim))
 
 
 def _positions(op: AttentionCore, how: How) -> Iterator[Tensor]:
@@ -103,6 +103,10 @@ def _positions(op: AttentionCore, how: How) -> Iterator[Tensor]:
     sequences = op.batch if picked(op) else 1
     pairs = sequences * op.tokens * op.tokens
     yield Tensor(f"{op.reads}:index", sequences * op.tokens, "index")
+    if op.among is not None:
+        # A core makes its mask itself, of these and of where the keys stand.
+        yield Tensor("positions:index", op.among, "index")
+        return
     if op.windowed or op.part.alibi or not (how.fused and op.fusible):
         yield Tensor(f"{op.reads}:order", op.tokens * op.tokens, "mask")
     if op.windowed:
@@ -113,10 +117,11 @@ def _again(part: list[Op], how: How, dtype: str) -> int:
     """Bytes that one of these blocks or cores keeps when it runs again, beside what was kept all along."""
     there = {BLOCK_INPUT}
     core = part[0]
-    if isinstance(core, AttentionCore) and 1 in (core.batch, core.n_heads, core.tokens):
-        # The products take queries, keys and values as they stand, unless heads share them.
-        alone = core.n_heads == core.n_kv_heads
-        there |= {f"{core.path}:{x}" for x in ("q", "k", "v") if x == "q" or alone}
+    if isinstance(core, AttentionCore):
+        # The products take queries, keys and values as they stand where there is one of something, unless heads share keys and values.
+        parts = (("q", core.tokens, True), ("k", core.context, core.n_heads == core.n_kv_heads))
+        as_they_are = {name for name, n, alone in parts if alone and 1 in (core.batch, core.n_heads, n)}
+        there |= {f"{core.path}:{x}" for x in ("q", "k", "v") if x.replace("v", "k") in as_they_are}
     seen: dict[str, int] = {}
     for op in part:
         for tensor in saved(op, how):

@@ -32,10 +32,13 @@ def sampling_range(report: Report, spec: Spec) -> dict[str, Report]:
 
 
 def is_expectation(report: Report) -> bool:
-    """Whether the FLOPs are expected ones: at sampling, tokens decide on their own about blocks, no-op experts, or experts that choose them."""
+    """Whether the FLOPs are expected ones: at sampling, tokens decide on their own about blocks, no-op experts, or experts that choose them.
+
+    So are pairs that count exactly where kept tokens see all before them: how many those are depends on who is kept.
+    """
     plan, work = report.plan, report.work
     if not work.sampling:
-        return False
+        return report.convention.causal == "exact" and any(isinstance(op, AttentionCore) and op.among is not None for op in report.rows)
     return (plan.is_mod and work.routing == "expected") or plan.experts_choose or any(e.n_noop for e in plan.experts)
 
 
@@ -77,9 +80,9 @@ def masked_windows(report: Report) -> tuple[list[int], Dim]:
 
 def routed_windows(report: Report) -> list[int]:
     """Layers of routed blocks whose window bounds the pairs that count (at decode, those that are cached): by the tokens kept, as
-    positions are the data's.
+    positions are the data's. Where all tokens bring keys, their positions are known.
     """
-    cores = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and picked(op)]
+    cores = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and op.among is None and picked(op)]
     bounded = report.convention.causal in ("window", "half", "exact")
     held = report.work.context + 1
     return sorted({i for op in cores if (op.window < held if op.decode else bounded and op.context > 1) for i in op.layers})

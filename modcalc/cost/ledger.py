@@ -47,11 +47,13 @@ def block_rows(b: BlockPlan, at: At) -> list[Op]:
     r = b.routing
     rows: list[Op] = []
     attn, ffn = at.of("x"), at.of("x" if b.parallel != "none" else "x1")
+    keys: At | None = None  # where all tokens bring keys to those that pass
     if r:
         kept, seen = routed_tokens(r, at)
         rows += routing_rows(r, b, ffn if r.granularity == "mlp" else attn, kept)
         inner = replace(at.kept(r, kept, seen), positions=at.name("positions")).of("kept")
         if r.granularity in ("block", "attention"):
+            keys = attn if r.all_keys else None
             attn = inner
         if r.granularity == "mlp":
             ffn = inner
@@ -63,10 +65,15 @@ def block_rows(b: BlockPlan, at: At) -> list[Op]:
     comes_in["mlp_out_norm"] = ffn.of("moe" if experts else "mlp.down_proj")
     if b.placement == "post":
         comes_in |= {"attn_norm": attn.of("attn_sum"), "mlp_norm": ffn.of("mlp_sum")}
+    before = b.placement in ("pre", "sandwich")
+    if keys and before:
+        # What keys are made of; the queries' tokens are normed once more.
+        rows.append(keys.norm("attn_norm", b.norm))
+        keys, comes_in["attn_norm"] = keys.of("attn_norm of all"), replace(comes_in["attn_norm"], own=False)
     rows += [comes_in[name].norm(name, b.norm) for name in b.norm_names]
-    if b.placement in ("pre", "sandwich"):
+    if before:
         attn, ffn = attn.of("attn_norm"), ffn.of("attn_norm" if b.parallel == "shared_norm" else "mlp_norm")
-    rows += attention_rows(b.attention, D, attn)
+    rows += attention_rows(b.attention, D, attn, keys or attn)
     rows.append(attn.point("", "residual", "residual", D))
     rows += moe_rows(b.ffn, D, ffn) if experts else mlp_rows(b.ffn, D, ffn, "mlp", "mlp")
     rows.append(ffn.point("", "residual", "residual", D))
@@ -78,7 +85,7 @@ def routed_tokens(r: RoutingPlan, at: At) -> tuple[Dim, Dim]:
     if not at.work.sampling:
         return r.capacity, 0
     share = {"expected": r.share, "all": Fraction(1), "none": Fraction(0)}[at.work.routing]
-    seen = share if r.granularity != "mlp" else Fraction(1)
+    seen = Fraction(1) if r.all_keys else share
     return whole(share * at.tokens), whole(seen * at.cached)
 
 

@@ -119,14 +119,14 @@ def kv_cache_bytes(plan: Plan, context: int, dtype: str = DTYPE, batch: int = 1,
 
     Plain attention holds K (N + N_v) elements per token and layer, latent attention one latent and one rotary key
     (DeepSeek-V2, arXiv 2405.04434, section 2.1.2); a window's cache holds at most the tokens that one may see. A
-    routed block (or recursion) holds only the tokens that it kept: the expected share of them, all or none, as `routing`
-    says; an expectation may be a Fraction. Raises UsageError for a dtype or routing that there is not.
+    routed block (or recursion) holds only the tokens that it kept, unless all bring keys: the expected share of them, all or none,
+    as `routing` says; an expectation may be a Fraction. Raises UsageError for a dtype or routing that there is not.
     """
     work = Workload(batch, 1, max(context - 1, 0), "decode", routing)
     elements = 0
     for op in ledger(plan, work):
         if isinstance(op, AttentionCore):
-            # At decode `tokens` is the share of tokens that pass; a window's cache holds as many of them as it is wide.
-            held = op.tokens * context if op.window is None else least(op.tokens * context, op.window)
+            # At decode `brought` is the share of tokens that are held; a window's cache holds as many of them as it is wide.
+            held = op.brought * context if op.window is None else least(op.brought * context, op.window)
             elements = elements + op.repeat * op.batch * held * op.cached_width
     return whole(elements * element_bytes(dtype))

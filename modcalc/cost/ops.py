@@ -19,6 +19,7 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modcalc.spec.plan import Dim, MlpPlan, least, most
 
@@ -129,7 +130,8 @@ class Experts(Linear, frozen=True, kw_only=True):
 class AttentionCore(Op, frozen=True, kw_only=True):
     """softmax(q k^T) v over `context` keys, of which the last `tokens` are the queries' own.
 
-    v_head_dim: head_dim of the values. Full: every query meets every key, as an implementation that masks computes
+    v_head_dim: head_dim of the values. among: new tokens that bring a key, if others do than the queries, which stand anywhere among
+    them: what a query sees is then the mean over all. Full: every query meets every key, as an implementation that masks computes
     it (windows mask too). Window: as many as its window holds (OLMo-core). Half: half of all (Megatron-LM), at most a
     window, or half of its chunk. Exact: itself and what it may see.
     """
@@ -141,6 +143,7 @@ class AttentionCore(Op, frozen=True, kw_only=True):
     n_kv_heads: Dim
     head_dim: Dim
     v_head_dim: Dim
+    among: Dim | None = None
     window: int | None = None
     begun: Dim | None = None  # windows stand side by side, as chunks: keys before the queries in the one that has begun; None: they slide
     sinks: bool = False
@@ -157,6 +160,8 @@ class AttentionCore(Op, frozen=True, kw_only=True):
         t, S, w = self.tokens, self.context, self.window
         if causal == "full" or self.decode:
             return t * S
+        if self.among is not None:
+            return t * ratio(replace(self, tokens=self.among, among=None).pairs(causal), self.among)
         if causal == "window":
             return t * (S if w is None else least(S, w))
         if causal == "half":
@@ -173,6 +178,11 @@ class AttentionCore(Op, frozen=True, kw_only=True):
 
     def macs(self, causal: str = "full") -> Dim:
         return whole(self.repeat * self.batch * self.pairs(causal) * self.n_heads * (self.head_dim + self.v_head_dim))
+
+    @property
+    def brought(self) -> Dim:
+        """New tokens of a sequence that bring a key and a value."""
+        return self.tokens if self.among is None else self.among
 
     @property
     def windowed(self) -> bool:

@@ -7,9 +7,10 @@ from modcalc.cost.place import At, equal, nonzero
 from modcalc.spec.plan import AttentionPlan, Dim, MlpPlan, MoePlan, NormPlan, least
 
 
-def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
+def attention_rows(a: AttentionPlan, D: Dim, at: At, keys: At) -> list[Op]:
     """q, k, v projections (or the latent ones), norms, rotary, scores and values, gates, output projection.
 
+    at: where the queries are; keys: where the tokens that bring keys are, the same place or all tokens of a routed block.
     Latent attention at decode is billed in its absorbed form (DeepSeek-V2, arXiv 2405.04434, section 2.1.2 and
     appendix C): queries move into the latent space, so cached latents are never expanded. A prefill expands them, once for
     all of its queries.
@@ -21,6 +22,7 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
     # A window's cache never holds more keys than a query may see beside itself.
     cached = at.cached if a.window is None or not at.work.sampling else least(at.cached, a.window - 1)
     absorbed = a.latent is not None and decode
+    apart = keys is not at
     core = dict(d_model=D, softcap=a.softcap is not None, n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv, part=a)
     if a.latent:
         lat = a.latent
@@ -32,33 +34,40 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At) -> list[Op]:
             ]
         else:
             rows.append(at.linear("attn.q_proj", proj, D, H * N, a.q_bias))
-        rows.append(at.linear("attn.kv_down", proj, D, lat.kv_rank + lat.rope_dim, a.k_bias))
-        rows.append(at.of("attn.kv_down").norm("attn.kv_down_norm", lat.kv_norm, beside=lat.rope_dim))
+        rows.append(keys.linear("attn.kv_down", proj, D, lat.kv_rank + lat.rope_dim, a.k_bias))
+        rows.append(keys.of("attn.kv_down").norm("attn.kv_down_norm", lat.kv_norm, beside=lat.rope_dim))
         # Absorbed or not, a new token multiplies once with the whole of kv_up; where less than one is expected, so are fewer expansions.
-        expanded = at.tokens if decode else at.tokens + cached * least(at.tokens, 1)
+        own, others = (0, cached + keys.tokens) if apart else (at.tokens, cached)
+        expanded = at.tokens if decode else own + others * least(at.tokens, 1)
         rows.append(at.of("attn.kv_down_norm").linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv), tokens=expanded))
         if absorbed:
             core |= dict(n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank, absorbed=True)
-        rotated = H + 1
+        rotated = 1
     else:
         rows += [
             at.linear("attn.q_proj", proj, D, H * N, a.q_bias),
-            at.linear("attn.k_proj", proj, D, K * N, a.k_bias),
+            keys.linear("attn.k_proj", proj, D, K * N, a.k_bias),
         ]
         if not a.values_from_keys:
-            rows.append(at.linear("attn.v_proj", proj, D, K * Nv, a.v_bias))
-        rotated = H + K
+            rows.append(keys.linear("attn.v_proj", proj, D, K * Nv, a.v_bias))
+        rotated = K
     values = "attn.k_proj" if a.values_from_keys else "attn.v_proj"
-    norms = (("attn.q_norm", "attn.q_proj", a.q_norm, H, N), ("attn.k_norm", "attn.k_proj", a.k_norm, K, N), ("attn.v_norm", values, a.v_norm, K, Nv))
-    for name, of, norm, n, width in norms:
+    norms = (
+        (at, "attn.q_norm", "attn.q_proj", a.q_norm, H, N),
+        (keys, "attn.k_norm", "attn.k_proj", a.k_norm, K, N),
+        (keys, "attn.v_norm", values, a.v_norm, K, Nv),
+    )
+    for where, name, of, norm, n, width in norms:
         if norm:
-            rows.append(at.of(of).norm(name, norm, vectors=_vectors(norm, n, width)))
+            rows.append(where.of(of).norm(name, norm, vectors=_vectors(norm, n, width)))
     if nonzero(a.rotary_dim):
-        rows.append(at.point("attn", proj, "rotary", rotated * a.rotary_dim, part=a, reads=at.positions))
-    context = cached + (1 if decode else at.tokens)
+        turned = ((at, H), (keys, rotated)) if apart else ((at, H + rotated),)
+        rows += [where.point("attn", proj, "rotary", n * a.rotary_dim, part=a, reads=where.positions) for where, n in turned]
+    context = cached + (1 if decode else keys.tokens)
     scores = at.common("attn.core", "scores", reads=at.positions)
     begun = least(cached, at.work.context % a.window) if a.chunked else None
-    rows.append(AttentionCore(context=context, window=a.window, begun=begun, sinks=a.sinks, decode=decode, **core, **scores))
+    core |= dict(among=keys.tokens if apart else None, window=a.window, begun=begun)
+    rows.append(AttentionCore(context=context, sinks=a.sinks, decode=decode, **core, **scores))
     rows.append(at.point("attn.core", "scores", "softmax", H * context))
     if a.softcap:
         rows.append(at.point("attn.core", "scores", "softcap", H * context))

@@ -76,22 +76,23 @@ def _norm(op: NormOp, how: How) -> Iterator[Tensor]:
     vectors = op.batch * op.tokens * op.vectors
     entries = vectors * op.width
     held = entries + op.batch * op.tokens * op.beside
+    name = f"{op.path}:{op.reads}"  # a norm may run on more than one tensor
     split = op.weight and op.norm_is_grouped  # a weight of its own for each head is applied by a product after the norm
     if op.norm == "layernorm":
         yield Tensor(op.reads, held)
-        yield Tensor(f"{op.path}:statistics", 2 * vectors, "wide" if how.device == "cuda" else "model")
+        yield Tensor(f"{name}:statistics", 2 * vectors, "wide" if how.device == "cuda" else "model")
     elif how.device == "cuda":
         yield Tensor(op.reads, held)
-        yield Tensor(f"{op.path}:statistics", vectors, "wide")
+        yield Tensor(f"{name}:statistics", vectors, "wide")
     else:
         yield in_full_precision(op, how, op.reads, held if how.wide else entries)
-        yield Tensor(f"{op.path}:statistics", vectors, "wide")
+        yield Tensor(f"{name}:statistics", vectors, "wide")
         if op.weight and not split:
-            yield Tensor(f"{op.path}:normed", entries, "wide")
+            yield Tensor(f"{name}:normed", entries, "wide")
     if split:
-        yield Tensor(f"{op.path}:normed", entries)
+        yield Tensor(f"{name}:normed", entries)
     if op.weight and op.part.unit_offset:
-        yield Tensor(f"{op.path}:weight", op.groups * op.width)
+        yield Tensor(f"{name}:weight", op.groups * op.width)
 
 
 def _rotary(op: Pointwise, how: How) -> Iterator[Tensor]:
@@ -108,7 +109,8 @@ def picked(op: Op) -> bool:
 def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
     B, t, S, H = op.batch, op.tokens, op.context, op.n_heads
     queries, keys, values = B * t * H * op.head_dim, B * S * H * op.head_dim, B * S * H * op.v_head_dim
-    mask = (B if op.windowed and picked(op) else 1) * t * S
+    masked = op.windowed or op.among is not None
+    mask = (B if masked and picked(op) else 1) * t * S
     lat = op.part.latent
     kv_up = B * S * H * (lat.nope_dim + op.v_head_dim) if lat else values  # what the values are a view of, unless they are copied
     if how.fused and op.fuses(how.device):
@@ -117,11 +119,11 @@ def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
         yield Tensor(f"{op.path}:logsumexp", B * H * t, "wide")
         if op.part.alibi:
             yield Tensor(f"{op.path}:mask", (B if picked(op) else 1) * H * t * S)
-        elif op.windowed:
+        elif masked:
             yield Tensor(f"{op.path}:mask", mask)
         return
     scores = B * H * t * S
-    one = 1 in (B, H, t)  # then a product takes its operands as they stand
+    one = 1 in (B, H, S)  # then a product takes its operands as they stand
     if how.fused and op.fusible:
         # Without a fused kernel for N != N_v, torch multiplies in full precision and adds its mask.
         values = kv_up if one and how.wide else values

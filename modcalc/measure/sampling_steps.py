@@ -6,7 +6,7 @@ are computed all the same.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -39,9 +39,13 @@ class DrawnPass(Pass):
         drawn = torch.rand(passes.shape, device=x.device, generator=self.generator)
         return r, drawn < self.chance(routed, index), predicted
 
-    def _attend(self, block: "Block", place: Place, x: Tensor, at: Positions) -> Tensor:
+    def _attend(self, block: "Block", place: Place, x: Tensor, at: Positions, *over: Any) -> Tensor:
         with _range(f"blocks.{place[1]}.attn"):
-            return super()._attend(block, place, x, at)
+            return super()._attend(block, place, x, at, *over)
+
+    def _keys(self, block: "Block", place: Place, x: Tensor, at: Positions) -> tuple[Tensor, ...]:
+        with _range(f"blocks.{place[1]}.attn"):
+            return super()._keys(block, place, x, at)
 
     def _route(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> "tuple[Tensor, Routing]":
         return self._named(super()._route, routed, index, x, at, sub, then)
@@ -125,7 +129,7 @@ def filled(model: "Decoder", tokens: Tokens, context: int) -> Cache:
         a, routing = plan.blocks[i].attention, plan.blocks[i].routing
         if plan.recursion and plan.recursion.first <= i <= plan.recursion.last:
             routing = plan.recursion.routings[step]
-        share = float(routing.share) if routing and routing.granularity != "mlp" else 1.0
+        share = float(routing.share) if routing and not routing.all_keys else 1.0
         passed = torch.rand(batch, context, device=where.device, generator=tokens.generator) < share
         order = torch.where(passed, place, place + context).sort(dim=1).values
         heads, widths = (1, (a.latent.kv_rank + a.latent.rope_dim,)) if a.latent else (a.n_kv_heads, (a.head_dim, a.v_head_dim))

@@ -31,7 +31,14 @@ def account_document(
             for x in ordered(report.lines(by), by)
         ],
         "routed": [
-            {"paths": list(paths), "capacity": r.capacity, "share": float(r.share), "granularity": r.granularity, "router": r.router}
+            {
+                "paths": list(paths),
+                "capacity": r.capacity,
+                "share": float(r.share),
+                "granularity": r.granularity,
+                "keys": r.keys,
+                "router": r.router,
+            }
             for paths, r in routed(report).items()
         ],
         "dense_twin": None,

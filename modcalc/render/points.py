@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
+from modcalc.cost.workload import SAMPLING
 from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.rating import subject
 from modcalc.measure.records import Failed, Measured, Record, Result, Settings
@@ -69,7 +70,9 @@ def headline(records: Sequence[Record]) -> list[str]:
         if s.mode == "prefill" and any(r.settings.batch > 1 for r in records):
             lines.append("rows of a batch pass different numbers of tokens: the shorter ones are padded in routed blocks, which no FLOPs here count")
     elif any(m and m.expectation for _, _, m in models(records)):
-        lines.append("no-op experts are counted by their share of all experts, and an untrained router has its own, so FLOPs are expectations")
+        sampling = "no-op experts are counted by their share of all experts, and an untrained router has its own"
+        whole = "a kept token is counted with as many keys as a token sees in the mean, however many stand before it"
+        lines.append(f"{sampling if s.mode in SAMPLING else whole}, so FLOPs are expectations")
     if isinstance(record, Result):
         pairs = f"; {PAIRS[record.convention['causal']]}" if s.mode != "decode" else ""  # its one token attends to all cached ones
         lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs{pairs}")

@@ -113,7 +113,8 @@ def _routing(report: Report, unit: Unit, backward: bool) -> Facts:
     facts, total = [], report.flops.of(backward)
     for paths, r in routed(report).items():
         keep = "keeps" if len(paths) == 1 else "keep"
-        about = f"around the {'shared blocks' if report.plan.recursion else r.granularity}; {r.router} router, {r.selection}"
+        keys = ", keys of all tokens" if r.keys == "all" else ""
+        about = f"around the {'shared blocks' if report.plan.recursion else r.granularity}{keys}; {r.router} router, {r.selection}"
         if report.work.sampling:
             kept = f"{share(r.share)} of the tokens on average"
             about += f", decided by the {r.decide}"

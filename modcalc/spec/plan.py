@@ -137,11 +137,17 @@ class RoutingPlan(Struct, frozen=True):
     router: str  # learned | random
     selection: str  # topk | threshold
     granularity: str  # block | attention | mlp
+    keys: str  # kept | all: the tokens that those kept attend to
     predictor_width: Dim | None
     decide: str  # router | predictor: what decides at sampling
     bypass: MlpPlan | None
     aux_loss: float
     z_loss: float
+
+    @property
+    def all_keys(self) -> bool:
+        """Whether the block's attention holds keys of all tokens, those included that go around."""
+        return self.granularity == "mlp" or self.keys == "all"
 
 
 class BlockPlan(Struct, frozen=True):

@@ -158,7 +158,7 @@ def routing_plan(spec: Spec, capacity: float | int | Fraction, seq_len: int, wit
     if within is not None:
         kept = min(kept, within)
     return RoutingPlan(
-        kept, Fraction(kept, seq_len), mod.router, mod.selection, mod.granularity, mod.predictor_width,
+        kept, Fraction(kept, seq_len), mod.router, mod.selection, mod.granularity, mod.keys, mod.predictor_width,
         mod.decide or ("predictor" if mod.predictor_width else "router"),
         MlpPlan(spec.mlp.kind == "gated", spec.mlp.activation, mod.bypass.d_ff, spec.mlp.bias) if mod.bypass else None,
         mod.aux_loss, mod.z_loss,

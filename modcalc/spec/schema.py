@@ -250,6 +250,11 @@ class Mod(Strict, kw_only=True):
         "topk: the C highest r of a sequence; threshold: sigmoid(r) > 0.5, of which a buffer of C (the expected count) holds the highest",
     ) = "topk"
     granularity: _doc(Literal["block", "attention", "mlp"], "what the chosen tokens pass; the rest of the block sees all tokens") = "block"
+    keys: _doc(
+        Literal["kept", "all"],
+        "what kept tokens attend to; kept: one another (the paper); all: every token before them, so that the others bring keys and values, "
+        "which are computed and cached for all (FlexiDepth, arXiv 2503.23798). Not with granularity mlp, nor with recursions",
+    ) = "kept"
     predictor_width: _doc(Size | None, "inner width of the MLP that predicts the choice from the stopped gradient input; null: none") = None
     decide: _doc(Literal["router", "predictor"] | None, "what decides at sampling; default: the predictor if there is one, else sigmoid(r) > 0.5") = (
         None

@@ -37,6 +37,8 @@ def mod_rules(r: Rules) -> None:
         n = len(layer_rules(r, "mod", "nothing would be routed"))
         if spec.parallel != "none":
             r.need(mod.granularity == "block", "mod.granularity", f"block with parallel {spec.parallel}: attention and MLP share one residual")
+        if mod.granularity == "mlp":
+            r.idle("with mod.granularity mlp, where attention sees all tokens", "mod.keys")
     else:
         n = recursion_rules(r, mod)
     capacity_rules(r, mod, n)
@@ -53,6 +55,7 @@ def recursion_rules(r: Rules, mod: Mod) -> int:
     before, spec = len(r.problems), r.spec
     r.idle("with mod.recursions, which repeats all of `layers`", "mod.every", "mod.offset")
     r.need(mod.granularity == "block", "mod.granularity", "block with mod.recursions: a whole stack repeats")
+    r.need(mod.keys == "kept", "mod.keys", "kept with mod.recursions, each of which sees only what the one before kept")
     if mod.layers is not None:
         layer_rules(r, "mod", "nothing would be repeated")
         if len(r.problems) == before and mod.layers != list(range(mod.layers[0], mod.layers[-1] + 1)):
