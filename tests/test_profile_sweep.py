@@ -1,5 +1,6 @@
 """Points, results files, resuming and interrupting."""
 
+import hashlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
 
 torch = pytest.importorskip("torch")
 from modcalc.measure import results, sweep, verdict  # noqa: E402
+from modcalc.measure.identity import content_hash  # noqa: E402
 from modcalc.measure.jobs import Axis, axis, jobs, points  # noqa: E402
 from modcalc.measure.point import Job, unlike  # noqa: E402
 from modcalc.measure.results import ResultsFile  # noqa: E402
@@ -191,6 +193,13 @@ def test_identity_is_what_a_step_depends_on():
     others += [replace(one, world=SimpleNamespace(size=size)) for size in (2, 4)]
     keys = [one.key(), *(other.key() for other in others)]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_spec_is_known_by_what_it_gives():
+    """A key that the schema gains, at its default in every spec that there is, must not part them from their results."""
+    given = dict(vocab_size=50, seq_len=16, d_model=8, n_layers=2, attention=dict(n_heads=2), mlp=dict(d_ff=16), mod=dict(capacity=0.5, every=2))
+    spec = msgspec.convert(dict(given, name="x", norm={}), Spec)
+    assert content_hash(spec) == hashlib.sha256(msgspec.json.encode(given, order="sorted")).hexdigest()
 
 
 CHANGED = dict(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from modcalc.measure.records import Settings
+from modcalc.spec.load import given
 from modcalc.spec.schema import Spec
 
 # What a spec says about itself or its budget changes no step.
@@ -13,8 +14,11 @@ IDLE = ("name", "description", "source", "budget", "train")
 
 
 def content_hash(spec: Spec) -> str:
-    """SHA-256 of everything in a spec that could change a step; its name, comments and the order of keys do not count."""
-    fields = {name: value for name, value in msgspec.to_builtins(spec).items() if name not in IDLE}
+    """SHA-256 of everything in a spec that could change a step; its name, comments and the order of keys do not count.
+
+    Nor does what has its default, so that results outlive keys that are added to the schema.
+    """
+    fields = {name: value for name, value in given(spec).items() if name not in IDLE}
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
