@@ -48,15 +48,17 @@ VARIANTS: dict[str, dict] = {
     "mod, attention": dict(mod=dict(capacity=0.25, granularity="attention")),
     "mod, all keys": dict(mod=dict(capacity=0.25, keys="all")),
     "mod, all keys, one token": dict(mod=dict(capacity=1, keys="all", granularity="attention"), norm=dict(placement="post")),
-    "mod, all keys, window": dict(mod=dict(capacity=0.5, keys="all"), attention=dict(n_heads=4, window=[None, 3])),
-    "mod, all keys, chunks": dict(mod=dict(capacity=0.5, keys="all", every=1), attention=dict(n_heads=4, window=5, chunked=True, qk_norm={})),
-    "mod, all keys, alibi": dict(mod=dict(capacity=0.5, keys="all"), positions=dict(kind="alibi"), norm=dict(placement="sandwich")),
+    "mod, all keys, chunks": dict(mod=dict(capacity=0.5, keys="all"), attention=dict(n_heads=4, window=[None, 5], chunked=True, qk_norm={})),
+    "mod, all keys, alibi": dict(
+        mod=dict(capacity=0.5, keys="all"), positions=dict(kind="alibi"), attention=dict(n_heads=4, window=3), norm=dict(placement="sandwich")
+    ),
     "mod, all keys, latent": dict(mod=dict(capacity=0.5, keys="all", predictor_width=3), attention=dict(n_heads=4, latent=LATENT, gate="headwise")),
     "mod, all keys, threshold": dict(
         mod=dict(capacity=0.5, keys="all", selection="threshold", bypass=dict(d_ff=3)),
         attention=dict(n_heads=4, n_kv_heads=2, sinks=True, softcap=5.0),
+        parallel="two_norms",
+        positions=dict(kind="learned"),
     ),
-    "mod, all keys, parallel": dict(mod=dict(capacity=0.5, keys="all"), parallel="two_norms", positions=dict(kind="learned")),
     "mod, mlp": dict(mod=dict(capacity=0.25, granularity="mlp")),
     "mod, window": dict(mod=dict(capacity=0.5), attention=dict(n_heads=4, window=3)),
     "mod, values from keys": dict(
