@@ -1,4 +1,4 @@
-"""Key/value caches for sampling: each block keeps what it has seen, a routed block only the tokens that it routed."""
+"""Key/value caches for sampling: each block keeps what it has seen, a routed block only the tokens that it routed, unless all bring keys."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

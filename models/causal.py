@@ -2,7 +2,8 @@
 
 Top-k routing looks ahead (it ranks a whole sequence), so it cannot sample. Here a token passes a routed block if
 sigmoid(r) > 1/2, or if the predictor says so (arXiv 2404.02258, section 3.5); the output is the training one,
-x + r * (sub(x) - x). Each row of a batch decides alone, and only tokens that pass are computed. Experts drop nothing here.
+x + r * (sub(x) - x). Each row of a batch decides alone, and only tokens that pass are computed, but for keys and values where all
+bring some. Experts drop nothing here.
 """
 
 from collections.abc import Callable
@@ -92,18 +93,15 @@ class Pass:
         return run(rec.last + 1, len(blocks), 0, x, at), routing
 
     def _block(self, block: Block, place: Place, x: Tensor, at: Positions, route: Callable, routing: list[Routing]) -> Tensor:
-        def attend(y: Tensor, at: Positions) -> Tensor:
-            return self._attend(block, place, y, at)
-
         plan: RoutingPlan | None = block.plan.routing
+        # Of all tokens at hand, in a block that lets all of them bring keys to some.
+        over = (self._keys(block, place, block.read(x), at), at) if plan and plan.keys == "all" else None
+
+        def attend(y: Tensor, at: Positions) -> Tensor:
+            return self._attend(block, place, y, at, over)
+
         if plan is None:
             return block.whole(x, at, attend)
-        if plan.keys == "all":
-            keys = self._keys(block, place, block.read(x), at)
-
-            def attend(y: Tensor, where: Positions) -> Tensor:
-                return self._attend(block, place, y, where, keys, at)
-
         if plan.granularity == "block":
             x, decided = route(block, place[1], x, at, lambda x, at: block.whole(x, at, attend))
         elif plan.granularity == "attention":
@@ -182,21 +180,19 @@ class Pass:
             self.cache.layers[place].add(block.attn.cached(*new), at.index, self.rows, at.valid)
         return new
 
-    def _attend(
-        self, block: Block, place: Place, x: Tensor, at: Positions, keys: tuple[Tensor, ...] | None = None, keys_at: Positions | None = None
-    ) -> Tensor:
+    def _attend(self, block: Block, place: Place, x: Tensor, at: Positions, over: tuple[tuple[Tensor, ...], Positions] | None) -> Tensor:
         """The block's attention over the cache and the tokens at hand. x: [B, T, D], normed; at decode [R, 1, D].
 
-        keys: what `_keys` made of all tokens, at `keys_at`, of which these are some; None: these bring their own.
+        over: what `_keys` made of all tokens, of which these are some, and where those stand; None: these bring their own.
         """
         attn = block.attn
         q = attn.queries(x, at)
-        keys = self._keys(block, place, x, at) if keys is None else keys
+        keys, stand = over or (self._keys(block, place, x, at), None)
         if self.cache is not None and self.cache.length:
             held, places, visible = self.cache.layers[place].read(self.rows)
             core = attn.absorbed if isinstance(attn, LatentAttention) else attn.core
             return attn.output(core(q, *held, at, keys_at=places, visible=visible), x)
-        return attn.output(attn.core(q, *attn.expand(*keys), at, keys_at), x)
+        return attn.output(attn.core(q, *attn.expand(*keys), at, stand), x)
 
 
 def noise(index: Tensor, layer: int) -> Tensor:

@@ -5,13 +5,15 @@ from fractions import Fraction
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from strategies import specs
 
 from modcalc import account, load
 from modcalc.cost.account import LEVELS, dense_twin
 from modcalc.cost.compare import is_expectation
 from modcalc.cost.conventions import find_convention
 from modcalc.cost.memory_report import memory_report
-from modcalc.cost.ops import CAUSAL, AttentionCore
+from modcalc.cost.ops import CAUSAL, AttentionCore, Linear
 from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import resolve
@@ -61,6 +63,16 @@ def test_a_token_uses_a_routed_block_or_its_way_around() -> None:
     p = account(spec(mod=dict(capacity=64, bypass=dict(d_ff=8)))).params
     block, around = 12 * D**2 + 2 * D, 2 * 8 * D + D
     assert p.total - p.active == 2 * (block * 7 // 8 + around // 8)
+
+
+@settings(max_examples=100)
+@given(specs(moe=False))
+def test_a_matrix_is_active_for_the_tokens_that_meet_it(s: Spec) -> None:
+    """But for the way around a threshold, which is computed for all and counts for those that take it."""
+    skipped = "bypass" if s.mod and s.mod.selection == "threshold" else "none"
+    for op in account(s).rows:
+        if isinstance(op, Linear) and op.own and op.component != skipped:
+            assert op.active == Fraction(op.tokens, op.length), op.path
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -156,6 +168,18 @@ def test_exact_pairs_of_queries_among_all_tokens_are_the_mean_over_every_choice(
             choices = [*itertools.combinations(seen, t)]
             assert op.pairs("exact") == Fraction(sum(map(sum, choices)), len(choices))
             assert op.pairs("full") == t * (context + T)
+
+
+def test_exact_pairs_are_an_expectation_where_kept_tokens_may_see_more_or_fewer() -> None:
+    for mod, window, chance in (
+        (dict(keys="all"), None, True),
+        (dict(keys="all"), 8, True),
+        (dict(keys="all"), 1, False),
+        (dict(keys="all", capacity=1.0), None, False),
+        (dict(), None, False),
+    ):
+        of = spec(mod=mod, attention=dict(n_heads=4, window=window))
+        assert [is_expectation(account(of, causal=causal)) for causal in CAUSAL] == [causal == "exact" and chance for causal in CAUSAL]
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -331,6 +331,31 @@ def test_a_cache_is_expected_where_blocks_are_routed(flops, tiny: Path, tiny_mod
     assert ["per token" in table for table in tables] == [False, True]
 
 
+def test_keys_of_all_tokens_are_said(flops, tiny_mod: Path) -> None:
+    all_keys = tiny_mod.with_name("all.yaml")
+    all_keys.write_text(tiny_mod.read_text().replace("capacity: 4", "capacity: 4, keys: all"))
+    for path, keys in ((tiny_mod, "kept"), (all_keys, "all")):
+        d = flops(path, "--count", "analytic", "--format", "json").document
+        assert [r["keys"] for r in d["routed"]] == [keys]
+        assert (", keys of all tokens; learned router" in flops(path, "--count", "analytic").out) == (keys == "all")
+        # All of them are cached, whoever passes.
+        decoded = flops(path, "--phase", "decode", "--context", 9).out
+        assert (") expected for 10 tokens in bf16" in decoded) == (keys == "kept")
+        sizes = flops(path, "--phase", "decode", "--context", 9, "--format", "json").document["sampling"]
+        assert len({sizes[case]["kv_cache_bytes"] for case in ("expected", "all", "none")}) == (3 if keys == "kept" else 1)
+
+
+@pytest.mark.parametrize("convention", ["palm", "olmo-core", "torchtitan", "matmul"])
+@pytest.mark.parametrize("mod", ["keys: all", "recursions: 2, capacity: [0.5, 0.25]", "capacity: 4"])
+def test_nothing_is_free_that_a_line_bills(flops, tiny: Path, mod: str, convention: str) -> None:
+    """A norm of the keys' tokens, and weights that recursions share, count once by their parameters and are not free the second time."""
+    tiny.write_text(f"{TINY}mod: {{{mod}}}\n")
+    d = flops(tiny, "--count", "analytic", "--convention", convention, "--format", "json").document
+    billed = {line["label"] for line in d["lines"] if line["forward"]}
+    names = {"norm": "norms", "embedding": "token lookup", "scores": "attention pairs"}
+    assert billed and not {names.get(label, label) for label in billed} & set(d["free"])
+
+
 @pytest.mark.parametrize("phase", [["--phase", "decode", "--context", "15"], ["--phase", "prefill"]])
 def test_sampling_states_expectation_worst_and_best(flops, tiny_mod: Path, phase: list[str]) -> None:
     d = flops(tiny_mod, *phase, "--format", "json").document

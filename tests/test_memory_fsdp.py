@@ -43,6 +43,7 @@ MODELS = {
     "tied": ", head: {tied: true}, positions: {kind: learned, max_len: 512}",
     "narrow": ", embedding: {dim: 512}",
     "routed": ", mod: {capacity: 0.25, predictor_width: 4}",
+    "keys of all": ", mod: {capacity: 0.25, keys: all}",
     "shared weights": ", mod: {capacity: [0.5, 0.25], recursions: 2}",
     "experts": ", moe: {n_experts: 5, top_k: 2, d_ff: 64, balance_bias: true, score: sigmoid, every: 2}, norm: {kind: layernorm}",
 }

@@ -118,10 +118,10 @@ def _again(part: list[Op], how: How, dtype: str) -> int:
     there = {BLOCK_INPUT}
     core = part[0]
     if isinstance(core, AttentionCore):
-        # The products take queries, keys and values as they stand where there is one of something, unless heads share keys and values.
-        parts = (("q", core.tokens, True), ("k", core.context, core.n_heads == core.n_kv_heads))
-        as_they_are = {name for name, n, alone in parts if alone and 1 in (core.batch, core.n_heads, n)}
-        there |= {f"{core.path}:{x}" for x in ("q", "k", "v") if x.replace("v", "k") in as_they_are}
+        # The products take what they read as it stands where there is one of something, but for keys and values that heads share.
+        alone = core.n_heads == core.n_kv_heads
+        for names, n in (("q", core.tokens), ("kv" if alone else "", core.context)):
+            there |= {f"{core.path}:{x}" for x in names if 1 in (core.batch, core.n_heads, n)}
     seen: dict[str, int] = {}
     for op in part:
         for tensor in saved(op, how):

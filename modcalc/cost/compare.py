@@ -34,11 +34,12 @@ def sampling_range(report: Report, spec: Spec) -> dict[str, Report]:
 def is_expectation(report: Report) -> bool:
     """Whether the FLOPs are expected ones: at sampling, tokens decide on their own about blocks, no-op experts, or experts that choose them.
 
-    So are pairs that count exactly where kept tokens see all before them: how many those are depends on who is kept.
+    So are pairs that count exactly where some of the tokens that bring keys ask: how many they see depends on which they are.
     """
     plan, work = report.plan, report.work
     if not work.sampling:
-        return report.convention.causal == "exact" and any(isinstance(op, AttentionCore) and op.among is not None for op in report.rows)
+        cores = [op for op in report.rows if isinstance(op, AttentionCore) and op.among is not None]
+        return report.convention.causal == "exact" and any(op.tokens < op.among and op.window != 1 for op in cores)
     return (plan.is_mod and work.routing == "expected") or plan.experts_choose or any(e.n_noop for e in plan.experts)
 
 
@@ -100,13 +101,15 @@ _FREE = {
 
 def free_work(report: Report) -> list[str]:
     """What the model does and the convention bills at 0 FLOPs, in the order of the model."""
-    rule, found = report.convention, {}
+    rule, found, billed = report.convention, {}, set()
     for op in report.rows:
         if rule.forward(op) == 0:
             found[_work(op)] = None
+        else:
+            billed.add(_work(op))  # another row of the same work may have no parameters of its own
         if isinstance(op, Linear) and op.bias and rule.forward(replace(op, bias=False)) == rule.forward(op):
             found["bias additions"] = None
-    return list(found)
+    return [work for work in found if work not in billed]
 
 
 def _work(op: Op) -> str:

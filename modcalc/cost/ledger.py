@@ -1,6 +1,7 @@
 """Plan + Workload -> rows. Paths are those of modcalc.models; a test holds both together.
 
-A routed block's rows are the dense block's rows with C tokens in place of T, and a router beside them.
+A routed block's rows are the dense block's rows with C tokens in place of T, and a router beside them; those of keys and values have T
+where all tokens bring some.
 """
 
 from fractions import Fraction
@@ -31,7 +32,7 @@ def routing_rows(r: RoutingPlan, b: BlockPlan, at: At, kept: Dim) -> list[Op]:
     if r.bypass:
         # Above a threshold there may be no token at all: in static shapes the way around has room for all.
         around = at.tokens if r.selection == "threshold" and not at.work.sampling else at.tokens - kept
-        side = at.with_tokens(around, 1 - r.share)
+        side = at.with_tokens(around, at.active - r.share)
         if r.selection == "threshold":
             rows.append(at.of("anew").point("gather", "router", "gather", D, tokens=kept))
         else:
@@ -141,10 +142,10 @@ def recursion_rows(plan: Plan, at: At) -> list[Op]:
         outside = tuple(i for i in g.layers if not rec.first <= i <= rec.last)
         if outside:
             rows += block_rows(g.block, replace(at, prefix="blocks.{}", repeat=len(outside), layers=outside))
-    tokens, cached, D = at.tokens, at.cached, plan.d_model
+    tokens, cached, active, D = at.tokens, at.cached, at.active, plan.d_model
     for step, r in enumerate(rec.routings):
         name = f"recursions.{step}"
-        here = replace(at, prefix=name, tokens=tokens, cached=cached, x=f"{name}.x", positions=f"{name}.positions")
+        here = replace(at, prefix=name, tokens=tokens, cached=cached, active=active, x=f"{name}.x", positions=f"{name}.positions")
         kept, seen = routed_tokens(r, at)
         rows += routing_rows(r, plan.groups[0].block, here, kept)
         rows.append(Pointwise(what="residual", size=D, **here.common("", "residual", tokens=kept)))
@@ -153,5 +154,5 @@ def recursion_rows(plan: Plan, at: At) -> list[Op]:
             if inside:
                 inner = replace(here, prefix="blocks.{}", repeat=len(inside), layers=inside, own=step == 0, scope=name)
                 rows += block_rows(g.block, inner.kept(r, kept, seen))
-        tokens, cached = kept, seen
+        tokens, cached, active = kept, seen, r.share
     return rows

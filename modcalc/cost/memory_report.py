@@ -113,7 +113,7 @@ def memory_report(
     dense = dense_twin(spec) if spec.mod else None
     twin = _memory(resolve(dense, plan.seq_len), work, dtype, how) if dense else None
     cached = work.context + work.seq_len
-    routings = ("expected", "all") if spec.mod else ("expected",)
+    routings = ("expected", "all") if plan.cache_varies else ("expected",)
     asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train", how=how)
     found = fits(spec, room, **asked) if room else ()
     choices = _choices(plan, work, dtype, how) if phase == "train" else ()

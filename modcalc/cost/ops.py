@@ -161,7 +161,7 @@ class AttentionCore(Op, frozen=True, kw_only=True):
         if causal == "full" or self.decode:
             return t * S
         if self.among is not None:
-            return t * ratio(replace(self, tokens=self.among, among=None).pairs(causal), self.among)
+            return ratio(t * whole(replace(self, tokens=self.among, among=None).pairs(causal)), self.among)
         if causal == "window":
             return t * (S if w is None else least(S, w))
         if causal == "half":

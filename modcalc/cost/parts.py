@@ -37,9 +37,10 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At, keys: At) -> list[Op]:
         rows.append(keys.linear("attn.kv_down", proj, D, lat.kv_rank + lat.rope_dim, a.k_bias))
         rows.append(keys.of("attn.kv_down").norm("attn.kv_down_norm", lat.kv_norm, beside=lat.rope_dim))
         # Absorbed or not, a new token multiplies once with the whole of kv_up; where less than one is expected, so are fewer expansions.
-        own, others = (0, cached + keys.tokens) if apart else (at.tokens, cached)
-        expanded = at.tokens if decode else own + others * least(at.tokens, 1)
-        rows.append(at.of("attn.kv_down_norm").linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv), tokens=expanded))
+        some = least(at.tokens, 1)
+        new = at.tokens if decode or not apart else keys.tokens * some
+        over = dict(tokens=new if decode else new + cached * some, active=keys.active)
+        rows.append(at.of("attn.kv_down_norm").linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv), **over))
         if absorbed:
             core |= dict(n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank, absorbed=True)
         rotated = 1

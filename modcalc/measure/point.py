@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
-PROTOCOL = 11  # grows when a step, its timing or its count of bytes or hardware FLOPs changes: what was measured before is then measured again
+# Grows when a step, its timing, its count of bytes or hardware FLOPs or a default of the schema changes: what was measured before is
+# then measured again.
+PROTOCOL = 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

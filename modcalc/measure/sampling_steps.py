@@ -39,9 +39,9 @@ class DrawnPass(Pass):
         drawn = torch.rand(passes.shape, device=x.device, generator=self.generator)
         return r, drawn < self.chance(routed, index), predicted
 
-    def _attend(self, block: "Block", place: Place, x: Tensor, at: Positions, *over: Any) -> Tensor:
+    def _attend(self, block: "Block", place: Place, x: Tensor, at: Positions, over: Any) -> Tensor:
         with _range(f"blocks.{place[1]}.attn"):
-            return super()._attend(block, place, x, at, *over)
+            return super()._attend(block, place, x, at, over)
 
     def _keys(self, block: "Block", place: Place, x: Tensor, at: Positions) -> tuple[Tensor, ...]:
         with _range(f"blocks.{place[1]}.attn"):
@@ -118,7 +118,7 @@ class DecodeStep:
 
 @torch.no_grad()
 def filled(model: "Decoder", tokens: Tokens, context: int) -> Cache:
-    """A cache as after `context` tokens: normal random keys and values, in routed blocks of a random share of the tokens."""
+    """A cache as after `context` tokens: normal random keys and values, in routed blocks of a random share of the tokens if not of all."""
     batch, plan = tokens.buffer.shape[0], model.plan
     cache = Cache(plan, batch)
     if not context:

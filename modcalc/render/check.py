@@ -17,7 +17,7 @@ UNHELD = "it is new since then, so nothing holds it"
 MEANT = {
     "train_step_flops": "a step of train.batch_size sequences, 1 without `train`",
     "train_flops": "whole steps of train.batch_size sequences that see at least train.tokens, or train.steps",
-    "kv_cache_bytes": "one sequence in bf16, routed blocks at the capacity's share",
+    "kv_cache_bytes": "one sequence in bf16; of tokens that routing keeps out of a cache, the capacity's share is there",
     "train_memory_bytes": "a step of train.batch_size sequences (1 without `train`), bf16 mixed precision, AdamW",
 }
 

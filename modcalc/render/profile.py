@@ -15,8 +15,8 @@ from modcalc.render.table import Column, Styled, Table, bad
 from modcalc.render.wording import LABELS
 
 BYTES = (
-    "byte ratio: of the fewest bytes that a step moves, which set the pace of small batches; the weights of a routed block are read "
-    "as soon as the token of one sequence passes"
+    "byte ratio: of the fewest bytes that a step moves, which set the pace of small batches; weights that only tokens which pass need "
+    "are read as soon as the token of one sequence passes"
 )
 ALONE = "alone: time ratio of the runs of each model by itself that measure energy; in turn, both share the device's power and clock"
 OWN_LABELS = {**LABELS, "loss": "losses", "optimizer": "optimizer", "idle": "idle (no kernel runs)", "other": "other"}

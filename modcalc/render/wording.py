@@ -145,7 +145,8 @@ def _windows(report: Report, unit: Unit) -> Facts:
         return []
     where = numbered([f"blocks.{i}" for i in layers])
     text = f"{where} are billed for all pairs, as an implementation that masks its window computes them; "
-    return [("windows", f"{text}--causal exact bills what tokens see: {count(unit.of(saved))} {unit.name} less there")]
+    mean = " in the mean" if any(op.kind == "attention" and op.among is not None for op in report.rows) else ""
+    return [("windows", f"{text}--causal exact bills what tokens see{mean}: {count(unit.of(saved))} {unit.name} less there")]
 
 
 def training(run: TrainingRun, unit: Unit, said: str, cluster: Cluster | None) -> Facts:
@@ -164,7 +165,7 @@ def training(run: TrainingRun, unit: Unit, said: str, cluster: Cluster | None) -
 def _cache(report: Report) -> str:
     size, w = kv_bytes(report), report.work
     held = several(w.context + w.seq_len, "token") + (f" of {w.batch:,} sequences" if w.batch > 1 else "")
-    routed = any(op.kind == "attention" and op.tokens != op.length for op in report.rows)
+    routed = any(op.kind == "attention" and op.brought != op.length for op in report.rows)
     expected = " expected" if routed and w.routing == "expected" else ""
     return f"{count(size)} bytes ({binary_bytes(size)}){expected} for {held} in {DTYPE}"
 

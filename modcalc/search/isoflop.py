@@ -158,7 +158,10 @@ def tokens_per_param(c: Candidate, count: str = "params") -> Fraction:
 
 
 def _integral(by: str, family: Family, basis: Basis) -> bool:
-    """Whether float64 bills `by` in integers alone; shares of routed blocks are none."""
+    """Whether float64 bills `by` in integers alone; shares of routed blocks are none, nor means over where kept tokens stand."""
+    mod = family.spec.mod
+    if mod and mod.keys == "all" and basis.rule.causal not in ("full", "window"):
+        return by in ("params", "non_embedding")
     terms = (*basis.rule.forward_terms, *basis.rule.backward_terms, *basis.rule.recompute_terms)
     if by in ("forward", "train"):
         return all(term.basis != "active params" for term in terms)

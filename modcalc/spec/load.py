@@ -109,7 +109,7 @@ def dump(spec: Spec) -> str:
 
     Dumper.add_representer(str, text)
     Dumper.add_representer(list, one_line)
-    return yaml.dump(given(spec), Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
+    return yaml.dump(_given(spec), Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
 
 
 def json_schema() -> dict[str, Any]:
@@ -118,15 +118,15 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "modcalc spec", **schema}
 
 
-def given(value: Any) -> Any:
+def _given(value: Any) -> Any:
     """Structs as dicts without defaults; how many tokens are kept, and by which blocks, is always said."""
     if not isinstance(value, msgspec.Struct):
-        return [given(v) for v in value] if isinstance(value, list) else value
+        return [_given(v) for v in value] if isinstance(value, list) else value
     fields = ((f.name, f.default, getattr(value, f.name)) for f in msgspec.structs.fields(value))
     said: tuple[str, ...] = ()
     if isinstance(value, Mod):
         said = ("capacity",) if value.layers is not None or value.recursions is not None else ("capacity", "every")
-    return {name: given(v) for name, default, v in fields if default is msgspec.NODEFAULT or v != default or name in said}
+    return {name: _given(v) for name, default, v in fields if default is msgspec.NODEFAULT or v != default or name in said}
 
 
 def _parse(text: str, file: str) -> tuple[Spec, Lines]:

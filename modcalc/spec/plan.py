@@ -260,6 +260,11 @@ class Plan(Struct, frozen=True):
         return self.recursion is not None or any(group.block.routing for group in self.groups)
 
     @property
+    def cache_varies(self) -> bool:
+        """Whether routing decides how many tokens a cache holds."""
+        return self.recursion is not None or any(group.block.routing and not group.block.routing.all_keys for group in self.groups)
+
+    @property
     def routed(self) -> dict[int, RoutingPlan]:
         """Layer index -> routing, for the routed blocks in order."""
         return {i: b.routing for i, b in enumerate(self.blocks) if b.routing}
