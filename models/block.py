@@ -52,7 +52,7 @@ class Block(Routed):
             return self.feed(self.attend(x, at, attend), at)
         normed = self.attn_norm(x)
         beside = normed if self.plan.parallel == "shared_norm" else self.mlp_norm(x)
-        return self._add(self._add(x, (attend or self.attn)(normed, at)), self.ffn(beside, at))
+        return self._add(self._add(x, (attend or self.attn)(normed, at)), self.ffn(beside, x, at))
 
     def attend(self, x: Tensor, at: Positions, attend: Attend | None = None) -> Tensor:
         """The attention part with its residual."""
@@ -60,10 +60,11 @@ class Block(Routed):
 
     def feed(self, x: Tensor, at: Positions) -> Tensor:
         """The feed-forward part with its residual."""
-        return self._part("mlp", x, lambda y: self.ffn(y, at))
+        return self._part("mlp", x, lambda y: self.ffn(y, x, at))
 
-    def ffn(self, x: Tensor, at: Positions) -> Tensor:
-        return self.moe(x, at.valid, at.sampling) if isinstance(self.plan.ffn, MoePlan) else self.mlp(x)
+    def ffn(self, x: Tensor, stream: Tensor, at: Positions) -> Tensor:
+        """x: [B, T, D]; stream: what x was before its norm."""
+        return self.moe(x, stream, at.valid, at.sampling) if isinstance(self.plan.ffn, MoePlan) else self.mlp(x)
 
     def read(self, x: Tensor) -> Tensor:
         """What attention reads of the stream x."""

@@ -2,9 +2,9 @@
 
 Matrices and embeddings from N(0, 1 / D): what reads a normed residual stream gives unit variance (LeCun et al. 1998, Efficient BackProp, section
 4.6), at every width; 0.02, the usual constant, is that of D = 2,500, and slows narrow models. Those that write to the residual stream (o_proj,
-down_proj) with a further 1 / sqrt(2 L), as GPT-2 (Radford et al. 2019, section 2.3). Norms are the identity, biases and sinks 0, an activation's
-weights those that make 0.8 of both factors. A Mixture-of-Depths router from N(0, 1 / D^2), as the readout that it is (Yang et al. 2022, arXiv
-2203.03466, table 3): a routed block begins close to the identity, and its weight grows where that helps.
+down_proj) with a further 1 / sqrt(2 L), as GPT-2 (Radford et al. 2019, section 2.3). Norms are the identity, biases and sinks 0, factors of
+experts 1, an activation's weights those that make 0.8 of both of its own. A Mixture-of-Depths router from N(0, 1 / D^2), as the readout that
+it is (Yang et al. 2022, arXiv 2203.03466, table 3): a routed block begins close to the identity, and its weight grows where that helps.
 """
 
 import math
@@ -40,7 +40,9 @@ def initialise(model: "Decoder") -> None:
         module = modules[owner]
         if p.is_meta:
             continue
-        if isinstance(module, Norm):
+        if name == "factors":
+            nn.init.ones_(p)
+        elif isinstance(module, Norm):
             nn.init.constant_(p, 0.0 if name == "bias" or module.plan.unit_offset else 1.0)
         elif name in ("bias", "sinks"):
             nn.init.zeros_(p)

@@ -8,6 +8,7 @@ from modcalc.spec.plan import MlpPlan, MoePlan
 
 from .grouped import grouped_mm
 from .mlp import Linear, Mlp, activate
+from .norms import Norm
 from .precision import full_precision, wide
 
 
@@ -59,7 +60,7 @@ class ExpertRouter(Linear):
 
 
 class Moe(nn.Module):
-    """x: [B, T, D] -> [B, T, D].
+    """x: [B, T, D] -> [B, T, D]. stream: [B, T, D], what x was before its norm; read where there are norms of their own.
 
     Experts 0 … E - 1 do work, E … E + noop - 1 are no-ops that return 0. `balance_bias` shifts the selection only; it
     is a buffer that training may move (DeepSeek-V3, arXiv 2412.19437, section 2.1.2); `initialise` sets it to 0.
@@ -74,20 +75,34 @@ class Moe(nn.Module):
         self.experts = Experts(plan, d_model)
         self.shared = Mlp(plan.shared, d_model) if plan.shared else None
         self.shared_gate = Linear(d_model, 1, bias=False) if plan.shared_gate else None
+        own = plan.own_norm is not None
+        for name in ("router_norm", "experts_norm", "experts_out_norm", "shared_out_norm"):
+            self.add_module(name, Norm(plan.own_norm) if own else None)
+        self.factors = nn.Parameter(torch.empty(outputs)) if own else None
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, dropless: bool = False) -> Tensor:
+    def forward(self, x: Tensor, stream: Tensor, valid: Tensor | None = None, dropless: bool = False) -> Tensor:
         """valid: [B, T] bool; tokens that only fill a buffer take no expert's place from others. dropless: token choice without a buffer."""
-        logits = self.router(x)
+        read, logits = x, self.logits(x, stream)
+        if self.experts_norm is not None:
+            read = self.experts_norm(stream)
         if self.plan.choice == "expert":
-            y = self._by_expert(x, logits, valid)
+            y = self._by_expert(read, logits, valid)
         else:
             experts, weights = self.choose(logits)
             slots = None if dropless else self.plan.slots(x.shape[1])
-            y = self._dropless(x, experts, weights) if slots is None else self._buffered(x, experts, weights, slots)
+            y = self._dropless(read, experts, weights) if slots is None else self._buffered(read, experts, weights, slots)
         if self.shared is None:
             return y
         shared = self.shared(x)
+        if self.experts_out_norm is not None:
+            return self.experts_out_norm(y) + self.shared_out_norm(shared)
         return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
+
+    def logits(self, x: Tensor, stream: Tensor) -> Tensor:
+        """[B, T, E + noop] in full precision."""
+        if self.router_norm is None:
+            return self.router(x)
+        return self.router(self.router_norm(stream) * x.shape[-1] ** -0.5)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Token choice. logits: [B, T, E + noop] -> experts [B, T, k] int64 and weights [B, T, k]."""
@@ -106,7 +121,10 @@ class Moe(nn.Module):
             weights = weights.softmax(-1)
         elif p.renormalize:
             weights = weights / weights.sum(-1, keepdim=True).clamp_min(TINY)
-        return experts, weights * p.scaling
+        weights = weights * p.scaling
+        if self.factors is not None:
+            weights = weights * self.factors.to(weights.dtype).index_select(0, experts.flatten()).view_as(weights)
+        return experts, weights
 
     def _dropless(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """All tokens * top_k assignments, sorted by expert."""

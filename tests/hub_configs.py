@@ -243,6 +243,9 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
                 each = {kind: dict(head_dim=4 * rng.randint(1, 3)) for kind in ("sliding_attention", "full_attention")}
                 types = more.get("layer_types") or ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(L)]
                 more |= dict(per_layer_config={str(i): each[kind] for i, kind in enumerate([*types[:-1], "full_attention"])})
+            if model_type == "gemma4_text" and flag():
+                E = rng.randint(2, 5)
+                more |= dict(enable_moe_block=True, num_experts=E, top_k_experts=rng.randint(1, E), moe_intermediate_size=4 * rng.randint(1, 5))
             return dict(attention_bias=flag(), sliding_window=window, attention_k_eq_v=flag(), global_head_dim=4 * rng.randint(1, 3), **more)
         case "phi" | "persimmon":
             return dict(qk_layernorm=flag())

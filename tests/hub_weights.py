@@ -73,6 +73,14 @@ COMMON = {
     },
 }
 NORM_AFTER = {"post_attention_layernorm": "blocks.{}.attn_out_norm"}
+# Gemma 4's experts beside the MLP, which is our shared expert.
+BESIDE = {
+    **{f"mlp.{p}_proj": f"blocks.{{}}.moe.shared.{p}_proj" for p in ("gate", "up", "down")},
+    "pre_feedforward_layernorm_2": "blocks.{}.moe.experts_norm",
+    "post_feedforward_layernorm_1": "blocks.{}.moe.shared_out_norm",
+    "post_feedforward_layernorm_2": "blocks.{}.moe.experts_out_norm",
+    "router.proj": "blocks.{}.moe.router",
+}
 OWN = {
     **dict.fromkeys(("apertus", "apertus1p5_text"), {"attention_layernorm": "blocks.{}.attn_norm", "feedforward_layernorm": "blocks.{}.mlp_norm"}),
     "afmoe": NORM_AFTER | {"pre_mlp_layernorm": "blocks.{}.mlp_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
@@ -117,7 +125,9 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
     kind = config.model_type
     module, _, leaf = rest.rpartition(".")
     alone = kind == "granitemoehybrid" and not config.num_local_experts  # what is shared beside experts, without any
-    if leaf in BALANCE:
+    if rest in ("router.scale", "router.per_expert_scale"):
+        yield "moe.router_norm.weight" if leaf == "scale" else "moe.factors", value
+    elif leaf in BALANCE:
         yield "moe.balance_bias", value.flatten()
     elif module.endswith("sinks") or rest == "self_attn.sinks":
         yield "attn.core.sinks", value
@@ -138,7 +148,7 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
         ours = COMMON[module.split(".norms.")[0]]
         yield f"{ours}.{leaf}", value[None]
     else:
-        names = {**COMMON, **OWN.get(kind, {})}
+        names = {**COMMON, **OWN.get(kind, {}), **(BESIDE if getattr(config, "enable_moe_block", False) else {})}
         ours = names[f"layer.{module}" if in_layer and f"layer.{module}" in names else module]
         if kind in CONV1D and in_layer and value.dim() == 2:
             value = value.t()

@@ -167,7 +167,8 @@ def softmax(x: Tensor) -> Tensor:
 
 def token_choice(moe: nn.Module, x: Tensor) -> dict[int, Tensor]:
     """Expert -> weight, of one token."""
-    p, logits = moe.plan, linear(moe.router, x)
+    p = moe.plan
+    logits = linear(moe.router, norm(moe.router_norm, x) / math.sqrt(len(x)) if p.own_norm else x)
     scores = {"softmax_topk": softmax, "topk_softmax": lambda z: z, "sigmoid": torch.sigmoid}[p.score](logits)
     rank = [s.item() + (float(moe.balance_bias[e]) if p.balance_bias else 0) for e, s in enumerate(scores)]
     size = len(rank) // p.groups
@@ -179,20 +180,42 @@ def token_choice(moe: nn.Module, x: Tensor) -> dict[int, Tensor]:
         weights = softmax(weights)
     elif p.renormalize:
         weights = weights / weights.sum()
-    return dict(zip(chosen, weights * p.scaling, strict=True))
+    weights = weights * p.scaling
+    if p.own_norm:
+        weights = torch.stack([w * moe.factors[e] for w, e in zip(weights, chosen, strict=True)])
+    return dict(zip(chosen, weights, strict=True))
 
 
-def mixture(moe: nn.Module, xs: list[Tensor], room: int) -> list[Tensor]:
-    """All tokens of one sequence; `room` tokens would fit, which settles the size of the experts' buffers."""
+def chosen_by_tokens(moe: nn.Module, xs: list[Tensor], slots: int | None) -> list[dict[int, Tensor]]:
+    """Expert -> weight of each token; earlier ones go first where room is short."""
+    used = dict.fromkeys(range(moe.plan.n_experts), 0)
+    routed: list[dict[int, Tensor]] = [{} for _ in xs]
+    for i, x in enumerate(xs):
+        for e, w in token_choice(moe, x).items():
+            if e < moe.plan.n_experts and (slots is None or used[e] < slots):
+                used[e] += 1
+                routed[i][e] = w
+    return routed
+
+
+def summed(moe: nn.Module, xs: list[Tensor], routed: list[dict[int, Tensor]]) -> list[Tensor]:
+    return [sum((w * expert(moe, e, x) for e, w in r.items()), torch.zeros_like(x)) for x, r in zip(xs, routed, strict=True)]
+
+
+def beside(moe: nn.Module, xs: list[Tensor], stream: list[Tensor], slots: int | None) -> list[Tensor]:
+    """Shared and routed experts, each between norms of its own."""
+    routed = summed(moe, [norm(moe.experts_norm, x) for x in stream], chosen_by_tokens(moe, stream, slots))
+    return [norm(moe.experts_out_norm, y) + norm(moe.shared_out_norm, mlp(moe.shared, x)) for x, y in zip(xs, routed, strict=True)]
+
+
+def mixture(moe: nn.Module, xs: list[Tensor], stream: list[Tensor], room: int) -> list[Tensor]:
+    """All tokens of one sequence; `room` tokens would fit, which settles the size of the experts' buffers. stream: xs before their norm."""
     p, slots = moe.plan, moe.plan.slots(room)
+    if p.own_norm:
+        return beside(moe, xs, stream, slots)
     routed: list[dict[int, Tensor]] = [{} for _ in xs]
     if p.choice == "token":
-        used = dict.fromkeys(range(p.n_experts), 0)
-        for i, x in enumerate(xs):
-            for e, w in token_choice(moe, x).items():
-                if e < p.n_experts and (slots is None or used[e] < slots):
-                    used[e] += 1
-                    routed[i][e] = w
+        routed = chosen_by_tokens(moe, xs, slots)
     else:
         scores = [(softmax if p.score == "softmax_topk" else torch.sigmoid)(linear(moe.router, x)) for x in xs]
         for e in range(p.n_experts):
@@ -200,7 +223,7 @@ def mixture(moe: nn.Module, xs: list[Tensor], room: int) -> list[Tensor]:
                 routed[i][e] = scores[i][e]
         totals = [sum(r.values()) if p.renormalize else 1 for r in routed]
         routed = [{e: w / total * p.scaling for e, w in r.items()} for r, total in zip(routed, totals, strict=True)]
-    out = [sum((w * expert(moe, e, x) for e, w in r.items()), torch.zeros_like(x)) for x, r in zip(xs, routed, strict=True)]
+    out = summed(moe, xs, routed)
     if moe.shared is None:
         return out
     gates = [torch.sigmoid(linear(moe.shared_gate, x)) if p.shared_gate else 1 for x in xs]
@@ -265,7 +288,7 @@ class Naive:
                 first = [norm(b.attn_norm, t.x) for t in ts]
                 second = first if b.plan.parallel == "shared_norm" else [norm(b.mlp_norm, t.x) for t in ts]
                 a = attention(b.attn, [replace(t, x=x) for t, x in zip(ts, first, strict=True)], over)
-                f = self.ffn(b, second, room)
+                f = self.ffn(b, second, [t.x for t in ts], room)
                 return [replace(t, x=t.x + b.plan.residual_scale * (y + z)) for t, y, z in zip(ts, a, f, strict=True)]
         else:
 
@@ -276,7 +299,7 @@ class Naive:
             return self.part(b, "attn", ts, lambda xs: attention(b.attn, [replace(t, x=x) for t, x in zip(ts, xs, strict=True)], over))
 
         def fed(ts: list[Token], room: int) -> list[Token]:
-            return self.part(b, "mlp", ts, lambda xs: self.ffn(b, xs, room))
+            return self.part(b, "mlp", ts, lambda xs: self.ffn(b, xs, [t.x for t in ts], room))
 
         if r is None:
             return whole(tokens, room)
@@ -286,8 +309,8 @@ class Naive:
             return fed(self.route(b, tokens, attended), room)
         return self.route(b, attended(tokens, room), fed)
 
-    def ffn(self, b: nn.Module, xs: list[Tensor], room: int) -> list[Tensor]:
-        return mixture(b.moe, xs, room) if hasattr(b, "moe") else [mlp(b.mlp, x) for x in xs]
+    def ffn(self, b: nn.Module, xs: list[Tensor], stream: list[Tensor], room: int) -> list[Tensor]:
+        return mixture(b.moe, xs, stream, room) if hasattr(b, "moe") else [mlp(b.mlp, x) for x in xs]
 
     def part(self, b: nn.Module, name: str, tokens: list[Token], f) -> list[Token]:
         """A residual part with its norms, for one placement after another."""

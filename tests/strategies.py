@@ -193,19 +193,20 @@ def _mlp(draw: Draw, bias: bool, has_moe: bool) -> Mlp:
     return Mlp(kind=kind, activation=draw(sampled_from(activations)), bias=bias, **size)
 
 
-def _moe(draw: Draw, where: dict, seq_len: int) -> Moe:
-    by_token = draw(sampled_from((True, True, False)))
+def _moe(draw: Draw, where: dict, seq_len: int, placement: str) -> Moe:
+    own_norms = placement == "sandwich" and draw(st.booleans())
+    by_token = own_norms or draw(sampled_from((True, True, False)))
     groups = draw(sampled_from((1, 1, 2))) if by_token else 1
     n_experts = groups * draw(st.integers(1, 5 if groups == 1 else 3))
     top_groups = draw(st.integers(1, groups))
-    n_noop = draw(st.integers(0, min(2, seq_len))) if groups == 1 else 0
-    n_shared = draw(st.integers(0, 2))
+    n_noop = draw(st.integers(0, min(2, seq_len))) if groups == 1 and not own_norms else 0
+    n_shared = draw(st.integers(int(own_norms), 2))
     score = draw(sampled_from(("softmax_topk", "topk_softmax", "sigmoid") if by_token else ("softmax_topk", "sigmoid")))
     fields: dict[str, Any] = dict(capacity=draw(sampled_from((0.5, 1.0, 1.25, 2.0))))
     if by_token:
         fields["top_k"] = draw(st.integers(1, n_experts // groups * top_groups + n_noop))
         fields["balance_bias"] = draw(st.booleans())
-        if not n_noop and draw(st.booleans()):
+        if not n_noop and (own_norms or draw(st.booleans())):  # a norm of what was dropped, of zeros, makes large numbers of rounding
             fields["capacity"] = None
     return Moe(
         n_experts=n_experts,
@@ -214,7 +215,8 @@ def _moe(draw: Draw, where: dict, seq_len: int) -> Moe:
         bias=draw(st.booleans()),
         n_shared=n_shared,
         shared_d_ff=draw(maybe(st.integers(1, 16))) if n_shared else None,
-        shared_gate=draw(st.booleans()) if n_shared else False,
+        shared_gate=draw(st.booleans()) if n_shared and not own_norms else False,
+        own_norms=own_norms,
         n_noop=n_noop,
         score=score,
         renormalize=True if score == "topk_softmax" else draw(st.booleans()),
@@ -323,7 +325,7 @@ def specs(draw: Draw, *, mod: bool | None = None, moe: bool | None = None) -> Sp
         n_layers=n_layers,
         attention=attention,
         mlp=_mlp(draw, mlp_bias, has_moe),
-        moe=_moe(draw, where, seq_len) if has_moe else None,
+        moe=_moe(draw, where, seq_len, norm.placement) if has_moe else None,
         norm=norm,
         positions=positions,
         embedding=Embedding(

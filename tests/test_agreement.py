@@ -89,7 +89,13 @@ def knobs(spec: Spec) -> set[str]:
     }
     if e:
         used |= {f"moe {e.choice}": True, "dropless": e.choice == "token" and e.capacity is None, "noop": e.n_noop > 0}
-        used |= {"shared experts": e.n_shared > 0, "shared gate": e.shared_gate, "expert groups": e.groups > 1, f"moe {e.score}": True}
+        used |= {
+            "own norms": e.own_norms,
+            "shared experts": e.n_shared > 0,
+            "shared gate": e.shared_gate,
+            "expert groups": e.groups > 1,
+            f"moe {e.score}": True,
+        }
     if m:
         used |= {f"mod {m.granularity}": True, f"mod {m.selection}": True, f"mod {m.router}": True}
         used |= {"recursions": bool(m.recursions), "keys of all": m.keys == "all"}
@@ -108,7 +114,7 @@ KNOBS = {
     *(f"positions {kind}" for kind in ("rotary", "learned", "alibi", "none")),
     *(f"placement {kind}" for kind in ("pre", "output", "sandwich", "post")),
     *(f"parallel {kind}" for kind in ("none", "shared_norm", "two_norms")),
-    *("moe token", "moe expert", "dropless", "noop", "shared experts", "shared gate", "expert groups"),
+    *("moe token", "moe expert", "own norms", "dropless", "noop", "shared experts", "shared gate", "expert groups"),
     *(f"moe {score}" for score in ("softmax_topk", "topk_softmax", "sigmoid")),
     *(f"mod {kind}" for kind in ("block", "attention", "mlp", "topk", "threshold", "learned", "random")),
     *("recursions", "keys of all", "predictor", "bypass", "list", "schedule", "mod and moe"),

@@ -116,7 +116,7 @@ def test_experts_are_weighted_by_the_plans_factor(choice: dict) -> None:
         torch.manual_seed(0)
         model = modcalc.build(spec_of(dict(n_layers=1, moe=dict(n_experts=4, d_ff=8, scaling=scaling, **choice))), dtype="float64")
         x = torch.randn(2, 12, model.plan.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        added.append(model.blocks[0].moe(x))
+        added.append(model.blocks[0].moe(x, x))
     torch.testing.assert_close(added[1], 2 * added[0], rtol=1e-12, atol=0)
     assert added[0].abs().max() > 0
 

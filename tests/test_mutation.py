@@ -116,8 +116,8 @@ def lookup_as_a_product(patch: Patch) -> None:
 def expert_buffer_a_slot_larger(patch: Patch) -> None:
     original = ledger.moe_rows
 
-    def rows(m: MoePlan, D: Any, at: Any) -> list[Op]:
-        return [replace(op, tokens=op.tokens + 1) if isinstance(op, Experts) else op for op in original(m, D, at)]
+    def rows(m: MoePlan, *where: Any) -> list[Op]:
+        return [replace(op, tokens=op.tokens + 1) if isinstance(op, Experts) else op for op in original(m, *where)]
 
     patch.setattr(ledger, "moe_rows", rows)
 

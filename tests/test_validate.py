@@ -17,6 +17,8 @@ BASE: dict[str, Any] = dict(name="a", vocab_size=100, seq_len=16, d_model=32, n_
 LATENT = dict(kv_rank=8, nope_dim=4, rope_dim=2, v_dim=4)
 MOE = dict(n_experts=4, top_k=2)
 REC = dict(recursions=2, capacity=[1.0, 0.5])
+OWN = dict(n_experts=4, top_k=2, n_shared=1, own_norms=True)
+SANDWICH = dict(placement="sandwich")
 
 # What the file says beside BASE -> the key that is named, and words of the message.
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
@@ -157,6 +159,11 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(mod=dict(layers=[1], capacity=dict(kind="linear", start=1.0, end=0.5))), "mod.capacity", "at least 2 routed blocks"),
     (dict(mod=dict(capacity=8, rounding="ceil")), "mod.rounding", "only shares are rounded"),
     (dict(mod=dict(multiple_of=17)), "mod.multiple_of", "every capacity would be all tokens"),
+    (dict(moe=OWN), "norm.placement", "sandwich with moe.own_norms"),
+    (dict(moe=dict(OWN, n_shared=0), norm=SANDWICH), "moe.n_shared", "at least 1 with moe.own_norms"),
+    (dict(moe=dict(OWN, shared_gate=True), norm=SANDWICH), "moe.shared_gate", "false with moe.own_norms"),
+    (dict(moe=dict(n_experts=4, choice="expert", capacity=1.0, n_shared=1, own_norms=True), norm=SANDWICH), "moe.choice", "token with"),
+    (dict(moe=dict(OWN, n_noop=1, capacity=1.0), norm=SANDWICH), "moe.n_noop", "0 with moe.own_norms"),
     (dict(mod=dict(router="random", predictor_width=4)), "mod.predictor_width", "noise has nothing to learn"),
     (dict(mod=dict(router="random", aux_loss=0.01)), "mod.aux_loss", "noise has nothing to learn"),
     (dict(mod=dict(router="random", z_loss=0.1)), "mod.z_loss", "noise has nothing to learn"),

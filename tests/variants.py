@@ -41,6 +41,9 @@ VARIANTS: dict[str, dict] = {
     "gates": dict(attention=dict(n_heads=4, n_kv_heads=2, gate="elementwise")),
     "moe": dict(moe=MOE),
     "moe with drops": dict(moe=dict(MOE, capacity=0.5)),
+    "moe, own norms": dict(
+        moe=dict(MOE, n_shared=1, own_norms=True, capacity=1.0), norm=dict(placement="sandwich"), mod=dict(capacity=0.5, granularity="mlp")
+    ),
     "mod": dict(mod=dict(capacity=0.25)),
     "mod, one token": dict(mod=dict(capacity=1)),
     "mod, all tokens": dict(mod=dict(capacity=1.0)),

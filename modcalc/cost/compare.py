@@ -95,6 +95,7 @@ _FREE = {
     "rotary": "rotary positions",
     "select": "top-k selection",
     "gate": "gates",
+    "factors": "factors of experts",
     "scale": "scaling",
 }
 

@@ -66,6 +66,7 @@ def block_rows(b: BlockPlan, at: At) -> list[Op]:
     comes_in["mlp_out_norm"] = ffn.of("moe" if experts else "mlp.down_proj")
     if b.placement == "post":
         comes_in |= {"attn_norm": attn.of("attn_sum"), "mlp_norm": ffn.of("mlp_sum")}
+    stream = ffn
     before = b.placement in ("pre", "sandwich")
     if keys and before:
         # What keys are made of; the queries' tokens are normed once more.
@@ -76,7 +77,7 @@ def block_rows(b: BlockPlan, at: At) -> list[Op]:
         attn, ffn = attn.of("attn_norm"), ffn.of("attn_norm" if b.parallel == "shared_norm" else "mlp_norm")
     rows += attention_rows(b.attention, D, attn, keys or attn)
     rows.append(attn.point("", "residual", "residual", D))
-    rows += moe_rows(b.ffn, D, ffn) if experts else mlp_rows(b.ffn, D, ffn, "mlp", "mlp")
+    rows += moe_rows(b.ffn, D, ffn, stream) if experts else mlp_rows(b.ffn, D, ffn, "mlp", "mlp")
     rows.append(ffn.point("", "residual", "residual", D))
     return rows
 

@@ -10,7 +10,7 @@ sampling) or numpy arrays (a lattice of shapes). One multiply-add is 2 FLOPs.
 | attention | B pairs H (N + N_v); pairs = t S, or as `causal` | H with sinks                      |
 | lookup    | 0                                                | rows width                        |
 | norm      | 0                                                | groups width (x 2 with bias)      |
-| pointwise | 0                                                | 2 of xIELU                        |
+| pointwise | 0                                                | 2 of xIELU; E factors of experts  |
 
 t tokens of one sequence, S tokens attended to, H heads, N and N_v head dims of keys and of values, E experts.
 """
@@ -252,9 +252,9 @@ class NormOp(Op, frozen=True, kw_only=True):
 
 
 class Pointwise(Op, frozen=True, kw_only=True):
-    """Elementwise or data-moving work: `size` elements per token, free by the matmul convention. Of all activations only xIELU has weights.
+    """Elementwise or data-moving work: `size` elements per token, free by the matmul convention. xIELU has weights, and so have factors of experts.
 
-    what: activation, residual, rotary, softmax, softcap, scale, select (top-k and sort), gather, scatter, gate.
+    what: activation, residual, rotary, softmax, softcap, scale, select (top-k and sort), factors (of experts), gather, scatter, gate.
     """
 
     kind = "pointwise"
@@ -263,8 +263,12 @@ class Pointwise(Op, frozen=True, kw_only=True):
 
     @property
     def weights(self) -> Weights:
+        if not self.own:
+            return {}
+        if self.what == "factors":
+            return {"factors": (self.part.n_experts,)}
         with_some = self.what == "activation" and isinstance(self.part, MlpPlan) and self.part.has_weights
-        return {"act.alpha_p": (1,), "act.alpha_n": (1,)} if with_some and self.own else {}
+        return {"act.alpha_p": (1,), "act.alpha_n": (1,)} if with_some else {}
 
     @property
     def elements(self) -> Dim:

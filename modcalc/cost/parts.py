@@ -94,9 +94,10 @@ def mlp_rows(m: MlpPlan, D: Dim, at: At, name: str, component: str) -> list[Op]:
     return rows
 
 
-def moe_rows(m: MoePlan, D: Dim, at: At) -> list[Op]:
+def moe_rows(m: MoePlan, D: Dim, at: At, stream: At) -> list[Op]:
     """Router over E + noop outputs, the experts' projections, and the shared experts as one MLP.
 
+    at: behind the norm, stream: before it, which router and routed experts read where they have norms of their own.
     Without a buffer every one of the t * top_k assignments is computed; with no-op experts that number is random, and
     at sampling its expectation under even use is billed. Experts that choose take at sampling the share that they choose of a whole sequence.
     """
@@ -109,8 +110,15 @@ def moe_rows(m: MoePlan, D: Dim, at: At) -> list[Op]:
     else:
         assigned = whole(at.tokens * m.top_k * (Fraction(E, outputs) if m.n_noop else 1))
     over = dict(tokens=assigned, active=at.active * share, part=m)
-    rows: list[Op] = [at.linear("moe.router", "expert router", D, outputs, m.router_bias, precise=True)]
+    rows: list[Op] = []
+    router = at
+    if m.own_norm:
+        rows += [stream.norm(name, m.own_norm) for name in ("moe.router_norm", "moe.experts_norm")]
+        router = at.of("moe.router_norm")
+    rows.append(router.linear("moe.router", "expert router", D, outputs, m.router_bias, precise=True))
     rows.append(at.point("moe.router", "expert router", "select", outputs, part=m))
+    if m.own_norm:
+        rows.append(at.point("moe", "expert router", "factors", m.top_k, part=m, active=at.active * share))
 
     def experts(n: str, reads: str, d_in: Dim, d_out: Dim) -> Experts:
         read = at.common(f"moe.experts.{n}", "experts", reads=at.name(reads), **over)
@@ -124,6 +132,9 @@ def moe_rows(m: MoePlan, D: Dim, at: At) -> list[Op]:
     rows.append(at.point("moe", "experts", "scatter", D, tokens=moved, part=m))
     if m.shared:
         rows += mlp_rows(m.shared, D, at, "moe.shared", "shared experts")
+    if m.own_norm:
+        outs = (("moe.experts_out_norm", "moe.routed"), ("moe.shared_out_norm", "moe.shared.down_proj"))
+        rows += [at.of(reads).norm(name, m.own_norm) for name, reads in outs]
     if m.shared_gate:
         rows.append(at.linear("moe.shared_gate", "shared experts", D, 1))
         rows.append(at.of("moe.shared.down_proj").point("moe.shared", "shared experts", "gate", D))

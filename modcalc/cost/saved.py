@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise
-from modcalc.cost.saved_experts import buffer_entries, moved_by_experts, selected_by_router
+from modcalc.cost.saved_experts import buffer_entries, moved_by_experts, selected_by_router, weighed_by_factors
 from modcalc.cost.tensors import Tensor, element_bytes
 from modcalc.cost.workload import Training
 from modcalc.spec.plan import MlpPlan, MoePlan, RoutingPlan
@@ -171,6 +171,10 @@ def _select(op: Pointwise, how: How) -> Iterator[Tensor]:
         yield Tensor(f"{op.path}:scores", op.batch * op.tokens, "wide")
 
 
+def _factors(op: Pointwise, how: How) -> Iterator[Tensor]:
+    yield from weighed_by_factors(op)
+
+
 def _gather(op: Pointwise, how: How) -> Iterator[Tensor]:
     yield Tensor(f"{op.path}:{op.reads} index", op.batch * op.tokens, "index")
 
@@ -211,6 +215,7 @@ _RULES: dict[str, Callable[..., Iterator[Tensor]]] = {
     "activation": _activation,
     "gate": _gate,
     "select": _select,
+    "factors": _factors,
     "gather": _gather,
     "scatter": _scatter,
     "softcap": _softcap,

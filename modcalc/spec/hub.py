@@ -207,7 +207,9 @@ def _config(raw: Mapping[str, Any], kind: ModelType) -> tuple[Config, list[tuple
             value = None
         if value is None and KINDS[field] == "section":
             value = kind.defaults[field]
-        problem = wrong(field, value)
+        # A null says what the class has by default where that is null, but for a section, where it may mean an empty one.
+        given = value is not None or kind.defaults[field] is not None or KINDS[field] == "section"
+        problem = wrong(field, value) if given else None
         if problem:
             bad.append((key, problem))
         config[field] = False if value is None and KINDS[field] == "flag" else value

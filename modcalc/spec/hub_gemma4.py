@@ -1,5 +1,5 @@
-"""Gemma 4: layers without a window have other heads, whose values may be what the key projection makes. Only models without embeddings of
-their own for each layer, without layers that take their keys from another one, and without experts can be billed.
+"""Gemma 4: layers without a window have other heads, whose values may be what the key projection makes; experts may stand beside the MLP.
+Only models without embeddings of their own for each layer and without layers that take their keys from another one can be billed.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_fields import show
 from modcalc.spec.hub_outnorm import GEMMA_2
 from modcalc.spec.hub_parts import ATTENTION_DROPOUT, NO_MLP_BIAS, QK_HEAD, UNROTATED, ModelType, sizes
-from modcalc.spec.hub_rules import Config, Refused, Rule
+from modcalc.spec.hub_rules import Config, Refused, Rule, of
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -121,12 +121,19 @@ CHECKS = (
     has_no("num_kv_shared_layers", "layers that take keys and values from another one"),
     whole_heads_turn,
 )
+# Beside the MLP, which is the one that is shared.
+EXPERTS = {
+    "moe.n_experts": r.needed("num_experts"), "moe.top_k": r.needed("top_k_experts"), "moe.d_ff": r.needed("moe_intermediate_size"),
+    "moe.n_shared": 1, "moe.shared_d_ff": of("intermediate_size"), "moe.own_norms": True,
+}  # fmt: skip
+OF_EXPERTS = {"enable_moe_block", "num_experts", "top_k_experts", "moe_intermediate_size"}
 GEMMA_4 = ModelType(
     defaults=sizes(
         262144, 2304, 30, 8, tied=True, max_position_embeddings=131072, intermediate_size=9216, num_key_value_heads=4, head_dim=256,
         hidden_activation="gelu_pytorch_tanh", rms_norm_eps=1e-6, attention_bias=False, sliding_window=512, layer_types=None,
         final_logit_softcapping=None, rope_parameters=None, attention_k_eq_v=False, global_head_dim=512, num_global_key_value_heads=None,
-        per_layer_config=None, hidden_size_per_layer_input=256, num_kv_shared_layers=0, enable_moe_block=False,
+        per_layer_config=None, hidden_size_per_layer_input=256, num_kv_shared_layers=0, enable_moe_block=False, num_experts=None,
+        top_k_experts=None, moe_intermediate_size=None,
     ),
     knobs={
         **GEMMA_2, **QK_HEAD, "norm.unit_offset": None, "attention.scale": 1.0, "attention.softcap": None, "attention.v_norm": True,
@@ -137,16 +144,12 @@ GEMMA_4 = ModelType(
         "attention.full.values_from_keys": where_full_differs("values_from_keys"),
         "positions.theta": rotary.theta_of_layers(FULL, 1000000.0, lambda c: True),
         "positions.local_theta": rotary.theta_of_layers(SLIDING, 10000.0, lambda c: any(windows(c))),
+        **EXPERTS,
     },
-    checks=(
-        *CHECKS,
-        has_no("hidden_size_per_layer_input", "embeddings of their own for each layer"),
-        has_no("enable_moe_block", "experts beside an MLP, each between norms of its own"),
-    ),
-    # Of parts that these models do not have.
-    free=ATTENTION_DROPOUT | {
-        "expert_intermediate_size", "moe_intermediate_size", "num_experts", "top_k_experts", "use_double_wide_mlp", "vocab_size_per_layer_input",
-    },
+    only_if={"moe": of("enable_moe_block")},
+    checks=(*CHECKS, has_no("hidden_size_per_layer_input", "embeddings of their own for each layer")),
+    # Of parts that these models do not have, and a name that the library does not read.
+    free=ATTENTION_DROPOUT | {"expert_intermediate_size", "use_double_wide_mlp", "vocab_size_per_layer_input"},
     fixed=UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (None, "vision")},
     dropped=(lambda c: "a factor on what each layer returns", lambda c: None if c["rope_parameters"] else "proportional RoPE scaling"),
     by_layer=True,
@@ -157,10 +160,12 @@ GEMMA4: dict[str, ModelType] = {
     # The decoder of the model without encoders for images and audio, which has neither of the parts that are refused.
     "gemma4_unified_text": replace(
         GEMMA_4,
-        defaults={k: v for k, v in GEMMA_4.defaults.items() if k not in ("hidden_size_per_layer_input", "enable_moe_block")}
+        defaults={k: v for k, v in GEMMA_4.defaults.items() if k not in ("hidden_size_per_layer_input", *OF_EXPERTS)}
         | dict(max_position_embeddings=262144, sliding_window=1024),
+        knobs={k: v for k, v in GEMMA_4.knobs.items() if k not in EXPERTS},
+        only_if={},
         checks=CHECKS,
-        free=GEMMA_4.free | {"enable_moe_block"},
+        free=GEMMA_4.free | OF_EXPERTS,
         fixed=GEMMA_4.fixed | {"hidden_size_per_layer_input": (0, None)},
     ),
 }

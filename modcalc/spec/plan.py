@@ -113,6 +113,7 @@ class MoePlan(Struct, frozen=True):
     balance_bias: bool
     groups: int
     top_groups: int
+    own_norm: NormPlan | None  # that of router, routed and shared experts, where each has some
 
     @property
     def dropless(self) -> bool:

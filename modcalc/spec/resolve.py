@@ -139,7 +139,7 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
     )  # fmt: skip
 
 
-def moe_plan(spec: Spec, moe: Moe, d_ff: Dim) -> MoePlan:
+def moe_plan(spec: Spec, moe: Moe, d_model: Dim, d_ff: Dim) -> MoePlan:
     gated, act = spec.mlp.kind == "gated", spec.mlp.activation
     width = d_ff if moe.d_ff is None else moe.d_ff
     shared_width = width if moe.shared_d_ff is None else moe.shared_d_ff
@@ -147,7 +147,7 @@ def moe_plan(spec: Spec, moe: Moe, d_ff: Dim) -> MoePlan:
     return MoePlan(
         moe.n_experts, moe.n_noop, moe.top_k if moe.choice == "token" else None, MlpPlan(gated, act, width, moe.bias), shared, moe.shared_gate,
         moe.choice, None if moe.capacity is None else exact(moe.capacity), moe.score, moe.renormalize, moe.scaling,
-        moe.router_bias, moe.balance_bias, moe.groups, moe.top_groups,
+        moe.router_bias, moe.balance_bias, moe.groups, moe.top_groups, norm_plan(spec.norm, d_model) if moe.own_norms else None,
     )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def block_plan(
     routing: RoutingPlan | None,
 ) -> BlockPlan:
     attention = attention_plan(spec, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, window=window, rotated=rotated)
-    ffn = moe_plan(spec, spec.moe, d_ff) if experts else MlpPlan(spec.mlp.kind == "gated", spec.mlp.activation, d_ff, spec.mlp.bias)
+    ffn = moe_plan(spec, spec.moe, d_model, d_ff) if experts else MlpPlan(spec.mlp.kind == "gated", spec.mlp.activation, d_ff, spec.mlp.bias)
     return BlockPlan(d_model, attention, ffn, norm_plan(spec.norm, d_model), spec.norm.placement, spec.parallel, spec.residual_scale, routing)
 
 

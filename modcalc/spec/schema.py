@@ -169,6 +169,11 @@ class Moe(Strict, kw_only=True):
     renormalize: _doc(bool, "kept weights of a token sum to 1; they always do with score: topk_softmax") = True
     scaling: _doc(Annotated[float, Meta(gt=0.0)], "factor on the routed experts' weights (routed_scaling_factor)") = 1.0
     router_bias: _doc(bool, "a learned bias in the router") = False
+    own_norms: _doc(
+        bool,
+        "shared and routed experts each between norms of their own: router and routed experts read the stream through one each, what either "
+        "kind brings is normed apart, and a learned factor weighs each expert (Gemma 4). Needs n_shared and norm.placement sandwich",
+    ) = False
     balance_bias: _doc(
         bool,
         "a bias for selection only that is no parameter (DeepSeek-V3's e_score_correction_bias), "
