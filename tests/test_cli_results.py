@@ -450,6 +450,11 @@ def test_bad_files(results, tmp_path):
     Path("mixed/log.jsonl").write_text('{"loss": 3}\n')
     code, out, err = results("mixed")
     assert code == 0 and "mod-220m" in out and re.search(r"warning: mixed/log.jsonl:1: not a result of modcalc profile .*; left out\n", err)
+    Path("mixed/gone.jsonl").symlink_to("nowhere")
+    code, out, err = results("mixed")
+    assert code == 0 and "mod-220m" in out and "warning: mixed/gone.jsonl: a link to a file that is not there; left out\n" in err
+    assert results("mixed/gone.jsonl")[0] == 2, "it was named"
+    Path("mixed/gone.jsonl").unlink()
     for words in (("mixed/log.jsonl", "mixed"), ("mixed", "mixed/log.jsonl")):
         assert results(*words)[0] == 2, "it was named"
     for mark in ("", "\ufeff"):

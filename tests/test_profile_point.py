@@ -437,8 +437,12 @@ def test_memory_counts_weights_gradients_and_moments():
     wide = msgspec.structs.replace(SPEC, mod=None, d_model=512, n_layers=3, mlp=Mlp(d_ff=2560), attention=Attention(n_heads=8))
     one = settings(batch=1, iterations=1)
     weights = 4 * account(wide).params.total
-    forward = measure(Job(spec=wide, baseline=None, settings=one, device=CPU))
-    train = measure(Job(spec=wide, baseline=None, settings=msgspec.structs.replace(one, mode="train"), device=CPU))
-    assert isinstance(train, Result) and train.memory.source.endswith("resident set")
-    assert 0.9 * weights < forward.peak_memory_bytes < 3 * weights
-    assert 3.2 * weights < train.peak_memory_bytes < 7 * weights
+
+    def peak(mode: str) -> int:
+        """The larger of two: on a busy machine a high-water mark was once seen 7 MB short."""
+        found = [measure(Job(spec=wide, baseline=None, settings=msgspec.structs.replace(one, mode=mode), device=CPU)) for _ in range(2)]
+        assert all(isinstance(one, Result) and one.memory.source.endswith("resident set") for one in found)
+        return max(one.peak_memory_bytes for one in found)
+
+    assert 0.9 * weights < peak("forward") < 3 * weights
+    assert 3.2 * weights < peak("train") < 7 * weights

@@ -91,6 +91,9 @@ def _read(paths: "dict[Path, bool]") -> "list[tuple[str, Record]]":
     deep = next((n for n in (1, 2) if len({path.parts[-n:] for path in paths}) == len(paths)), 0)
     found = []
     for path, unnamed in paths.items():
+        if unnamed and not path.exists():
+            print(f"warning: {path}: a link to a file that is not there; left out", file=sys.stderr)
+            continue
         try:
             held = read_results(path)
         except UsageError as wrong:
