@@ -9,7 +9,7 @@ import torch
 from modcalc.models import Decoder, fusible, training_loss
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
-from variants import MOE, VARIANTS, model_of, spec_of
+from variants import MOE, VARIANTS, model_of, short_of, spec_of
 
 Step = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
@@ -28,17 +28,13 @@ def compiled(step: Step, backend: str | Callable) -> Step:
     return torch.compile(step, fullgraph=True, dynamic=False, backend=backend)
 
 
-# Whose layers are named one by one. Of all others two blocks, one of them routed, show what four do.
-BY_LAYER = ("mod", "mod, threshold", "mod, list", "mod, capacities", "recursions")
-
-
 # What stands in a dense model alone stands in a routed one too.
 ROUTED = [name for name in VARIANTS if name == "dense" or "mod" in VARIANTS[name] or "moe" in VARIANTS[name]]
 
 
 @pytest.mark.parametrize("name", ROUTED)
 def test_the_training_forward_is_one_graph(name: str) -> None:
-    step, counter = step_of(model_of({**VARIANTS[name], "n_layers": 4 if name in BY_LAYER else 2})), CompileCounter()
+    step, counter = step_of(model_of(short_of(name))), CompileCounter()
     fast = compiled(step, counter)
     for seed in (3, 4):  # other tokens, other decisions, the same graph
         found = []

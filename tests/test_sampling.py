@@ -139,7 +139,7 @@ def test_rows_decide_alone(name: str) -> None:
     model = model_of(name)
     prompts = tokens_of(model, 5, 4)
     together = generate(model, prompts, 8)
-    for size in (1, 2, 3):
+    for size in (1, 3):
         parts = [generate(model, part, 8) for part in prompts.split(size)]
         assert torch.equal(together, torch.cat(parts))
     assert torch.equal(together[:, :4], prompts)

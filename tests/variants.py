@@ -94,11 +94,18 @@ VARIANTS: dict[str, dict] = {
     "recursions, experts": dict(mod=dict(recursions=2, capacity=[0.75, 0.5]), moe=MOE),
     "recursions, threshold": dict(mod=dict(recursions=3, capacity=[0.75, 0.5, 0.25], selection="threshold", bypass=dict(d_ff=3))),
 }
+# Whose layers are named one by one, or differ in more than being routed.
+BY_LAYER = ("mod", "mod, threshold", "mod, list", "mod, capacities", "mod, schedule", "recursions")
 each_variant = pytest.mark.parametrize("name", VARIANTS)
 
 
 def spec_of(variant: str | dict) -> Spec:
     return msgspec.convert({**BASE, **(VARIANTS[variant] if isinstance(variant, str) else variant)}, Spec)
+
+
+def short_of(name: str) -> dict:
+    """A variant of two layers where these show what four do: one of them is routed."""
+    return VARIANTS[name] if name in BY_LAYER else {**VARIANTS[name], "n_layers": 2}
 
 
 def model_of(variant: str | dict, **options) -> Decoder:
