@@ -78,13 +78,12 @@ class Moe(nn.Module):
         own = plan.own_norm is not None
         for name in ("router_norm", "experts_norm", "experts_out_norm", "shared_out_norm"):
             self.add_module(name, Norm(plan.own_norm) if own else None)
-        self.factors = nn.Parameter(torch.empty(outputs)) if own else None
+        self.factors = nn.Parameter(torch.empty(plan.n_experts)) if own else None
 
     def forward(self, x: Tensor, stream: Tensor, valid: Tensor | None = None, dropless: bool = False) -> Tensor:
         """valid: [B, T] bool; tokens that only fill a buffer take no expert's place from others. dropless: token choice without a buffer."""
-        read, logits = x, self.logits(x, stream)
-        if self.experts_norm is not None:
-            read = self.experts_norm(stream)
+        logits = self.logits(x, stream)
+        read = x if self.experts_norm is None else self.experts_norm(stream)
         if self.plan.choice == "expert":
             y = self._by_expert(read, logits, valid)
         else:
@@ -99,7 +98,7 @@ class Moe(nn.Module):
         return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
 
     def logits(self, x: Tensor, stream: Tensor) -> Tensor:
-        """[B, T, E + noop] in full precision."""
+        """[B, T, E + noop] in full precision; behind a norm of its own the router reads it times D ** -0.5 (Gemma 4)."""
         if self.router_norm is None:
             return self.router(x)
         return self.router(self.router_norm(stream) * x.shape[-1] ** -0.5)

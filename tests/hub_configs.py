@@ -298,7 +298,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             more = {}
             if model_type.endswith("_swa"):
                 types = layers if flag() else ["sliding_attention" if i % 4 else "full_attention" for i in range(L)]
-                base = {kind: rng.choice((0, 100.0, 300.0)) for kind in set(types)}
+                base = {kind: rng.choice((0, 100.0, 300.0)) for kind in dict.fromkeys(types)}
                 more = dict(sliding_window=window, layer_types=types)
                 more |= dict(layer_rope_theta=[base[kind] * rng.choice((0, 1)) for kind in types]) if flag() else {}
             if model_type == "granite_swa":

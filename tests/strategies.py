@@ -193,8 +193,7 @@ def _mlp(draw: Draw, bias: bool, has_moe: bool) -> Mlp:
     return Mlp(kind=kind, activation=draw(sampled_from(activations)), bias=bias, **size)
 
 
-def _moe(draw: Draw, where: dict, seq_len: int, placement: str) -> Moe:
-    own_norms = placement == "sandwich" and draw(st.booleans())
+def _moe(draw: Draw, where: dict, seq_len: int, own_norms: bool) -> Moe:
     by_token = own_norms or draw(sampled_from((True, True, False)))
     groups = draw(sampled_from((1, 1, 2))) if by_token else 1
     n_experts = groups * draw(st.integers(1, 5 if groups == 1 else 3))
@@ -206,7 +205,7 @@ def _moe(draw: Draw, where: dict, seq_len: int, placement: str) -> Moe:
     if by_token:
         fields["top_k"] = draw(st.integers(1, n_experts // groups * top_groups + n_noop))
         fields["balance_bias"] = draw(st.booleans())
-        if not n_noop and (own_norms or draw(st.booleans())):  # a norm of what was dropped, of zeros, makes large numbers of rounding
+        if not n_noop and draw(st.booleans()):
             fields["capacity"] = None
     return Moe(
         n_experts=n_experts,
@@ -310,6 +309,9 @@ def specs(draw: Draw, *, mod: bool | None = None, moe: bool | None = None) -> Sp
     n_layers, seq_len = draw(st.integers(1, 4)), draw(st.integers(1, 16))
     parallel = draw(sampled_from(("none", "none", "shared_norm", "two_norms")))
     norm = _norm(draw, parallel)
+    own_norms = has_moe and parallel == "none" and draw(st.booleans())
+    if own_norms:
+        norm = structs.replace(norm, placement="sandwich")
     d_model, attention, positions = _attention_and_positions(draw, norm, n_layers, seq_len)
     routing = _mod(draw, n_layers, seq_len, parallel) if has_mod else None
     where = _choice_of_layers(draw, n_layers) if n_layers > 1 else {}
@@ -325,7 +327,7 @@ def specs(draw: Draw, *, mod: bool | None = None, moe: bool | None = None) -> Sp
         n_layers=n_layers,
         attention=attention,
         mlp=_mlp(draw, mlp_bias, has_moe),
-        moe=_moe(draw, where, seq_len, norm.placement) if has_moe else None,
+        moe=_moe(draw, where, seq_len, own_norms) if has_moe else None,
         norm=norm,
         positions=positions,
         embedding=Embedding(

@@ -123,6 +123,13 @@ def test_experts(moe: str) -> None:
     everywhere(loads(f"{BASE}{PLAIN}moe: {{{moe}}}\nmod: {{capacity: 0.5}}\n"))
 
 
+@pytest.mark.parametrize("moe", ["top_k: 2", "top_k: 2, capacity: 0.5, scaling: 2.0", "top_k: 1, renormalize: false, score: sigmoid"])
+@pytest.mark.parametrize("norm", ["", "kind: layernorm, ", "unit_offset: true, ", "affine: false, "])
+def test_experts_between_norms_of_their_own(moe: str, norm: str) -> None:
+    own = f"moe: {{n_experts: 4, {moe}, n_shared: 1, shared_d_ff: 9, own_norms: true}}\nnorm: {{{norm}placement: sandwich}}\n"
+    everywhere(loads(f"{BASE}{PLAIN}{own}mod: {{capacity: 0.5}}\n"))
+
+
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_attention(attention: str) -> None:
     everywhere(loads(f"{BASE}attention: {attention}\nmlp: {{d_ff: 24}}\nmod: {{capacity: 0.5, layers: [1]}}\n"))

@@ -230,6 +230,9 @@ def test_heads_of_gemma_4() -> None:
     assert (large.n_kv_heads, large.head_dim, large.full) == (16, 256, FullAttention(n_kv_heads=4, head_dim=512, values_from_keys=True))
     assert (middle.n_kv_heads, middle.full.n_kv_heads) == (8, 1) and large.v_norm and large.scale == 1.0
     assert large.window == [1024] * 5 + [None]
+    beside, dense = named("gemma-4-26b-a4b"), tiny("gemma4_text", hidden_size_per_layer_input=0, num_experts=4, top_k_experts=0)
+    assert (beside.moe.n_experts, beside.moe.top_k, beside.moe.d_ff, beside.moe.shared_d_ff, beside.moe.own_norms) == (128, 8, 704, 2112, True)
+    assert dense.moe is None, "without enable_moe_block"
     fields = dict(hidden_size_per_layer_input=0, num_key_value_heads=2, head_dim=16, global_head_dim=8, sliding_window=9)
     # Without values that are keys, all layers have as many heads of both.
     found = tiny("gemma4_text", num_global_key_value_heads=1, **fields).attention

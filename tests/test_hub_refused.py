@@ -15,6 +15,7 @@ from modcalc.spec.hub import from_config
 from modcalc.spec.schema import Spec
 
 GEMMA_4 = {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}
+BESIDE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 8}
 
 
 def problems(source: Any) -> list[str]:
@@ -112,6 +113,10 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "gemma4_text"}, "hidden_size_per_layer_input: 256: embeddings of their own for each layer, which no spec can describe"),
         ({**GEMMA_4, "num_kv_shared_layers": 2}, "num_kv_shared_layers: 2: layers that take keys and values from another one"),
         ({**GEMMA_4, "enable_moe_block": True}, "num_experts: null, or left out, but a number is needed here"),
+        ({**GEMMA_4, "enable_moe_block": True, "num_experts": 0}, "num_experts: null, or left out, but a number is needed here"),
+        ({**GEMMA_4, **BESIDE, "expert_intermediate_size": 9}, "the transformers library does not read it, but moe_intermediate_size, which is 8"),
+        ({"model_type": "gemma4_unified_text", **BESIDE}, "enable_moe_block: true; models of this model_type have only false here"),
+        ({"model_type": "ministral3", "rope_theta": None}, "rope_theta: null, but a number above 0 is needed"),
         ({**GEMMA_4, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 5, "moe_intermediate_size": 8}, "moe.top_k"),
         ({**GEMMA_4, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}, "moe_intermediate_size: null, or left out"),
         ({**GEMMA_4, "use_bidirectional_attention": "all"}, "only null here"),

@@ -4,6 +4,7 @@ from collections import Counter
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -99,6 +100,15 @@ def equals_the_exact_account(family: Family, axes: dict[str, list], basis: Basis
         shape = lattice.shape(index)
         if index not in seen:
             assert family.widths(shape.d_model) is None or any(find_problems(family.apply(s)) for s in alone(family, shape))
+
+
+@pytest.mark.parametrize("convention", ["palm", "torchtitan"])
+def test_norms_of_experts_over_several_widths(convention: str) -> None:
+    own = dict(n_experts=4, top_k=2, d_ff=9, n_shared=1, own_norms=True)
+    fields = dict(name="x", vocab_size=11, seq_len=8, d_model=16, n_layers=2, attention=dict(n_heads=2), mlp=dict(d_ff=32), moe=own)
+    spec = msgspec.convert(dict(fields, norm=dict(placement="sandwich"), mod=dict(capacity=0.5, keys="all")), Spec)
+    axes = {"n_layers": [2, 3], "d_model": [16, 24, 32], "capacity": [0.25, 1.0]}
+    equals_the_exact_account(Family(spec), axes, Basis(8, 1, 7, find_convention(convention)))
 
 
 @settings(max_examples=60, **LIMITS)

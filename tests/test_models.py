@@ -28,6 +28,8 @@ def test_any_spec_equals_the_naive_reference(spec: Spec) -> None:
     # A norm over one or two dims gives nearly constants: its gradient is the rounding of what cancels in it.
     latent = spec.attention.latent
     assume(latent is None or min(latent.kv_rank, latent.q_rank or latent.kv_rank) > 2)
+    # A norm of what was dropped, of zeros, makes large numbers of rounding.
+    assume(not (spec.moe and spec.moe.own_norms and spec.moe.capacity))
     spec = msgspec.structs.replace(spec, vocab_size=max(spec.vocab_size, spec.seq_len))
     model = modcalc.build(spec, dtype="float64")
     scramble(model)

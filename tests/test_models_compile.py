@@ -57,7 +57,7 @@ def gradients(model: Decoder, step: Step) -> dict[str, Tensor | None]:
     ("name", "fusing"),
     [
         ("mod, predictor", False),
-        ("moe", False),
+        ("moe, own norms", False),
         ("mod, expert choice", False),
         ("mod, predictor", True),
         ("mod, bypass", True),

@@ -12,7 +12,7 @@ import pytest
 
 from modcalc.cost.account import account
 from modcalc.measure.records import Settings
-from modcalc.spec.schema import Attention, Mlp, Mod, Spec
+from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Norm, Spec
 
 torch = pytest.importorskip("torch")
 from modcalc.measure import attribution  # noqa: E402
@@ -69,6 +69,15 @@ def test_a_step_under_the_profiler_gets_new_inputs_too():
     ranged.prepare()
     ranged.run()
     assert done == ["prepare", "run"]
+
+
+def test_what_experts_do_between_their_products_is_theirs():
+    """Factors of experts are the router's, and stand in the same module."""
+    moe = Moe(n_experts=4, top_k=2, n_shared=1)
+    for own_norms in (False, True):
+        spec = msgspec.structs.replace(SPEC, mod=None, moe=msgspec.structs.replace(moe, own_norms=own_norms), norm=Norm(placement="sandwich"))
+        line = summed({"blocks.0.moe": 1.0}, 1.0, 1.0, account(spec), "component", 1).lines
+        assert [(one.label, one.time_s) for one in line if one.time_s] == [("experts", 1.0)]
 
 
 def test_nothing_stays_behind():

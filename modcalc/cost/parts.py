@@ -117,8 +117,6 @@ def moe_rows(m: MoePlan, D: Dim, at: At, stream: At) -> list[Op]:
         router = at.of("moe.router_norm")
     rows.append(router.linear("moe.router", "expert router", D, outputs, m.router_bias, precise=True))
     rows.append(at.point("moe.router", "expert router", "select", outputs, part=m))
-    if m.own_norm:
-        rows.append(at.point("moe", "expert router", "factors", m.top_k, part=m, active=at.active * share))
 
     def experts(n: str, reads: str, d_in: Dim, d_out: Dim) -> Experts:
         read = at.common(f"moe.experts.{n}", "experts", reads=at.name(reads), **over)
@@ -133,6 +131,8 @@ def moe_rows(m: MoePlan, D: Dim, at: At, stream: At) -> list[Op]:
     if m.shared:
         rows += mlp_rows(m.shared, D, at, "moe.shared", "shared experts")
     if m.own_norm:
+        # Behind what the module does most of the time, under whose component a profile shows its own time.
+        rows.append(at.point("moe", "expert router", "factors", m.top_k, part=m, active=at.active * share))
         outs = (("moe.experts_out_norm", "moe.routed"), ("moe.shared_out_norm", "moe.shared.down_proj"))
         rows += [at.of(reads).norm(name, m.own_norm) for name, reads in outs]
     if m.shared_gate:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise
-from modcalc.cost.saved_experts import buffer_entries, moved_by_experts, selected_by_router, weighed_by_factors
+from modcalc.cost.saved_experts import buffer_entries, moved_by_experts, selected_by_router
 from modcalc.cost.tensors import Tensor, element_bytes
 from modcalc.cost.workload import Training
 from modcalc.spec.plan import MlpPlan, MoePlan, RoutingPlan
@@ -172,7 +172,8 @@ def _select(op: Pointwise, how: How) -> Iterator[Tensor]:
 
 
 def _factors(op: Pointwise, how: How) -> Iterator[Tensor]:
-    yield from weighed_by_factors(op)
+    # Of experts: the weights, and the factors that they are multiplied by.
+    yield Tensor(f"{op.path}:factors", 2 * op.batch * op.tokens * op.size, "wide")
 
 
 def _gather(op: Pointwise, how: How) -> Iterator[Tensor]:

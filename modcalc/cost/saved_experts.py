@@ -36,12 +36,6 @@ def selected_by_router(op: Pointwise) -> Iterator[Tensor]:
     yield Tensor(f"{op.path}:order", 2 * chosen, "index")
 
 
-def weighed_by_factors(op: Pointwise) -> Iterator[Tensor]:
-    """The weights, and the factors that they are multiplied by."""
-    chosen = op.batch * op.tokens * op.size
-    yield Tensor(f"{op.path}:factors", 2 * chosen, "wide")
-
-
 def moved_by_experts(op: Pointwise) -> Iterator[Tensor]:
     """The experts' outputs and the weights that they are multiplied by. op: the row that puts them back."""
     m: MoePlan = op.part

@@ -207,9 +207,7 @@ def _config(raw: Mapping[str, Any], kind: ModelType) -> tuple[Config, list[tuple
             value = None
         if value is None and KINDS[field] == "section":
             value = kind.defaults[field]
-        # A null says what the class has by default where that is null, but for a section, where it may mean an empty one.
-        given = value is not None or kind.defaults[field] is not None or KINDS[field] == "section"
-        problem = wrong(field, value) if given else None
+        problem = None if value is None and field in kind.nulls else wrong(field, value)
         if problem:
             bad.append((key, problem))
         config[field] = False if value is None and KINDS[field] == "flag" else value

@@ -13,14 +13,14 @@ from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 KINDS = {
     **dict.fromkeys(
         (
-            "attention_chunk_size", "attention_head_dim", "decoder_sparse_step", "dim_model_base", "expert_hidden_dim", "ffn_dim", "ffn_hidden_size",
-            "global_attn_every_n_layers", "global_head_dim", "head_dim", "hidden_size", "interleave_moe_layer_step", "intermediate_size",
-            "intermediate_size_mlp", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size", "moe_layer_interval",
-            "moe_num_experts", "moe_shared_expert_intermediate_size", "moe_topk", "n_group", "n_inner", "n_routed_experts", "no_rope_layer_interval",
-            "num_attention_heads", "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_local_experts",
-            "output_vocab_size", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size",
-            "sliding_window", "_sliding_window_pattern", "top_k_experts", "topk_group", "v_head_dim", "vocab_size", "window_size",
-            "word_embed_proj_dim",
+            "attention_chunk_size", "attention_head_dim", "decoder_sparse_step", "dim_model_base", "expert_hidden_dim", "expert_intermediate_size",
+            "ffn_dim", "ffn_hidden_size", "global_attn_every_n_layers", "global_head_dim", "head_dim", "hidden_size", "interleave_moe_layer_step",
+            "intermediate_size", "intermediate_size_mlp", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size",
+            "moe_layer_interval", "moe_num_experts", "moe_shared_expert_intermediate_size", "moe_topk", "n_group", "n_inner", "n_routed_experts",
+            "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads",
+            "num_kv_heads", "num_local_experts", "output_vocab_size", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim",
+            "seq_length", "shared_expert_intermediate_size", "sliding_window", "_sliding_window_pattern", "top_k_experts", "topk_group",
+            "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
         ),
         "size",
     ),

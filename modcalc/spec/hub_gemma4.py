@@ -114,26 +114,12 @@ def has_no(field: str, what: str) -> Rule:
     return rule
 
 
-# Of both types.
-CHECKS = (
-    r.needed("head_dim"),
-    r.needed("num_key_value_heads"),
-    has_no("num_kv_shared_layers", "layers that take keys and values from another one"),
-    whole_heads_turn,
-)
-# Beside the MLP, which is the one that is shared.
-EXPERTS = {
-    "moe.n_experts": r.needed("num_experts"), "moe.top_k": r.needed("top_k_experts"), "moe.d_ff": r.needed("moe_intermediate_size"),
-    "moe.n_shared": 1, "moe.shared_d_ff": of("intermediate_size"), "moe.own_norms": True,
-}  # fmt: skip
-OF_EXPERTS = {"enable_moe_block", "num_experts", "top_k_experts", "moe_intermediate_size"}
-GEMMA_4 = ModelType(
+DENSE = ModelType(
     defaults=sizes(
-        262144, 2304, 30, 8, tied=True, max_position_embeddings=131072, intermediate_size=9216, num_key_value_heads=4, head_dim=256,
-        hidden_activation="gelu_pytorch_tanh", rms_norm_eps=1e-6, attention_bias=False, sliding_window=512, layer_types=None,
+        262144, 2304, 30, 8, tied=True, max_position_embeddings=262144, intermediate_size=9216, num_key_value_heads=4, head_dim=256,
+        hidden_activation="gelu_pytorch_tanh", rms_norm_eps=1e-6, attention_bias=False, sliding_window=1024, layer_types=None,
         final_logit_softcapping=None, rope_parameters=None, attention_k_eq_v=False, global_head_dim=512, num_global_key_value_heads=None,
-        per_layer_config=None, hidden_size_per_layer_input=256, num_kv_shared_layers=0, enable_moe_block=False, num_experts=None,
-        top_k_experts=None, moe_intermediate_size=None,
+        per_layer_config=None, num_kv_shared_layers=0,
     ),
     knobs={
         **GEMMA_2, **QK_HEAD, "norm.unit_offset": None, "attention.scale": 1.0, "attention.softcap": None, "attention.v_norm": True,
@@ -144,28 +130,50 @@ GEMMA_4 = ModelType(
         "attention.full.values_from_keys": where_full_differs("values_from_keys"),
         "positions.theta": rotary.theta_of_layers(FULL, 1000000.0, lambda c: True),
         "positions.local_theta": rotary.theta_of_layers(SLIDING, 10000.0, lambda c: any(windows(c))),
-        **EXPERTS,
     },
-    only_if={"moe": of("enable_moe_block")},
-    checks=(*CHECKS, has_no("hidden_size_per_layer_input", "embeddings of their own for each layer")),
-    # Of parts that these models do not have, and a name that the library does not read.
-    free=ATTENTION_DROPOUT | {"expert_intermediate_size", "use_double_wide_mlp", "vocab_size_per_layer_input"},
-    fixed=UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (None, "vision")},
+    checks=(
+        r.needed("head_dim"),
+        r.needed("num_key_value_heads"),
+        has_no("num_kv_shared_layers", "layers that take keys and values from another one"),
+        whole_heads_turn,
+    ),
+    # Of parts that these models do not have.
+    free=ATTENTION_DROPOUT | {
+        "expert_intermediate_size", "moe_intermediate_size", "num_experts", "top_k_experts", "use_double_wide_mlp", "vocab_size_per_layer_input",
+    },
+    fixed=UNROTATED | NO_MLP_BIAS | {
+        "enable_moe_block": (False, None), "hidden_size_per_layer_input": (0, None), "rope_scaling": (None,), "rope_theta": (None,),
+        "use_bidirectional_attention": (None, "vision"),
+    },
     dropped=(lambda c: "a factor on what each layer returns", lambda c: None if c["rope_parameters"] else "proportional RoPE scaling"),
     by_layer=True,
 )  # fmt: skip
+OF_EXPERTS = dict.fromkeys(("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size"))
+
+
+def old_width(c: Config) -> None:
+    """A name of the experts' width that the class does not read."""
+    if c["enable_moe_block"]:
+        r.read_instead("expert_intermediate_size", "moe_intermediate_size", of("moe_intermediate_size"))(c)
+
 
 GEMMA4: dict[str, ModelType] = {
-    "gemma4_text": GEMMA_4,
-    # The decoder of the model without encoders for images and audio, which has neither of the parts that are refused.
-    "gemma4_unified_text": replace(
-        GEMMA_4,
-        defaults={k: v for k, v in GEMMA_4.defaults.items() if k not in ("hidden_size_per_layer_input", *OF_EXPERTS)}
-        | dict(max_position_embeddings=262144, sliding_window=1024),
-        knobs={k: v for k, v in GEMMA_4.knobs.items() if k not in EXPERTS},
-        only_if={},
-        checks=CHECKS,
-        free=GEMMA_4.free | OF_EXPERTS,
-        fixed=GEMMA_4.fixed | {"hidden_size_per_layer_input": (0, None)},
+    # The decoder of the model without encoders for images and audio.
+    "gemma4_unified_text": DENSE,
+    # Experts may stand beside the MLP, which is then the one that is shared.
+    "gemma4_text": replace(
+        DENSE,
+        defaults=DENSE.defaults | dict(max_position_embeddings=131072, sliding_window=512, hidden_size_per_layer_input=256, enable_moe_block=False)
+        | OF_EXPERTS,
+        knobs={
+            **DENSE.knobs, "moe.n_experts": r.needed("num_experts"), "moe.top_k": r.needed("top_k_experts"),
+            "moe.d_ff": r.needed("moe_intermediate_size"), "moe.n_shared": 1, "moe.shared_d_ff": of("intermediate_size"), "moe.own_norms": True,
+        },
+        only_if={"moe": of("enable_moe_block")},
+        checks=(*DENSE.checks, has_no("hidden_size_per_layer_input", "embeddings of their own for each layer"), old_width),
+        zeros=frozenset(OF_EXPERTS),
+        nulls=frozenset(OF_EXPERTS),
+        free=DENSE.free - OF_EXPERTS.keys(),
+        fixed={k: v for k, v in DENSE.fixed.items() if k not in ("enable_moe_block", "hidden_size_per_layer_input")},
     ),
-}
+}  # fmt: skip

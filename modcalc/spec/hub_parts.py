@@ -15,10 +15,11 @@ class ModelType:
     defaults: the understood fields, with the value that the library's class takes where a file omits them (a test holds
     them to the installed classes). knobs: dotted path of the spec -> a rule over those fields, or a constant of the
     type. only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse. names:
-    other names of understood fields. zeros: fields in which the library writes 0 for null. free: fields that cost
-    nothing. per_layer: fields that may be a list with one value, the same, for each layer. fixed: fields that the
-    library does not read for this type, with the values that agree with what it builds. dropped: rules that say what of
-    the model a spec does not carry, or None. by_layer: whether rotary settings are by type of layer.
+    other names of understood fields. zeros: fields in which the library writes 0 for null. nulls: fields that may be
+    null in this type, beside those that may in any. free: fields that cost nothing. per_layer: fields that may be a list
+    with one value, the same, for each layer. fixed: fields that the library does not read for this type, with the values
+    that agree with what it builds. dropped: rules that say what of the model a spec does not carry, or None. by_layer:
+    whether rotary settings are by type of layer.
     """
 
     defaults: dict[str, Any]
@@ -27,6 +28,7 @@ class ModelType:
     checks: tuple[r.Rule, ...] = ()
     names: dict[str, str] = field(default_factory=dict)
     zeros: frozenset[str] = frozenset()
+    nulls: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
     per_layer: frozenset[str] = frozenset()
     fixed: dict[str, tuple] = field(default_factory=dict)

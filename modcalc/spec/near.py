@@ -24,6 +24,7 @@ SYNONYMS = {
     "attention_k_eq_v": "attention.full.values_from_keys",
     "num_experts": "moe.n_experts",
     "num_experts_per_tok": "moe.top_k",
+    "top_k_experts": "moe.top_k",
     "embedding_multiplier": "embedding.scale",
     "residual_multiplier": "residual_scale",
     "logit_scale": "head.scale",

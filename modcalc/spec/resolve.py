@@ -263,6 +263,8 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
         raise UsageError(f"{spec.name}: {full.n_kv_heads} must divide {H} heads")
     if H % K or not (spec.attention.head_dim or spec.attention.latent or spec.d_model % H == 0):
         raise UsageError(f"{spec.name}: {K} must divide {H} heads, and these d_model {spec.d_model} unless attention.head_dim is given")
+    if spec.moe and spec.moe.own_norms and (spec.moe.n_noop or not spec.moe.n_shared or spec.moe.choice != "token"):
+        raise UsageError(f"{spec.name}: moe.own_norms needs choice token, shared experts and no no-ops")
     if spec.moe and spec.mlp.activation == "xielu":
         raise UsageError(f"{spec.name}: experts have no weights of their own for the activation xielu")
     F = inner_width(spec, spec.d_model)

@@ -166,13 +166,14 @@ class Moe(Strict, kw_only=True):
         Literal["softmax_topk", "topk_softmax", "sigmoid"],
         "softmax_topk: softmax over all, then top-k (Mixtral, Qwen3, OLMoE); topk_softmax: top-k, then softmax (gpt-oss); sigmoid: DeepSeek-V3",
     ) = "softmax_topk"
-    renormalize: _doc(bool, "kept weights of a token sum to 1; they always do with score: topk_softmax") = True
+    renormalize: _doc(bool, "kept weights of a token sum to 1, before scaling and factors; they always do with score: topk_softmax") = True
     scaling: _doc(Annotated[float, Meta(gt=0.0)], "factor on the routed experts' weights (routed_scaling_factor)") = 1.0
     router_bias: _doc(bool, "a learned bias in the router") = False
     own_norms: _doc(
         bool,
-        "shared and routed experts each between norms of their own: router and routed experts read the stream through one each, what either "
-        "kind brings is normed apart, and a learned factor weighs each expert (Gemma 4). Needs n_shared and norm.placement sandwich",
+        "shared and routed experts each between norms of their own (Gemma 4): router and routed experts read the stream through one each, the "
+        "router times d_model ** -0.5; what either kind brings is normed apart; a learned factor weighs each expert. Needs n_shared, choice: "
+        "token and norm.placement: sandwich, without shared_gate and n_noop",
     ) = False
     balance_bias: _doc(
         bool,

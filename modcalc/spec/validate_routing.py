@@ -109,7 +109,7 @@ def moe_rules(r: Rules) -> None:
         own = "with moe.own_norms"
         r.need(r.spec.norm.placement == "sandwich", "norm.placement", f"sandwich {own}")
         r.need(moe.n_shared > 0, "moe.n_shared", f"at least 1 {own}, which stand beside shared experts")
-        r.need(not moe.shared_gate, "moe.shared_gate", f"false {own}")
+        r.need(not (moe.shared_gate and moe.n_shared), "moe.shared_gate", f"false {own}")
         r.need(moe.choice == "token", "moe.choice", f"token {own}")
         r.need(moe.n_noop == 0, "moe.n_noop", f"0 {own}")
     if moe.choice == "token":
