@@ -12,7 +12,7 @@ import pytest
 from modcalc.cost.account import account
 from modcalc.measure.records import Settings
 from modcalc.spec.load import load
-from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
+from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Norm, Positions, Spec
 
 torch = pytest.importorskip("torch")
 from modcalc.models import training_loss  # noqa: E402
@@ -34,10 +34,12 @@ PLAIN = dict(vocab_size=64, seq_len=32, d_model=64, n_layers=4, attention=Attent
 SPECS = {
     "dense": {},
     "mod": dict(mod=Mod(capacity=0.25)),
+    "keys of all": dict(mod=Mod(capacity=0.25, keys="all"), attention=Attention(n_heads=4, n_kv_heads=2, window=[None, 20])),
     "threshold": dict(mod=Mod(capacity=0.5, selection="threshold", predictor_width=8), attention=Attention(n_heads=4, gate="elementwise")),
     "recursions": dict(mod=Mod(capacity=[1.0, 0.5], recursions=2)),
     "alibi": dict(positions=Positions(kind="alibi"), attention=Attention(n_heads=4, gate="headwise")),
     "experts": dict(moe=Moe(n_experts=4, top_k=2, d_ff=64)),
+    "own norms": dict(moe=Moe(n_experts=4, top_k=2, d_ff=64, n_shared=1, own_norms=True), norm=Norm(placement="sandwich")),
     "buffered experts": dict(moe=Moe(n_experts=4, top_k=2, d_ff=64, capacity=1.0)),
     "expert choice": dict(moe=Moe(n_experts=4, choice="expert", capacity=0.5, d_ff=64)),
 }
@@ -116,7 +118,7 @@ def test_a_compiled_step_is_the_eager_one(kind):
 
 
 @gpu_only
-@pytest.mark.parametrize("kind", ["dense", "mod", "alibi", "buffered experts"])
+@pytest.mark.parametrize("kind", ["dense", "mod", "keys of all", "alibi", "buffered experts"])
 def test_a_captured_step_is_the_eager_one(kind):
     """The graph is replayed on other tokens each time, and its optimizer moves the weights. Three steps come before the capture."""
     assert losses(kind, 5, cuda_graph=True) == pytest.approx(losses(kind, 8)[3:], rel=1e-4)
