@@ -208,7 +208,7 @@ def test_twice_the_layers_take_at_most_twice_the_work(model: str) -> None:
     assert 0 < instructions(lambda: bill(many, 8, 1)) <= 2 * instructions(lambda: bill(few, 8, 1))
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if model != "narrow"])
+@pytest.mark.parametrize("model", [model for model in MODELS if model not in ("narrow", "own norms")])
 @pytest.mark.parametrize("tokens", [8, 128])
 def test_peak_of_a_step_outside_its_blocks(model: str, tokens: int) -> None:
     """Of a large vocabulary: with few tokens all weights before the blocks, or if tied the table's gradients after them, but for what
