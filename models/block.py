@@ -66,9 +66,9 @@ class Block(Routed):
         """x: [B, T, D]; stream: what x was before its norm."""
         return self.moe(x, stream, at.valid, at.sampling) if isinstance(self.plan.ffn, MoePlan) else self.mlp(x)
 
-    def read(self, x: Tensor) -> Tensor:
-        """What attention reads of the stream x."""
-        return self.attn_norm(x) if self.plan.placement in ("pre", "sandwich") else x
+    def read(self, x: Tensor, name: str = "attn") -> Tensor:
+        """What a part of the block reads of the stream x."""
+        return self._norm(f"{name}_norm", x) if self.plan.norms_first else x
 
     def _to_all(self, x: Tensor, at: Positions) -> Attend:
         """Attention of some tokens to all of x."""
@@ -78,7 +78,7 @@ class Block(Routed):
     def _part(self, name: str, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """pre: x + f(norm(x)); output: x + norm(f(x)); sandwich: x + norm(f(norm(x))); post: norm(x + f(x))."""
         placement = self.plan.placement
-        y = f(self._norm(f"{name}_norm", x) if placement in ("pre", "sandwich") else x)
+        y = f(self.read(x, name))
         if placement in ("output", "sandwich"):
             y = self._norm(f"{name}_out_norm", y)
         x = self._add(x, y)

@@ -120,7 +120,8 @@ def attention(a: nn.Module, tokens: list[Token], over: list[Token] | None = None
     p = a.plan
     scale = p.scale if p.scale is not None else 1 / math.sqrt(p.head_dim)
     keys = tokens if over is None else over
-    asked, made = [project(a, t)[0] for t in tokens], [project(a, t) for t in keys]
+    made = [project(a, t) for t in keys]
+    asked = made if over is None else [project(a, t) for t in tokens]
     out = []
     for i, query in enumerate(tokens):
         mixed = []
@@ -133,7 +134,7 @@ def attention(a: nn.Module, tokens: list[Token], over: list[Token] | None = None
                 if p.window is not None and (query.at // p.window != key.at // p.window if p.chunked else distance >= p.window):
                     continue
                 group = h * len(made[j][1]) // p.n_heads
-                s = (asked[i][h] * made[j][1][group]).sum() * scale
+                s = (asked[i][0][h] * made[j][1][group]).sum() * scale
                 if p.softcap is not None:
                     s = p.softcap * torch.tanh(s / p.softcap)
                 if p.alibi:
@@ -213,10 +214,10 @@ def mixture(moe: nn.Module, xs: list[Tensor], stream: list[Tensor], room: int) -
     p, slots = moe.plan, moe.plan.slots(room)
     if p.own_norm:
         return beside(moe, xs, stream, slots)
-    routed: list[dict[int, Tensor]] = [{} for _ in xs]
     if p.choice == "token":
         routed = chosen_by_tokens(moe, xs, slots)
     else:
+        routed = [{} for _ in xs]
         scores = [(softmax if p.score == "softmax_topk" else torch.sigmoid)(linear(moe.router, x)) for x in xs]
         for e in range(p.n_experts):
             for i in best([s[e].item() for s in scores], slots):

@@ -119,9 +119,8 @@ def _again(part: list[Op], how: How, dtype: str) -> int:
     core = part[0]
     if isinstance(core, AttentionCore):
         # The products take what they read as it stands where there is one of something, but for keys and values that heads share.
-        alone = core.n_heads == core.n_kv_heads
-        for names, n in (("q", core.tokens), ("kv" if alone else "", core.context)):
-            there |= {f"{core.path}:{x}" for x in names if 1 in (core.batch, core.n_heads, n)}
+        lengths = {"q": core.tokens} | (dict.fromkeys("kv", core.context) if core.n_heads == core.n_kv_heads else {})
+        there |= {f"{core.path}:{x}" for x, n in lengths.items() if 1 in (core.batch, core.n_heads, n)}
     seen: dict[str, int] = {}
     for op in part:
         for tensor in saved(op, how):

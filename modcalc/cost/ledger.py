@@ -67,13 +67,12 @@ def block_rows(b: BlockPlan, at: At) -> list[Op]:
     if b.placement == "post":
         comes_in |= {"attn_norm": attn.of("attn_sum"), "mlp_norm": ffn.of("mlp_sum")}
     stream = ffn
-    before = b.placement in ("pre", "sandwich")
-    if keys and before:
+    if keys and b.norms_first:
         # What keys are made of; the queries' tokens are normed once more.
         rows.append(keys.norm("attn_norm", b.norm))
         keys, comes_in["attn_norm"] = keys.of("attn_norm of all"), replace(comes_in["attn_norm"], own=False)
     rows += [comes_in[name].norm(name, b.norm) for name in b.norm_names]
-    if before:
+    if b.norms_first:
         attn, ffn = attn.of("attn_norm"), ffn.of("attn_norm" if b.parallel == "shared_norm" else "mlp_norm")
     rows += attention_rows(b.attention, D, attn, keys or attn)
     rows.append(attn.point("", "residual", "residual", D))

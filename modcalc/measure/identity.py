@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from modcalc.measure.records import Settings
+from modcalc.spec.convert import given
 from modcalc.spec.schema import Spec
 
 # What a spec says about itself or its budget changes no step.
@@ -19,16 +19,8 @@ def content_hash(spec: Spec) -> str:
     Nor does what has its default, so that results outlive keys that are added to the schema. A default that gets another meaning needs
     a new protocol.
     """
-    fields = {name: value for name, value in _given(spec).items() if name not in IDLE}
+    fields = {name: value for name, value in given(spec).items() if name not in IDLE}
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
-
-
-def _given(value: Any) -> Any:
-    """Structs as dicts without defaults."""
-    if not isinstance(value, msgspec.Struct):
-        return value
-    fields = ((f.name, f.default, getattr(value, f.name)) for f in msgspec.structs.fields(value))
-    return {name: _given(v) for name, default, v in fields if default is msgspec.NODEFAULT or v != default}
 
 
 def point_key(spec: Spec, baseline: Spec | None, settings: Settings, machine: Sequence[object]) -> str:

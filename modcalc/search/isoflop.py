@@ -159,13 +159,11 @@ def tokens_per_param(c: Candidate, count: str = "params") -> Fraction:
 
 def _integral(by: str, family: Family, basis: Basis) -> bool:
     """Whether float64 bills `by` in integers alone; shares of routed blocks are none, nor means over where kept tokens stand."""
-    mod = family.spec.mod
-    if mod and mod.keys == "all" and basis.rule.causal not in ("full", "window"):
-        return by in ("params", "non_embedding")
-    terms = (*basis.rule.forward_terms, *basis.rule.backward_terms, *basis.rule.recompute_terms)
+    rule, mod = basis.rule, family.spec.mod
     if by in ("forward", "train"):
-        return all(term.basis != "active params" for term in terms)
-    return by in ("params", "non_embedding") or (by == "kv" and family.spec.mod is None)
+        means = mod is not None and mod.keys == "all" and rule.causal not in ("full", "window")
+        return not means and all(term.basis != "active params" for term in (*rule.forward_terms, *rule.backward_terms, *rule.recompute_terms))
+    return by in ("params", "non_embedding") or (by == "kv" and mod is None)
 
 
 def _judged(c: Candidate, within: Fraction, ratio: Band, min_steps: int, count: str) -> Candidate:

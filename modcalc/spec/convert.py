@@ -4,6 +4,7 @@ msgspec decides at full speed; only where it refuses is the data walked beside t
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from math import isfinite
 from typing import Any
@@ -53,6 +54,14 @@ def shown(value: Any) -> str:
         return f"a list of {len(value)}"
     text = f"[{', '.join(map(shown, value))}]" if isinstance(value, list) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def given(value: Any, always: Callable[[msgspec.Struct], tuple[str, ...]] = lambda struct: ()) -> Any:
+    """Structs as dicts without what has its default, but for the fields that `always` names."""
+    if not isinstance(value, msgspec.Struct):
+        return [given(v, always) for v in value] if isinstance(value, list) else value
+    fields, said = ((f.name, f.default, getattr(value, f.name)) for f in msgspec.structs.fields(value)), always(value)
+    return {name: given(v, always) for name, default, v in fields if default is msgspec.NODEFAULT or v != default or name in said}
 
 
 def to_spec(data: Any) -> tuple[Spec | None, list[Problem]]:

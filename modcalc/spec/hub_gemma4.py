@@ -114,6 +114,8 @@ def has_no(field: str, what: str) -> Rule:
     return rule
 
 
+OF_EXPERTS = dict.fromkeys(("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size"))
+FIXED = UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (None, "vision")}
 DENSE = ModelType(
     defaults=sizes(
         262144, 2304, 30, 8, tied=True, max_position_embeddings=262144, intermediate_size=9216, num_key_value_heads=4, head_dim=256,
@@ -138,17 +140,11 @@ DENSE = ModelType(
         whole_heads_turn,
     ),
     # Of parts that these models do not have.
-    free=ATTENTION_DROPOUT | {
-        "expert_intermediate_size", "moe_intermediate_size", "num_experts", "top_k_experts", "use_double_wide_mlp", "vocab_size_per_layer_input",
-    },
-    fixed=UNROTATED | NO_MLP_BIAS | {
-        "enable_moe_block": (False, None), "hidden_size_per_layer_input": (0, None), "rope_scaling": (None,), "rope_theta": (None,),
-        "use_bidirectional_attention": (None, "vision"),
-    },
+    free=ATTENTION_DROPOUT | {*OF_EXPERTS, "use_double_wide_mlp", "vocab_size_per_layer_input"},
+    fixed=FIXED | {"enable_moe_block": (False, None), "hidden_size_per_layer_input": (0, None)},
     dropped=(lambda c: "a factor on what each layer returns", lambda c: None if c["rope_parameters"] else "proportional RoPE scaling"),
     by_layer=True,
 )  # fmt: skip
-OF_EXPERTS = dict.fromkeys(("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size"))
 
 
 def old_width(c: Config) -> None:
@@ -174,6 +170,6 @@ GEMMA4: dict[str, ModelType] = {
         zeros=frozenset(OF_EXPERTS),
         nulls=frozenset(OF_EXPERTS),
         free=DENSE.free - OF_EXPERTS.keys(),
-        fixed={k: v for k, v in DENSE.fixed.items() if k not in ("enable_moe_block", "hidden_size_per_layer_input")},
+        fixed=FIXED,
     ),
 }  # fmt: skip

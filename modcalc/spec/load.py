@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from modcalc.errors import SpecError
-from modcalc.spec.convert import TOLD
+from modcalc.spec.convert import TOLD, given
 from modcalc.spec.near import nearest
 from modcalc.spec.schema import Mod, Spec
 from modcalc.spec.validate import checked
@@ -109,7 +109,7 @@ def dump(spec: Spec) -> str:
 
     Dumper.add_representer(str, text)
     Dumper.add_representer(list, one_line)
-    return yaml.dump(_given(spec), Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
+    return yaml.dump(given(spec, _always_said), Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
 
 
 def json_schema() -> dict[str, Any]:
@@ -118,15 +118,11 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "modcalc spec", **schema}
 
 
-def _given(value: Any) -> Any:
-    """Structs as dicts without defaults; how many tokens are kept, and by which blocks, is always said."""
-    if not isinstance(value, msgspec.Struct):
-        return [_given(v) for v in value] if isinstance(value, list) else value
-    fields = ((f.name, f.default, getattr(value, f.name)) for f in msgspec.structs.fields(value))
-    said: tuple[str, ...] = ()
-    if isinstance(value, Mod):
-        said = ("capacity",) if value.layers is not None or value.recursions is not None else ("capacity", "every")
-    return {name: _given(v) for name, default, v in fields if default is msgspec.NODEFAULT or v != default or name in said}
+def _always_said(value: msgspec.Struct) -> tuple[str, ...]:
+    """How many tokens are kept, and by which blocks."""
+    if not isinstance(value, Mod):
+        return ()
+    return ("capacity",) if value.layers is not None or value.recursions is not None else ("capacity", "every")
 
 
 def _parse(text: str, file: str) -> tuple[Spec, Lines]:

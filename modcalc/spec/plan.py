@@ -164,6 +164,11 @@ class BlockPlan(Struct, frozen=True):
     routing: RoutingPlan | None
 
     @property
+    def norms_first(self) -> bool:
+        """Whether attention and MLP read the stream through a norm."""
+        return self.placement in ("pre", "sandwich")
+
+    @property
     def norm_names(self) -> tuple[str, ...]:
         """The block's norm modules in order of use."""
         if self.parallel == "shared_norm":
