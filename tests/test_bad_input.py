@@ -156,7 +156,7 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "surrogate": (GOOD.encode() + b"source: \xed\xa0\x80\n", (r":10: found byte 0xed; allowed text in UTF-8",)),
     "escape character": (GOOD + "source: \x1b[31mred\n", (r":10: found the control character 0x1b",)),
     "delete": (GOOD + "source: \x7f\n", (r":10: found the control character 0x7f",)),
-    "too large": ("# " + MAX_BYTES * "x" + "\n" + GOOD, (r": found more than 256 KiB; a spec is a short YAML file",)),
+    "too large": ("# " + MAX_BYTES * "x" + "\n" + GOOD, (r": found more than 256 KiB; a spec is a short file",)),
     "long name": (GOOD.replace("name: a", "name: " + 300 * "a"), (r":1: name: found '.{,60}; allowed 1 to 200 printable characters",)),
     "escapes in keys": (GOOD + '"\\e[31m": 1\n"\\e[31m": 1\n', (
         r":10: \\x1b\[31m: unknown key", r":11: \\x1b\[31m: found a second time")),

@@ -371,6 +371,7 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, spec, mo
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
+    assert list(sources(["x" * 300])) == ["x" * 300], "nor is a name that no file can have"
     assert list(sources([str(tmp_path)])) == sorted([str(own), str(tmp_path / "shut")])
     assert list(sources([str(tmp_path / "shut")])) == [str(tmp_path / "shut")], "and to load it says why"
 
@@ -386,7 +387,7 @@ def test_line_of_each_rule(spec) -> None:
     from modcalc.spec.load import load_with_lines
 
     model, lines = load_with_lines(spec("params:\n  max: 5M\n  min: 1M\nforward_flops: 3G"))
-    assert [(str(r), r.line) for r in rules_of(model, lines.get)] == [
+    assert [(str(r), r.line) for r in rules_of(model, lines.__getitem__)] == [
         ("params <= 5,000,000", 12),
         ("params >= 1,000,000", 13),
         ("forward_flops <= 3,000,000,000", 14),

@@ -230,6 +230,7 @@ def test_how_long_a_run_takes(flops, tiny: Path) -> None:
         (["--backward", "--gpus", "8", "--gpu", "h200"], "--mfu: it is not given"),
         (["--backward", "--gpus", "8", "--gpu", "h200", "--mfu", "1.5"], "--mfu: found 1.5; allowed is a share above 0 and up to 1"),
         (["--backward", "--gpus", "8", "--mfu", "0.4"], "give either --gpu NAME"),
+        (["--backward", "--gpus", "8", "--mfu", "0.4", "--peak-tflops", "nan"], "--peak-tflops nan: a finite number"),
         (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h200", "--peak-tflops", "9"], "give either --gpu NAME"),
         (
             ["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h100", "--tokens", "1K"],
@@ -244,7 +245,6 @@ def test_how_long_a_run_takes(flops, tiny: Path) -> None:
             "--gpu v100: no datasheet of that name gives a peak in bf16",
         ),
         (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "", "--tokens", "1K"], "--gpu '': no datasheet of that name"),
-        (["--backward", "--gpus", "8", "--mfu", "0.4", "--peak-tflops", "nan", "--tokens", "1K"], "give either --gpu NAME"),
         (["--phase", "decode", "--context", "3", "--tokens", "1K"], "--tokens with --phase decode: sampling has no backward pass"),
         (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h200"], "tiny does not say how long it is trained; give --tokens"),
     ],

@@ -108,6 +108,8 @@ def test_files_are_told_also_of_several_budgets_and_of_the_shape_beside(run: Run
     assert len(set(named)) == 4 and {str(path) for path in (tmp_path / "out").iterdir()} == set(named)
     for c in document["candidates"]:
         assert load(c["file"]).mod is None and load(c["matched"]["file"]).mod is not None
+    _, out, _ = run(*words, "--beside", tmp_path / "b.yaml", "--within", "0")
+    assert out.count("beside: DROP ") == 2
 
 
 def test_capacities_are_told_apart_where_blocks_are_listed(run: Runner, tmp_path: Path) -> None:
@@ -256,6 +258,9 @@ def test_differences_to_the_other_model_are_told(run: Runner) -> None:
         (("dense-60m", "--budget", "1e18", "--params", "1B"), "low:high"),
         (("dense-60m", "--budget", "1e18", "--ff-ratio", "3:5"), "--ff-ratio: d_ff is not free"),
         (("dense-60m", "--budget", "1e18", "--multiple-of", 96, "--free", "d_ff=960+1000"), "d_ff=960+1000: 1,000 is no multiple of 96"),
+        (("dense-60m", "--budget", "1e18", "--multiple-of", 64, "--free", "d_ff=3:4"), "d_ff=3:4: no multiple of 64 within it"),
+        (("dense-60m", "--budget", "1e18", "--multiple-of", 64, "--free", "d_ff=-5:100"), "d_ff: found -5; allowed are 1 to"),
+        (("dense-60m", "--budget", "1e18", "--context", 8), "--context: it belongs to --by decode"),
         (("dense-60m", "--budget", "1e18", "--multiple-of", 8, "--free", "n_layers"), "--multiple-of: neither d_model nor d_ff is free"),
         (("dense-60m", "--budget", "1e18", "--by", "kv"), "--by: it belongs to --match"),
         (("dense-60m", "--budget", "1e18", "--prefer", "deepest"), "--prefer: it belongs to"),
@@ -381,6 +386,8 @@ def test_family(run: Runner, tmp_path: Path) -> None:
     assert all(c["params"] == 41_287_680 + c["drift"] and c["kv_cache_bytes"] > 0 and Path(c["file"]).is_file() for c in document["candidates"])
     code, out, err = run("family", "mod-60m", "--vary", "n_layers=4:16:4", "--hold", "forward")
     assert (code, err) == (0, "") and "held: forward FLOPs of one sequence" in out and "KV cache" in out
+    _, out, _ = run("family", "mod-small", "--vary", "capacity=0.5,0.25,d_model=256", "-f", "csv")  # its blocks are listed
+    assert out.splitlines()[0].split(",").count("capacity") == 1 and [line.split(",")[4] for line in out.splitlines()[1:]] == ["0.25", "0.5"]
 
 
 @pytest.mark.parametrize(

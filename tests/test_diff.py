@@ -12,7 +12,7 @@ from modcalc.cost.diff import Change, diff
 from modcalc.errors import SpecError
 from modcalc.render.diff import tables
 from modcalc.spec.load import dump
-from modcalc.spec.revision import load_side
+from modcalc.spec.revision import is_new, load_side
 from modcalc.spec.schema import Spec, Train
 
 
@@ -116,6 +116,11 @@ def test_a_revision_of_a_config(run, git, tmp_path: Path, monkeypatch: pytest.Mo
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["keys"] == {"n_layers": {"before": 12, "after": 6}}
     assert load_side("HEAD:sub/config.json") == load("sub/config.json")
+    (tmp_path / "config.json").write_text(file.read_text())  # of the repository's own folder, as the hub has them
+    git("add", ".")
+    git("commit", "-qm", "top")
+    assert load_side("HEAD:.") == load_side("HEAD:config.json") == load(".")
+    assert is_new("HEAD", ".") is False and is_new("HEAD~1", ".") is True
     with pytest.raises(SpecError, match=r"^HEAD:sub/config\.json#part: part: found no such section"):
         load_side("HEAD:sub/config.json#part")
     file.write_text('{"model_type": "gpt2",\n"n_layr": 6}')
@@ -138,6 +143,8 @@ def test_a_revision_of_a_file(run, git, tmp_path: Path, monkeypatch: pytest.Monk
     for wrong, word in (("HEAD~7:m.yaml", "HEAD~7"), ("HEAD:n.yaml", "n.yaml"), ("nowhere.yaml", "no such file")):
         done = run(wrong, "m.yaml")
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(SpecError, match=r"^HEAD:m\.yaml#part: found #part behind a YAML spec"):
+        load_side("HEAD:m.yaml#part")
 
 
 def test_names_with_a_colon_are_files_first_and_none_is_an_option_of_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

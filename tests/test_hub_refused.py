@@ -60,7 +60,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "llama4"}, "did you mean llama4_text?"),
         ({"model_type": "llama4_text", "attention_chunk_size": None}, "null, but layers have chunked_attention, which needs a window"),
         ({"model_type": "llama4_text", "layer_types": ["sliding_attention"] * 48}, "is neither chunked_attention nor full_attention"),
-        ({"model_type": "granitemoehybrid"}, 'layer_types: a layer is "linear_attention"; only attention (full_attention) is understood here'),
+        ({"model_type": "granitemoehybrid"}, "layer_types: left out, and then every layer is a state space"),
         ({"model_type": "granitemoehybrid", "layer_types": ["attention", "mamba"] * 16}, 'layer_types: a layer is "mamba"; only attention'),
         ({"model_type": "granitemoehybrid", "layer_types": ["attention"] * 32, "intermediate_size": None}, "intermediate_size: null, or"),
         (

@@ -106,8 +106,6 @@ def test_lines() -> None:
     assert ("budget", "params") in lines and ("budget", "active_params") not in lines
     # What is not written stands where it would have to be.
     assert lines["budget", "active_params"] == 11 and lines["norm", "eps"] == 1
-    assert lines.get(("budget", "params")) == 13 and len(lines) == len(set(lines)) == 17
-    assert all(path in lines for path in lines)
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])

@@ -199,6 +199,7 @@ def test_a_config_of_the_transformers_library(run, tmp_path: Path) -> None:
         (["gpt2", "--context", "5"], "context 5: only the phases prefill and decode"),
         (["gpt2", "--phase", "prefill", "--recompute", "full", "--no-master"], "--no-master, --recompute with --phase prefill: only --phase train"),
         (["gpt2", "--phase", "forward", "--fsdp", "2"], "--fsdp with --phase forward: only --phase train has them"),
+        (["gpt2", "--dtype", "fp32", "--no-master"], "--master, --no-master with --dtype fp32: only bf16 and fp16"),
         (["gpt2", "--fsdp", "1"], "'--fsdp': 1 is not in the range"),
         (["gpt2", "-T", "2000"], "2000"),
         (["gtp2"], "gpt2"),

@@ -203,6 +203,11 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(name="a\nb"), "name", "1 to 200 printable characters"),
     (dict(name=" a"), "name", "no space at the ends"),
     (dict(d_model=10**9, vocab_size=10**9, attention=dict(n_heads=10**9, head_dim=10**9)), "attention.n_heads", "weights of at most 1e+18 elements"),
+    (
+        dict(attention=dict(n_heads=10**5, latent=dict(kv_rank=10**9, nope_dim=2, rope_dim=2, v_dim=10**9))),
+        "attention.latent.kv_rank",
+        "weights of at most 1e+18 elements",
+    ),
     (dict(mlp=dict(d_ff=10**9), moe=dict(n_experts=10**9, top_k=1)), "moe.n_experts", "weights of at most 1e+18 elements"),
     (
         dict(d_model=10**9, mlp=dict(d_ff=1), moe=dict(n_experts=2, top_k=1, n_shared=10**9, d_ff=8)),

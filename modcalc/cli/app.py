@@ -118,9 +118,10 @@ def main() -> None:
 
         discard_stdout()
     except OSError as wrong:
-        # Files that a user names are reported where they are opened; what is left is a full disk behind stdout or a report.
+        # Files that a user names are reported where they are opened; what is left is a full disk behind stdout or a report, and
+        # folders on the way to a file that may not be entered.
         _traceback(debug)
-        print(f"error: cannot write{f' {wrong.filename}' if wrong.filename else ''}: {wrong.strerror or wrong}", file=sys.stderr)
+        print(f"error: {wrong.filename or 'cannot write'}: {wrong.strerror or wrong}", file=sys.stderr)
         code = 2
     except Exception as bug:
         # Usage errors: click's class or typer's own copy of it, by version.

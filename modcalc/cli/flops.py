@@ -4,7 +4,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import AsMod, AttentionKernel, Batch, Causal, Context, ConventionName, Format, Macs, Phase, Plot, Recompute, SeqLen, Specs
+from modcalc.cli.options import (
+    AsMod,
+    AttentionKernel,
+    Batch,
+    Causal,
+    Context,
+    ConventionName,
+    Format,
+    Macs,
+    Phase,
+    Plot,
+    Recompute,
+    SeqLen,
+    Specs,
+    finite,
+)
+from modcalc.cli.targets import targets
 
 if TYPE_CHECKING:
     from modcalc.cost.account import Report
@@ -80,13 +96,9 @@ def flops(
     cluster = _cluster(gpus, gpu, peak_tflops, mfu, convention)
     seen = None if tokens is None else parse_count(tokens, "--tokens")
     counters = _counters(count, phase)
-    if plot is not None:
-        from modcalc.render.plot import plot_target
-
-        if by in ("total", "path") or (by == "layer" and len(specs) > 1):
-            raise UsageError(f"--plot with --by {by}: it draws components, of any number of specs, or the layers of one (--by layer)")
-        target = plot_target(plot)
-
+    if plot is not None and (by in ("total", "path") or (by == "layer" and len(specs) > 1)):
+        raise UsageError(f"--plot with --by {by}: it draws components, of any number of specs, or the layers of one (--by layer)")
+    target = targets({"--plot": plot}, {})
     backward = backward or phase == "train"
     format = chosen(format)
     accounts, runs = [], []
@@ -101,7 +113,7 @@ def flops(
     unit = Unit(macs, accounts[0][0].convention.multiply_add)
     _show(accounts, by, unit, backward, format)
     _show_training(accounts, hardware, runs, unit, "--tokens" if tokens else "the spec's `train`", cluster, format)
-    if plot is not None:
+    if target:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
         (first, dense, _), *others = accounts
@@ -144,7 +156,8 @@ def _cluster(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: 
     if mfu is None or not 0 < mfu <= 1:
         found = "it is not given" if mfu is None else f"found {mfu:g}"
         raise UsageError(f"--mfu: {found}; allowed is a share above 0 and up to 1, such as 0.4 (modcalc profile --mode train measures it)")
-    if (gpu is None) == (peak_tflops is None) or peak_tflops != peak_tflops:  # the last is nan
+    finite({"peak_tflops": peak_tflops})
+    if (gpu is None) == (peak_tflops is None):
         raise UsageError("--gpus: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
     rule = find_convention(convention)
     if rule.multiply_add != 2 or rule.recompute_terms:

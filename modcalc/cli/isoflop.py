@@ -30,6 +30,7 @@ from modcalc.cli.search_options import (
     StepBatch,
     Within,
 )
+from modcalc.cli.targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ def isoflop(
         raise UsageError("give --budget FLOPS (such as --budget 6e18), --match OTHER, or both")
     if match and budget and len(budget) > 1:
         raise UsageError("--budget with --match: one budget, whose steps are shown for every match")
-    _only("--match", bool(match), {"--by": by, "--per": per, "--context": context})
+    _only("--match", bool(match), {"--by": by, "--per": per})
     _only("--budget", bool(budget), {"--batch": batch, "--plot": plot})
     plans = {"--tokens-per-param": tokens_per_param, "--count": count, "--min-steps": min_steps, "--beside": beside}
     _only("--budget without --match", bool(budget and not match), plans)
@@ -98,12 +99,7 @@ def isoflop(
     _only("--by decode", by == "decode", {"--context": context})
     _only("--out", bool(out), {"--force": force or None})
     budgets = list(dict.fromkeys(parse_count(b, "--budget") for b in budget or ()))
-    target = None
-    if plot is not None:
-        from modcalc.render.plot import plot_target
-
-        target = plot_target(plot)
-
+    target = targets({"--plot": plot}, {})
     family = load_as(spec, mod)
     T = seq_len or family.seq_len
     basis = Basis(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from modcalc.cli.options import AsMod, AttentionKernel, Batch, Context, Format, PhaseName, Plot, Recompute, SeqLen, Specs
+from modcalc.cli.targets import targets
 from modcalc.spec.schema import MAX_SIZE
 
 Phase = Annotated[PhaseName, typer.Option("--phase", "--mode", help="What memory is asked for.")]
@@ -77,15 +78,12 @@ def memory(
 
     given = {"optimizer": optimizer, "master": master, "recompute": recompute, "attention": attention, "device": device, "fsdp": fsdp}
     given = {name: value for name, value in given.items() if value is not None}
-    _check(phase, context, seq_len, given)
+    _check(phase, context, seq_len, dtype, given)
     how = Training(**given)
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
     if room is not None and room < 2**20 and not gpu_memory.rstrip()[-1].isalpha():
         raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes? give its unit, such as {gpu_memory.strip()}GiB")
-    if plot is not None:
-        from modcalc.render.plot import plot_target
-
-        target = plot_target(plot)
+    target = targets({"--plot": plot}, {})
     format = chosen(format)
     loaded = load_all(specs, mod)
     for spec in loaded:
@@ -98,13 +96,13 @@ def memory(
         emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")
     else:
         show_memory(reports, format)
-    if plot is not None:
+    if target:
         from modcalc.render.plot_memory import plot_memory
 
         plot_memory(target, reports)
 
 
-def _check(phase: str, context: int | None, seq_len: int | None, of_training: dict) -> None:
+def _check(phase: str, context: int | None, seq_len: int | None, dtype: str, of_training: dict) -> None:
     """Options that contradict each other; Workload checks the rest."""
     from modcalc.cli.options import check_decode
     from modcalc.errors import UsageError
@@ -113,3 +111,5 @@ def _check(phase: str, context: int | None, seq_len: int | None, of_training: di
     if of_training and phase != "train":
         options = ", ".join("--no-master" if value is False else f"--{name}" for name, value in of_training.items())
         raise UsageError(f"{options} with --phase {phase}: only --phase train has them")
+    if "master" in of_training and dtype not in ("bf16", "fp16"):
+        raise UsageError(f"--master, --no-master with --dtype {dtype}: only bf16 and fp16 have a copy in fp32")

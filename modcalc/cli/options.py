@@ -1,5 +1,7 @@
 """Option types that commands share, so that a flag means the same everywhere. Help texts state the default."""
 
+from collections.abc import Iterable
+from math import isfinite
 from typing import Annotated, Literal
 
 import typer
@@ -68,3 +70,15 @@ def check_decode(option: str, phase: str, context: bool, seq_len: bool) -> None:
         raise UsageError(f"{option} decode: say how many tokens are already cached with --context S")
     if phase == "decode" and seq_len:
         raise UsageError(f"--seq-len with {option} decode: it computes one token per sequence; give the tokens before it by --context")
+
+
+def finite(numbers: dict[str, float | None]) -> None:
+    """Raises UsageError for an option, by name, whose value is infinite or no number."""
+    for name, value in numbers.items():
+        if value is not None and not isfinite(value):
+            raise UsageError(f"{flags([name])} {value}: a finite number")
+
+
+def flags(names: Iterable[str]) -> str:
+    """Options as the user writes them, of the names that they have here."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))

@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Sequence, Set
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import PhaseName, check_decode
+from modcalc.cli.options import PhaseName, check_decode, finite, flags
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
@@ -111,9 +110,9 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
     if not specs and "peaks" not in words:
         raise UsageError("nothing to measure: name a SPEC, or give --peaks for the device alone")
     if not specs and words - ALONE:
-        raise UsageError(f"{_flags(words - ALONE)} with --peaks alone: it measures the device and no model; name a SPEC")
+        raise UsageError(f"{flags(words - ALONE)} with --peaks alone: it measures the device and no model; name a SPEC")
     if both := words & swept:
-        raise UsageError(f"{_flags(both)}: swept and given; give all its values in --sweep")
+        raise UsageError(f"{flags(both)}: swept and given; give all its values in --sweep")
     if {"seconds", "iterations"} <= words:
         raise UsageError("--seconds and --iterations: each says how long to measure; give one of them")
     finite(numbers)
@@ -125,14 +124,3 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
         raise UsageError("--again: measures points of a results file once more; name it with --out")
     if "parallel" in words and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UsageError("--parallel: start it under torchrun: torchrun --nproc-per-node 8 --no-python modcalc profile ...")
-
-
-def finite(numbers: dict[str, float | None]) -> None:
-    """Raises UsageError for an option whose value is infinite or no number."""
-    for name, value in numbers.items():
-        if value is not None and not isfinite(value):
-            raise UsageError(f"{_flags({name})} {value}: a finite number")
-
-
-def _flags(names: Set[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modcalc.cli.options import Format, Plot
-from modcalc.cli.profile_options import PeakTflops, finite
+from modcalc.cli.options import Format, Plot, finite
+from modcalc.cli.profile_options import PeakTflops
 
 if TYPE_CHECKING:
     from modcalc.measure.records import Record

@@ -84,7 +84,11 @@ Multiple = Annotated[
 HeadDim = Annotated[int | None, _option("--head-dim", min=1, max=MAX_SIZE, help="Width of a head in every shape. [default: the spec's]")]
 Beside = Annotated[
     str | None,
-    _option("--beside", metavar="SPEC", help="With --budget: beside every OK row the shape of this family with the same forward FLOPs."),
+    _option(
+        "--beside",
+        metavar="SPEC",
+        help="With --budget: beside every OK row the shape of this family with the same forward FLOPs, by the defaults of the other options.",
+    ),
 ]
 Limit = Annotated[
     int | None,

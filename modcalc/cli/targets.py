@@ -9,8 +9,6 @@ def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None
     """Where the plot goes, if one is asked for. Raises UsageError, before anything is measured, where a file to be written cannot be,
     or is one of another option or that is read. written: option -> file, --plot among them. read: file -> what it is.
     """
-    from modcalc.render.plot import plot_target, writable
-
     taken = {Path(file).resolve(): what for file, what in read.items()}
     for option, file in written.items():
         if file is None:
@@ -18,7 +16,11 @@ def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None
         demand_name(option, file)
         if (other := taken.setdefault(Path(file).resolve(), option)) != option:
             raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")
-    if trace := written.get("--trace"):
+    trace, plot = written.get("--trace"), written["--plot"]
+    if trace is None and plot is None:
+        return None
+    from modcalc.render.plot import plot_target, writable
+
+    if trace is not None:
         writable(Path(trace), "--trace")
-    plot = written["--plot"]
     return None if plot is None else plot_target(plot)

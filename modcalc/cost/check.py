@@ -70,7 +70,7 @@ def sources(paths: Iterable[str]) -> Iterator[str]:
     """
     for path in paths:
         folder = Path(path)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             yield path
             continue
         found = _within(folder)
@@ -108,7 +108,7 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
     def other(folder: Path, name: str) -> Costs:
         near = Path(sectioned(folder / name)[0])
         revision, colon, file = name.partition(":")
-        if near.is_file() or (near / "config.json").is_file():
+        if os.path.isfile(near) or os.path.isfile(near / "config.json"):
             path = str(folder / name)
         elif colon:  # a file, or this one, as it was in a git revision
             path = f"{revision}:{folder / file if file else source}"
@@ -123,7 +123,7 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
     unheld: list[str] = []
     try:
         spec, lines = load_with_lines(source)
-        rules = [*rules_of(spec, lines.get), *require]
+        rules = [*rules_of(spec, lines.__getitem__), *require]
     except ModcalcError as wrong:
         return Checked(source, wrong=tuple(str(wrong).splitlines()))
     costs = Costs(spec)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modcalc.render.conventions import convention_document
-from modcalc.render.isoflop import UNITS, inner_cells, shape
+from modcalc.render.isoflop import UNITS, inner_cells, routing_cells, shape
 from modcalc.render.isoflop_document import candidate_document
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.costs import COSTS
@@ -16,14 +16,13 @@ from modcalc.units import grouped
 def table(family: Constant) -> Table:
     """One row a member; drift is what rounding to whole steps leaves."""
     spec, basis, unit = family.family.spec, family.basis, UNITS.get(family.hold, "FLOPs")
-    inner = inner_cells([m.candidate for m in family.members])
-    routed = any(shape(m.candidate)["every"] for m in family.members)
+    rows = [m.candidate for m in family.members]
+    knobs = [*inner_cells(rows), *routing_cells(rows)]
     columns = [
         Column("layers", "count", "n_layers"),
         Column("d_model", "count"),
         Column("heads", "count", "n_heads", drop=2),
-        *(column for column, _ in inner),
-        *([Column("capacity", "capacity"), Column("every", "count")] if routed else []),
+        *(column for column, _ in knobs),
         Column("parameters", "count", "params"),
         *([Column(family.hold, "count", f"cost_{family.hold}", unit)] if family.hold not in ("params", "forward") else []),
         Column("drift", "count", unit=unit),
@@ -37,8 +36,7 @@ def table(family: Constant) -> Table:
     def row(m: Member) -> list[Any]:
         c, s = m.candidate, shape(m.candidate)
         return [
-            s["n_layers"], s["d_model"], s["n_heads"], *(value(c) for _, value in inner), *([s["capacity"], s["every"]] if routed else []),
-            c.params.total,
+            s["n_layers"], s["d_model"], s["n_heads"], *(value(c) for _, value in knobs), c.params.total,
             *([c.cost] if family.hold not in ("params", "forward") else []), m.drift, c.error, c.forward, m.kv_bytes,
             (good if c.status == OK else bad)(c.status), c.reason,
         ]  # fmt: skip

@@ -108,10 +108,16 @@ def _table(title: str, headline: list[str], cells: list[Cell], found: Found, not
     cells = [
         *cells,
         (Column("", key="status"), lambda c: (good if c.status == OK else bad)(c.status)),
-        (Column("why", key="reason"), lambda c: "; ".join([*(f"<- {mark}" for mark in c.marks), *([c.reason] if c.reason else [])])),
+        (Column("why", key="reason"), _why),
     ]
     rows = [[value(c) for _, value in cells] for c in found.candidates]
     return Table(title=title, headline=headline, columns=[column for column, _ in cells], rows=rows, notes=notes)
+
+
+def _why(c: Candidate) -> str:
+    """Marks of a row, why it is dropped, and why the shape beside it is."""
+    beside = f"beside: {c.matched.status} {c.matched.reason}" if c.matched and c.matched.status != OK else ""
+    return "; ".join(text for text in (*(f"<- {mark}" for mark in c.marks), c.reason, beside) if text)
 
 
 def _shape_cells(found: Found) -> list[Cell]:
@@ -122,11 +128,8 @@ def _shape_cells(found: Found) -> list[Cell]:
         (Column("d_model", "count"), lambda c: c.spec.d_model),
         (Column("heads", "count", "n_heads", drop=5), lambda c: c.spec.attention.n_heads),
         *inner_cells(rows, drop=3),
+        *routing_cells(rows),
     ]
-    for knob, kind in (("capacity", "capacity"), ("every", "count")):
-        values = {shape(c)[knob] for c in rows}
-        if values - {None}:
-            cells.append((Column(knob, kind, drop=0 if len(values) > 1 else 6), lambda c, knob=knob: shape(c)[knob]))
     cells.append((Column("parameters", "count", "params"), lambda c: c.params.total))
     if any(c.params.active != c.params.total for c in rows):
         cells.append((Column("active", "count", "params_active", drop=8), lambda c: c.params.active))
@@ -139,6 +142,16 @@ def inner_cells(rows: Sequence[Candidate], drop: int = 0) -> list[Cell]:
     for title, knob in (("d_ff", "d_ff"), ("expert d_ff", "expert_d_ff")):
         if any(shape(c)[knob] for c in rows):
             found.append((Column(title, "count", drop=drop), lambda c, knob=knob: shape(c)[knob]))
+    return found
+
+
+def routing_cells(rows: Sequence[Candidate]) -> list[Cell]:
+    """How many tokens are kept and by which blocks, as far as one number says so; the last to go where it varies."""
+    found = []
+    for knob, kind in (("capacity", "capacity"), ("every", "count")):
+        values = {shape(c)[knob] for c in rows}
+        if values - {None}:
+            found.append((Column(knob, kind, drop=0 if len(values) > 1 else 6), lambda c, knob=knob: shape(c)[knob]))
     return found
 
 

@@ -73,9 +73,10 @@ def matched(asked: Asked, other: Spec, by: str, progress: Progress) -> Answer:
     family, basis = asked.terms.family, asked.basis
     there = at_length(other, basis.seq_len)
     budget = asked.budgets[0] if asked.budgets else None
-    forward, train = account(there, convention=basis.rule), account(there, phase="train", convention=basis.rule).flops.train_step
+    report = account(there, convention=basis.rule)
+    train = report.flops.train_step
     target = Target(
-        there, by, whole(bill(resolve(there, basis.seq_len), (by,), basis)[by]), forward.params.total, forward.flops.forward, train,
+        there, by, whole(bill(resolve(there, basis.seq_len), (by,), basis)[by]), report.params.total, report.flops.forward, train,
         schedule(train, budget, basis) if budget else None,
     )  # fmt: skip
     prefer = asked.prefer or preference(family.spec)

@@ -21,7 +21,6 @@ COSTS = {
     "kv": "bytes of one sequence's KV cache in bf16",
     "decode": "FLOPs of one new token after the context",
 }
-_PHASE = {"train": "train", "decode": "decode"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def bill(plan: Plan, names: Iterable[str], basis: Basis, rows: Callable[[Op], bo
         if name == "kv":
             found[name] = kv_cache_bytes(plan, basis.seq_len)
             continue
-        phase = _PHASE.get(name, "forward")
+        phase = "decode" if name == "decode" else "forward"  # the rows of a train step are those of its forward pass
         if phase not in billed:
             billed[phase] = tuple(op for op in ledger(plan, basis.work(phase)) if rows(op))
         ops = billed[phase]

@@ -13,11 +13,11 @@ from modcalc.cost.ops import whole
 from modcalc.errors import UsageError
 from modcalc.search.costs import COSTS, Basis, bill
 from modcalc.search.family import Family, Shape
-from modcalc.search.knobs import MAX_LAYERS, known, parse_values
+from modcalc.search.knobs import given, known, parse_values
 from modcalc.search.results import OK, Candidate, Exact, candidate
 from modcalc.search.write import equal
 from modcalc.spec.resolve import resolve
-from modcalc.spec.schema import MAX_SIZE, Budget, Spec
+from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE, Budget, Spec
 
 SOLVABLE = ("n_layers", "d_model", "d_ff")
 MAX_MEMBERS = 10_000
@@ -87,16 +87,11 @@ def constant(
 
 def parse_vary(texts: list[str]) -> dict[str, list]:
     """n_layers=1,2,4 (or low:high:step) of each text -> values. Raises UsageError."""
-    found: dict[str, list] = {}
-    for text in texts:
-        name, equals, values = (part.strip() for part in text.partition("="))
-        known("--vary", name)
-        if not equals or not values:
-            raise UsageError(f"--vary {text}: give values, such as {name}=1,2,4 or {name}=4:40:4")
-        if name in found:
-            raise UsageError(f"--vary: {name} is given twice; join its values with commas")
-        found[name] = parse_values(name, values)
-    return found
+    found = given("--vary", texts)
+    for name, values in found.items():
+        if not values:
+            raise UsageError(f"--vary {name}: give values, such as {name}=1,2,4 or {name}=4:40:4")
+    return {name: parse_values(name, values) for name, values in found.items()}
 
 
 def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, basis: Basis, step: int, within: Fraction) -> Member:

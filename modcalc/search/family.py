@@ -9,7 +9,7 @@ from msgspec import structs
 
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import exact, full_is_multi_head, heads, inner_width, inner_widths, mlp_layers, up
-from modcalc.spec.schema import FullAttention, Schedule, Spec
+from modcalc.spec.schema import FullAttention, Spec
 
 HARDWARE_MULTIPLE = 64  # tensor cores and their tilings like widths in multiples of this
 
@@ -175,8 +175,8 @@ class Family:
 
     def name(self, shape: Shape, spec: Spec) -> str:
         """A name that tells the shape from its sisters."""
-        mod = "" if shape.capacity is None or isinstance(spec.mod.capacity, (list, Schedule)) else f"-c{spec.mod.capacity}"
-        mod += "" if shape.every is None else f"-e{spec.mod.every}"
+        mod = "" if shape.capacity is None else f"-c{shape.capacity}"
+        mod += "" if shape.every is None else f"-e{shape.every}"
         d_ff, expert = inner_widths(spec)
         own = self.spec.name[:120].rstrip()  # a name has at most 200 characters
         return f"{own}-l{shape.n_layers}-d{shape.d_model}-f{expert if d_ff is None else d_ff}{mod}"
@@ -185,7 +185,7 @@ class Family:
         """How the widths follow, in words."""
         a, mlp = self.spec.attention, self.spec.mlp
         words = []
-        if "d_model" in knobs:
+        if "d_model" in knobs or self.head_dim:
             if a.latent:
                 words.append(f"latent attention, {self.heads_per_width} heads per unit of d_model")
             else:
@@ -193,9 +193,9 @@ class Family:
                 words.append("key/value heads as many as heads" if self.many_kv_heads else f"{a.n_kv_heads} key/value heads, which divide the heads")
                 if a.full and (a.full.n_kv_heads or a.full.head_dim):
                     words.append(f"in layers without a window {self._words_of_full()}")
-            if "d_ff" not in knobs:
-                ratio = mlp.ratio if mlp.ratio is not None else float(round(self.ff_ratio, 4))
-                words.append(f"d_ff {ratio:g} d_model" + (f" up to a multiple of {self.ff_multiple}" if self.ff_multiple > 1 else ""))
+        if "d_model" in knobs and "d_ff" not in knobs:
+            ratio = mlp.ratio if mlp.ratio is not None else float(round(self.ff_ratio, 4))
+            words.append(f"d_ff {ratio:g} d_model" + (f" up to a multiple of {self.ff_multiple}" if self.ff_multiple > 1 else ""))
         return words + self._of_experts(knobs)
 
     def _words_of_full(self) -> str:

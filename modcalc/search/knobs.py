@@ -1,6 +1,6 @@
 """What the user may vary, in text: `n_layers=4:40:2,d_model=512:2048:64,capacity=0.125,0.25` -> values of each knob."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 from modcalc.errors import UsageError
@@ -21,21 +21,27 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
     empty or senseless range.
     """
     found: dict[str, Values] = {}
-    given: dict[str, str | None] = {}
-    for part in _knobs(text):
-        name, equals, values = (p.strip() for p in part.partition("="))
-        known("--free", name)
-        if name in given:
-            raise UsageError(f"--free: {name} is given twice; join its values with commas")
-        given[name] = values if equals else None
-    family.demand(set(given))
-    for name in (k for k in KNOBS if k in given):
-        if given[name] is None:
+    texts = given("--free", [text])
+    family.demand(set(texts))
+    for name in (k for k in KNOBS if k in texts):
+        if texts[name] is None:
             found[name] = default(name, found)
         elif name in ("d_model", "d_ff") and family.multiple:
-            found[name] = _multiples(name, given[name], family.multiple)
+            found[name] = _multiples(name, texts[name], family.multiple)
         else:
-            found[name] = parse_values(name, given[name], family.width_multiple if name == "d_model" else 1)
+            found[name] = parse_values(name, texts[name], family.width_multiple if name == "d_model" else 1)
+    return found
+
+
+def given(option: str, texts: Iterable[str]) -> dict[str, str | None]:
+    """knob -> its values as text, None where it has none. Raises UsageError for an unknown knob and for one given twice."""
+    found: dict[str, str | None] = {}
+    for part in (part for text in texts for part in _knobs(text)):
+        name, equals, values = (p.strip() for p in part.partition("="))
+        known(option, name)
+        if name in found:
+            raise UsageError(f"{option}: {name} is given twice; join its values with commas")
+        found[name] = values if equals else None
     return found
 
 
@@ -52,11 +58,7 @@ def _knobs(text: str) -> list[str]:
 
 def _multiples(knob: str, text: str, multiple: int) -> Values:
     """As `parse_values`, where all must be multiples: a range that names no step begins at the first. Raises UsageError."""
-    parts = []
-    for part in _listed(text):
-        low, *rest = part.split(":")
-        parts.append(f"{-(-int(number(knob, low)) // multiple) * multiple}:{rest[0]}:{multiple}" if len(rest) == 1 else part)
-    values = parse_values(knob, ",".join(parts))
+    values = parse_values(knob, text, multiple, multiple)
     if odd := [value for value in values if value % multiple]:
         raise UsageError(f"--free {knob}={text}: {odd[0]:,} is no multiple of {multiple:,}, which --multiple-of asks for")
     return values
@@ -69,8 +71,10 @@ def known(option: str, name: str) -> str:
     return name
 
 
-def parse_values(knob: str, text: str, step: int = 1) -> Values:
-    """The values of one knob in `text`, ascending, each once; `step` where a range gives none. Raises UsageError."""
+def parse_values(knob: str, text: str, step: int = 1, multiple: int = 1) -> Values:
+    """The values of one knob in `text`, ascending, each once. A range that gives no step has `step`, and begins at a multiple of
+    `multiple`. Raises UsageError.
+    """
     values: dict[tuple[float, bool], int | float] = {}  # in order of size; a share of 1.0 is another value than 1 token
     for part in _listed(text):
         ends = [number(knob, p) for p in part.split(":")]
@@ -84,6 +88,10 @@ def parse_values(knob: str, text: str, step: int = 1) -> Values:
         by = ends[2] if len(ends) == 3 else step
         if low > high or by <= 0:
             raise UsageError(f"{knob}={part}: an empty range; give low:high:step with low <= high and step > 0")
+        if len(ends) == 2:
+            low = -(-checked(knob, low) // multiple) * multiple
+            if low > high:
+                raise UsageError(f"{knob}={part}: no multiple of {multiple:,} within it, which --multiple-of asks for")
         n = (high - low) // by + 1
         if n > MAX_VALUES:
             raise UsageError(f"{knob}={part}: {n:,} values; allowed are {MAX_VALUES:,}; take a larger step")

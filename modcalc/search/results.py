@@ -90,10 +90,9 @@ def candidate(family: Family, shape: Shape, basis: Basis, by: str | None = None)
     """The exact account of one shape; `by` names the cost to match. A spec that cannot be run is dropped, with the reason."""
     spec = family.apply(shape)
     spec = structs.replace(spec, name=family.name(shape, spec))
-    forward = account(spec, seq_len=basis.seq_len, convention=basis.rule)
-    train = account(spec, seq_len=basis.seq_len, phase="train", convention=basis.rule)
+    report = account(spec, seq_len=basis.seq_len, convention=basis.rule)
     cost = None if by is None else whole(bill(resolve(spec, basis.seq_len), (by,), basis)[by])
-    made = Candidate(spec, shape, forward.params, forward.flops.forward, train.flops.train_step, basis.seq_len, cost=cost)
+    made = Candidate(spec, shape, report.params, report.flops.forward, report.flops.train_step, basis.seq_len, cost=cost)
     problems = find_problems(spec)
     return made.drop("; ".join(map(str, problems))) if problems else made
 

@@ -48,9 +48,9 @@ AFTER_DENSE = {"moe": r.experts_after_dense}
 # The classes derive qk_head_dim; DeepSeek's head_dim, too.
 MLA_FREE = frozenset({"pretraining_tp", "qk_head_dim", "rope_interleave"})
 # Multi-token prediction adds modules for training and speculative decoding that the library's model, and so the spec, does not hold.
-FREE = ROUTED_FREE | {"num_mtp_layers", "num_nextn_predict_layers"}
+DEEPSEEK_FREE = ROUTED_FREE | {"num_mtp_layers", "num_nextn_predict_layers"}
 AFMOE_WINDOW = layers.layered_window(layers.but_each("global_attn_every_n_layers"))
-FIXED = {"moe_layer_freq": (1,), "scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",)}
+DEEPSEEK_FIXED = {"moe_layer_freq": (1,), "scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",)}
 # Sarvam's files keep names of their own training code.
 SARVAM_NAMES = {"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts", "num_shared_experts": "n_shared_experts"}
 SARVAM_FREE = {"default_theta", "embedding_dropout", "max_window_layers", "output_dropout", "router_dtype"}
@@ -73,7 +73,7 @@ _DEEPSEEK: dict[str, ModelType] = {
         only_if=MLA_BIASED | AFTER_DENSE,
         checks=(*WHOLE, r.own_kv_heads, r.no_bias_in_shared_experts_alone),
         names={"num_experts": "n_routed_experts"},
-        free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "norm_topk_prob", "seq_aux"},
+        free=DEEPSEEK_FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "norm_topk_prob", "seq_aux"},
         fixed=UNROTATED | {"moe_layer_freq": (1,), "scoring_func": ("softmax",)},
         dropped=MLA_DROPPED,
     ),
@@ -88,8 +88,8 @@ _DEEPSEEK: dict[str, ModelType] = {
         only_if=MLA_BIASED | AFTER_DENSE,
         checks=(*WHOLE, r.own_kv_heads),
         names={"num_local_experts": "n_routed_experts"},
-        free=FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "seq_aux"},
-        fixed=UNROTATED | NO_MLP_BIAS | FIXED,
+        free=DEEPSEEK_FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "seq_aux"},
+        fixed=UNROTATED | NO_MLP_BIAS | DEEPSEEK_FIXED,
         dropped=MLA_DROPPED,
     ),
     # DeepSeek-V3 with the scores of Mixtral.
@@ -107,7 +107,7 @@ _DEEPSEEK: dict[str, ModelType] = {
         only_if=MLA_BIASED | AFTER_DENSE,
         checks=(rotary.latent_rotated, r.own_kv_heads),
         names={"num_local_experts": "n_routed_experts"},
-        free=FREE | MLA_FREE | {"head_dim"},
+        free=DEEPSEEK_FREE | MLA_FREE | {"head_dim"},
         fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
         dropped=MLA_DROPPED,
     ),
@@ -152,8 +152,8 @@ _DEEPSEEK: dict[str, ModelType] = {
         },
         only_if={"attention.bias": of("attention_bias"), "attention.qk_norm": of("use_qk_norm")} | AFTER_DENSE,
         names={"num_local_experts": "n_routed_experts"},
-        free=FREE,
-        fixed=NO_MLP_BIAS | FIXED,
+        free=DEEPSEEK_FREE,
+        fixed=NO_MLP_BIAS | DEEPSEEK_FIXED,
     ),
     "solar_open": ModelType(
         defaults=sizes(
@@ -166,8 +166,8 @@ _DEEPSEEK: dict[str, ModelType] = {
         checks=WHOLE,
         names={"num_local_experts": "n_routed_experts"},
         # No layer is dense.
-        free=FREE | {"intermediate_size"},
-        fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"first_k_dense_replace": (0,), "use_qk_norm": (False,)},
+        free=DEEPSEEK_FREE | {"intermediate_size"},
+        fixed=UNROTATED | NO_MLP_BIAS | DEEPSEEK_FIXED | {"first_k_dense_replace": (0,), "use_qk_norm": (False,)},
     ),
     "glm4_moe_lite": ModelType(
         defaults=sizes(
@@ -183,8 +183,8 @@ _DEEPSEEK: dict[str, ModelType] = {
         checks=(*WHOLE, r.own_kv_heads),
         # Its head_dim is another name of the rotated part.
         names={"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
-        free=FREE | MLA_FREE,
-        fixed=UNROTATED | NO_MLP_BIAS | FIXED,
+        free=DEEPSEEK_FREE | MLA_FREE,
+        fixed=UNROTATED | NO_MLP_BIAS | DEEPSEEK_FIXED,
         dropped=MLA_DROPPED,
     ),
     "dots1": ModelType(
@@ -202,8 +202,8 @@ _DEEPSEEK: dict[str, ModelType] = {
         only_if=AFTER_DENSE,
         checks=WHOLE,
         names={"num_local_experts": "n_routed_experts"},
-        free=FREE | {"pretraining_tp"},
-        fixed=UNROTATED | NO_MLP_BIAS | FIXED | {"use_sliding_window": (False, None)},
+        free=DEEPSEEK_FREE | {"pretraining_tp"},
+        fixed=UNROTATED | NO_MLP_BIAS | DEEPSEEK_FIXED | {"use_sliding_window": (False, None)},
     ),
     "hy_v3": ModelType(
         defaults=sizes(
@@ -220,7 +220,7 @@ _DEEPSEEK: dict[str, ModelType] = {
         only_if={"moe": layers.glm_sparse_layers},
         checks=(*WHOLE, r.read_instead("expert_hidden_dim", "moe_intermediate_size", of("moe_intermediate_size"))),
         names={"num_local_experts": "num_experts"},
-        free=FREE | {"enable_attention_fp32_softmax", "enable_lm_head_fp32", "enable_moe_fp32_combine", "eod_token_id", "use_grouped_mm"},
+        free=DEEPSEEK_FREE | {"enable_attention_fp32_softmax", "enable_lm_head_fp32", "enable_moe_fp32_combine", "eod_token_id", "use_grouped_mm"},
         fixed=UNROTATED | NO_MLP_BIAS | {
             "moe_router_enable_expert_bias": (True,), "moe_router_use_sigmoid": (True,), "qk_norm": (True,), "route_norm": (True,),
         },
@@ -241,8 +241,8 @@ _DEEPSEEK: dict[str, ModelType] = {
         checks=WHOLE,
         zeros=frozenset({"sliding_window_pattern"}),
         # Of the release before the library had the class, which reads neither.
-        free=FREE | {"first_last_k_dense_replace", "is_moe_layer"},
-        fixed=UNROTATED | NO_BIAS | FIXED,
+        free=DEEPSEEK_FREE | {"first_last_k_dense_replace", "is_moe_layer"},
+        fixed=UNROTATED | NO_BIAS | DEEPSEEK_FIXED,
     ),
     # Arcee's Trinity: gated attention; layers with a window alone are rotated.
     "afmoe": ModelType(

@@ -115,7 +115,7 @@ def has_no(field: str, what: str) -> Rule:
 
 
 OF_EXPERTS = dict.fromkeys(("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size"))
-FIXED = UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (None, "vision")}
+GEMMA4_FIXED = UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (None, "vision")}
 DENSE = ModelType(
     defaults=sizes(
         262144, 2304, 30, 8, tied=True, max_position_embeddings=262144, intermediate_size=9216, num_key_value_heads=4, head_dim=256,
@@ -141,7 +141,7 @@ DENSE = ModelType(
     ),
     # Of parts that these models do not have.
     free=ATTENTION_DROPOUT | {*OF_EXPERTS, "use_double_wide_mlp", "vocab_size_per_layer_input"},
-    fixed=FIXED | {"enable_moe_block": (False, None), "hidden_size_per_layer_input": (0, None)},
+    fixed=GEMMA4_FIXED | {"enable_moe_block": (False, None), "hidden_size_per_layer_input": (0, None)},
     dropped=(lambda c: "a factor on what each layer returns", lambda c: None if c["rope_parameters"] else "proportional RoPE scaling"),
     by_layer=True,
 )  # fmt: skip
@@ -170,6 +170,6 @@ GEMMA4: dict[str, ModelType] = {
         zeros=frozenset(OF_EXPERTS),
         nulls=frozenset(OF_EXPERTS),
         free=DENSE.free - OF_EXPERTS.keys(),
-        fixed=FIXED,
+        fixed=GEMMA4_FIXED,
     ),
 }  # fmt: skip

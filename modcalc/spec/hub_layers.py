@@ -191,7 +191,10 @@ def switched_window(c: Config) -> int | None:
 
 def no_state_spaces(c: Config) -> None:
     """Granite 4: layers are state spaces unless layer_types says otherwise of each."""
-    for name in each_layer(c, "layer_types") or ["linear_attention"]:
+    kinds = each_layer(c, "layer_types")
+    if kinds is None:
+        raise Refused("layer_types", "left out, and then every layer is a state space, which no spec has")
+    for name in kinds:
         if name not in ("attention", "full_attention"):
             raise Refused("layer_types", f"a layer is {show(name)}; only attention (full_attention) is understood here, for no spec has state spaces")
 

@@ -1,6 +1,7 @@
 """A config.json, read: its fields, what messages call it, and the line that holds a field."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 from modcalc.errors import SpecError
 from modcalc.spec.hub_fields import show
+from modcalc.spec.text import read_text
 from modcalc.spec.yaml_nodes import printable
 
 # id2label of a large classifier fits; weights given by mistake do not.
@@ -91,10 +93,12 @@ def _read(source: str | Path | Mapping[str, Any]) -> Source:
             raise SpecError(["config: every key of a config is a string"])
         return Source(source, _name(source, ""), "config")
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where a folder above may not be entered
         path = path / "config.json"
     label = str(path)
-    text = _text(path, label)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise SpecError([f"{label}: not a file"])
+    text = read_text(path, label, MAX_BYTES, "a config.json", "; a config.json, or a folder that holds one, is needed")
     try:
         fields = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as bad:
@@ -127,24 +131,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _Duplicate(key)
         fields[key] = value
     return fields
-
-
-def _text(path: Path, label: str) -> str:
-    try:
-        if path.exists() and not path.is_file():
-            raise SpecError([f"{label}: not a file"])
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as bad:
-        reason = getattr(bad, "strerror", None) or str(bad)
-        raise SpecError([f"{label}: not readable: {reason}; a config.json, or a folder that holds one, is needed"]) from None
-    if len(raw) > MAX_BYTES:
-        raise SpecError([f"{label}: more than {MAX_BYTES // 2**20} MiB; a config.json is a short file"])
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as bad:
-        line = raw.count(b"\n", 0, bad.start) + 1
-        raise SpecError([f"{label}:{line}: found byte 0x{raw[bad.start]:02x}; a config.json is text in UTF-8"]) from None
 
 
 def _name(fields: Mapping[str, Any], stem: str) -> str:

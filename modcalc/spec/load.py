@@ -11,6 +11,7 @@ from modcalc.errors import SpecError
 from modcalc.spec.convert import TOLD, given
 from modcalc.spec.near import nearest
 from modcalc.spec.schema import Mod, Spec
+from modcalc.spec.text import read_text
 from modcalc.spec.validate import checked
 from modcalc.spec.yaml_nodes import Lines, read_yaml
 
@@ -36,9 +37,8 @@ def load_with_lines(source: str | Path) -> tuple[Spec, Lines]:
         from modcalc.spec.hub import from_config
 
         return from_config(path, section), Lines()
-    if section is not None:
-        raise SpecError([f"{source}: found #{section} behind a YAML spec; allowed behind a config.json, of which it is one section"])
-    return _parse(_text(path, str(source)), _label(path, source))
+    demand_no_section(str(source), section)
+    return _parse(read_text(path, str(source), MAX_BYTES, "a spec"), _label(path, source))
 
 
 def told_apart(specs: Sequence[Spec], sources: Sequence[str | Path]) -> list[Spec]:
@@ -61,6 +61,12 @@ def sectioned(source: str | Path) -> tuple[str | Path, str | None]:
     return (file, section) if file and section and "/" not in section and not os.path.exists(source) else (source, None)
 
 
+def demand_no_section(source: str, section: str | None) -> None:
+    """Raises SpecError for a section of a YAML spec, which has none."""
+    if section is not None:
+        raise SpecError([f"{source}: found #{section} behind a YAML spec; allowed behind a config.json, of which it is one section"])
+
+
 def locate(source: str | Path) -> Path:
     """The file that `source` means, not yet read: see `load`. Raises SpecError where there is none."""
     path, name = Path(source), str(source)
@@ -78,7 +84,7 @@ def locate(source: str | Path) -> Path:
         if path.is_dir():
             raise SpecError([f"{name}: found a folder without config.json; allowed a YAML spec, a config.json or a folder that holds one"])
     except OSError as wrong:
-        raise SpecError([f"{name}: not readable: {_reason(wrong)}"]) from None
+        raise SpecError([f"{name}: not readable: {wrong.strerror}"]) from None
     raise SpecError([f"{name}: no such file, and no shipped spec of that name{_nearest(name, list(shipped))}"])
 
 
@@ -147,25 +153,6 @@ def _told(problems: list[tuple[int, str]], file: str) -> list[str]:
 def _label(path: Path, source: str | Path) -> str:
     """What messages call the file: as the user named it, or a shipped spec's file name."""
     return str(source) if path == Path(source) else path.name
-
-
-def _text(path: Path, name: str) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as wrong:
-        raise SpecError([f"{name}: not readable: {_reason(wrong)}"]) from None
-    if len(raw) > MAX_BYTES:
-        raise SpecError([f"{name}: found more than {MAX_BYTES // 1024} KiB; a spec is a short YAML file"])
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as wrong:
-        line = raw.count(b"\n", 0, wrong.start) + 1
-        raise SpecError([f"{name}:{line}: found byte 0x{raw[wrong.start]:02x}; allowed text in UTF-8; is this a spec?"]) from None
-
-
-def _reason(wrong: OSError) -> str:
-    return wrong.strerror or str(wrong)
 
 
 def _nearest(name: str, names: list[str]) -> str:

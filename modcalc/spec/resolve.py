@@ -199,12 +199,12 @@ def by_layer(spec: Spec) -> list[tuple[int | None, bool]]:
 def expert_layers(spec: Spec) -> list[int]:
     """The layers that have experts."""
     moe = spec.moe
-    return list(selected(spec.n_layers, moe.every, moe.offset, moe.layers)) if moe else []
+    return selected(spec.n_layers, moe.every, moe.offset, moe.layers) if moe else []
 
 
 def mlp_layers(spec: Spec) -> int:
     """How many layers have an MLP of their own in place of experts."""
-    return spec.n_layers - len(expert_layers(spec))
+    return spec.n_layers - len(set(expert_layers(spec)))
 
 
 def inner_widths(spec: Spec) -> tuple[int | None, int | None]:

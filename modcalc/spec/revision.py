@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from modcalc.errors import MissingDependency, SpecError, UsageError
-from modcalc.spec.load import load, loads, sectioned
+from modcalc.spec.load import demand_no_section, load, loads, sectioned
 from modcalc.spec.schema import Spec
 
 
@@ -16,7 +16,7 @@ def load_side(text: str) -> Spec:
     Raises SpecError for a bad spec, UsageError where git knows no such revision or file, MissingDependency without git.
     """
     revision, colon, file = text.partition(":")
-    if not colon or not file or Path(text).exists() or revision.startswith("-"):
+    if not colon or not file or os.path.exists(text) or revision.startswith("-"):
         return load(text)
     file, section = sectioned(file)
     if _git(file, "cat-file", "-t", revision).stdout == b"tree\n":
@@ -27,6 +27,7 @@ def load_side(text: str) -> Spec:
         raise UsageError(f"{text}: git cannot show it: {said[-1] if said else 'no reason given'}; write REVISION:FILE, as in HEAD~1:spec.yaml")
     if file.endswith(".json"):
         return _config(done.stdout, file, section, text)
+    demand_no_section(text, section)
     try:
         return loads(done.stdout.decode(), file=text)
     except UnicodeDecodeError:
@@ -38,6 +39,8 @@ def is_new(revision: str, file: str) -> bool:
     without git.
     """
     file = str(sectioned(file)[0])
+    if os.path.isdir(file):
+        file = os.path.join(file, "config.json")
     if revision.startswith("-") or not os.path.exists(file) or _git(file, "cat-file", "-e", revision).returncode == 0:
         return False
     return _git(file, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", whole=True).returncode == 0
@@ -48,7 +51,7 @@ def _git(file: str, *words: str, whole: bool = False) -> subprocess.CompletedPro
     whatever the current folder and the links on the way there.
     """
     path = Path(os.path.realpath(file))
-    folder = next(parent for parent in path.parents if parent.is_dir())
+    folder = next(at for at in (path, *path.parents) if os.path.isdir(at))
     named = words if whole else (*words[:-1], f"{words[-1]}:./{path.relative_to(folder)}")
     try:
         return subprocess.run(["git", "-C", str(folder), *named], capture_output=True, check=False)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msgspec import NODEFAULT, structs
+from msgspec import structs
 
 from modcalc.spec.convert import Problem, shown
 from modcalc.spec.schema import Spec
@@ -31,14 +31,14 @@ class Rules:
         return value
 
     def given(self, path: str) -> bool:
+        """Whether a key within a section is given."""
         value = self.value(path)
         if value is None or value is False:
             return False
         if self._lines is not None:
             return tuple(path.split(".")) in self._lines
         section, _, name = path.rpartition(".")
-        owner = self.value(section) if section else self.spec
-        return owner is not None and value != _default(owner, name)
+        return value != next(field.default for field in structs.fields(self.value(section)) if field.name == name)
 
     def wrong(self, path: str | Path, allowed: str, hint: str = "", found: str | None = None) -> None:
         """Record a problem; what was found is the value at the path unless said otherwise."""
@@ -54,12 +54,6 @@ class Rules:
                 self.wrong(path, f"only where it has an effect, not {when}", hint or f"remove {path.rpartition('.')[2]}")
 
     def need(self, holds: bool, path: str, allowed: str, hint: str = "") -> None:
+        """Record a problem unless it `holds`."""
         if not holds:
             self.wrong(path, allowed, hint)
-
-
-def _default(owner: Any, name: str) -> Any:
-    for field in structs.fields(owner):
-        if field.name == name:
-            return None if field.default is NODEFAULT else field.default
-    raise AttributeError(name)

@@ -9,10 +9,10 @@ from msgspec import to_builtins
 
 from modcalc.errors import SpecError, UsageError
 from modcalc.spec.convert import Problem, shown, structure, to_spec
-from modcalc.spec.resolve import by_layer, exact, heads
+from modcalc.spec.resolve import by_layer, exact, heads, mlp_layers
 from modcalc.spec.rules import Rules
 from modcalc.spec.schema import FullAttention, Limits, ProjectionBias, Spec
-from modcalc.spec.validate_routing import all_layers_have_experts, mod_rules, moe_rules
+from modcalc.spec.validate_routing import mod_rules, moe_rules
 from modcalc.spec.yaml_nodes import Lines
 from modcalc.units import parse_bound
 
@@ -165,7 +165,7 @@ def mlp_rules(r: Rules) -> None:
         r.need(mlp.kind == "gated", "mlp.activation", "swiglu_clamped only with mlp.kind gated", "it works on gate and value together")
     if mlp.activation == "xielu":
         r.need(r.spec.moe is None, "mlp.activation", "any other with moe", "experts would need weights of their own for it")
-    if all_layers_have_experts(r.spec) and not (r.spec.mod and r.spec.mod.bypass):
+    if not mlp_layers(r.spec) and not (r.spec.mod and r.spec.mod.bypass):
         r.idle("where every layer has experts", "mlp.bias", hint="write moe.bias")
 
 
@@ -261,6 +261,9 @@ def size_rules(r: Rules) -> None:
         "attention.n_heads": spec.d_model * width,
         "mlp.d_ff" if spec.mlp.d_ff else "mlp.ratio": spec.d_model * inner,
     }
+    if a.latent:
+        weights["attention.latent.kv_rank"] = a.latent.kv_rank * a.n_heads * (a.latent.nope_dim + a.latent.v_dim)
+        weights["attention.latent.q_rank"] = (a.latent.q_rank or 0) * a.n_heads * (a.latent.nope_dim + a.latent.rope_dim)
     if a.full and a.full.head_dim:
         weights["attention.full.head_dim"] = spec.d_model * a.n_heads * a.full.head_dim
     if moe := spec.moe:

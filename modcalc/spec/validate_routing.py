@@ -1,13 +1,9 @@
 """The rules between values of `mod` and `moe`: who chooses what, and how many."""
 
 from modcalc.spec.convert import shown
-from modcalc.spec.resolve import expert_layers, selected, tokens_kept
+from modcalc.spec.resolve import selected, tokens_kept
 from modcalc.spec.rules import Rules
-from modcalc.spec.schema import MAX_LAYERS, Mod, Schedule, Spec
-
-
-def all_layers_have_experts(spec: Spec) -> bool:
-    return len(set(expert_layers(spec))) == spec.n_layers
+from modcalc.spec.schema import MAX_LAYERS, Mod, Schedule
 
 
 def layer_rules(r: Rules, section: str, what: str) -> list[int]:

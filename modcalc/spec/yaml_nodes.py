@@ -6,7 +6,6 @@ on are text.
 """
 
 import re
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -58,7 +57,7 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
-class Lines(Mapping[Path, int]):
+class Lines:
     """Key path -> line, from 1: lines["budget", "params"]. A path that is not written has the line of what would hold it."""
 
     def __init__(self, root: Node | None = None) -> None:
@@ -83,20 +82,6 @@ class Lines(Mapping[Path, int]):
     def __contains__(self, path: object) -> bool:
         """Whether the path is written in the file."""
         return isinstance(path, tuple) and self._walk(path)[1]
-
-    def __iter__(self) -> Iterator[Path]:
-        stack: list[tuple[Path, Node]] = [((), self._root)] if self._root else []
-        while stack:
-            path, node = stack.pop()
-            if path:
-                yield path
-            if isinstance(node.value, dict):
-                stack += [((*path, key), child) for key, (_, child) in reversed(node.value.items())]
-            elif isinstance(node.value, list):
-                stack += [((*path, i), child) for i, child in reversed(list(enumerate(node.value)))]
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def scalar(text: str) -> Any:
