@@ -8,7 +8,7 @@ from modcalc.spec.plan import AttentionPlan, NormPlan
 
 from .mlp import Linear
 from .norms import Norm
-from .positions import Positions, near, rotate
+from .positions import Positions, additive, near, rotate
 from .precision import wide
 
 
@@ -43,12 +43,23 @@ class Core(nn.Module):
         if groups > 1:
             # Repeated in the open: fused kernels and counters differ in what they make of K < H.
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        view = self.plan.window, self.plan.chunked
-        if over is None and self.fused and not self.plan.alibi and at.seen(*view) is None:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
-        seen = at.causal(*view) if over is None else at.before(over, *view)
-        bias = self._alibi(q, at, (over or at).index) if self.plan.alibi else None
-        return self._masked(q, k, v, seen[:, None], bias, self.fused)
+        if over is None:
+            mask = self.mask(at, q.dtype)
+            if mask is None:
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        else:
+            mask = self._added(at.before(over, self.plan.window, self.plan.chunked)[:, None], self._bias(q, at, over.index), q.dtype, self.fused)
+        return self._masked(q, k, v, mask, self.fused)
+
+    def mask(self, at: Positions, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the scores of tokens that attend to one another; None where causal order says it all to the fused kernel.
+        Made once for all layers that share the positions.
+        """
+        window = self.plan.window if at.hides(self.plan.window) else None
+        if self.fused and window is None and not self.plan.alibi:
+            return None
+        chunked, n_heads = window is not None and self.plan.chunked, self.plan.n_heads if self.plan.alibi else 0
+        return at.mask(window, chunked, n_heads, dtype if self.fused else wide(dtype))
 
     def _decode(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None) -> Tensor:
         """One new token a row over its cache: q [B, H, 1, N] -> [B, H, 1, N_v].
@@ -61,27 +72,24 @@ class Core(nn.Module):
         if window is not None:
             reached = near(at.index, keys_at, window, self.plan.chunked)
             seen = reached if seen is None else seen & reached
-        seen = None if seen is None else seen[:, None, None]
-        bias = self._alibi(q, at, keys_at).view(-1, K, H // K, S) if self.plan.alibi else None
+        bias = self._bias(q, at, keys_at)
+        bias = None if bias is None else bias.view(-1, K, H // K, S)
         # The heads that share a key stand as so many queries of it: a cache is read where it lies, never repeated.
         # Kernels for widths that differ would copy it, to scale the keys.
-        y = self._masked(q.reshape(B, K, H // K, N), k, v, seen, bias, self.fused and Nv == N)
-        return y.reshape(B, H, 1, Nv)
+        fused = self.fused and Nv == N
+        mask = self._added(None if seen is None else seen[:, None, None], bias, q.dtype, fused)
+        return self._masked(q.reshape(B, K, H // K, N), k, v, mask, fused).reshape(B, H, 1, Nv)
 
-    def _masked(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, bias: Tensor | None, fused: bool) -> Tensor:
-        """q: [B, K, T, N] over as many key heads; seen: bool (None: all) and bias (None: 0), both to go with [B, K, T, S]."""
+    def _masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, fused: bool) -> Tensor:
+        """q: [B, K, T, N] over as many key heads; mask: what is added to the scores [B, K, T, S], in their type (None: 0)."""
         if fused:
-            mask = seen if bias is None else bias if seen is None else bias.masked_fill(~seen, float("-inf"))
-            mask = mask if bias is None else mask.to(q.dtype)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         scores = q @ k.transpose(-2, -1) * self.scale
         scores = scores.to(wide(q.dtype))
         if self.plan.softcap is not None:
             scores = self.plan.softcap * torch.tanh(scores / self.plan.softcap)
-        if bias is not None:
-            scores = scores + bias
-        if seen is not None:
-            scores = scores.masked_fill(~seen, float("-inf"))
+        if mask is not None:
+            scores = scores + mask
         if self.sinks is None:
             weights = scores.softmax(-1)
         else:
@@ -90,10 +98,15 @@ class Core(nn.Module):
             weights = torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
         return weights.to(v.dtype) @ v
 
-    def _alibi(self, q: Tensor, at: Positions, keys_at: Tensor) -> Tensor:
-        """[1 or B, H, T, S]: -slope * distance in original positions."""
-        slopes = at.slopes(self.plan.n_heads, q.dtype)
-        return slopes[:, None, None] * (keys_at[:, None, None, :] - at.index[:, None, :, None])
+    def _bias(self, q: Tensor, at: Positions, keys_at: Tensor) -> Tensor | None:
+        return at.bias(keys_at, self.plan.n_heads, q.dtype) if self.plan.alibi else None
+
+    def _added(self, seen: Tensor | None, bias: Tensor | None, dtype: torch.dtype, fused: bool) -> Tensor | None:
+        """seen: bool (None: all) and bias (None: 0) as one mask, for queries of `dtype`."""
+        dtype = dtype if fused else wide(dtype)
+        if seen is None:
+            return None if bias is None else bias.to(dtype)
+        return additive(seen, bias, dtype)
 
 
 class Attending(nn.Module):
@@ -108,6 +121,17 @@ class Attending(nn.Module):
         q = self.queries(x, at)
         k, v = self.expand(*(self.compress(x, at) if over is None else self.compress(over, over_at)))
         return self.output(self.core(q, k, v, at, over_at), x)
+
+    def prepare(self, at: Positions, dtype: torch.dtype, queries: bool) -> None:
+        """Make what this reads of the positions of all tokens, for keys and, if they attend as well, for `queries` of `dtype`."""
+        if self.plan.rotary_dim:
+            at.rotary(self.plan.theta, self.plan.rotary_dim, dtype)
+        if queries:
+            self.core.mask(at, dtype)
+
+    def rotated(self, x: Tensor, at: Positions, start: int = 0) -> Tensor:
+        """x [B, T, H, N] with dims from `start` on turned to where its tokens stand, as many as the plan says."""
+        return rotate(x, at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype), start) if self.plan.rotary_dim else x
 
     def add_output(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
         self.core = Core(plan, fused)
@@ -139,12 +163,12 @@ class Attention(Attending):
 
     def queries(self, x: Tensor, at: Positions) -> Tensor:
         """[B, H, T, N], normed and rotated."""
-        return self._rotate(split_heads(self.q_proj(x), self.q_norm, self.plan.head_dim), at).transpose(1, 2)
+        return self.rotated(split_heads(self.q_proj(x), self.q_norm, self.plan.head_dim), at).transpose(1, 2)
 
     def compress(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
         """k: [B, K, T, N], v: [B, K, T, N_v], normed and rotated."""
         keys = self.k_proj(x)
-        k = self._rotate(split_heads(keys, self.k_norm, self.plan.head_dim), at)
+        k = self.rotated(split_heads(keys, self.k_norm, self.plan.head_dim), at)
         v = split_heads(keys if self.v_proj is None else self.v_proj(x), self.v_norm, self.plan.v_head_dim)
         return k.transpose(1, 2), v.transpose(1, 2)
 
@@ -153,9 +177,6 @@ class Attention(Attending):
 
     def expand(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return k, v
-
-    def _rotate(self, x: Tensor, at: Positions) -> Tensor:
-        return rotate(x, at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype)) if self.plan.rotary_dim else x
 
 
 def split_heads(x: Tensor, norm: nn.Module | None, head_dim: int) -> Tensor:

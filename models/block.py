@@ -46,6 +46,13 @@ class Block(Routed):
         x, decided = self.route(x, at, lambda y, where: self.attend(y, where, attend))
         return self.feed(x, at), decided
 
+    def prepare(self, at: Positions, dtype: torch.dtype) -> None:
+        """Make what it reads of the positions of all tokens, if all of them attend here, or bring keys."""
+        routing = self.plan.routing
+        all_attend = routing is None or routing.granularity == "mlp"
+        if all_attend or routing.all_keys:
+            self.attn.prepare(at, dtype, queries=all_attend)
+
     def whole(self, x: Tensor, at: Positions, attend: Attend | None = None) -> Tensor:
         """The block, its residuals included."""
         if self.plan.parallel == "none":

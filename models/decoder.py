@@ -14,6 +14,7 @@ from .initialise import initialise
 from .mlp import Linear
 from .norms import Norm
 from .positions import Positions
+from .precision import computed
 from .routing import Routed, Routing
 
 ATTENTION = ("sdpa", "explicit")
@@ -87,10 +88,8 @@ class Decoder(nn.Module):
         x = self.embedding(tokens, at)
         # Before the blocks, so that the first of them is the same function as the others: a compiler makes one graph of all.
         rec = self.plan.recursion
-        outside = [b for i, b in enumerate(self.plan.blocks) if rec is None or not rec.first <= i <= rec.last]
-        here = [b.attention for b in outside if b.routing is None or b.routing.all_keys]
-        for theta, dim in {(a.theta, a.rotary_dim) for a in here if a.rotary_dim}:
-            at.rotary(theta, dim, x.dtype)
+        for block in self.blocks if rec is None else [*self.blocks[: rec.first], *self.blocks[rec.last + 1 :]]:
+            block.prepare(at, computed(x))
         x, routing = self.run(x, at)
         return Output(self.logits(x), tuple(routing))
 

@@ -8,7 +8,7 @@ from modcalc.spec.plan import AttentionPlan
 from .attention import Attending, split_heads
 from .mlp import Linear
 from .norms import Norm
-from .positions import Positions, rotate
+from .positions import Positions
 
 
 class LatentAttention(Attending):
@@ -33,12 +33,12 @@ class LatentAttention(Attending):
         """[B, H, T, nope + rope], rotated."""
         flat = self.q_proj(x) if self.plan.latent.q_rank is None else self.q_up(self.q_down_norm(self.q_down(x)))
         q = split_heads(flat, None, self.plan.head_dim)
-        return self._rotate(q, at, self.plan.latent.nope_dim).transpose(1, 2)
+        return self.rotated(q, at, self.plan.latent.nope_dim).transpose(1, 2)
 
     def compress(self, x: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
         """Latent [B, T, kv_rank], normed, and the shared key's rope dims [B, T, rope], rotated."""
         latent, key = self.kv_down(x).split((self.plan.latent.kv_rank, self.plan.latent.rope_dim), dim=-1)
-        return self.kv_down_norm(latent), self._rotate(key[:, :, None], at, 0)[:, :, 0]
+        return self.kv_down_norm(latent), self.rotated(key[:, :, None], at)[:, :, 0]
 
     def cached(self, latent: Tensor, key: Tensor) -> list[Tensor]:
         """Side by side: [B, 1, T, kv_rank + rope]."""
@@ -64,9 +64,3 @@ class LatentAttention(Attending):
         q = torch.cat([nope @ up_k, rope], dim=-1)
         mixed = self.core(q, held, held[..., : lat.kv_rank], at, keys_at=keys_at, visible=visible)
         return mixed @ up_v.transpose(1, 2)
-
-    def _rotate(self, x: Tensor, at: Positions, start: int) -> Tensor:
-        if not self.plan.rotary_dim:
-            return x
-        tables = at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype)
-        return rotate(x, tables, start)

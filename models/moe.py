@@ -9,7 +9,7 @@ from modcalc.spec.plan import MlpPlan, MoePlan
 from .grouped import grouped_mm
 from .mlp import Linear, Mlp, activate
 from .norms import Norm
-from .precision import full_precision, wide
+from .precision import computed, full_precision, wide
 
 
 class ExpertLinear(nn.Module):
@@ -24,14 +24,10 @@ class ExpertLinear(nn.Module):
         """x: [E, n, d_in], n rows for each expert; or [M, d_in] sorted by expert, with runs = (expert of each row [M], ends [E])."""
         if runs is None:
             y = torch.bmm(x, self.weight.transpose(1, 2))
-            return y if self.bias is None else y + self.bias[:, None]
-        weight = self.weight
-        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
-            # Autocast knows bmm, but not our operator.
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
-        y = grouped_mm(x, weight, runs[1])
-        return y if self.bias is None else y + self.bias.index_select(0, runs[0])
+            return y if self.bias is None else y + self.bias[:, None].to(y.dtype)
+        dtype = computed(x)  # autocast knows bmm, but not our operator
+        y = grouped_mm(x.to(dtype), self.weight.to(dtype), runs[1])
+        return y if self.bias is None else y + self.bias.to(dtype).index_select(0, runs[0])
 
 
 class Experts(nn.Module):

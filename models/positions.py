@@ -54,40 +54,43 @@ class Positions:
         whole, half = (torch.arange(n, device=self.index.device, dtype=dtype) for n in (power, n_heads - power))
         return 2 ** (-8 / power * torch.cat((whole + 1, half + 0.5)))
 
-    def seen(self, window: int | None, chunked: bool = False) -> Tensor | None:
-        """[1 or B, T, T] bool, query by key, in this order of tokens; None where plain causal order says it all.
+    def bias(self, keys: Tensor, n_heads: int, dtype: torch.dtype) -> Tensor:
+        """[1 or B, H, T, S] in full precision: ALiBi's -slope * distance to keys at the original positions `keys` [1 or B, S]."""
+        return self.slopes(n_heads, dtype)[:, None, None] * (keys[:, None, None, :] - self.index[:, None, :, None])
 
-        A token sees itself and those before it: as `near` says.
+    def hides(self, window: int | None) -> bool:
+        """Whether a window of so many tokens may hide any that stand before."""
+        return window is not None and window < self.span
+
+    def mask(self, window: int | None, chunked: bool, n_heads: int, dtype: torch.dtype) -> Tensor:
+        """[1 or B, 1 or H, T, T], what is added to the scores of these tokens, query by key: -inf where a key comes later in this order
+        or `near` says no, else 0, or with n_heads > 0 ALiBi's bias.
         """
-        if window is None or window >= self.span:
-            return None
-        key = ("seen", window, chunked)
+        key = ("mask", window, chunked, n_heads, dtype)
         if key not in self._made:
-            at = self.index
-            self._made[key] = near(at[:, :, None], at[:, None, :], window, chunked) & self._order()
+            T = self.index.shape[1]
+            seen = torch.ones(T, T, dtype=torch.bool, device=self.index.device).tril()[None]
+            if window is not None:
+                seen = seen & near(self.index[:, :, None], self.index[:, None, :], window, chunked)
+            self._made[key] = additive(seen[:, None], self.bias(self.index, n_heads, dtype) if n_heads else None, dtype)
         return self._made[key]
 
-    def before(self, keys: "Positions", window: int | None, chunked: bool = False) -> Tensor:
+    def before(self, keys: "Positions", window: int | None, chunked: bool) -> Tensor:
         """[B, T, S] bool, query by key: which of other tokens, `keys`, these may see. None stands later, and `near` says the rest."""
         query, key = self.index[:, :, None], keys.index[:, None, :]
         seen = key <= query
         return seen if window is None else seen & near(query, key, window, chunked)
 
-    def causal(self, window: int | None, chunked: bool = False) -> Tensor:
-        """As `seen`, always a mask."""
-        seen = self.seen(window, chunked)
-        return self._order()[None] if seen is None else seen
-
-    def _order(self) -> Tensor:
-        if "order" not in self._made:
-            T = self.index.shape[1]
-            self._made["order"] = torch.ones(T, T, dtype=torch.bool, device=self.index.device).tril()
-        return self._made["order"]
-
 
 def near(query: Tensor, key: Tensor, window: int, chunked: bool) -> Tensor:
     """Whether a key, no later than the query, lies in its window: at most window - 1 positions back, or in the same chunk of `window`."""
     return query // window == key // window if chunked else query - key < window
+
+
+def additive(seen: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: -inf where `seen` (bool) says no, else bias, which broadcasts with it (None: 0)."""
+    bias = torch.zeros((), dtype=dtype, device=seen.device) if bias is None else bias
+    return torch.where(seen, bias, float("-inf")).to(dtype)
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor], start: int = 0) -> Tensor:

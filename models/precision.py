@@ -10,6 +10,12 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def computed(x: torch.Tensor) -> torch.dtype:
+    """The type of what matrix products make of x here: its own, or autocast's."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if device != "meta" and torch.is_autocast_enabled(device) else x.dtype
+
+
 def full_precision(device: torch.device) -> torch.autocast | nullcontext:
     """Switches autocast off."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

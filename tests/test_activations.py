@@ -20,7 +20,7 @@ from modcalc.errors import UsageError
 from modcalc.spec.hub import TYPES, from_config
 from modcalc.spec.load import loads, shipped_specs
 from modcalc.spec.resolve import resolve
-from modcalc.spec.schema import Mod, Spec
+from modcalc.spec.schema import Mod, Positions, Spec
 
 BASE = "name: x\nvocab_size: 29\nseq_len: 12\nd_model: 16\nn_layers: 4\n"
 PLAIN = "attention: {n_heads: 4, n_kv_heads: 2}\nmlp: {d_ff: 24, kind: gated, activation: silu}\n"
@@ -173,6 +173,17 @@ def block_bytes(spec: Spec, batch: int, **how: str) -> int:
         plan = resolve(msgspec.structs.replace(spec, n_layers=n))
         sums.append(activations(ledger(plan, Workload(batch, plan.seq_len, phase="train")), "bf16", Training(**how)).total)
     return sums[1] - sums[0]
+
+
+@pytest.mark.parametrize("sees", ["window", "alibi"])
+def test_layers_that_see_as_far_keep_one_mask(sees: str) -> None:
+    plain = modcalc.load("dense-small")
+    if sees == "window":
+        spec = msgspec.structs.replace(plain, attention=msgspec.structs.replace(plain.attention, window=9))
+    else:
+        spec = msgspec.structs.replace(plain, positions=Positions(kind="alibi"))
+        plain = msgspec.structs.replace(plain, positions=Positions(kind="none"))
+    assert block_bytes(spec, 2) == block_bytes(plain, 2)
 
 
 def test_published_bytes_of_a_layer() -> None:

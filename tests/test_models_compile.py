@@ -46,6 +46,18 @@ def test_the_training_forward_is_one_graph(name: str) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.parametrize(
+    ("attention", "kind", "graphs"), [({}, "rotary", 1), ({"window": 3}, "rotary", 1), ({"window": [3, 3, 3, None]}, "rotary", 2), ({}, "alibi", 1)]
+)
+def test_equal_blocks_share_one_graph(attention: dict, kind: str, graphs: int) -> None:
+    model, counter = model_of({"attention": {"n_heads": 4, **attention}, "positions": {"kind": kind}}), CompileCounter()
+    torch._dynamo.reset()
+    for block in model.blocks:
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=counter)
+    model(tokens("dense")[:, :-1])
+    assert counter.frame_count == graphs
+
+
 def gradients(model: Decoder, step: Step) -> dict[str, Tensor | None]:
     model.zero_grad()
     torch.manual_seed(5)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from modcalc.cost.convention import in_block
 from modcalc.cost.ops import AttentionCore, Op, Pointwise
-from modcalc.cost.saved import How, picked, saved
+from modcalc.cost.saved import How, picked, saved, shared_mask
 from modcalc.cost.tensors import Tensor, element_bytes
 from modcalc.cost.workload import USUAL, Training
 
@@ -99,18 +99,14 @@ def _core_inputs(op: AttentionCore) -> Iterator[Tensor]:
 
 
 def _positions(op: AttentionCore, how: How) -> Iterator[Tensor]:
-    """What else is known of the tokens' positions: their indices, and masks that were made of them."""
-    sequences = op.batch if picked(op) else 1
-    pairs = sequences * op.tokens * op.tokens
-    yield Tensor(f"{op.reads}:index", sequences * op.tokens, "index")
+    """What else is known of the tokens' positions: their indices, and the mask that was made of them."""
+    yield Tensor(f"{op.reads}:index", (op.batch if picked(op) else 1) * op.tokens, "index")
+    fused = how.fused and op.fusible
     if op.among is not None:
         # A core makes its mask itself, of these and of where the keys stand.
         yield Tensor("positions:index", op.among, "index")
-        return
-    if op.windowed or op.part.alibi or not (how.fused and op.fusible):
-        yield Tensor(f"{op.reads}:order", op.tokens * op.tokens, "mask")
-    if op.windowed:
-        yield Tensor(f"{op.reads}:window {op.window}", pairs, "mask")
+    elif op.windowed or op.part.alibi or not fused:
+        yield shared_mask(op, "model" if fused else "wide")
 
 
 def _again(part: list[Op], how: How, dtype: str) -> int:

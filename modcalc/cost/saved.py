@@ -106,21 +106,26 @@ def picked(op: Op) -> bool:
     return op.reads != "positions"
 
 
+def shared_mask(op: AttentionCore, type: str = "model") -> Tensor:
+    """What is added to the scores, by all layers whose tokens stand at the same positions and see as far."""
+    window, heads = op.window if op.windowed else None, op.n_heads if op.part.alibi else 1
+    sequences = op.batch if picked(op) and (window or op.part.alibi) else 1
+    return Tensor(f"{op.reads}:mask {window} {heads}", sequences * heads * op.tokens * op.context, type)
+
+
 def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
     B, t, S, H = op.batch, op.tokens, op.context, op.n_heads
     queries, keys, values = B * t * H * op.head_dim, B * S * H * op.head_dim, B * S * H * op.v_head_dim
-    masked = op.windowed or op.among is not None
-    mask = (B if masked and picked(op) else 1) * t * S
     lat = op.part.latent
     kv_up = B * S * H * (lat.nope_dim + op.v_head_dim) if lat else values  # what the values are a view of, unless they are copied
     if how.fused and op.fuses(how.device):
         yield from (Tensor(f"{op.path}:{x}", n) for x, n in (("q", queries), ("k", keys), ("v", kv_up)))
         yield Tensor(op.path, B * t * H * op.v_head_dim)
         yield Tensor(f"{op.path}:logsumexp", B * H * t, "wide")
-        if op.part.alibi:
-            yield Tensor(f"{op.path}:mask", (B if picked(op) else 1) * H * t * S)
-        elif masked:
-            yield Tensor(f"{op.path}:mask", mask)
+        if op.among is not None:
+            yield Tensor(f"{op.path}:mask", B * (H if op.part.alibi else 1) * t * S)
+        elif op.windowed or op.part.alibi:
+            yield shared_mask(op)
         return
     scores = B * H * t * S
     one = 1 in (B, H, S)  # then a product takes its operands as they stand
@@ -130,7 +135,6 @@ def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
         yield from (Tensor(f"{op.path}:{x}", n, "wide") for x, n in (("q", queries), ("k", keys), ("v", values), ("softmax", scores)))
         return
     yield from (Tensor(f"{op.path}:{x}", n) for x, n in (("q", queries), ("k", keys), ("v", kv_up if one else values)))
-    yield Tensor(f"{op.path}:mask", mask, "mask")
     if op.softcap:
         yield Tensor(f"{op.path}:softcap", scores, "wide")
     yield Tensor(f"{op.path}:softmax", scores + (B * H * t if op.sinks else 0), "wide")
