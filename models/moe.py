@@ -139,18 +139,18 @@ class Moe(nn.Module):
         """Each expert computes `slots` places per sequence. Earlier tokens go first, so that a drop depends on nothing later."""
         B, T, k = experts.shape
         E = self.plan.n_experts
-        expert = experts.flatten(1)
-        chosen = F.one_hot(expert, E + self.plan.n_noop)
-        place = (chosen.cumsum(1) - chosen).gather(2, expert[..., None])[..., 0]
+        expert, nth = experts.flatten(1), torch.arange(T * k, device=x.device)
+        ranked, order = expert.sort(dim=1, stable=True)
+        place = torch.empty_like(order).scatter(1, order, nth - torch.searchsorted(ranked, ranked))
         kept = (place < slots) & (expert < E)
-        # One place more than there are: where dropped assignments and those of no-ops go.
+        # One place more than there are: where dropped assignments and those of no-ops go. Places that nobody takes read a row of zeros.
         size = B * E * slots
         row = torch.arange(B, device=x.device)[:, None]
-        slot = torch.where(kept, expert * (B * slots) + row * slots + place, size)
-        token = (row * T + torch.arange(T * k, device=x.device) // k).flatten()
-        buffer = x.new_zeros(size + 1, x.shape[-1]).index_copy(0, slot.flatten(), x.flatten(0, 1).index_select(0, token))
-        y = self.experts(buffer[:size].view(E, B * slots, -1))
-        y = F.pad(y.reshape(size, -1), (0, 0, 0, 1)).index_select(0, slot.flatten()).unflatten(0, (B, T, k))
+        slot = torch.where(kept, expert * (B * slots) + row * slots + place, size).flatten()
+        source = slot.new_full((size + 1,), B * T).index_copy(0, slot, (row * T + nth // k).flatten())[:size]
+        y = self.experts(F.pad(x.flatten(0, 1), (0, 0, 0, 1)).index_select(0, source).view(E, B * slots, -1))
+        y = y.reshape(size, -1).index_select(0, slot.clamp(max=size - 1)).unflatten(0, (B, T, k))
+        weights = weights.masked_fill(~kept.view_as(weights), 0.0)
         return (y * weights[..., None].to(y.dtype)).sum(2)
 
     def _by_expert(self, x: Tensor, logits: Tensor, valid: Tensor | None) -> Tensor:

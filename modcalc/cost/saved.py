@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise
-from modcalc.cost.saved_experts import buffer_entries, moved_by_experts, selected_by_router
+from modcalc.cost.saved_experts import moved_by_experts, selected_by_router
 from modcalc.cost.tensors import Tensor, element_bytes
 from modcalc.cost.workload import Training
 from modcalc.spec.plan import MlpPlan, MoePlan, RoutingPlan
@@ -63,8 +63,7 @@ def _linear(op: Linear, how: How) -> Iterator[Tensor]:
 
 def _experts(op: Experts, how: How) -> Iterator[Tensor]:
     m: MoePlan = op.part
-    entries = op.batch * op.tokens * op.d_in
-    yield Tensor(op.reads, buffer_entries(op, m, entries))
+    yield Tensor(op.reads, op.batch * op.tokens * op.d_in)
     if m.dropless:
         runs = op.path.rpartition(".")[0]
         yield Tensor(f"{runs}:ends", m.n_experts, "index")

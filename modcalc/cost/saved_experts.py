@@ -2,15 +2,9 @@
 
 from collections.abc import Iterator
 
-from modcalc.cost.ops import Experts, Pointwise
+from modcalc.cost.ops import Pointwise
 from modcalc.cost.tensors import Tensor
 from modcalc.spec.plan import MoePlan
-
-
-def buffer_entries(op: Experts, m: MoePlan, entries: int) -> int:
-    """Entries of the tensor that an expert projection reads: a token buffer has one more row, for what is dropped."""
-    buffered = m.choice == "token" and not m.dropless
-    return entries + op.d_in if buffered and op.reads.endswith("moe.sorted") else entries
 
 
 def selected_by_router(op: Pointwise) -> Iterator[Tensor]:
@@ -32,8 +26,11 @@ def selected_by_router(op: Pointwise) -> Iterator[Tensor]:
         yield Tensor(f"{op.path}:shares", chosen, "wide")
     elif m.renormalize:
         yield Tensor(f"{op.path}:shares", chosen + 2 * tokens, "wide")
-    # The order in which tokens go to experts and come back.
-    yield Tensor(f"{op.path}:order", 2 * chosen, "index")
+    # The order in which tokens go to experts and come back; a buffer has one place more, for what is dropped.
+    there = chosen if m.dropless else op.batch * m.n_experts * m.slots(op.tokens) + 1
+    yield Tensor(f"{op.path}:order", there + chosen, "index")
+    if not m.dropless:
+        yield Tensor(f"{op.path}:dropped", chosen, "mask")
 
 
 def moved_by_experts(op: Pointwise) -> Iterator[Tensor]:
@@ -41,7 +38,7 @@ def moved_by_experts(op: Pointwise) -> Iterator[Tensor]:
     m: MoePlan = op.part
     rows = op.batch * op.tokens
     yield Tensor(f"{op.path}:outputs", rows * op.size)
-    if not m.dropless:
-        # Tokens copied into the buffer, or results added to the tokens: torch keeps what was copied or added.
+    if m.choice == "expert":
+        # Results are added to the tokens: torch keeps what was added.
         yield Tensor(f"{op.path}:source", rows * op.size)
     yield Tensor(f"{op.path}:weights", rows)
