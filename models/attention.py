@@ -35,10 +35,11 @@ class Core(nn.Module):
         over: Positions | None = None,
         keys_at: Tensor | None = None,
         visible: Tensor | None = None,
+        all_near: bool = False,
     ) -> Tensor:
         """Attend. Keys are the queries' own tokens in the same order, or `over`, of which they are some; with `keys_at` see `_decode`."""
         if keys_at is not None:
-            return self._decode(q, k, v, at, keys_at, visible)
+            return self._decode(q, k, v, at, keys_at, visible, all_near)
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             # Repeated in the open: fused kernels and counters differ in what they make of K < H.
@@ -61,15 +62,15 @@ class Core(nn.Module):
         chunked, n_heads = window is not None and self.plan.chunked, self.plan.n_heads if self.plan.alibi else 0
         return at.mask(window, chunked, n_heads, dtype if self.fused else wide(dtype))
 
-    def _decode(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None) -> Tensor:
+    def _decode(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None, all_near: bool) -> Tensor:
         """One new token a row over its cache: q [B, H, 1, N] -> [B, H, 1, N_v].
 
         keys_at: [1 or B, S] original positions of the keys, none of them past the query's and one its own. visible: [B, S] bool,
-        which of them are there; None: all.
+        which of them are there; None: all. all_near: none of them stands outside the window.
         """
         (B, H, _, N), (_, K, S, Nv) = q.shape, v.shape
         seen, window = visible, self.plan.window
-        if window is not None:
+        if at.hides(window) and not all_near:
             reached = near(at.index, keys_at, window, self.plan.chunked)
             seen = reached if seen is None else seen & reached
         bias = self._bias(q, at, keys_at)

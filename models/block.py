@@ -49,9 +49,8 @@ class Block(Routed):
     def prepare(self, at: Positions, dtype: torch.dtype) -> None:
         """Make what it reads of the positions of all tokens, if all of them attend here, or bring keys."""
         routing = self.plan.routing
-        all_attend = routing is None or routing.granularity == "mlp"
-        if all_attend or routing.all_keys:
-            self.attn.prepare(at, dtype, queries=all_attend)
+        if self.plan.keys_of_all:
+            self.attn.prepare(at, dtype, queries=routing is None or routing.granularity == "mlp")
 
     def whole(self, x: Tensor, at: Positions, attend: Attend | None = None) -> Tensor:
         """The block, its residuals included."""

@@ -34,10 +34,11 @@ class LayerCache:
     parts: keys [B, K, size, N] and values [B, K, size, N_v], or latent attention's one part [B, 1, size, kv_rank + rope].
     positions: [B, size] original positions. count: [B] tokens seen, on the host, so that nobody waits for the device to learn
     sizes; the last `limit` (an attention window) are held. Room grows by doubling with the fullest row.
+    all_near: whether these are what the window of the newest token holds, as no token in between goes another way.
     """
 
-    def __init__(self, batch: int, limit: int | None) -> None:
-        self.batch, self.limit = batch, limit
+    def __init__(self, batch: int, limit: int | None, all_near: bool = False) -> None:
+        self.batch, self.limit, self.all_near = batch, limit, all_near
         self.count = torch.zeros(batch, dtype=torch.int64)
         self.parts: tuple[Tensor, ...] = ()
         self.positions: Tensor | None = None
@@ -53,7 +54,7 @@ class LayerCache:
             self.positions = positions.new_zeros(self.batch, 0)
         least, most = map(int, self.count.aminmax())
         turn = self.limit or most + T  # a window's places are taken in turn
-        if rows is None and valid is None and least == most and (T == 1 or self.limit is None):
+        if rows is None and valid is None and least == most and most % turn + T <= turn:
             # All rows alike: one slice.
             self._grow(most + T)
             start = most % turn
@@ -124,9 +125,13 @@ class Cache:
         self.batch, self.length = batch, 0
         blocks = plan.blocks
         rec = plan.recursion
-        places = [(step, i) for i in range(len(blocks)) for step in range(len(rec.routings) if rec and rec.first <= i <= rec.last else 1)]
         # A query sees itself and at most window - 1 before it; its own key is written before it reads.
-        self.layers: dict[Place, LayerCache] = {place: LayerCache(batch, blocks[place[1]].attention.window) for place in places}
+        self.layers: dict[Place, LayerCache] = {}
+        for i, block in enumerate(blocks):
+            inside = bool(rec) and rec.first <= i <= rec.last
+            all_near = not inside and block.keys_of_all and not block.attention.chunked
+            for step in range(len(rec.routings) if inside else 1):
+                self.layers[step, i] = LayerCache(batch, block.attention.window, all_near)
 
     @property
     def used_bytes(self) -> int:

@@ -144,11 +144,12 @@ class Pass:
         if then is not None:
             new = then(new, where)
         if routed.bypass is not None:
-            x = x.index_put(go_around.nonzero(as_tuple=True), routed.around(x[go_around]))
+            places = go_around.nonzero(as_tuple=True)
+            x = x.index_put(places, routed.around(x[places]))
         if not alike:
-            new = torch.where(valid[..., None], new, routed.gather(x, kept))
+            new = torch.where(valid[..., None], new, chosen if routed.bypass is None else routed.gather(x, kept))
         scores = passes.float() if r is None else r
-        return routed.scatter(x, kept, new), Routing(scores, (order % T).masked_fill(order >= T, -1), predicted)
+        return routed.scatter(x, kept, new), Routing(scores, (order % T).masked_fill(order >= T, -1), predicted, at.valid)
 
     def _route_rows(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> tuple[Tensor, Routing]:
         """One token a row: the rows that pass are computed, the others are not."""
@@ -189,9 +190,10 @@ class Pass:
         q = attn.queries(x, at)
         keys, stand = over or (self._keys(block, place, x, at), None)
         if self.cache is not None and self.cache.length:
-            held, places, visible = self.cache.layers[place].read(self.rows)
+            layer = self.cache.layers[place]
+            held, places, visible = layer.read(self.rows)
             core = attn.absorbed if isinstance(attn, LatentAttention) else attn.core
-            return attn.output(core(q, *held, at, keys_at=places, visible=visible), x)
+            return attn.output(core(q, *held, at, keys_at=places, visible=visible, all_near=layer.all_near), x)
         return attn.output(attn.core(q, *attn.expand(*keys), at, stand), x)
 
 

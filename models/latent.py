@@ -51,7 +51,7 @@ class LatentAttention(Attending):
         k = torch.cat([nope, key[:, :, None].expand(-1, -1, heads.shape[2], -1)], dim=-1)
         return k.transpose(1, 2), v.transpose(1, 2)
 
-    def absorbed(self, q: Tensor, held: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None) -> Tensor:
+    def absorbed(self, q: Tensor, held: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None, all_near: bool) -> Tensor:
         """Decode in the latent space, so that what a cache holds [B, 1, S, kv_rank + rope] is never expanded.
 
         q: [B, H, 1, nope + rope] -> [B, H, 1, N_v]. q k = (q W_k) latent, and the values' matrix comes after the sum
@@ -62,5 +62,5 @@ class LatentAttention(Attending):
         up_k, up_v = up.split((lat.nope_dim, self.plan.v_head_dim), dim=1)
         nope, rope = q.split((lat.nope_dim, lat.rope_dim), dim=-1)
         q = torch.cat([nope @ up_k, rope], dim=-1)
-        mixed = self.core(q, held, held[..., : lat.kv_rank], at, keys_at=keys_at, visible=visible)
+        mixed = self.core(q, held, held[..., : lat.kv_rank], at, keys_at=keys_at, visible=visible, all_near=all_near)
         return mixed @ up_v.transpose(1, 2)

@@ -23,7 +23,8 @@ def membership(routing: Routing) -> Tensor:
 
 
 def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
-    """Unweighted means over all tokens, sequences and routed blocks (or recursions), of what the plan has:
+    """Unweighted means over all tokens, sequences and routed blocks (or recursions), of what the plan has; tokens that only fill a
+    buffer of the recursion before do not count:
 
     router_bce: binary cross-entropy of router outputs as logits against `membership` (arXiv 2404.02258, section 3.5).
     predictor_bce: the same of the predictor's; its gradient reaches the predictor only.
@@ -32,17 +33,29 @@ def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
     # All routings of a shape at once: launches of a few small kernels for each block would be time in which nothing computes.
     alike: dict[tuple, list[Routing]] = {}
     for r, routing in zip(routings(plan), output.routing, strict=True):
-        alike.setdefault((r.router, routing.scores.shape, routing.kept.shape), []).append(routing)
+        alike.setdefault((r.router, routing.scores.shape, routing.kept.shape, routing.seen is None), []).append(routing)
     sums: dict[str, list[Tensor]] = {"router_bce": [], "predictor_bce": [], "router_z": []}
     for (router, *_), group in alike.items():
-        scores, kept, predicted = map(_stacked, zip(*group, strict=True))
-        target = membership(Routing(scores, kept, predicted))
+        if router != "learned" and group[0].predicted is None:
+            continue
+        stacked = Routing(*map(_stacked, zip(*group, strict=True)))
+        scores, target, share = stacked.scores, membership(stacked), _shares(stacked.seen, stacked.scores.dtype)
         if router == "learned":
-            sums["router_bce"].append(len(group) * F.binary_cross_entropy_with_logits(scores, target))
-            sums["router_z"].append(len(group) * scores.square().mean())
-        if predicted is not None:
-            sums["predictor_bce"].append(len(group) * F.binary_cross_entropy_with_logits(predicted, target))
+            sums["router_bce"].append(_means(F.binary_cross_entropy_with_logits(scores, target, reduction="none"), share))
+            sums["router_z"].append(_means(scores.square(), share))
+        if stacked.predicted is not None:
+            sums["predictor_bce"].append(_means(F.binary_cross_entropy_with_logits(stacked.predicted, target, reduction="none"), share))
     return {name: torch.stack(values).sum() / len(output.routing) for name, values in sums.items() if values}
+
+
+def _shares(seen: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """[n, B, T'], of each token in the mean over those of its routing that are there."""
+    return None if seen is None else seen.to(dtype) / seen.sum((-2, -1), keepdim=True).clamp_min(1)
+
+
+def _means(losses: Tensor, share: Tensor | None) -> Tensor:
+    """The sum over routings of the means of their losses [n, B, T']."""
+    return len(losses) * losses.mean() if share is None else (losses * share).sum()
 
 
 def _stacked(tensors: tuple[Tensor | None, ...]) -> Tensor | None:

@@ -27,12 +27,14 @@ class Routing(NamedTuple):
 
     scores: [B, T'] router outputs in fp32 (fp64 in a double model), noise for the random router. kept: [B, C] int64
     indices, ascending; with selection by threshold those of r > 0 come first and those that only fill the buffer
-    last, each part ascending. predicted: [B, T'] logits of the predictor, or None.
+    last, each part ascending. predicted: [B, T'] logits of the predictor, or None. seen: [B, T'] bool, False for tokens that only fill
+    the buffer of the recursion before; None: all are there.
     """
 
     scores: Tensor
     kept: Tensor
     predicted: Tensor | None
+    seen: Tensor | None = None
 
 
 class Router(Linear):
@@ -162,4 +164,4 @@ class Routed(nn.Module):
         elif self.bypass is not None and kept.shape[1] < T:
             rest = others(kept, T)
             x = self.scatter(x, rest, self.around(self.gather(x, rest)))
-        return self.scatter(x, kept, new), Routing(scores, kept, predicted)
+        return self.scatter(x, kept, new), Routing(scores, kept, predicted, at.valid)

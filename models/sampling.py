@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from modcalc.errors import UsageError
+from modcalc.units import whole_number
 
 from .cache import Cache
 from .causal import Pass, check_length
@@ -52,8 +53,10 @@ def generate(
 ) -> Tensor:
     """Continue prompts [B, T >= 1] to [B, T + max_new_tokens]. temperature 0: the likeliest token each time.
 
-    Raises UsageError for an empty prompt, a negative temperature, or more tokens than learned positions (before any is computed).
+    Raises UsageError for an empty prompt, a negative temperature, a number of tokens that is not whole, or more tokens than learned
+    positions (before any is computed).
     """
+    max_new_tokens = whole_number(max_new_tokens, "max_new_tokens")
     if max_new_tokens < 0 or not temperature >= 0:
         raise UsageError(f"max_new_tokens {max_new_tokens}, temperature {temperature}: both are numbers from 0 on")
     # The last token is only returned, never fed.
@@ -61,14 +64,12 @@ def generate(
     if not max_new_tokens:
         return tokens
     cache = Cache(model.plan, tokens.shape[0])
-    logits = prefill(model, tokens, cache, decide=decide)
-    while True:
-        token = choose(logits, temperature, generator)
-        tokens = torch.cat([tokens, token[:, None]], dim=1)
-        max_new_tokens -= 1
-        if not max_new_tokens:
-            return tokens
-        logits = decode(model, token, cache, decide=decide)
+    logits, new = prefill(model, tokens, cache, decide=decide), []
+    for left in reversed(range(max_new_tokens)):
+        new.append(choose(logits, temperature, generator))
+        if left:
+            logits = decode(model, new[-1], cache, decide=decide)
+    return torch.cat([tokens, torch.stack(new, dim=1)], dim=1)
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

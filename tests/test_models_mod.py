@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from modcalc.models import Decoder
-from modcalc.models.losses import auxiliary, cross_entropy, training_loss
+from modcalc.models.losses import auxiliary, cross_entropy, membership, training_loss
 from modcalc.models.positions import Positions
 from modcalc.models.routing import Router
 from naive import equals_naive
@@ -176,6 +177,22 @@ def test_positions_of_routed_tokens_are_the_original_ones() -> None:
         assert routing.kept.tolist() == [[1, place]]
         outputs.append(y[0, place])
     assert not torch.allclose(*outputs)
+
+
+def test_tokens_that_only_fill_a_buffer_teach_nothing() -> None:
+    spec = spec_of(dict(mod=dict(capacity=[0.75, 0.5], recursions=2, layers=[1, 2], selection="threshold")))
+    model = modcalc.build(spec, dtype="float64")
+    scramble(model)
+    out = model(tokens_of(spec))
+    first, second = out.routing
+    seen = first.scores.gather(1, first.kept) > 0
+    assert first.seen is None and torch.equal(second.seen, seen) and 0 < seen.sum() < seen.numel()
+    z = second.scores[seen].square().mean()
+    label = F.binary_cross_entropy_with_logits(second.scores[seen], membership(second)[seen])
+    found = auxiliary(model.plan, out)
+    assert found["router_z"].item() == pytest.approx(((first.scores.square().mean() + z) / 2).item(), rel=1e-9)
+    whole = F.binary_cross_entropy_with_logits(first.scores, membership(first))
+    assert found["router_bce"].item() == pytest.approx(((whole + label) / 2).item(), rel=1e-9)
 
 
 def test_auxiliary_losses_label_every_row_of_the_batch() -> None:

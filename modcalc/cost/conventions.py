@@ -158,9 +158,9 @@ def find_convention(name: str | Convention = "matmul", causal: str | None = None
 
     Raises UsageError for a name that there is not, and for a `causal` that there is not or that would change nothing.
     """
-    rule = name if isinstance(name, Convention) else CONVENTIONS.get(name)
+    rule = name if isinstance(name, Convention) else CONVENTIONS.get(name) if isinstance(name, str) else None
     if rule is None:
-        raise UsageError(f"convention {name!r}: there are {', '.join(CONVENTIONS)}{hint(name, CONVENTIONS)}")
+        raise UsageError(f"convention {name!r}: there are {', '.join(CONVENTIONS)}{hint(str(name), CONVENTIONS)}")
     if causal is None:
         return rule
     if causal not in CAUSAL:

@@ -1,6 +1,8 @@
 """The largest batch and the longest context that a memory holds, by exact search over the functions of `memory`."""
 
+from bisect import bisect_left
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from math import ceil
 
@@ -11,10 +13,12 @@ from modcalc.cost.memory import sample_memory, train_memory
 from modcalc.cost.tensors import DTYPE
 from modcalc.cost.workload import USUAL, Training, Workload
 from modcalc.spec.plan import Dim, Plan
-from modcalc.spec.resolve import capacities, resolve
+from modcalc.spec.resolve import capacities, resolve, tokens_kept
 from modcalc.spec.schema import MAX_SIZE, Spec
 
 MOST_GPUS = 2**16
+
+Falls = Callable[[int], list[int]]  # lengths above one at which memory may fall, the last first
 
 
 class Fit(Struct, frozen=True):
@@ -51,9 +55,10 @@ def fits(
     """
     plan = resolve(spec, seq_len)
     longest = plan.max_len or MAX_SIZE
+    falls = partial(_falls, spec, most=longest)
     found = [] if not train else [
         _fit("train", "batch", "", lambda n: train_memory(plan, n, how, dtype).total, room, MAX_SIZE),
-        _fit("train", "seq_len", "", lambda n: train_memory(resolve(spec, n), batch, how, dtype).total, room, longest, _uneven(spec)),
+        _fit("train", "seq_len", "", lambda n: train_memory(resolve(spec, n), batch, how, dtype).total, room, longest, falls),
     ]  # fmt: skip
     for routing in () if train and how.fsdp > 1 else routings:
         held = partial(_decode, plan, dtype, routing)
@@ -76,23 +81,44 @@ def _decode(plan: Plan, dtype: str, routing: str, batch: int, context: int) -> D
     return sample_memory(plan, Workload(batch, 1, context - 1, "decode", routing), dtype).total
 
 
-def _uneven(spec: Spec) -> int:
-    """Tokens of a sequence over which memory may fall before it rises: where a capacity jumps to its next multiple, tokens leave the way
-    around, which may hold more than the block. 0: it never falls.
+def _falls(spec: Spec, after: int, most: int) -> list[int]:
+    """Lengths above `after` at which memory may fall, the last first: where a capacity jumps to its next multiple, tokens leave the way
+    around, which may hold more than the block. As far as the smallest capacity goes with one jump; behind that memory has risen again.
     """
     mod = spec.mod
     if not (mod and mod.bypass and mod.multiple_of > 1):
-        return 0
-    shares = [c for c in capacities(mod, len(resolve(spec).routed)) if not isinstance(c, int)]
-    return ceil(mod.multiple_of / min(shares)) if shares else 0
+        return []
+    shares = {c for c in capacities(mod, len(resolve(spec).routed)) if not isinstance(c, int)}
+    end = min(after + ceil(mod.multiple_of / min(shares, default=1)), most)
+    found = set()
+    for share in shares:
+
+        def multiples(T: int, share: Fraction | float = share) -> int:
+            return -(-tokens_kept(share, T, mod.rounding) // mod.multiple_of)
+
+        at = end
+        while (jump := bisect_left(range(end + 1), multiples(at), lo=1, key=multiples)) > after:
+            found.add(jump)
+            at = jump - 1
+    return sorted(found, reverse=True)
 
 
-def _fit(phase: str, knob: str, routing: str, cost: Callable[[int], Dim], room: int, most: int, uneven: int = 0) -> Fit:
+def _fit(phase: str, knob: str, routing: str, cost: Callable[[int], Dim], room: int, most: int, falls: Falls = lambda n: []) -> Fit:
     n = largest(cost, room, most)
-    while n and (later := next((m for m in range(min(n + uneven, most), n, -1) if cost(m) <= room), 0)):
+    while n and (later := _behind(cost, room, most, falls(n))):
         n = later
     limit = "" if n < most else "positions" if most < MAX_SIZE else "never" if cost(n) == cost(n - 1) else "end"
     return Fit(phase, knob, routing, n, cost(n) if n else None, cost(n + 1) if n < most else None, limit)
+
+
+def _behind(cost: Callable[[int], Dim], room: int, most: int, falls: list[int]) -> int:
+    """The largest that fits behind one of `falls`, the last first, between which cost grows; 0: none does."""
+    end = most
+    for start in falls:
+        if cost(start) <= room:
+            return start - 1 + largest(lambda n, before=start - 1: cost(before + n), room, end - start + 1)
+        end = start - 1
+    return 0
 
 
 def largest(cost: Callable[[int], Dim], room: int, most: int) -> int:

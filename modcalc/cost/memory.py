@@ -9,6 +9,7 @@ from modcalc.cost.saved_loss import in_its_backward_pass, saved_by_loss
 from modcalc.cost.sharding import put_together, sliced
 from modcalc.cost.tensors import DTYPE, element_bytes
 from modcalc.cost.workload import OPTIMIZERS, USUAL, Training, Workload
+from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan, least
 
 
@@ -120,8 +121,10 @@ def kv_cache_bytes(plan: Plan, context: int, dtype: str = DTYPE, batch: int = 1,
     Plain attention holds K (N + N_v) elements per token and layer, latent attention one latent and one rotary key
     (DeepSeek-V2, arXiv 2405.04434, section 2.1.2); a window's cache holds at most the tokens that one may see. A
     routed block (or recursion) holds only the tokens that it kept, unless all bring keys: the expected share of them, all or none,
-    as `routing` says; an expectation may be a Fraction. Raises UsageError for a dtype or routing that there is not.
+    as `routing` says; an expectation may be a Fraction. Raises UsageError for a dtype or routing that there is not, and below 0 tokens.
     """
+    if context < 0:
+        raise UsageError(f"context {context}: a number of tokens, at least 0")
     work = Workload(batch, 1, max(context - 1, 0), "decode", routing)
     elements = 0
     for op in ledger(plan, work):

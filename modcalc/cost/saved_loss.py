@@ -20,6 +20,9 @@ def saved_by_loss(plan: Plan, work: Workload) -> Iterator[Tensor]:
             yield Tensor(f"loss:predicted {i}", entries, "wide")
         if r.router == "learned" and (r.aux_loss or r.z_loss):
             yield Tensor(f"loss:scores {i}", entries, "wide")
+        # The recursion before may have passed fewer tokens than its buffer holds: those that are there share the mean.
+        if i and plan.recursion and r.selection == "threshold" and (_labelled(r) or r.z_loss):
+            yield Tensor(f"loss:shares {i}", entries, "wide")
 
 
 def in_its_backward_pass(plan: Plan, work: Workload) -> Tensor:

@@ -75,7 +75,7 @@ class Training(Struct, frozen=True):
     def __post_init__(self) -> None:
         allowed = {"optimizer": OPTIMIZERS, "recompute": RECOMPUTE, "attention": ATTENTION, "device": DEVICES}
         for name, names in allowed.items():
-            if getattr(self, name) not in names:
+            if getattr(self, name) not in tuple(names):  # also what cannot be hashed
                 raise UsageError(f"{name} {getattr(self, name)!r}: one of {', '.join(names)}")
         force_setattr(self, "fsdp", whole_number(self.fsdp, "fsdp"))
         if self.fsdp < 1:

@@ -164,6 +164,11 @@ class BlockPlan(Struct, frozen=True):
     routing: RoutingPlan | None
 
     @property
+    def keys_of_all(self) -> bool:
+        """Whether every token that comes here brings a key and a value."""
+        return self.routing is None or self.routing.all_keys
+
+    @property
     def norms_first(self) -> bool:
         """Whether attention and MLP read the stream through a norm."""
         return self.placement in ("pre", "sandwich")
@@ -268,7 +273,7 @@ class Plan(Struct, frozen=True):
     @property
     def cache_varies(self) -> bool:
         """Whether routing decides how many tokens a cache holds."""
-        return self.recursion is not None or any(group.block.routing and not group.block.routing.all_keys for group in self.groups)
+        return self.recursion is not None or not all(group.block.keys_of_all for group in self.groups)
 
     @property
     def routed(self) -> dict[int, RoutingPlan]:
