@@ -353,11 +353,20 @@ def test_of_how_many_builds_a_ratio_is():
     later = MEASURED / "intel-xeon-2026-11-29-later"
     both = ["self-01", "self-once-01"]
     six, once, both = (comparison(records(*(later / f"{name}.jsonl" for name in names))) for names in (both[:1], both[1:], both))
-    assert once.notes[0].startswith("time ratio: median over pairs of steps that ran next to each other;") and "of the pairs)" in once.notes[-1]
+    assert once.notes[0].startswith("time ratio: median over pairs of steps that ran next to each other;") and "of the pairs)" in once.notes[-2]
     assert six.notes[0].startswith("time ratio: median of 6 builds of both models, each the median over pairs") and "of the builds)" in six.notes[-1]
-    assert "of several builds, the median of theirs" in both.notes[0] and "of the builds, or pairs of one)" in both.notes[-1]
+    assert "of several builds, the median of theirs" in both.notes[0] and "of the builds, or pairs of one)" in both.notes[-2]
+    assert all("that of one build is this build's own" in table.notes[-1] for table in (once, both))
     at = [column.title for column in both.columns].index("builds")
     assert [row[at] for row in both.rows] == [6, 1] and not any(c.title == "builds" for one in (once, six) for c in one.columns)
+
+
+def test_ratios_of_bytes_of_older_protocols_are_doubted():
+    old = records(H200 / "decode.jsonl")[0]
+    assert old.protocol is None and "measured by a protocol that it does not name; below 10 the ratio of bytes" in old.doubts[-1]
+    assert "measured by protocol 9; below 10" in msgspec.structs.replace(old, protocol=9).doubts[-1]
+    assert msgspec.structs.replace(old, protocol=10).doubts == old.warnings
+    assert all(r.doubts == r.warnings for r in records(H200 / "forward.jsonl"))
 
 
 def test_bytes_are_compared_where_they_set_the_pace():
@@ -434,7 +443,7 @@ def test_bad_files(results, tmp_path):
     assert code == 2 and err.endswith("error: latin.jsonl: no result yet\n") and "a line is cut off" in err
     Path("latin.txt").write_bytes(b"caf\xe9\n")
     assert results("latin.txt")[2].startswith("error: latin.txt:1: not a result of modcalc profile (")
-    for document in ('{\n"schema": 1,\n"results": []}', '{"schema": 1, "kind": "profile"}'):
+    for document in ('{\n"schema": 1,\n"results": []}', '{"schema": 1, "kind": "profile"}', '{\n"status": "ok",\n"schema": 1}'):
         Path("d.json").write_text(document)
         assert "(it is a document of --format json; name the file that --out wrote)" in results("d.json")[2]
     Path("spaced.jsonl").write_text(json.dumps({**json.loads(line), "batch": 1, "step_time_s": None}) + "\n")

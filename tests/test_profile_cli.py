@@ -473,6 +473,8 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
         (("tiny.yaml", "--builds", "3", "--iterations", "2"), "--builds 3 with --iterations 2: every build takes a sample at least"),
         (("tiny.yaml", "--parallel", "ddp"), "--parallel: start it under torchrun"),
         (("tiny.yaml", "--trace", "no/folder.json"), "--trace no/folder.json: "),
+        (("tiny.yaml", "--trace", "t.jsonl"), "--trace t.jsonl: a Chrome trace is JSON; name it .json, or .json.gz"),
+        (("tiny.yaml", "--trace", "pipe.json"), "--trace pipe.json: is no regular file"),
         (("tiny.yaml", "--trace", "t.json", "--sweep", "batch=1,2"), "one point a trace, and these are 2"),
         (("tiny.yaml", "--plot", "p.pdf"), "--plot p.pdf: the suffix"),
         (("tiny.yaml", "--seconds", "-1"), "--seconds"),
@@ -483,6 +485,7 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
 )
 def test_bad_input(profile, monkeypatch, words, says):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    os.mkfifo("pipe.json")
     code, out, err = profile(*words)
     assert code == 2 and out == "" and says in err and "Traceback" not in err
     assert "measuring" not in err

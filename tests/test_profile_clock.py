@@ -220,10 +220,10 @@ def test_other_doubts():
     assert [("--cuda-graph" in text, "--seq-len" in text, "--context" in text) for text in busier] == [
         (True, False, False), (True, False, False), (False, True, False), (False, False, True),
     ]  # fmt: skip
-    assert verdict.few_samples(5, compared=False) is None and verdict.few_samples(6, compared=True) is None
+    assert verdict.few_samples(6) is None
     assert verdict.beyond_peak("m", None, "") is None and verdict.beyond_peak("m", 1.0, "") is None
     assert "m: MFU 250.0 %, more than all: the peak (--peak-tflops) is not" in verdict.beyond_peak("m", 2.5, "--peak-tflops")
-    assert "at least 6" in verdict.few_samples(5, compared=True) and verdict.few_samples(1, compared=True).startswith("1 sample is too few")
+    assert "at least 6" in verdict.few_samples(5) and verdict.few_samples(1).startswith("1 sample is too few")
     assert verdict.profiler_slows("m", "layer", 1.4, 1.0) is None
     assert "m: the step takes 2.0 times as long under the profiler" in verdict.profiler_slows("m", "layer", 2.0, 1.0)
     assert verdict.not_finite("m", 2.0) is None and "became nan" in verdict.not_finite("m", float("nan"))

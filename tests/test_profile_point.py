@@ -279,7 +279,7 @@ def test_equal_flops_have_no_saving():
 def test_two_samples_give_a_ratio_without_interval_and_a_warning():
     done = measure(job(settings=settings(iterations=2)))
     assert done.baseline.time_ratio > 0 and done.baseline.time_ratio_interval is None
-    assert "2 samples are too few for an interval" in done.warnings[0]
+    assert "2 samples are too few for quartiles or an interval" in done.warnings[0]
 
 
 def test_every_step_has_new_tokens_of_the_whole_vocabulary():

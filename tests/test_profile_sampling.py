@@ -143,7 +143,7 @@ def test_where_nothing_is_drawn_it_is_the_models_own_sampling():
 def test_time_between_modules_has_an_owner(mode, spec):
     done = measure(Job(spec=spec, baseline=None, settings=settings(mode), device=CPU, by="path"))
     lines = {line.label for line in done.attribution[0].lines}
-    assert {"blocks.0.attn", "blocks.1.attn.core", "blocks.1.select", "blocks.1.router", "head"} <= lines
+    assert {"blocks.0", "blocks.0.attn", "blocks.1", "blocks.1.attn.core", "blocks.1.select", "blocks.1.router", "head"} <= lines
     routing = {line.label for line in done.attribution[0].routing}
     assert routing == ({"router", "select", "gather", "scatter"} if mode == "prefill" else {"router", "select"})
 

@@ -253,13 +253,15 @@ def _with_peaks(
 
 
 def _reached(device: "torch.device", dtype: str, during: "Callable[[str], AbstractContextManager]", world: "World | None" = None) -> "Peak":
-    """What the device reaches; the first process says if that is doubtful. Raises UsageError where the device has no memory free for that."""
+    """What the device reaches, as the first process of a torchrun finds; it says if that is doubtful. Raises UsageError where no memory is free."""
     from modcalc.errors import UsageError
     from modcalc.measure import verdict
     from modcalc.measure.hardware import describe
     from modcalc.measure.reach import reached
     from modcalc.measure.usage import out_of_memory
 
+    if world and world.rank:  # all at once would be in each other's way
+        return world.from_first(None)
     try:
         with during("measuring what the device reaches"):
             found = reached(device, dtype)
@@ -267,6 +269,6 @@ def _reached(device: "torch.device", dtype: str, during: "Callable[[str], Abstra
         if not out_of_memory(error):
             raise
         raise UsageError(f"--peaks: memory ran out on the {device.type}; does something else use it?") from error
-    if not (world and world.rank) and (doubt := verdict.busy(describe(device))):
+    if doubt := verdict.busy(describe(device)):
         print(f"warning: --peaks: {doubt}", file=sys.stderr)
-    return found
+    return world.from_first(found) if world else found

@@ -54,7 +54,7 @@ WarmUp = Annotated[
     typer.Option(
         "--warmup",
         min=1,
-        help="Steps of each build before the clock counts (training takes 2 at least). [default: at least 3, for at least 1 s; of later builds 1]",
+        help="Steps of each build before the clock counts (training 2 of the first). [default: at least 3, for at least 1 s; of later builds 1]",
         show_default=False,
     ),
 ]

@@ -1,5 +1,6 @@
 """Files that a command writes beside stdout, checked before it works."""
 
+import os
 from pathlib import Path
 
 from modcalc.errors import UsageError, demand_name
@@ -19,8 +20,19 @@ def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None
     trace, plot = written.get("--trace"), written["--plot"]
     if trace is None and plot is None:
         return None
-    from modcalc.render.plot import plot_target, writable
+    from modcalc.render.plot import plot_target
 
     if trace is not None:
-        writable(Path(trace), "--trace")
+        _demand_trace(Path(trace))
     return None if plot is None else plot_target(plot)
+
+
+def _demand_trace(path: Path) -> None:
+    """Raises UsageError where no Chrome trace can, or should, be written."""
+    from modcalc.render.plot import writable
+
+    if not path.name.endswith((".json", ".json.gz")):
+        raise UsageError(f"--trace {path}: a Chrome trace is JSON; name it .json, or .json.gz")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"--trace {path}: is no regular file")
+    writable(path, "--trace")

@@ -33,7 +33,7 @@ def conditions(record: Record) -> dict[str, str]:
     ranks = processes or (1 if s.parallel == "none" else None)
     where = {"device": d.name, "cores": d.cores, "threads": d.threads, "keeps-freed": d.keeps_freed, "driver": d.driver, "cuda": d.cuda}
     how = {"mode": s.mode, "dtype": s.dtype, "compile": s.compile, "cuda-graph": s.cuda_graph, "causal": s.causal, "parallel": s.parallel}
-    return {name: _word(value) for name, value in {**where, "torch": record.torch, **how, "ranks": ranks}.items()}
+    return {name: _word(value) for name, value in {**where, "torch": record.torch, **how, "ranks": ranks, "protocol": record.protocol}.items()}
 
 
 def _word(value: Any) -> str:

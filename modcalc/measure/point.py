@@ -14,6 +14,7 @@ from modcalc.measure.hardware import Device, Peak, describe
 from modcalc.measure.identity import point_key
 from modcalc.measure.rating import rated
 from modcalc.measure.records import (
+    PROTOCOL,
     Attribution,
     Baseline,
     Failed,
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
-# Grows when a step, its timing, its count of bytes or hardware FLOPs or a default of the schema changes: what was measured before is
-# then measured again.
-PROTOCOL = 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +87,7 @@ class Job:
         """Whether a record of an equal key tells all that is asked beside the time."""
         if isinstance(record, Failed):
             return True
-        return self.trace is None and (self.by is None or any(a.by == self.by for a in record.attribution))
+        return self.trace is None and (self.by is None or sum(a.by == self.by for a in record.attribution) == len(self.specs))
 
 
 def measure(job: Job, say: Say = quiet) -> Result:
@@ -121,6 +119,7 @@ def measure(job: Job, say: Say = quiet) -> Result:
     result = Result(
         **fields[0],
         key=job.key(),
+        protocol=PROTOCOL,
         time=now(),
         device=device,
         torch=str(torch.__version__),
@@ -201,7 +200,7 @@ def doubts(
     s: Settings, fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, waiting: float | None
 ) -> list[str | None]:
     """What a sceptical reader would object to, None for each that there is no reason for. waiting: see `verdict.busy`."""
-    found = [verdict.few_samples(len(samples[0]), len(samples) > 1)]
+    found = [verdict.few_samples(len(samples[0]))]
     spreads = [verdict.wide_spread(own["spec"], taken, device, waiting) for own, taken in zip(fields, samples, strict=True)]
     found += spreads if any(spreads) else [verdict.busy(device, waiting)]
     for own in fields:

@@ -13,6 +13,11 @@ from modcalc.cost.workload import SAMPLING
 from modcalc.measure.hardware import Device, Peak, Positive, Text
 from modcalc.measure.stats import Interval, summarize
 
+# Grows when a step, its timing, its count of bytes or hardware FLOPs or a default of the schema changes: what was measured before is
+# then measured again.
+PROTOCOL = 12
+BYTES_SINCE = 10  # the protocol from which on cached keys and values of routed blocks are read for tokens that pass alone
+
 Mode = Literal["forward", "train", "prefill", "decode"]
 Parallel = Literal["none", "ddp", "fsdp"]
 # What a file may say.
@@ -46,8 +51,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def busier(self) -> str:
         """What to do where the GPU waits for the host."""
-        more = {"prefill": "use a larger --batch or --seq-len", "decode": "use a larger --batch or --context"}
-        return more.get(self.mode, "use --cuda-graph, --compile or a larger --batch")
+        if self.sampling:
+            return f"use a larger --batch or --{'seq-len' if self.mode == 'prefill' else 'context'}"
+        faster = ["--compile"] * (not self.compile) + ["--cuda-graph"] * (not self.cuda_graph and self.parallel == "none")
+        return f"use {', '.join(faster)}{' or ' if faster else ''}a larger --batch"
 
     @property
     def smaller(self) -> str:
@@ -205,6 +212,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag=
     schema: Literal[1] = 1
     kind: Literal["profile"] = "profile"
     key: str
+    protocol: Whole | None = None
     spec: Text
     baseline: Text | None
     settings: Settings
@@ -221,11 +229,14 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag=
 
 
 class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
-    """A finished point. time: when it was measured (UTC); rated: when it was told another peak."""
+    """A finished point. protocol: see PROTOCOL; records did not say it at first. time: when it was measured (UTC); rated: when it was
+    told another peak.
+    """
 
     schema: Literal[1] = 1
     kind: Literal["profile"] = "profile"
     key: str
+    protocol: Whole | None = None
     time: Text
     device: Device
     torch: Text
@@ -245,7 +256,10 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     @property
     def doubts(self) -> list[str]:
         """What to say beside the row."""
-        return self.warnings
+        if self.mode != "decode" or self.baseline is None or (self.protocol or 0) >= BYTES_SINCE:
+            return self.warnings
+        by = f"protocol {self.protocol}" if self.protocol else "a protocol that it does not name"
+        return [*self.warnings, f"measured by {by}; below {BYTES_SINCE} the ratio of bytes of a model that routes is too high"]
 
     def timed(self, name: str) -> Measured:
         """The model of that name; the spec, where older records call the baseline alike."""

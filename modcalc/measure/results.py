@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -72,16 +73,18 @@ def put_last(records: dict[str, Record], record: Record) -> None:
 
 
 def _other(content: bytes) -> str | None:
-    """What a file is that modcalc wrote, but not with --out."""
-    try:
-        found = msgspec.json.decode(content.partition(b"\n")[0] if content.startswith(OPENING) else content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    """What a file is that modcalc wrote, but not with --out, or by another schema."""
+    found = None
+    for part in (content, content.partition(b"\n")[0]):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            found = msgspec.json.decode(part)
+            break
     if not isinstance(found, dict) or "schema" not in found:
         return None
     if found["schema"] != 1:
         return f"its schema is {found['schema']!r}, and this modcalc reads 1"
-    return None if "status" in found else "it is a document of --format json; name the file that --out wrote"
+    indented = part is content and b"\n" in content.strip()
+    return None if "status" in found and not indented else "it is a document of --format json; name the file that --out wrote"
 
 
 class ResultsFile:

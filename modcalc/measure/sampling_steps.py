@@ -47,21 +47,22 @@ class DrawnPass(Pass):
         with _range(f"blocks.{place[1]}.attn"):
             return super()._keys(block, place, x, at)
 
-    def _route(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> "tuple[Tensor, Routing]":
-        return self._named(super()._route, routed, index, x, at, sub, then)
+    def _block(self, block: "Block", place: Place, *rest: Any) -> Tensor:
+        with _range(f"blocks.{place[1]}"):
+            return super()._block(block, place, *rest)
 
-    def _route_rows(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> "tuple[Tensor, Routing]":
-        return self._named(super()._route_rows, routed, index, x, at, sub, then)
+    def _blocks(self, x: Tensor, at: Positions, route: "Callable") -> "tuple[Tensor, list[Routing]]":
+        def named(routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> "tuple[Tensor, Routing]":
+            path = f"recursions.{index}" if self.model.plan.recursion else f"blocks.{index}"
 
-    def _named(self, route: "Callable", routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None) -> "tuple[Tensor, Routing]":
-        path = f"recursions.{index}" if self.model.plan.recursion else f"blocks.{index}"
+            def within(x: Tensor, at: Positions) -> Tensor:
+                with _range(path):
+                    return sub(x, at)
 
-        def within(x: Tensor, at: Positions) -> Tensor:
-            with _range(path):
-                return sub(x, at)
+            with _range(f"{path}.select"):
+                return route(routed, index, x, at, within, then)
 
-        with _range(f"{path}.select"):
-            return route(routed, index, x, at, within, then)
+        return super()._blocks(x, at, named)
 
 
 def _range(path: str) -> AbstractContextManager:

@@ -13,7 +13,7 @@ from modcalc.measure.hardware import describe
 from modcalc.measure.heap import give_back, keep
 from modcalc.measure.point import Job, measure, now, unlike
 from modcalc.measure.rating import named, rated
-from modcalc.measure.records import Failed, Record, Result
+from modcalc.measure.records import PROTOCOL, Failed, Record, Result
 from modcalc.measure.results import ResultsFile
 from modcalc.measure.rigs import Say, quiet
 from modcalc.measure.room import lacking
@@ -108,9 +108,10 @@ def measured_or_failed(job: Job, say: Say = quiet) -> Record:
     except (RuntimeError, MemoryError) as error:
         if job.world and job.world.lost(error):
             raise UsageError(f"rank {job.world.rank}: another process of this run has ended; what it printed says why") from error
-        if not out_of_memory(error):
+        cause = out_of_memory(error)
+        if cause is None:
             raise
-        reason = first_line(error)
+        reason = first_line(cause)
     finally:
         gc.collect()
         if job.device.type == "cuda":
@@ -119,6 +120,7 @@ def measured_or_failed(job: Job, say: Say = quiet) -> Record:
             give_back()
     return Failed(
         key=job.key(),
+        protocol=PROTOCOL,
         spec=job.spec.name,
         baseline=job.baseline and job.baseline.name,
         settings=job.settings,

@@ -106,10 +106,8 @@ def retries(device: torch.device) -> int:
     return torch.cuda.memory_stats(device).get("num_alloc_retries", 0) if device.type == "cuda" else 0
 
 
-def out_of_memory(error: BaseException | None) -> bool:
-    """Whether torch says that memory ran out, here or in what led to the error: its own class, or a sentence of a library's."""
-    if error is None:
-        return False
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in EXHAUSTED):
-        return True
+def out_of_memory(error: BaseException | None) -> BaseException | None:
+    """Where torch says that memory ran out, in the error or in what led to it: its own class, or a sentence of a library's; else None."""
+    if error is None or isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in EXHAUSTED):
+        return error
     return out_of_memory(error.__cause__ or error.__context__)

@@ -54,11 +54,11 @@ def launch_bound(name: str, launch_s: float | None, step_s: float, busier: str) 
     )
 
 
-def few_samples(n: int, compared: bool) -> str | None:
-    """A warning where no interval can be given."""
-    if not compared or n >= MIN_SAMPLES:
+def few_samples(n: int) -> str | None:
+    """A warning where quartiles say little, and no interval can be given."""
+    if n >= MIN_SAMPLES:
         return None
-    return f"{n} sample{'s are' if n != 1 else ' is'} too few for an interval of the ratio; at least {MIN_SAMPLES} are needed (--iterations)"
+    return f"{n} sample{'s are' if n != 1 else ' is'} too few for quartiles or an interval; at least {MIN_SAMPLES} are needed (--iterations)"
 
 
 def memory_was_freed(times: int) -> str | None:

@@ -104,6 +104,7 @@ def times(records: Sequence[Record]) -> Table:
     if memory:
         sure = "; it is known to some MiB only" if records[0].device.type == "cpu" else ""
         sure += ", and a first compiled model's holds what the compiler took" if sure and s.compile else ""
+        sure += f", and in {s.dtype} to tens of MiB: the first model's holds kernels made for its shapes" if sure and s.dtype != "fp32" else ""
         notes.append(f"memory: {memory}, at its peak, less what was held before{sure}")
     return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records), notes=notes))
 
@@ -174,6 +175,8 @@ def _how_compared(found: Sequence[Baseline], builds: set[int]) -> list[str]:
         notes.append(
             f"intervals cover the true median with {share_of} if samples are independent, whatever the distribution (order statistics of the {of})"
         )
+        if 1 in builds:
+            notes.append("that of one build is this build's own: the ratio of another build of the same models may lie outside")
     return notes
 
 
@@ -219,12 +222,14 @@ def attribution(a: Attribution, r: Result) -> Table:
     labels = {line.label for line in a.lines}
     slower = 100 * (a.step_time_s / a.unprofiled_s - 1)
     own = f"{seconds(a.unprofiled_s)}, where the steps timed above took {seconds(r.timed(a.spec).step_time_s.median)}"
-    notes.append(
-        f"mean of {a.rounds} eager steps of {own}; the profiler's own {slower:+.1f} % is taken off "
-        f"{'idle' if 'idle' in labels else 'all lines alike'}"
-    )
+    idle = "idle" in labels
+    notes.append(f"mean of {a.rounds} eager steps of {own}; the profiler's own {slower:+.1f} % is taken off {'idle' if idle else 'all lines alike'}")
+    if not idle and slower > 0:
+        notes.append(f"where a line is few large operations, which it hardly slows, it took up to {slower:.1f} % longer than shown")
     if "other" in labels:
-        notes.append("other: between the operations that the profiler sees, above all Python")
+        notes.append(
+            "other: between the operations that the profiler sees, above all Python, and those of no block: positions, where they are rotary"
+        )
     total = ["total", a.unprofiled_s, 1.0, sum(line.flops for line in a.lines), None]
     return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(a.spec, r.settings)}", notes=notes)
 
