@@ -49,7 +49,7 @@ def parse_ratio(value: Any, name: str = "value") -> Fraction:
 
 
 def parse_difference(value: Any, name: str = "value") -> Fraction:
-    """A relative difference: 0.001; 0 asks for equality. Raises UsageError as `parse_count` does."""
+    """A relative difference: 0.001; "0" asks for equality. Raises UsageError as `parse_count` does."""
     zero = isinstance(value, str) and re.fullmatch(r"\s*(0+\.?0*|\.0+)\s*", value)
     return Fraction(0) if zero else parse_ratio(value, name)
 

@@ -122,7 +122,7 @@ class Cache:
     """The caches of every block of a plan for `batch` sequences; `length` tokens of each have been seen."""
 
     def __init__(self, plan: Plan, batch: int) -> None:
-        self.batch, self.length = batch, 0
+        self.plan, self.batch, self.length = plan, batch, 0
         blocks = plan.blocks
         rec = plan.recursion
         # A query sees itself and at most window - 1 before it; its own key is written before it reads.

@@ -29,10 +29,11 @@ DECIDE = ("router", "predictor")
 ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def check_length(plan: Plan, length: int, prompt: int) -> None:
+def check_prompt(plan: Plan, prompt: int, more: int = 0) -> None:
+    """Raises UsageError for a prompt of no token, and where it and `more` tokens are more than the learned positions."""
     if prompt < 1:
         raise UsageError("an empty prompt: sampling needs at least one token to start from")
-    plan.demand_room(length)
+    plan.demand_room(prompt + more)
 
 
 class Pass:
@@ -41,8 +42,12 @@ class Pass:
     def __init__(self, model: Decoder, decide: str | None, cache: Cache | None, batch: int) -> None:
         if decide not in (None, *DECIDE):
             raise UsageError(f"decide {decide!r}: one of {', '.join(DECIDE)}")
+        if batch < 1:
+            raise UsageError("no sequence: a batch has at least one")
         if cache is not None and cache.batch != batch:
             raise UsageError(f"{batch} sequences, but the cache is for {cache.batch}")
+        if cache is not None and cache.plan is not model.plan and cache.plan != model.plan:
+            raise UsageError(f"{model.plan.name}: the cache is of {cache.plan.name}, another model")
         if decide == "predictor" and any(r.router == "learned" and r.predictor_width is None for r in routings(model.plan)):
             raise UsageError(f"{model.plan.name}: it has no predictor (mod.predictor_width); decide by the router")
         if model.plan.experts_choose:
@@ -53,7 +58,7 @@ class Pass:
     @sdpa_kernel(ANY_SHAPE)
     def whole(self, tokens: Tensor) -> tuple[Tensor, list[Routing]]:
         """All tokens [B, T] at once -> x [B, T, D] before the head."""
-        check_length(self.model.plan, tokens.shape[1], tokens.shape[1])
+        check_prompt(self.model.plan, tokens.shape[1])
         at = Positions.of_sequence(tokens.shape[1], tokens.device, sampling=True)
         return self._blocks(self.model.embedding(tokens, at), at, self._route)
 
@@ -61,7 +66,7 @@ class Pass:
     def one(self, token: Tensor) -> tuple[Tensor, list[Routing]]:
         """One token [B] of every sequence -> x [B, 1, D]."""
         length = self.cache.length
-        check_length(self.model.plan, length + 1, length + 1)
+        self.model.plan.demand_room(length + 1)
         at = Positions.of_sequence(1, token.device, start=length, sampling=True)
         return self._blocks(self.model.embedding(token[:, None], at), at, self._route_rows)
 

@@ -11,7 +11,8 @@ class Norm(nn.Module):
     """x: [..., width], or [..., groups, width] where each of `groups` heads has a weight of its own.
 
     rmsnorm: x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019, arXiv 1910.07467); layernorm: Ba et al. 2016 (1607.06450).
-    torch computes both in fp32 for half-precision inputs.
+    torch computes both in fp32 for half-precision inputs. With unit_offset the weight is 1 + w, formed in the input's type (the transformers
+    library forms Gemma's in fp32).
     """
 
     def __init__(self, plan: NormPlan) -> None:

@@ -7,7 +7,7 @@ from modcalc.errors import UsageError
 from modcalc.units import whole_number
 
 from .cache import Cache
-from .causal import Pass, check_length
+from .causal import Pass, check_prompt
 from .decoder import Decoder, Output
 
 
@@ -60,7 +60,7 @@ def generate(
     if max_new_tokens < 0 or not temperature >= 0:
         raise UsageError(f"max_new_tokens {max_new_tokens}, temperature {temperature}: both are numbers from 0 on")
     # The last token is only returned, never fed.
-    check_length(model.plan, tokens.shape[1] + max(max_new_tokens - 1, 0), tokens.shape[1])
+    check_prompt(model.plan, tokens.shape[1], max(max_new_tokens - 1, 0))
     if not max_new_tokens:
         return tokens
     cache = Cache(model.plan, tokens.shape[0])

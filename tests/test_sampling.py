@@ -1,5 +1,8 @@
 """Sampling: caches change nothing, no token sees a later one, rows decide alone, and what cannot be done is said."""
 
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -295,6 +298,20 @@ def test_an_empty_prompt_is_refused(name: str) -> None:
     for call in (lambda t: generate(model, t, 3), lambda t: causal_forward(model, t), lambda t: prefill(model, t, Cache(model.plan, 1))):
         with pytest.raises(UsageError, match="an empty prompt: sampling needs at least one token to start from"):
             call(zeros(1, 0))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m: generate(m, zeros(2, 3), 1.5), "max_new_tokens 1.5: a whole number is needed"),
+        (lambda m: causal_forward(m, zeros(0, 3)), "no sequence: a batch has at least one"),
+        (lambda m: prefill(m, zeros(2, 3), Cache(model_of("dense").plan, 2)), "tiny: the cache is of tiny, another model"),
+        (lambda m: prefill(m, zeros(2, 3), Cache(m.plan, 1)), "2 sequences, but the cache is for 1"),
+    ],
+)
+def test_what_does_not_fit_together(call: Callable, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        call(model_of("mod"))
 
 
 def test_decode_may_start_from_nothing() -> None:

@@ -7,7 +7,6 @@ is a ratio to the same metric of another spec. Values and bounds are exact (int 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fractions import Fraction
 from functools import cached_property
 
@@ -16,6 +15,7 @@ from modcalc.cost.memory import kv_cache_bytes, train_memory
 from modcalc.cost.ops import whole
 from modcalc.cost.training import training_run
 from modcalc.errors import UsageError
+from modcalc.spec.near import hint
 from modcalc.spec.resolve import exact
 from modcalc.spec.schema import Limits, Spec
 from modcalc.units import parse_bound, parse_difference
@@ -151,8 +151,7 @@ def parse_rule(text: str) -> Rule:
         raise UsageError(f"rule {text!r}: write {forms}, without other signs; metrics are {', '.join(METRICS)}")
     metric, sign, value, other, within = found.groups()
     if metric not in METRICS:
-        near = get_close_matches(metric, METRICS, 1, 0.4)
-        raise UsageError(f"rule {text!r}: no metric {metric!r}{f', did you mean {near[0]}' if near else ''}; there are {', '.join(METRICS)}")
+        raise UsageError(f"rule {text!r}: no metric {metric!r}; there are {', '.join(METRICS)}{hint(metric, METRICS)}")
     bound = next(name for name, s in BOUNDS.items() if s == sign)
     if within and bound != "equals":
         raise UsageError(f"rule {text!r}: `within` belongs to ==")

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from msgspec.structs import replace
 
-from modcalc.cost.ops import Lookup, Op, Pointwise, whole
+from modcalc.cost.ops import Lookup, Op, whole
 from modcalc.cost.parts import attention_rows, mlp_rows, moe_rows
 from modcalc.cost.place import At, equal, nonzero
 from modcalc.cost.workload import Workload
@@ -107,7 +107,7 @@ def ledger(plan: Plan, work: Workload) -> list[Op]:
     if nonzero(e.position_rows):
         rows.append(Lookup(rows=e.position_rows, width=D, tied=plan.head.tied, **at.common("embedding.positions", "positions")))
         rows.append(at.point("embedding", "embedding", "residual", D))
-    narrow = not equal(e.width, D) and e.width is not D
+    narrow = not equal(e.width, D)
     if narrow:
         rows.append(at.of("embedding.tokens").linear("embedding.project", "embedding", e.width, D))
     if e.norm:
@@ -148,7 +148,7 @@ def recursion_rows(plan: Plan, at: At) -> list[Op]:
         here = replace(at, prefix=name, tokens=tokens, cached=cached, active=active, x=f"{name}.x", positions=f"{name}.positions")
         kept, seen = routed_tokens(r, at)
         rows += routing_rows(r, plan.groups[0].block, here, kept)
-        rows.append(Pointwise(what="residual", size=D, **here.common("", "residual", tokens=kept)))
+        rows.append(here.point("", "residual", "residual", D, tokens=kept))
         for g in plan.groups:
             inside = tuple(i for i in g.layers if rec.first <= i <= rec.last)
             if inside:

@@ -14,7 +14,7 @@ from modcalc.spec.plan import Dim, Plan, least
 
 
 class TrainMemory(Struct, frozen=True):
-    """Bytes of a train step. master: fp32 weights beside half-precision ones. states: the optimizer's. loss: what it keeps for its
+    """Bytes of a train step. master: fp32 weights beside half-precision ones. states: the optimizer's. loss: what the loss keeps for its
     backward pass; loss_backward: what that pass holds on top. Of a model in slices also gathered: weights of no block, put together
     for the whole step; under_way: weights and gradients that are whole on top while a block runs backward. outside: whole ones before the
     first block or after the last one's backward pass, when there are no activations; of one GPU, gradients of the token table to be added.

@@ -32,7 +32,7 @@ class Op(Struct, frozen=True, kw_only=True):
     """One operation. `path` is the torch module's dotted name, `{}` standing for the index of each of `layers`.
 
     batch: sequences B. tokens: tokens of one sequence that pass, of its `length` new ones. repeat: how many equal layers the row stands for.
-    own: False where the parameters are another row's (a later recursion). active: share of the parameters
+    own: False where the parameters are another row's (a later recursion, a second use of a norm). active: share of the parameters
     that a token uses on average. input_grad: False behind a stop-gradient. part: the plan's part that it belongs to.
     reads: name of the tensor that it reads, equal names being one tensor. scope: "" or the recursion whose pass it is.
     """

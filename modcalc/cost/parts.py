@@ -82,7 +82,7 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At, keys: At) -> list[Op]:
 
 def _vectors(norm: NormPlan, heads: Dim, head_dim: Dim) -> Dim:
     """How often a q, k or v norm runs per token: once over all heads, or once a head."""
-    return heads if norm.width is head_dim or equal(norm.width, head_dim) else 1
+    return heads if equal(norm.width, head_dim) else 1
 
 
 def mlp_rows(m: MlpPlan, D: Dim, at: At, name: str, component: str) -> list[Op]:

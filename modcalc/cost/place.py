@@ -29,6 +29,7 @@ class At(Struct, frozen=True):
         return f"{self.prefix}.{of}" if of and self.prefix else of or self.prefix
 
     def common(self, name: str, component: str, **over: object) -> dict:
+        """The fields that every row of this place has, some of them in place of its own."""
         fields = dict(batch=self.work.batch, length=self.work.seq_len, tokens=self.tokens, repeat=self.repeat, layers=self.layers)
         fields |= dict(own=self.own, active=self.active, scope=self.scope, reads=self.x)
         return dict(path=self.name(name), component=component, **{**fields, **over})
@@ -58,8 +59,8 @@ class At(Struct, frozen=True):
 
 
 def equal(a: Dim, b: Dim) -> bool:
-    """Whether both are the same number; arrays are never."""
-    return isinstance(a, int) and isinstance(b, int) and a == b
+    """Whether both are the same number; an array is the same as itself only."""
+    return a is b or isinstance(a, int) and isinstance(b, int) and a == b
 
 
 def nonzero(x: Dim) -> bool:

@@ -1,8 +1,8 @@
 """The fewest bytes that a step moves through memory, and so its arithmetic intensity (the roofline of Williams et al. 2009,
 Communications of the ACM 52(4), doi 10.1145/1498765.1498785).
 
-Each operation reads its inputs and weights once and writes its output once; elementwise work is taken as fused into its
-neighbours, fused attention keeps no scores, and assignments reach as many experts as they can. At decode with routing,
+Each operation reads its inputs and weights once and writes its output once, norms, gathers and scatters too; other elementwise work is
+taken as fused into its neighbours, fused attention keeps no scores, and assignments reach as many experts as they can. At decode with routing,
 expected bytes. A real step moves more.
 """
 

@@ -21,8 +21,9 @@ def sliced(rows: Iterable[Op], n: int) -> int:
 
 
 class Whole(Struct, frozen=True):
-    """Entries that are whole: weights of no block, from the forward pass to the end of the backward pass; at the most on top of them while
-    a block runs backward; on top of them before the first block and after the last one's backward pass, when there are no activations.
+    """Entries that are whole. throughout: weights of no block, from the forward pass to the end of the backward pass. On top of these,
+    at the most: at_a_block: while a block runs backward; before_blocks, after_blocks: before the first block, and after the last one's
+    backward pass, when there are no activations.
     """
 
     throughout: int = 0

@@ -108,9 +108,10 @@ def check(job: Job, axes: Sequence[Axis], compared: bool) -> None:
     s, device = job.settings, job.device.type
     if s.cuda_graph and device != "cuda":
         raise UsageError("--cuda-graph: only a GPU has them; leave it out, or use --device cuda")
-    if not s.sampling and (s.context or any(a.name == "context" for a in axes)):
+    cached = s.context or any(a.name == "context" for a in axes)
+    if cached and not s.sampling:
         raise UsageError(f"--context with --mode {s.mode}: only decode attends to cached tokens")
-    if s.mode == "prefill" and (s.context or any(a.name == "context" for a in axes)):
+    if cached and s.mode == "prefill":
         raise UsageError("--context with --mode prefill: the reference model fills an empty cache only; leave it out")
     if s.sampling and (s.compile or s.cuda_graph):
         raise UsageError(

@@ -1,5 +1,6 @@
 """What a device really reaches: a large matrix product and a large copy."""
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,7 +44,5 @@ def reached(device: torch.device, dtype: str, size: int | None = None, copy_byte
 
 
 def _median(step: Repeated, device: torch.device) -> float:
-    from modcalc.measure.stats import summarize
-
     warm = warm_up(step, device)
-    return summarize(alternate([step], device, rounds_for([warm], device, SECONDS))[0]).median
+    return median(alternate([step], device, rounds_for([warm], device, SECONDS))[0])
