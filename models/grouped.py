@@ -12,7 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 @torch.library.custom_op("modcalc::grouped_mm", mutates_args=())
 def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """x: [M, K], weight: [E, N, K], offsets: [E] int64 -> [M, N].
+    """x: [M, K], weight: [E, N, K], offsets: [E] int64, best on the host, which reads them -> [M, N].
 
     Rows offsets[e - 1] … offsets[e] - 1 are multiplied by weight[e] transposed; rows from offsets[E - 1] on are 0.
     """

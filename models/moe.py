@@ -127,6 +127,8 @@ class Moe(nn.Module):
         expert, order = experts.flatten().sort(stable=True)
         E = self.plan.n_experts
         ends = torch.searchsorted(expert, torch.arange(E, device=x.device), right=True)
+        if not ends.is_meta:
+            ends = ends.cpu()  # once: the host reads them for every product, forward and backward
         if self.plan.n_noop:
             # Assignments to no-ops stand last, past the last expert's end; whatever a bias adds there must not count.
             weights, expert = weights * (experts < E), expert.clamp(max=E - 1)

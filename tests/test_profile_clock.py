@@ -8,7 +8,7 @@ import pytest
 
 from modcalc.measure import steptime, verdict
 from modcalc.measure.hardware import Device
-from modcalc.measure.records import Settings
+from modcalc.measure.records import Settings, StepTime
 from modcalc.measure.stats import paired_ratio
 
 torch = pytest.importorskip("torch")
@@ -161,7 +161,7 @@ MACHINE = Device("cpu", "a processor", 2**34, 4, 2)
 
 
 def test_a_narrow_spread_is_no_news():
-    assert verdict.wide_spread("m", [1.0, 1.01, 1.02] * 5, MACHINE) is None
+    assert verdict.wide_spread("m", StepTime.of([1.0, 1.01, 1.02] * 5), MACHINE) is None
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_narrow_spread_is_no_news():
 )
 def test_a_wide_spread_says_why_and_what_to_do(monkeypatch, samples, load, cause):
     monkeypatch.setattr(verdict, "_load", lambda: load)
-    with_cause = verdict.wide_spread("mod-220m", samples, MACHINE)
+    with_cause = verdict.wide_spread("mod-220m", StepTime.of(samples), MACHINE)
     assert with_cause.startswith("mod-220m: the step times spread ")
     assert re.search(cause, with_cause)
 
@@ -197,13 +197,13 @@ def test_threads_that_wait_for_a_core(monkeypatch):
     says = "on average 0.75 of this process's 2 threads waited for a core: run on an idle machine"
     assert f"too long: {says}" in verdict.busy(MACHINE, 0.75) and verdict.busy(MACHINE, 0.04) is None
     assert verdict.busy(Device("cuda", "a GPU", 2**34, 4, 2), 0.75) is None
-    rising = [1.0 + 0.05 * i for i in range(30)]
+    rising = StepTime.of([1.0 + 0.05 * i for i in range(30)])
     assert says in verdict.wide_spread("m", rising, MACHINE, 0.75) and "rose by" in verdict.wide_spread("m", rising, MACHINE, 0.0)
 
 
 def test_one_thread_cannot_become_fewer(monkeypatch):
     monkeypatch.setattr(verdict, "_load", lambda: 7.5)
-    said = [verdict.wide_spread("m", [1.0, 1.3] * 15, Device("cpu", "a processor", 2**34, 4, threads)) for threads in (1, 2)]
+    said = [verdict.wide_spread("m", StepTime.of([1.0, 1.3] * 15), Device("cpu", "a processor", 2**34, 4, threads)) for threads in (1, 2)]
     assert ["OMP_NUM_THREADS" in text for text in said] == [False, True] and all("idle machine" in text for text in said)
 
 

@@ -5,26 +5,27 @@ from math import comb, sqrt
 
 import pytest
 
-from modcalc.measure.stats import built_ratio, drift, median_interval, paired_ratio, realised_saving, summarize
+from modcalc.measure.records import StepTime
+from modcalc.measure.stats import built_ratio, drift, median_interval, paired_ratio, realised_saving
 
 
 def test_summary_is_numpys():
     np = pytest.importorskip("numpy")
     drawn = random.Random(7)
     samples = [drawn.expovariate(1.0) for _ in range(101)]
-    s = summarize(samples)
+    s = StepTime.of(samples)
     assert (s.p25, s.median, s.p75) == pytest.approx(tuple(np.percentile(samples, [25, 50, 75])), rel=1e-12)
     assert (s.min, s.n) == (min(samples), 101)
 
 
 def test_one_sample():
-    s = summarize([2.0])
+    s = StepTime.of([2.0])
     assert (s.median, s.p25, s.p75, s.spread, s.wide) == (2.0, 2.0, 2.0, 0.0, False)
 
 
 def test_wide_begins_over_ten_percent():
-    assert not summarize([1.0, 1.0, 1.1, 1.1]).wide
-    assert summarize([1.0, 1.0, 1.2, 1.2]).wide
+    assert not StepTime.of([1.0, 1.0, 1.1, 1.1]).wide
+    assert StepTime.of([1.0, 1.0, 1.2, 1.2]).wide
 
 
 @pytest.mark.parametrize("n, k", [(6, 1), (9, 2), (20, 6), (100, 40)])

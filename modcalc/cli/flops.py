@@ -283,8 +283,6 @@ def _document(
     macs: bool,
 ) -> None:
     """One document for one spec; `reports` of several."""
-    import dataclasses
-
     from msgspec.structs import asdict
 
     from modcalc.render.counted import verdicts_document
@@ -296,7 +294,7 @@ def _document(
         documents.append(account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of))
     for document, h, run in zip(documents, hardware, runs, strict=True):
         if h:
-            document["hardware"] = dataclasses.asdict(h)
+            document["hardware"] = asdict(h)
         if run:
             document["training"] = asdict(run)
         if run and cluster:

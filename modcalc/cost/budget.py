@@ -6,9 +6,10 @@ is a ratio to the same metric of another spec. Values and bounds are exact (int 
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+
+from msgspec import Struct
 
 from modcalc.cost.account import Report, account
 from modcalc.cost.memory import kv_cache_bytes, train_memory
@@ -83,8 +84,7 @@ METRICS: dict[str, tuple[str, Callable[[Costs], Number]]] = {
 BOUNDS = {"max": "<=", "min": ">=", "equals": "=="}
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """metric <= / >= / == value, in base units, or as a ratio to `relative_to`. line: where it stands in its file."""
 
     metric: str
@@ -101,8 +101,7 @@ class Rule:
         return f"{self.metric} {BOUNDS[self.bound]} {value}{times}{within}"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """A rule and how it came out. expected, actual and difference (actual - expected) are in `unit`; detail: what else is known."""
 
     rule: Rule

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from modcalc.cost.budget import Costs, Result, Rule, check, contradictions, rules_of
 from modcalc.errors import ModcalcError, UsageError
@@ -15,16 +16,14 @@ from modcalc.spec.revision import is_new, load_side
 from modcalc.spec.schema import Spec
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(Struct, frozen=True):
     """A rule that could not be evaluated, or the counters, and why: lines that begin with the source."""
 
     rule: str
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """One spec. wrong: what is wrong with itself, lines that begin with the source; unread: what of it could not be evaluated;
     unheld: rules that compare it with a revision before it; notes: what an import left out of it, and rules that no model can meet.
     """
@@ -46,8 +45,7 @@ class Checked:
         return not self.problems and all(r.ok for r in self.results)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """Every spec that was asked for, in order."""
 
     checked: tuple[Checked, ...]

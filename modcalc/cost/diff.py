@@ -1,9 +1,9 @@
 """What changed between two specs: the keys, the cost, and which component caused it."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import msgspec
+from msgspec import Struct
 
 from modcalc.cost.account import Report, account
 from modcalc.cost.memory import kv_cache_bytes
@@ -16,8 +16,7 @@ from modcalc.spec.schema import Spec
 _WORDS = ("name", "description", "source", "budget")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One figure before and after, None where a spec does not say. difference = after - before."""
 
     label: str
@@ -34,8 +33,7 @@ class Change:
         return float(Fraction(self.difference) / self.before) if self.before and self.difference is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
+class Diff(Struct, frozen=True):
     """keys: spec key -> (before, after) with defaults filled in. totals and the components' parameters and forward FLOPs
     (largest change first), all for one sequence of each spec's own length unless seq_len was given. Of the `train` sections,
     train_flops: the whole schedule, if there is one; batch_size: sequences of a step, if these differ."""

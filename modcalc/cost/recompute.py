@@ -4,8 +4,9 @@ MFU divides model FLOPs, HFU hardware FLOPs, by the device's peak (PaLM, arXiv 2
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
+
+from msgspec import Struct
 
 from modcalc.cost.account import Report
 from modcalc.cost.convention import Convention, in_block
@@ -15,8 +16,7 @@ from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim
 
 
-@dataclass(frozen=True, slots=True)
-class Hardware:
+class Hardware(Struct, frozen=True):
     """FLOPs that a device is asked for in one train step, all sequences.
 
     attention: as it runs, explicit where it cannot be fused. recomputed: forward work done again; backward has it.

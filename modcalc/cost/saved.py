@@ -66,7 +66,8 @@ def _experts(op: Experts, how: How) -> Iterator[Tensor]:
     yield Tensor(op.reads, op.batch * op.tokens * op.d_in)
     if m.dropless:
         runs = op.path.rpartition(".")[0]
-        yield Tensor(f"{runs}:ends", m.n_experts, "index")
+        if how.device == "cpu":  # they are read by the host, and lie there
+            yield Tensor(f"{runs}:ends", m.n_experts, "index")
         if op.bias:
             yield Tensor(f"{runs}:expert", op.batch * op.tokens, "index")
 

@@ -1,7 +1,8 @@
 """One model under every published convention."""
 
-from dataclasses import dataclass
 from fractions import Fraction
+
+from msgspec import Struct
 
 from modcalc.cost.account import Flops, Report, account, count_flops
 from modcalc.cost.convention import Convention
@@ -11,8 +12,7 @@ from modcalc.spec.plan import Dim
 from modcalc.spec.schema import Spec
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A convention's FLOPs of a train step of all sequences, and its relative differences to the matmul count."""
 
     rule: Convention

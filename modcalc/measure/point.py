@@ -133,7 +133,7 @@ def measure(job: Job, say: Say = quiet) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[doubt for doubt in (*doubts(s, fields, samples, device, found.waiting), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
+        warnings=[doubt for doubt in (*doubts(s, fields, device, found.waiting), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
     )
     result.warnings.extend(unlike(result, attributed))
     return rated(result, job.peak, job.reached)
@@ -196,12 +196,10 @@ def unlike(result: Result, found: Sequence[Attribution]) -> list[str]:
     return [doubt for doubt in doubts if doubt]
 
 
-def doubts(
-    s: Settings, fields: Sequence[dict[str, Any]], samples: Sequence[Sequence[float]], device: Device, waiting: float | None
-) -> list[str | None]:
+def doubts(s: Settings, fields: Sequence[dict[str, Any]], device: Device, waiting: float | None) -> list[str | None]:
     """What a sceptical reader would object to, None for each that there is no reason for. waiting: see `verdict.busy`."""
-    found = [verdict.few_samples(len(samples[0]))]
-    spreads = [verdict.wide_spread(own["spec"], taken, device, waiting) for own, taken in zip(fields, samples, strict=True)]
+    found = [verdict.few_samples(fields[0]["step_time_s"].n)]
+    spreads = [verdict.wide_spread(own["spec"], own["step_time_s"], device, waiting) for own in fields]
     found += spreads if any(spreads) else [verdict.busy(device, waiting)]
     for own in fields:
         found += [

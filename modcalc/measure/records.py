@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from modcalc.cost.workload import SAMPLING
 from modcalc.measure.hardware import Device, Peak, Positive, Text
-from modcalc.measure.stats import Interval, summarize
+from modcalc.measure.stats import WIDE, Interval, quartiles
 
 # Grows when a step, its timing, its count of bytes or hardware FLOPs or a default of the schema changes: what was measured before is
 # then measured again.
@@ -76,8 +76,13 @@ class StepTime(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, samples: list[float], steps: int = 1) -> "StepTime":
-        s = summarize(samples)
-        return cls(s.median, s.p25, s.p75, s.min, s.n, s.spread, samples, steps)
+        p25, median, p75 = quartiles(samples)
+        return cls(median, p25, p75, min(samples), len(samples), (p75 - p25) / median, samples, steps)
+
+    @property
+    def wide(self) -> bool:
+        """Whether the middle half of the samples is wider than it should be."""
+        return self.spread > WIDE
 
 
 class Flops(msgspec.Struct, frozen=True):

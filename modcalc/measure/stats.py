@@ -15,33 +15,9 @@ LEAST_GAP = 0.01  # of FLOPs, for a realised saving to mean something
 MIN_SAMPLES = 6  # the fewest that give a 95 % interval of the median
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Median, quartiles (linear interpolation between order statistics), smallest and number of samples, in seconds."""
-
-    median: float
-    p25: float
-    p75: float
-    min: float
-    n: int
-
-    @property
-    def spread(self) -> float:
-        """Interquartile range over median."""
-        return (self.p75 - self.p25) / self.median if self.median else 0.0
-
-    @property
-    def wide(self) -> bool:
-        return self.spread > WIDE
-
-
-def summarize(samples: Sequence[float]) -> Summary:
-    """Summary of at least one sample."""
-    if len(samples) == 1:
-        only = samples[0]
-        return Summary(only, only, only, only, 1)
-    p25, p50, p75 = quantiles(samples, n=4, method="inclusive")
-    return Summary(p50, p25, p75, min(samples), len(samples))
+def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """(25th percentile, median, 75th) of at least one sample: linear interpolation between order statistics."""
+    return (samples[0],) * 3 if len(samples) == 1 else tuple(quantiles(samples, n=4, method="inclusive"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """Doubts about a measurement, each with its likely cause and what to do next."""
 
 import os
-from collections.abc import Sequence
 from math import isfinite
 
 from modcalc.measure.hardware import Device
-from modcalc.measure.stats import MIN_SAMPLES, WIDE, drift, summarize
+from modcalc.measure.records import StepTime
+from modcalc.measure.stats import MIN_SAMPLES, WIDE, drift
 
 APART = 0.1
 DRIFT = 0.05
@@ -15,20 +15,19 @@ SLOWED = 1.5
 WAITING = 0.05  # on an idle machine it is below 0.01
 
 
-def wide_spread(name: str, samples: Sequence[float], device: Device, waiting: float | None = None) -> str | None:
+def wide_spread(name: str, s: StepTime, device: Device, waiting: float | None = None) -> str | None:
     """A warning where the middle half of the samples is wider than 10 % of the median. waiting: see `busy`."""
-    s = summarize(samples)
     if not s.wide:
         return None
     said = f"{name}: the step times spread {100 * s.spread:.1f} % (IQR / median, over {100 * WIDE:.0f} %)"
-    change = drift(samples)
+    change = drift(s.samples)
     if wanted := _wanted(device, waiting):
         cause = wanted
     elif abs(change - 1) > max(DRIFT, s.spread / 2):  # less does not explain it
         moved = f"{'rose' if change > 1 else 'fell'} by {100 * abs(change - 1):.0f} %"
         cause = f"they {moved} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
-    elif max(samples) > OUTLIER * s.median:
-        slow = f"single steps take up to {max(samples) / s.median:.1f} times the median"
+    elif max(s.samples) > OUTLIER * s.median:
+        slow = f"single steps take up to {max(s.samples) / s.median:.1f} times the median"
         cause = f"{slow}: something else runs now and then; stop it, or take more samples (--seconds)"
     else:
         cause = "no single cause shows: take more samples (--seconds), on a machine that does nothing else"
