@@ -135,6 +135,7 @@ class Attending(nn.Module):
         return rotate(x, at.rotary(self.plan.theta, self.plan.rotary_dim, x.dtype), start) if self.plan.rotary_dim else x
 
     def add_output(self, plan: AttentionPlan, d_model: int, fused: bool) -> None:
+        """The modules behind queries, keys and values."""
         self.core = Core(plan, fused)
         self.gate_proj = Linear(d_model, plan.n_heads * plan.gate, bias=False) if plan.gate else None
         self.o_proj = Linear(plan.n_heads * plan.v_head_dim, d_model, bias=plan.o_bias)

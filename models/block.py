@@ -35,6 +35,7 @@ class Block(Routed):
             self.add_routing(plan.routing, plan.d_model, plan.norm)
 
     def forward(self, x: Tensor, at: Positions) -> tuple[Tensor, Routing | None]:
+        """x: [B, T, D] -> [B, T, D], and what its router decided, if it has one."""
         routing = self.plan.routing
         if routing is None:
             return self.whole(x, at), None

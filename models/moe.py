@@ -42,6 +42,7 @@ class Experts(nn.Module):
         self.down_proj = ExpertLinear(plan.n_experts, self.plan.d_ff, d_model, self.plan.bias)
 
     def forward(self, x: Tensor, runs: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x: [E, n, D], or [M, D] with runs, as ExpertLinear has them -> the same shape."""
         gate = None if self.gate_proj is None else self.gate_proj(x, runs)
         return self.down_proj(activate(self.plan, self.up_proj(x, runs), gate), runs)
 

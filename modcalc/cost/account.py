@@ -142,12 +142,14 @@ def plan_and_work(
 
 
 def count_params(rows: tuple[Op, ...]) -> Params:
+    """Parameters of these rows, each matrix once, however often it is used."""
     total = sum(op.params for op in rows)
     embedding = sum(op.params for op in rows if op.path in EMBEDDINGS)
     return Params(total, whole(sum(op.active_params for op in rows)), embedding, total - embedding)
 
 
 def count_flops(rows: tuple[Op, ...], work: Workload, rule: Convention) -> Flops:
+    """FLOPs of these rows for all sequences of `work`, as `rule` counts."""
     forward = whole(sum(rule.forward(op) for op in rows))
     backward = whole(sum(rule.backward(op) for op in rows))
     return Flops(forward, backward, forward + backward, whole(ratio(forward, work.tokens)))

@@ -58,14 +58,17 @@ class Costs:
 
     @property
     def train_step_flops(self) -> Number:
+        """Forward and backward of one step's sequences."""
         return self.batch_size * self.report.flops.train_step
 
     @property
     def kv_cache_bytes(self) -> Number:
+        """Of one sequence as long as the spec's, in bf16, routing at its expected share."""
         return kv_cache_bytes(self.report.plan, self.spec.seq_len)
 
     @property
     def train_memory_bytes(self) -> int:
+        """Of one device that trains on a step's sequences in bf16 with AdamW and fp32 states."""
         return train_memory(self.report.plan, self.batch_size).total
 
 

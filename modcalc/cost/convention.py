@@ -81,6 +81,7 @@ class Term(Struct, frozen=True):
     but: tuple[str, ...] = ()
 
     def of(self, op: Op, causal: str | None) -> Dim:
+        """What this term counts of a row, all its layers and sequences; 0 for rows that it leaves out."""
         if self.only or self.but:
             found = tags(op)
             if not found.isdisjoint(self.but) or (self.only and found.isdisjoint(self.only)):

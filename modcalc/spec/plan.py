@@ -195,6 +195,8 @@ class Group(Struct, frozen=True):
 
 
 class EmbeddingPlan(Struct, frozen=True):
+    """Tables of tokens and learned positions, and what stands between them and the first block."""
+
     vocab_size: Dim
     width: Dim  # of the table; != d_model: projected up
     position_rows: Dim  # learned positions, offset included; 0: none
@@ -204,6 +206,8 @@ class EmbeddingPlan(Struct, frozen=True):
 
 
 class HeadPlan(Struct, frozen=True):
+    """The projection to logits: times `scale`, then capped at `softcap`."""
+
     tied: bool
     bias: bool
     scale: float | None

@@ -69,6 +69,7 @@ def capacities(mod: Mod, n: int) -> list[float | int | Fraction]:
 
 
 def norm_plan(norm: Norm, width: Dim, *, kind: str | None = None, affine: bool | None = None, bias: bool | None = None, groups: Dim = 1) -> NormPlan:
+    """A norm over `width` entries as the spec's `norm` says, but for what is given here. Without a word LayerNorm has a bias, RMSNorm none."""
     kind = kind or norm.kind
     affine = norm.affine if affine is None else affine
     if bias is None:
@@ -97,6 +98,7 @@ def full_is_multi_head(a: Attention) -> bool:
 
 
 def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, window: int | None, rotated: bool) -> AttentionPlan:
+    """Attention of a layer with this window (None: all tokens, where `attention.full` may say otherwise). Dims may be arrays, on a lattice."""
     a, pos = spec.attention, spec.positions
     values_from_keys = a.values_from_keys
     if window is None and a.full:
@@ -140,6 +142,7 @@ def attention_plan(spec: Spec, *, n_heads: Dim, n_kv_heads: Dim, head_dim: Dim, 
 
 
 def moe_plan(spec: Spec, moe: Moe, d_model: Dim, d_ff: Dim) -> MoePlan:
+    """Experts as wide as the MLP, `d_ff`, where `moe` does not say."""
     gated, act = spec.mlp.kind == "gated", spec.mlp.activation
     width = d_ff if moe.d_ff is None else moe.d_ff
     shared_width = width if moe.shared_d_ff is None else moe.shared_d_ff
@@ -178,6 +181,7 @@ def block_plan(
     experts: bool,
     routing: RoutingPlan | None,
 ) -> BlockPlan:
+    """One block. experts: in place of its MLP."""
     attention = attention_plan(spec, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, window=window, rotated=rotated)
     ffn = moe_plan(spec, spec.moe, d_model, d_ff) if experts else MlpPlan(spec.mlp.kind == "gated", spec.mlp.activation, d_ff, spec.mlp.bias)
     return BlockPlan(d_model, attention, ffn, norm_plan(spec.norm, d_model), spec.norm.placement, spec.parallel, spec.residual_scale, routing)
@@ -214,6 +218,7 @@ def inner_widths(spec: Spec) -> tuple[int | None, int | None]:
 
 
 def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
+    """The recursions of a spec that has them, each choosing among the tokens that the one before kept."""
     mod = spec.mod
     if not (mod and mod.recursions):
         return None
