@@ -77,6 +77,14 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetMaxClockInfo(self, handle, kind):
         return 1990
 
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle):
+        if self.old:
+            raise self.NVMLError
+        return 0x01 | 0x04 | 0x40  # idle; the power limit; heat
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):
+        return 0x20
+
     def nvmlDeviceGetTotalEnergyConsumption(self, handle):
         if self.old:
             raise self.NVMLError

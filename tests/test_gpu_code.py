@@ -62,7 +62,12 @@ def test_a_comparison(gpu, profile, mode):
     cached = ["--context", "8"] if mode == "decode" else []
     (d,) = profile("tiny.yaml", "--mode", mode, *cached, "--baseline", "dense", "--peak-tflops", "1", "--no-compile")
     assert (d["device"]["type"], d["device"]["name"], d["dtype"]) == ("cuda", NAME, "bf16")
-    assert d["device"]["driver"] == "580.1" and d["device"]["clocks"] == {"sm_mhz": 1980, "sm_max_mhz": 1990, "memory_mhz": 3201}
+    assert d["device"]["driver"] == "580.1" and d["device"]["clocks"] == {
+        "sm_mhz": 1980,
+        "sm_max_mhz": 1990,
+        "memory_mhz": 3201,
+        "held_by": ["the power limit", "heat"],
+    }
     assert d["mfu"] == pytest.approx(d["flops"]["step"] / d["step_time_s"]["median"] / 1e12)
     assert (d["launch_s"] is None) == (mode in ("prefill", "decode")) and d["baseline"]["launch_s"] is not None
     for model in (d, d["baseline"]):

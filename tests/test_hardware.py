@@ -153,10 +153,12 @@ def test_nvml_answers_or_does_not(monkeypatch, one_gpu, old):
     with Gpu.of(torch.device("cuda", 0)) as gpu:
         assert (gpu.driver(), gpu.sm_mhz(), gpu.sm_max_mhz(), gpu.memory_mhz()) == ("580.1", 1980, 1990, 3201)
         assert gpu.energy_j() == (None if old else 123.456)
+        held = gpu.held_by()
+        assert held == (("heat",) if old else ("the power limit", "heat"))
         assert nvml.open == 1
     assert nvml.open == 0
     found = hardware.describe(torch.device("cuda", 0))
-    assert (found.name, found.driver, found.clocks) == ("NVIDIA H200", "580.1", hardware.Clocks(1980, 1990, 3201))
+    assert (found.name, found.driver, found.clocks) == ("NVIDIA H200", "580.1", hardware.Clocks(1980, 1990, 3201, held))
 
 
 def test_a_gpu_that_nvml_does_not_know(monkeypatch, one_gpu):

@@ -7,9 +7,10 @@ from time import sleep
 import pytest
 
 from modcalc.measure import steptime, verdict
-from modcalc.measure.hardware import Device
+from modcalc.measure.hardware import Clocks, Device
 from modcalc.measure.records import Settings, StepTime
 from modcalc.measure.stats import paired_ratio
+from modcalc.render.points import device_line
 
 torch = pytest.importorskip("torch")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -180,6 +181,13 @@ def test_a_wide_spread_says_why_and_what_to_do(monkeypatch, samples, load, cause
     with_cause = verdict.wide_spread("mod-220m", StepTime.of(samples), MACHINE)
     assert with_cause.startswith("mod-220m: the step times spread ")
     assert re.search(cause, with_cause)
+
+
+def test_what_held_a_gpus_clock_is_told():
+    rising = StepTime.of([1.0 + 0.05 * i for i in range(30)])
+    gpu = Device("cuda", "a GPU", 2**34, 4, 2, clocks=Clocks(1300, 1980, 3201, ("the power limit",)))
+    assert "the clock (the power limit held it down) or the load changed" in verdict.wide_spread("m", rising, gpu)
+    assert device_line(gpu) == "a GPU, SM clock 1300 of 1980 MHz, held down by the power limit"
 
 
 def test_samples_that_agree_on_a_busy_machine(monkeypatch):

@@ -73,7 +73,10 @@ By = Annotated[
     typer.Option("--by", help="Where the time of the eager step goes, by the torch profiler.", show_default=False),
 ]
 Trace = Annotated[
-    str | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of the spec's step (implies --by component).", show_default=False)
+    str | None,
+    typer.Option(
+        "--trace", metavar="FILE", help="Write a Chrome trace of the spec's step, .json or .json.gz (implies --by component).", show_default=False
+    ),
 ]
 Peaks = Annotated[bool, typer.Option("--peaks", help="Measure what the device reaches (matrix product, copy); without SPEC, nothing else.")]
 PeakTflops = Annotated[

@@ -24,11 +24,12 @@ DEVICES = ("auto", "cuda", "cpu")
 
 
 class Clocks(msgspec.Struct, frozen=True):
-    """MHz: of the streaming multiprocessors while measuring and at most, and of the memory."""
+    """MHz: of the streaming multiprocessors while measuring and at most, and of the memory. held_by: what held the first down then."""
 
     sm_mhz: int | None
     sm_max_mhz: int | None
     memory_mhz: int | None
+    held_by: tuple[Text, ...] = ()
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -118,7 +119,7 @@ def describe(device: "torch.device") -> Device:
         return Device("cpu", cpu_name(), machine_memory(), cores, torch.get_num_threads(), keeps_freed=heap.keeps())
     properties = torch.cuda.get_device_properties(device)
     with Gpu.of(device) as gpu:
-        clocks = Clocks(gpu.sm_mhz(), gpu.sm_max_mhz(), gpu.memory_mhz()) if gpu else None
+        clocks = Clocks(gpu.sm_mhz(), gpu.sm_max_mhz(), gpu.memory_mhz(), gpu.held_by()) if gpu else None
         driver = gpu.driver() if gpu else None
     return Device("cuda", properties.name, properties.total_memory, cores, torch.get_num_threads(), driver, torch.version.cuda, clocks)
 

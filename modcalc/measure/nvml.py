@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+# Bits of nvmlClocksEventReasons (nvml.h) that tell of more than the load and the user's own settings.
+HOLDS = {"the power limit": 0x04, "heat": 0x20 | 0x40, "the power supply": 0x80}
+
 
 def _start() -> Any:
     """The NVML module, ready; None where the package, the driver's library or the permission is lacking."""
@@ -66,6 +69,14 @@ class Gpu:
 
     def sm_max_mhz(self) -> int | None:
         return self._ask(self.nvml.nvmlDeviceGetMaxClockInfo, self.handle, self.nvml.NVML_CLOCK_SM)
+
+    def held_by(self) -> tuple[str, ...]:
+        """What holds the clock down at this moment; nothing where NVML does not tell."""
+        # The second is the older name of the first.
+        names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        told = (self._ask(question, self.handle) for name in names if (question := getattr(self.nvml, name, None)))
+        bits = next((bits for bits in told if bits is not None), 0)
+        return tuple(word for word, mask in HOLDS.items() if bits & mask)
 
     def memory_mhz(self) -> int | None:
         return self._ask(self.nvml.nvmlDeviceGetClockInfo, self.handle, self.nvml.NVML_CLOCK_MEM)

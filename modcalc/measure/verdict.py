@@ -25,7 +25,8 @@ def wide_spread(name: str, s: StepTime, device: Device, waiting: float | None = 
         cause = wanted
     elif abs(change - 1) > max(DRIFT, s.spread / 2):  # less does not explain it
         moved = f"{'rose' if change > 1 else 'fell'} by {100 * abs(change - 1):.0f} %"
-        cause = f"they {moved} while measured: the clock or the load changed; warm up longer (--warmup), then measure again"
+        held = f" ({' and '.join(device.clocks.held_by)} held it down)" if device.clocks and device.clocks.held_by else ""
+        cause = f"they {moved} while measured: the clock{held} or the load changed; warm up longer (--warmup), then measure again"
     elif max(s.samples) > OUTLIER * s.median:
         slow = f"single steps take up to {max(s.samples) / s.median:.1f} times the median"
         cause = f"{slow}: something else runs now and then; stop it, or take more samples (--seconds)"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from modcalc.cost.workload import SAMPLING
-from modcalc.measure.hardware import Device, Peak
+from modcalc.measure.hardware import Clocks, Device, Peak
 from modcalc.measure.rating import subject
 from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import several, si
@@ -60,7 +60,7 @@ def headline(records: Sequence[Record]) -> list[str]:
     software = [f"torch {record.torch}", *([f"CUDA {d.cuda}"] if d.cuda else []), *([f"driver {d.driver}"] if d.driver else [])]
     days = {r.time[:10] for r in records if isinstance(r, Result)}
     when = [f"measured {_span(days)}"] if days else []
-    clocks = [r.device.clocks.sm_mhz for r in records if r.device.clocks and r.device.clocks.sm_mhz]
+    clocks = [r.device.clocks for r in records if r.device.clocks and r.device.clocks.sm_mhz]
     lines = ["; ".join([device_line(d, clocks), ", ".join(software), *when])]
     lines.append(f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}")
     lines.append("new random tokens each step; warm-up and compilation are not in the times")
@@ -83,13 +83,15 @@ def headline(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def device_line(d: Device, clocks: Sequence[int] = ()) -> str:
-    """The device, with what its speed depends on. clocks: MHz at each measurement."""
+def device_line(d: Device, clocks: Sequence[Clocks] = ()) -> str:
+    """The device, with what its speed depends on. clocks: those at each measurement."""
     if d.type == "cpu":
         return f"{d.name}, {d.threads} of {d.cores} cores{', freed memory is kept' if d.keeps_freed else ''}"
-    if d.clocks and (clocks := {*clocks} or {d.clocks.sm_mhz} - {None}):
-        return f"{d.name}, SM clock {_span(clocks)} of {d.clocks.sm_max_mhz} MHz"
-    return d.name
+    clocks = clocks or ([d.clocks] if d.clocks and d.clocks.sm_mhz else [])
+    if not clocks:
+        return d.name
+    held = " and ".join(dict.fromkeys(by for clock in clocks for by in clock.held_by))
+    return f"{d.name}, SM clock {_span({clock.sm_mhz for clock in clocks})} of {clocks[0].sm_max_mhz} MHz{f', held down by {held}' if held else ''}"
 
 
 def _span(values: Set[Any]) -> str:
