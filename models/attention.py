@@ -44,23 +44,31 @@ class Core(nn.Module):
         if groups > 1:
             # Repeated in the open: fused kernels and counters differ in what they make of K < H.
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        if over is None:
+        if over is None and self.fused:
             mask = self.mask(at, q.dtype)
-            if mask is None:
-                return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
+        hidden = at.hidden(*self._reach(at)) if over is None else at.hidden_of(over, self.plan.window, self.plan.chunked)
+        return self._masked(q, k, v, hidden, self._bias(q, at, (over or at).index), self.fused)
+
+    def prepare(self, at: Positions, dtype: torch.dtype) -> None:
+        """Make the mask for queries of `dtype` that attend to one another at `at`, if there is to be one."""
+        if self.fused:
+            self.mask(at, dtype)
         else:
-            mask = self._added(at.before(over, self.plan.window, self.plan.chunked)[:, None], self._bias(q, at, over.index), q.dtype, self.fused)
-        return self._masked(q, k, v, mask, self.fused)
+            at.hidden(*self._reach(at))
 
     def mask(self, at: Positions, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores of tokens that attend to one another; None where causal order says it all to the fused kernel.
-        Made once for all layers that share the positions.
+        """What a fused kernel adds to the scores of tokens that attend to one another; None where causal order says it all. Made once for
+        all layers that share the positions.
         """
-        window = self.plan.window if at.hides(self.plan.window) else None
-        if self.fused and window is None and not self.plan.alibi:
+        window, chunked = self._reach(at)
+        if window is None and not self.plan.alibi:
             return None
-        chunked, n_heads = window is not None and self.plan.chunked, self.plan.n_heads if self.plan.alibi else 0
-        return at.mask(window, chunked, n_heads, dtype if self.fused else wide(dtype))
+        return at.mask(window, chunked, self.plan.n_heads if self.plan.alibi else 0, dtype)
+
+    def _reach(self, at: Positions) -> tuple[int | None, bool]:
+        """(window, whether in chunks) as far as these hide anything at `at`."""
+        return (self.plan.window, self.plan.chunked) if at.hides(self.plan.window) else (None, False)
 
     def _decode(self, q: Tensor, k: Tensor, v: Tensor, at: Positions, keys_at: Tensor, visible: Tensor | None, all_near: bool) -> Tensor:
         """One new token a row over its cache: q [B, H, 1, N] -> [B, H, 1, N_v].
@@ -77,20 +85,22 @@ class Core(nn.Module):
         bias = None if bias is None else bias.view(-1, K, H // K, S)
         # The heads that share a key stand as so many queries of it: a cache is read where it lies, never repeated.
         # Kernels for widths that differ would copy it, to scale the keys.
-        fused = self.fused and Nv == N
-        mask = self._added(None if seen is None else seen[:, None, None], bias, q.dtype, fused)
-        return self._masked(q.reshape(B, K, H // K, N), k, v, mask, fused).reshape(B, H, 1, Nv)
+        hidden = None if seen is None else ~seen[:, None, None]
+        return self._masked(q.reshape(B, K, H // K, N), k, v, hidden, bias, self.fused and Nv == N).reshape(B, H, 1, Nv)
 
-    def _masked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, fused: bool) -> Tensor:
-        """q: [B, K, T, N] over as many key heads; mask: what is added to the scores [B, K, T, S], in their type (None: 0)."""
+    def _masked(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, bias: Tensor | None, fused: bool) -> Tensor:
+        """q: [B, K, T, N] over as many key heads; hidden: bool (None: nothing) and bias (None: 0), both to go with [B, K, T, S]."""
         if fused:
+            mask = additive(hidden, bias, q.dtype) if hidden is not None else None if bias is None else bias.to(q.dtype)
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         scores = q @ k.transpose(-2, -1) * self.scale
         scores = scores.to(wide(q.dtype))
         if self.plan.softcap is not None:
             scores = self.plan.softcap * torch.tanh(scores / self.plan.softcap)
-        if mask is not None:
-            scores = scores + mask
+        if bias is not None:
+            scores = scores + bias
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, float("-inf"))
         if self.sinks is None:
             weights = scores.softmax(-1)
         else:
@@ -101,13 +111,6 @@ class Core(nn.Module):
 
     def _bias(self, q: Tensor, at: Positions, keys_at: Tensor) -> Tensor | None:
         return at.bias(keys_at, self.plan.n_heads, q.dtype) if self.plan.alibi else None
-
-    def _added(self, seen: Tensor | None, bias: Tensor | None, dtype: torch.dtype, fused: bool) -> Tensor | None:
-        """seen: bool (None: all) and bias (None: 0) as one mask, for queries of `dtype`."""
-        dtype = dtype if fused else wide(dtype)
-        if seen is None:
-            return None if bias is None else bias.to(dtype)
-        return additive(seen, bias, dtype)
 
 
 class Attending(nn.Module):
@@ -128,7 +131,7 @@ class Attending(nn.Module):
         if self.plan.rotary_dim:
             at.rotary(self.plan.theta, self.plan.rotary_dim, dtype)
         if queries:
-            self.core.mask(at, dtype)
+            self.core.prepare(at, dtype)
 
     def rotated(self, x: Tensor, at: Positions, start: int = 0) -> Tensor:
         """x [B, T, H, N] with dims from `start` on turned to where its tokens stand, as many as the plan says."""

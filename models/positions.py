@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .precision import wide
@@ -63,23 +64,36 @@ class Positions:
         return window is not None and window < self.span
 
     def mask(self, window: int | None, chunked: bool, n_heads: int, dtype: torch.dtype) -> Tensor:
-        """[1 or B, 1 or H, T, T], what is added to the scores of these tokens, query by key: -inf where a key comes later in this order
-        or `near` says no, else 0, or with n_heads > 0 ALiBi's bias.
+        """[1 or B, 1 or H, T, T], what is added to the scores of these tokens, query by key: -inf where `hidden` says so, else 0, or with
+        n_heads > 0 ALiBi's bias.
         """
         key = ("mask", window, chunked, n_heads, dtype)
         if key not in self._made:
             T = self.index.shape[1]
-            seen = torch.ones(T, T, dtype=torch.bool, device=self.index.device).tril()[None]
-            if window is not None:
-                seen = seen & near(self.index[:, :, None], self.index[:, None, :], window, chunked)
-            self._made[key] = additive(seen[:, None], self.bias(self.index, n_heads, dtype) if n_heads else None, dtype)
+            made = additive(self._hidden(window, chunked), self.bias(self.index, n_heads, dtype) if n_heads else None, dtype)
+            # CUDA's kernels copy a mask, for each layer, whose rows begin at no multiple of 8.
+            self._made[key] = F.pad(made, (0, -T % 8))[..., :T] if made.is_cuda and T % 8 else made
         return self._made[key]
 
-    def before(self, keys: "Positions", window: int | None, chunked: bool) -> Tensor:
-        """[B, T, S] bool, query by key: which of other tokens, `keys`, these may see. None stands later, and `near` says the rest."""
-        query, key = self.index[:, :, None], keys.index[:, None, :]
-        seen = key <= query
-        return seen if window is None else seen & near(query, key, window, chunked)
+    def hidden(self, window: int | None, chunked: bool) -> Tensor:
+        """[1 or B, 1, T, T] bool, query by key: True where a key comes later in this order of tokens, or `near` says no."""
+        key = ("hidden", window, chunked)
+        if key not in self._made:
+            self._made[key] = self._hidden(window, chunked)
+        return self._made[key]
+
+    def _hidden(self, window: int | None, chunked: bool) -> Tensor:
+        T, at = self.index.shape[1], self.index
+        hidden = torch.ones(T, T, dtype=torch.bool, device=at.device).triu(1)[None]
+        if window is not None:
+            hidden = hidden | ~near(at[:, :, None], at[:, None, :], window, chunked)
+        return hidden[:, None]
+
+    def hidden_of(self, keys: "Positions", window: int | None, chunked: bool) -> Tensor:
+        """[B, 1, T, S] bool, query by key: which of other tokens, `keys`, these may not see: those that stand later, or are not `near`."""
+        query, key = self.index[:, None, :, None], keys.index[:, None, None, :]
+        hidden = key > query
+        return hidden if window is None else hidden | ~near(query, key, window, chunked)
 
 
 def near(query: Tensor, key: Tensor, window: int, chunked: bool) -> Tensor:
@@ -87,10 +101,10 @@ def near(query: Tensor, key: Tensor, window: int, chunked: bool) -> Tensor:
     return query // window == key // window if chunked else query - key < window
 
 
-def additive(seen: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """What is added to scores: -inf where `seen` (bool) says no, else bias, which broadcasts with it (None: 0)."""
-    bias = torch.zeros((), dtype=dtype, device=seen.device) if bias is None else bias
-    return torch.where(seen, bias, float("-inf")).to(dtype)
+def additive(hidden: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: -inf where `hidden` (bool) says so, else bias, which broadcasts with it (None: 0)."""
+    bias = torch.zeros((), dtype=dtype, device=hidden.device) if bias is None else bias
+    return torch.where(hidden, float("-inf"), bias).to(dtype)
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor], start: int = 0) -> Tensor:

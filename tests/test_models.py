@@ -4,7 +4,9 @@ import msgspec
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, reject, settings
+from modcalc.models.attention import Core
 from modcalc.models.losses import routings, training_loss
+from modcalc.models.positions import Positions
 from naive import Tie, equals_naive
 from strategies import specs
 from variants import each_variant, model_of, scramble, short_of, spec_of, tokens_of
@@ -129,3 +131,23 @@ def test_a_sequence_of_another_length_is_refused() -> None:
     with pytest.raises(UsageError, match="learned positions"):
         model_of(dict(positions=dict(kind="learned")))(torch.zeros(1, 13, dtype=torch.int64))
     assert model_of({})(torch.zeros(1, 5, dtype=torch.int64)).logits.shape == (1, 5, 20)
+
+
+def test_an_overflow_stays_in_its_sequence() -> None:
+    """Tokens that an expert has no room for read nothing of others."""
+    model = model_of({"mlp": {"d_ff": 24, "activation": "relu2"}, "moe": {"n_experts": 4, "top_k": 2, "capacity": 0.5}})
+    moe, x = model.blocks[0].moe, torch.randn(2, 12, 16)
+    alone = moe(x[:1], x[:1])[0]
+    x[1] *= 1e30
+    both = moe(x, x)
+    assert not both[1].isfinite().all()
+    torch.testing.assert_close(both[0], alone)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_key_that_overflows_is_hidden_from_those_before_it(fused: bool) -> None:
+    core = Core(model_of("dense").plan.blocks[0].attention, fused)
+    q, k, v = torch.rand(1, 4, 12, 4) + 1, torch.randn(1, 2, 12, 4), torch.randn(1, 2, 12, 4)
+    k[:, :, 11] = float("inf")
+    y = core(q, k, v, Positions.of_sequence(12, q.device))
+    assert y[:, :, :11].isfinite().all() and not y[:, :, 11].isfinite().any()

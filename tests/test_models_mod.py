@@ -180,7 +180,7 @@ def test_positions_of_routed_tokens_are_the_original_ones() -> None:
 
 
 def test_tokens_that_only_fill_a_buffer_teach_nothing() -> None:
-    spec = spec_of(dict(mod=dict(capacity=[0.75, 0.5], recursions=2, layers=[1, 2], selection="threshold")))
+    spec = spec_of(dict(mod=dict(capacity=[0.75, 0.5], recursions=2, layers=[1, 2], selection="threshold", predictor_width=3)))
     model = modcalc.build(spec, dtype="float64")
     scramble(model)
     out = model(tokens_of(spec))
@@ -193,6 +193,11 @@ def test_tokens_that_only_fill_a_buffer_teach_nothing() -> None:
     assert found["router_z"].item() == pytest.approx(((first.scores.square().mean() + z) / 2).item(), rel=1e-9)
     whole = F.binary_cross_entropy_with_logits(first.scores, membership(first))
     assert found["router_bce"].item() == pytest.approx(((whole + label) / 2).item(), rel=1e-9)
+    whole = F.binary_cross_entropy_with_logits(first.predicted, membership(first))
+    label = F.binary_cross_entropy_with_logits(second.predicted[seen], membership(second)[seen])
+    assert found["predictor_bce"].item() == pytest.approx(((whole + label) / 2).item(), rel=1e-9)
+    model.recursions[0].router.register_forward_hook(lambda module, inputs, scores: scores - 1e3)  # nothing passes
+    assert all(loss.isfinite() for loss in auxiliary(model.plan, model(tokens_of(spec))).values())
 
 
 def test_auxiliary_losses_label_every_row_of_the_batch() -> None:

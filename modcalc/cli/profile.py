@@ -261,14 +261,20 @@ def _reached(device: "torch.device", dtype: str, during: "Callable[[str], Abstra
     from modcalc.measure.usage import out_of_memory
 
     if world and world.rank:  # all at once would be in each other's way
-        return world.from_first(None)
+        found = world.from_first(None)
+        if isinstance(found, str):
+            raise UsageError(found)
+        return found
     try:
         with during("measuring what the device reaches"):
             found = reached(device, dtype)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise UsageError(f"--peaks: memory ran out on the {device.type}; does something else use it?") from error
+        said = f"--peaks: memory ran out on the {device.type}; does something else use it?"
+        if world:
+            world.from_first(said)
+        raise UsageError(said) from error
     if doubt := verdict.busy(describe(device)):
         print(f"warning: --peaks: {doubt}", file=sys.stderr)
     return world.from_first(found) if world else found

@@ -31,7 +31,7 @@ def _demand_trace(path: Path) -> None:
     """Raises UsageError where no Chrome trace can, or should, be written."""
     from modcalc.render.plot import writable
 
-    if not path.name.endswith((".json", ".json.gz")):
+    if not path.name.lower().endswith((".json", ".json.gz")):
         raise UsageError(f"--trace {path}: a Chrome trace is JSON; name it .json, or .json.gz")
     if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"--trace {path}: is no regular file")

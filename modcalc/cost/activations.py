@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from modcalc.cost.convention import in_block
 from modcalc.cost.ops import AttentionCore, Op, Pointwise
-from modcalc.cost.saved import How, picked, saved, shared_mask
+from modcalc.cost.saved import How, mask, picked, saved
 from modcalc.cost.tensors import Tensor, element_bytes
 from modcalc.cost.workload import USUAL, Training
 
@@ -101,12 +101,11 @@ def _core_inputs(op: AttentionCore) -> Iterator[Tensor]:
 def _positions(op: AttentionCore, how: How) -> Iterator[Tensor]:
     """What else is known of the tokens' positions: their indices, and the mask that was made of them."""
     yield Tensor(f"{op.reads}:index", (op.batch if picked(op) else 1) * op.tokens, "index")
-    fused = how.fused and op.fusible
     if op.among is not None:
         # A core makes its mask itself, of these and of where the keys stand.
         yield Tensor("positions:index", op.among, "index")
-    elif op.windowed or op.part.alibi or not fused:
-        yield shared_mask(op, "model" if fused else "wide")
+    elif op.windowed or op.part.alibi or not (how.fused and op.fusible):
+        yield mask(op, how)
 
 
 def _again(part: list[Op], how: How, dtype: str) -> int:
@@ -117,6 +116,7 @@ def _again(part: list[Op], how: How, dtype: str) -> int:
         # The products take what they read as it stands where there is one of something, but for keys and values that heads share.
         lengths = {"q": core.tokens} | (dict.fromkeys("kv", core.context) if core.n_heads == core.n_kv_heads else {})
         there |= {f"{core.path}:{x}" for x, n in lengths.items() if 1 in (core.batch, core.n_heads, n)}
+        there |= {tensor.name for tensor in _positions(core, how)}
     seen: dict[str, int] = {}
     for op in part:
         for tensor in saved(op, how):

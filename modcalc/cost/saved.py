@@ -106,11 +106,16 @@ def picked(op: Op) -> bool:
     return op.reads != "positions"
 
 
-def shared_mask(op: AttentionCore, type: str = "model") -> Tensor:
-    """What is added to the scores, by all layers whose tokens stand at the same positions and see as far."""
-    window, heads = op.window if op.windowed else None, op.n_heads if op.part.alibi else 1
-    sequences = op.batch if picked(op) and (window or op.part.alibi) else 1
-    return Tensor(f"{op.reads}:mask {window} {heads}", sequences * heads * op.tokens * op.context, type)
+def mask(op: AttentionCore, how: How) -> Tensor:
+    """What hides keys, of all layers whose tokens stand at the same positions and see as far; where keys are of other tokens, the core's own.
+    A fused kernel adds it to the scores, with ALiBi's bias of each head; on cuda its rows begin at multiples of 8.
+    """
+    fused, window = how.fused and op.fusible, op.window if op.windowed else None
+    heads = op.n_heads if op.part.alibi and fused else 1
+    moved = window or op.among is not None or (op.part.alibi and fused)  # else it is the same wherever tokens stand
+    row = -(-op.context // 8) * 8 if fused and how.device == "cuda" else op.context
+    name = f"{op.reads}:mask {window} {heads}" if op.among is None else f"{op.path}:mask"
+    return Tensor(name, (op.batch if moved and picked(op) else 1) * heads * op.tokens * row, "model" if fused else "mask")
 
 
 def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
@@ -122,10 +127,8 @@ def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
         yield from (Tensor(f"{op.path}:{x}", n) for x, n in (("q", queries), ("k", keys), ("v", kv_up)))
         yield Tensor(op.path, B * t * H * op.v_head_dim)
         yield Tensor(f"{op.path}:logsumexp", B * H * t, "wide")
-        if op.among is not None:
-            yield Tensor(f"{op.path}:mask", B * (H if op.part.alibi else 1) * t * S)
-        elif op.windowed or op.part.alibi:
-            yield shared_mask(op)
+        if op.windowed or op.part.alibi or op.among is not None:
+            yield mask(op, how)
         return
     scores = B * H * t * S
     one = 1 in (B, H, S)  # then a product takes its operands as they stand
@@ -137,6 +140,7 @@ def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
     yield from (Tensor(f"{op.path}:{x}", n) for x, n in (("q", queries), ("k", keys), ("v", kv_up if one else values)))
     if op.softcap:
         yield Tensor(f"{op.path}:softcap", scores, "wide")
+    yield mask(op, how)
     yield Tensor(f"{op.path}:softmax", scores + (B * H * t if op.sinks else 0), "wide")
     if not how.wide:
         yield Tensor(f"{op.path}:weights", scores)

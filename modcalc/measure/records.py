@@ -77,7 +77,7 @@ class StepTime(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, samples: list[float], steps: int = 1) -> "StepTime":
         p25, median, p75 = quartiles(samples)
-        return cls(median, p25, p75, min(samples), len(samples), (p75 - p25) / median, samples, steps)
+        return cls(median, p25, p75, min(samples), len(samples), (p75 - p25) / median if median else 0.0, samples, steps)
 
     @property
     def wide(self) -> bool:
