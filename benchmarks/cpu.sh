@@ -59,8 +59,7 @@ stage_where() {
     done
 }
 stage_decode() {
-    once "$results/decode.md" decode "$python" -m benchmarks.decode_context $shapes/cpu-512.yaml --device cpu --dtype fp32 \
-        --batch 1,8 --contexts 128,1024,4096,8192 "${short[@]}" --out "$results/decode.jsonl"
+    point decode $shapes/cpu-512.yaml --baseline dense --mode decode --sweep batch=1,8 --sweep context=128,1024,4096,8192 "${short[@]}"
 }
 stage_speed() {
     # Each writes its samples and fails where its limit is missed.

@@ -59,8 +59,7 @@ stage_decode() {
     done
 }
 stage_context() {
-    once "$results/context.md" context "$python" -m benchmarks.decode_context mod-220m --device cuda --dtype bf16 \
-        --batch 1,8 --contexts 512,2048,8192,16384 "${short[@]}" --out "$results/context.jsonl"
+    point context mod-220m --baseline dense --mode decode --sweep batch=1,8 --sweep context=512,2048,8192,16384 "${short[@]}"
 }
 stage_llama() {
     # So large that the GPU, not the host, sets the pace.

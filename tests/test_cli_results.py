@@ -196,6 +196,7 @@ def test_a_ratio_without_an_interval_is_drawn_as_well(tmp_path):
 
 def test_a_roofline_says_which_way_the_points_go(results):
     assert results(H200 / "decode.jsonl", "--plot", "t.svg")[0] == 0
+    assert "time (solid), FLOP (dashed), byte ratio (dotted)" in Path("t.svg").read_text()
     assert Path("t.svg").read_text().count("numbers at the ends: batch, sequences") == 1
     lines = (H200 / "decode.jsonl").read_text().splitlines(keepends=True)
     Path("mixed.jsonl").write_text("".join([lines[2], *lines[:2], *lines[3:]]))  # batch 16 first

@@ -94,8 +94,9 @@ def _along(axes: "Axes", name: str, found: set[int]) -> None:
 
 
 def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
-    """Time ratios with their intervals (solid), and what the FLOPs promise (dashed)."""
+    """Time ratios with their intervals (solid), and what the FLOPs promise (dashed), at decode also the bytes (dotted)."""
     others = varying([r.settings for r in compared], but=name)
+    moved = compared[0].mode == "decode"  # where bytes set the pace
     lines: dict[str, list[Result]] = {}
     for r in compared:
         lines.setdefault(at(f"{r.spec} / {r.baseline.spec}", r.settings, others), []).append(r)
@@ -108,9 +109,11 @@ def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
         spread = [[value - low for value, (low, _) in zip(y, ends, strict=True)], [high - value for value, (_, high) in zip(y, ends, strict=True)]]
         axes.errorbar(x, y, yerr=spread, color=colour, marker=marker, capsize=3, label=label)
         axes.plot(x, [r.baseline.flop_ratio for r in points], color=colour, linestyle="--", marker=".", alpha=0.6)
+        if moved:
+            axes.plot(x, [r.byte_ratio for r in points], color=colour, linestyle=":", marker=".", alpha=0.6)
     axes.axhline(1.0, color="#999999", linewidth=0.8)
     _along(axes, name, {getattr(r.settings, name) for r in compared})
-    axes.set_ylabel("time ratio (solid), FLOP ratio (dashed)")
+    axes.set_ylabel("time (solid), FLOP (dashed), byte ratio (dotted)" if moved else "time ratio (solid), FLOP ratio (dashed)")
     _legend_below(axes)
 
 
