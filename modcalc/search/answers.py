@@ -14,7 +14,7 @@ from modcalc.search.family import KNOBS
 from modcalc.search.isoflop import MAX_GROUPS, Advance, match, plan
 from modcalc.search.knobs import band, known
 from modcalc.search.question import Terms, at_length, differences, shown, terms
-from modcalc.search.results import OK, Candidate, Exact, Found, Schedule, schedule
+from modcalc.search.results import OK, Candidate, Exact, Found, Steps, schedule
 from modcalc.search.rules import Band
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
@@ -48,7 +48,7 @@ class Target:
     params: int
     forward: Exact
     train: Exact
-    schedule: Schedule | None
+    schedule: Steps | None
 
 
 @dataclass(frozen=True)

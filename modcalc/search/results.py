@@ -19,7 +19,7 @@ Exact = int | Fraction
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Steps:
     """Whole steps that spend a budget. spent: FLOPs of `steps`; pays: tokens that the budget pays, before rounding."""
 
     budget: int
@@ -50,7 +50,7 @@ class Candidate:
     seq_len: int
     status: str = OK
     reason: str = ""
-    schedule: Schedule | None = None
+    schedule: Steps | None = None
     cost: Exact | None = None
     error: Fraction | None = None
     marks: tuple[str, ...] = ()
@@ -97,9 +97,9 @@ def candidate(family: Family, shape: Shape, basis: Basis, by: str | None = None)
     return made.drop("; ".join(map(str, problems))) if problems else made
 
 
-def schedule(train: Exact, budget: int, basis: Basis) -> Schedule:
+def schedule(train: Exact, budget: int, basis: Basis) -> Steps:
     """The whole steps of B sequences, `train` FLOPs each, that `budget` FLOPs pay for."""
     step = whole(Fraction(train) * basis.batch)
     steps = int(budget // step)
     tokens = steps * basis.batch * basis.seq_len
-    return Schedule(budget, steps, tokens, step, whole(step * Fraction(steps)), Fraction(budget * basis.seq_len) / Fraction(train))
+    return Steps(budget, steps, tokens, step, whole(step * Fraction(steps)), Fraction(budget * basis.seq_len) / Fraction(train))
