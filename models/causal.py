@@ -128,10 +128,9 @@ class Pass:
         if routed.router is None:
             # The control passes a token by chance, but always the same one by position, so that a row does not depend on its batch.
             return None, (noise(at.index, index) < self.chance(routed, index)).expand(x.shape[:2]), None
-        how = self.decide or routed.routing.decide
-        predicted = None if routed.predictor is None else routed.predictor(x)
         r = routed.router(x)
-        return r, (predicted if how == "predictor" else r) > 0, predicted
+        predicted = routed.predictor(x) if (self.decide or routed.routing.decide) == "predictor" else None
+        return r, (r if predicted is None else predicted) > 0, predicted
 
     def _route(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> tuple[Tensor, Routing]:
         """As Routed.route, of whole sequences: as many places as the row has in which most tokens pass."""

@@ -250,3 +250,13 @@ def test_cache_bytes_are_those_billed(kind: str) -> None:
     model = model_of(spec_of(dict(attention=KINDS[kind])))
     _, cache = in_steps(model, tokens_of(model, 2, 11), 6)
     assert cache.used_bytes == 2 * kv_cache_bytes(model.plan, 11, "fp32", batch=2)
+
+
+def test_a_predictor_that_does_not_decide_is_not_run() -> None:
+    spec = spec_of({"mod": {"capacity": 0.25, "predictor_width": 5, "decide": "router"}})
+    model, tokens = build(spec), torch.zeros(2, 12, dtype=torch.int64)
+    assert all(r.predicted is None for r in causal_forward(model, tokens).routing)
+    assert all(r.predicted is not None for r in causal_forward(model, tokens, decide="predictor").routing)
+    one, decided = (account(replace(spec, mod=replace(spec.mod, decide=how)), phase="decode", context=11) for how in ("router", "predictor"))
+    assert one.params == decided.params == account(spec).params
+    assert decided.flops.forward - one.flops.forward == 2 * 2 * (16 * 5 + 5)  # of two blocks

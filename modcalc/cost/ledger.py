@@ -23,9 +23,11 @@ def routing_rows(r: RoutingPlan, b: BlockPlan, at: At, kept: Dim) -> list[Op]:
     if r.router == "learned":
         rows.append(at.linear("router", "router", D, 1, precise=True))
     if r.predictor_width is not None:
-        rows.append(at.linear("predictor.up_proj", "predictor", D, r.predictor_width, True, input_grad=False))
-        rows.append(at.point("predictor", "predictor", "activation", r.predictor_width))
-        rows.append(at.of("predictor").linear("predictor.down_proj", "predictor", r.predictor_width, 1, True))
+        # Where the router decides, sampling has no use for it.
+        asked = at if not at.work.sampling or r.decide == "predictor" else at.with_tokens(0, at.active)
+        rows.append(asked.linear("predictor.up_proj", "predictor", D, r.predictor_width, True, input_grad=False))
+        rows.append(asked.point("predictor", "predictor", "activation", r.predictor_width))
+        rows.append(asked.of("predictor").linear("predictor.down_proj", "predictor", r.predictor_width, 1, True))
     rows.append(at.point("select", "router", "select", 1, part=r))
     rows.append(at.point("gather", "router", "gather", D, tokens=kept, part=r))
     rows.append(at.point("scatter", "router", "scatter", D, tokens=kept, part=r, reads=at.name("kept")))

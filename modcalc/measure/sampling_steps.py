@@ -1,8 +1,8 @@
 """Steps of sampling: prefill of a prompt, and decode of one token a sequence after a context of fixed length.
 
 Random weights make random decisions: an untrained router passes half of the tokens (r = w x has no bias), where a trained one
-passes its capacity. So each token passes by chance of the plan's share, with new chances each step; router and predictor
-are computed all the same.
+passes its capacity. So each token passes by chance of the plan's share, with new chances each step; what would decide
+is computed all the same.
 """
 
 from contextlib import AbstractContextManager, nullcontext
