@@ -123,12 +123,11 @@ class Cache:
 
     def __init__(self, plan: Plan, batch: int) -> None:
         self.plan, self.batch, self.length = plan, batch, 0
-        blocks = plan.blocks
         rec = plan.recursion
         # A query sees itself and at most window - 1 before it; its own key is written before it reads.
         self.layers: dict[Place, LayerCache] = {}
-        for i, block in enumerate(blocks):
-            inside = bool(rec) and rec.first <= i <= rec.last
+        for i, block in enumerate(plan.blocks):
+            inside = rec is not None and rec.holds(i)
             all_near = not inside and block.keys_of_all and not block.attention.chunked
             for step in range(len(rec.routings) if inside else 1):
                 self.layers[step, i] = LayerCache(batch, block.attention.window, all_near)

@@ -87,9 +87,10 @@ class Decoder(nn.Module):
         at = Positions.of_sequence(tokens.shape[1], tokens.device)
         x = self.embedding(tokens, at)
         # Before the blocks, so that the first of them is the same function as the others: a compiler makes one graph of all.
-        rec = self.plan.recursion
-        for block in self.blocks if rec is None else [*self.blocks[: rec.first], *self.blocks[rec.last + 1 :]]:
-            block.prepare(at, computed(x))
+        rec, dtype = self.plan.recursion, computed(x)
+        for i, block in enumerate(self.blocks):
+            if rec is None or not rec.holds(i):
+                block.prepare(at, dtype)
         x, routing = self.run(x, at)
         return Output(self.logits(x), tuple(routing))
 

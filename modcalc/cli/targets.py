@@ -17,14 +17,13 @@ def targets(written: dict[str, str | None], read: dict[str, str]) -> Path | None
         demand_name(option, file)
         if (other := taken.setdefault(Path(file).resolve(), option)) != option:
             raise UsageError(f"{option} {file}: that is {other}, which it would overwrite; choose another file")
-    trace, plot = written.get("--trace"), written["--plot"]
-    if trace is None and plot is None:
+    if (trace := written.get("--trace")) is not None:
+        _demand_trace(Path(trace))
+    if (plot := written["--plot"]) is None:
         return None
     from modcalc.render.plot import plot_target
 
-    if trace is not None:
-        _demand_trace(Path(trace))
-    return None if plot is None else plot_target(plot)
+    return plot_target(plot)
 
 
 def _demand_trace(path: Path) -> None:

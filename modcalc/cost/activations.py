@@ -77,7 +77,7 @@ def _blocks(rows: list[Op]) -> list[list[Op]]:
 
 def _cores(rows: list[Op], how: How) -> list[list[Op]]:
     """Attention cores that no fused kernel computes."""
-    return [[op] for op in rows if isinstance(op, AttentionCore) and not (how.fused and op.fusible)]
+    return [[op] for op in rows if isinstance(op, AttentionCore) and not how.sdpa(op)]
 
 
 def _inputs(block: list[Op]) -> Iterator[Tensor]:
@@ -104,7 +104,7 @@ def _positions(op: AttentionCore, how: How) -> Iterator[Tensor]:
     if op.among is not None:
         # A core makes its mask itself, of these and of where the keys stand.
         yield Tensor("positions:index", op.among, "index")
-    elif op.windowed or op.part.alibi or not (how.fused and op.fusible):
+    elif op.windowed or op.part.alibi or not how.sdpa(op):
         yield mask(op, how)
 
 

@@ -141,7 +141,7 @@ def recursion_rows(plan: Plan, at: At) -> list[Op]:
     rec = plan.recursion
     rows: list[Op] = []
     for g in plan.groups:
-        outside = tuple(i for i in g.layers if not rec.first <= i <= rec.last)
+        outside = tuple(i for i in g.layers if not rec.holds(i))
         if outside:
             rows += block_rows(g.block, replace(at, prefix="blocks.{}", repeat=len(outside), layers=outside))
     tokens, cached, active, D = at.tokens, at.cached, at.active, plan.d_model
@@ -152,7 +152,7 @@ def recursion_rows(plan: Plan, at: At) -> list[Op]:
         rows += routing_rows(r, plan.groups[0].block, here, kept)
         rows.append(here.point("", "residual", "residual", D, tokens=kept))
         for g in plan.groups:
-            inside = tuple(i for i in g.layers if rec.first <= i <= rec.last)
+            inside = tuple(i for i in g.layers if rec.holds(i))
             if inside:
                 inner = replace(here, prefix="blocks.{}", repeat=len(inside), layers=inside, own=step == 0, scope=name)
                 rows += block_rows(g.block, inner.kept(r, kept, seen))

@@ -14,6 +14,7 @@ from modcalc.cost.saved_experts import moved_by_experts, selected_by_router
 from modcalc.cost.tensors import Tensor, element_bytes
 from modcalc.cost.workload import Training
 from modcalc.spec.plan import MlpPlan, MoePlan, RoutingPlan
+from modcalc.spec.resolve import up
 
 
 class How(Struct, frozen=True):
@@ -33,6 +34,10 @@ class How(Struct, frozen=True):
     def of(cls, dtype: str, training: Training) -> "How":
         """Raises UsageError for a dtype that there is not."""
         return cls(training.attention == "fused", training.device, element_bytes(dtype) == element_bytes(dtype, "wide"))
+
+    def sdpa(self, op: AttentionCore) -> bool:
+        """Whether attention goes through scaled_dot_product_attention."""
+        return self.fused and op.fusible
 
 
 def saved(op: Op, how: How) -> Iterator[Tensor]:
@@ -110,10 +115,11 @@ def mask(op: AttentionCore, how: How) -> Tensor:
     """What hides keys, of all layers whose tokens stand at the same positions and see as far; where keys are of other tokens, the core's own.
     A fused kernel adds it to the scores, with ALiBi's bias of each head; on cuda its rows begin at multiples of 8.
     """
-    fused, window = how.fused and op.fusible, op.window if op.windowed else None
-    heads = op.n_heads if op.part.alibi and fused else 1
-    moved = window or op.among is not None or (op.part.alibi and fused)  # else it is the same wherever tokens stand
-    row = -(-op.context // 8) * 8 if fused and how.device == "cuda" else op.context
+    fused, window = how.sdpa(op), op.window if op.windowed else None
+    biased = fused and op.part.alibi
+    heads = op.n_heads if biased else 1
+    moved = window or biased or op.among is not None  # else it is the same wherever tokens stand
+    row = up(op.context, 8) if fused and how.device == "cuda" else op.context
     name = f"{op.reads}:mask {window} {heads}" if op.among is None else f"{op.path}:mask"
     return Tensor(name, (op.batch if moved and picked(op) else 1) * heads * op.tokens * row, "model" if fused else "mask")
 
@@ -132,7 +138,7 @@ def _attention(op: AttentionCore, how: How) -> Iterator[Tensor]:
         return
     scores = B * H * t * S
     one = 1 in (B, H, S)  # then a product takes its operands as they stand
-    if how.fused and op.fusible:
+    if how.sdpa(op):
         # Without a fused kernel for N != N_v, torch multiplies in full precision and adds its mask.
         values = kv_up if one and how.wide else values
         yield from (Tensor(f"{op.path}:{x}", n, "wide") for x, n in (("q", queries), ("k", keys), ("v", values), ("softmax", scores)))

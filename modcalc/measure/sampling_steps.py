@@ -128,7 +128,7 @@ def filled(model: "Decoder", tokens: Tokens, context: int) -> Cache:
     place = torch.arange(context, device=where.device)
     for (step, i), layer in cache.layers.items():
         a, routing = plan.blocks[i].attention, plan.blocks[i].routing
-        if plan.recursion and plan.recursion.first <= i <= plan.recursion.last:
+        if plan.recursion and plan.recursion.holds(i):
             routing = plan.recursion.routings[step]
         share = float(routing.share) if routing and not routing.all_keys else 1.0
         passed = torch.rand(batch, context, device=where.device, generator=tokens.generator) < share

@@ -6,6 +6,7 @@ from fractions import Fraction
 from modcalc.errors import UsageError
 from modcalc.search.family import KNOBS, Family
 from modcalc.spec.near import hint
+from modcalc.spec.resolve import up
 from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE
 
 MAX_VALUES = 100_000
@@ -89,7 +90,7 @@ def parse_values(knob: str, text: str, step: int = 1, multiple: int = 1) -> Valu
         if low > high or by <= 0:
             raise UsageError(f"{knob}={part}: an empty range; give low:high:step with low <= high and step > 0")
         if len(ends) == 2:
-            low = -(-checked(knob, low) // multiple) * multiple
+            low = up(checked(knob, low), multiple)
             if low > high:
                 raise UsageError(f"{knob}={part}: no multiple of {multiple:,} within it, which --multiple-of asks for")
         n = (high - low) // by + 1

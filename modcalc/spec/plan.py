@@ -224,6 +224,10 @@ class RecursionPlan(Struct, frozen=True):
     last: int
     routings: tuple[RoutingPlan, ...]
 
+    def holds(self, layer: int) -> bool:
+        """Whether the block of this index is one of those that are shared."""
+        return self.first <= layer <= self.last
+
 
 class Plan(Struct, frozen=True):
     """A decoder for sequences of `seq_len` tokens (or fewer)."""

@@ -46,8 +46,7 @@ def tokens_kept(capacity: float | int | Fraction, seq_len: int, rounding: str = 
             "ceil": -(-product.numerator // product.denominator),
             "nearest": floor + (product - floor >= Fraction(1, 2)),
         }[rounding]
-    count = -(-max(count, 1) // multiple_of) * multiple_of
-    return min(count, seq_len)
+    return min(up(max(count, 1), multiple_of), seq_len)
 
 
 def capacities(mod: Mod, n: int) -> list[float | int | Fraction]:
@@ -86,10 +85,9 @@ def inner_width(spec: Spec, d_model: Dim) -> int:
     return up(exact(spec.mlp.ratio) * d_model, spec.mlp.multiple_of)
 
 
-def up(width: Fraction, multiple: int) -> int:
+def up(width: int | Fraction, multiple: int) -> int:
     """The least multiple that is no narrower."""
-    wanted = width / multiple
-    return -(-wanted.numerator // wanted.denominator) * multiple
+    return -(-width // multiple) * multiple
 
 
 def full_is_multi_head(a: Attention) -> bool:
