@@ -477,6 +477,7 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
         (("tiny.yaml", "--trace", "pipe.json"), "--trace pipe.json: is no regular file"),
         (("tiny.yaml", "--trace", "t.json", "--sweep", "batch=1,2"), "one point a trace, and these are 2"),
         (("tiny.yaml", "--plot", "p.pdf"), "--plot p.pdf: the suffix"),
+        (("tiny.yaml", "--plot", "pipe.svg"), "--plot pipe.svg: is no regular file"),
         (("tiny.yaml", "--seconds", "-1"), "--seconds"),
         (("tiny.yaml", "--iterations", "0"), "--iterations"),
         (("missing.yaml",), "missing.yaml: no such file"),
@@ -485,7 +486,8 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
 )
 def test_bad_input(profile, monkeypatch, words, says):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    os.mkfifo("pipe.json")
+    for pipe in ("pipe.json", "pipe.svg"):
+        os.mkfifo(pipe)
     code, out, err = profile(*words)
     assert code == 2 and out == "" and says in err and "Traceback" not in err
     assert "measuring" not in err

@@ -1,6 +1,5 @@
 """Files that a command writes beside stdout, checked before it works."""
 
-import os
 from pathlib import Path
 
 from modcalc.errors import UsageError, demand_name
@@ -32,6 +31,4 @@ def _demand_trace(path: Path) -> None:
 
     if not path.name.lower().endswith((".json", ".json.gz")):
         raise UsageError(f"--trace {path}: a Chrome trace is JSON; name it .json, or .json.gz")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UsageError(f"--trace {path}: is no regular file")
     writable(path, "--trace")

@@ -8,6 +8,7 @@
 No display is needed: figures are drawn by Agg (.png) or as text that stays text (.svg).
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -55,9 +56,11 @@ def plot_target(file: str | Path) -> Path:
 
 def writable(path: Path, option: str) -> None:
     """Raises UsageError, in the name of `option`, where no file can be written."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: {'a folder, not a file' if path.is_dir() else f'no folder {path.parent}'}")
-    there = path.exists()
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
+        raise UsageError(f"{option} {path}: {'a folder, not a file' if os.path.isdir(path) else f'no folder {path.parent}'}")
+    there = os.path.exists(path)
+    if there and not os.path.isfile(path):  # a pipe would wait for its reader, a device be replaced
+        raise UsageError(f"{option} {path}: is no regular file")
     try:
         path.open("ab").close()
         if not there:
