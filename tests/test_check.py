@@ -257,6 +257,41 @@ def test_a_revision_is_looked_up_where_the_file_is(run, spec, git, tmp_path: Pat
         assert run(source, *rule).returncode == 1
 
 
+def test_a_revision_in_a_hook_and_in_a_clone_without_old_files(run, spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """git names the repository to its hooks, but not the top of the files; and what a clone lacks is not new."""
+    (tmp_path / "sub").mkdir()
+    file = spec("params: 4M", "sub/a.yaml")
+    git("add", ".")
+    git("commit", "-qm", "before")
+    file.write_text(file.read_text().replace("n_layers: 4", "n_layers: 5"))
+    rule = ("sub/a.yaml", "-r", "params <= 1 * HEAD~1:")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert run(rule[0], "-r", "params <= 1 * HEAD:").returncode == 1
+    monkeypatch.delenv("GIT_DIR")
+    git("commit", "-qam", "after")
+    git("config", "uploadpack.allowFilter", "true")
+    clone = tmp_path.parent / f"{tmp_path.name}-clone"
+    git("clone", "-q", "--filter=blob:none", f"file://{tmp_path}", str(clone))
+    (tmp_path / ".git").rename(tmp_path / "away")
+    monkeypatch.chdir(clone)
+    done = run(*rule)
+    assert done.returncode == 2 and "git cannot show it: fatal: " in done.stderr and "nothing holds it" not in done.stderr
+    (tmp_path / "away").rename(tmp_path / ".git")
+    assert run(*rule).returncode == 1
+
+
+def test_a_name_that_cannot_be_shown_costs_no_other_result(run, spec, tmp_path: Path) -> None:
+    spec("params: 4M", "good.yaml")
+    for odd in (b"lat\xe9in.yaml", b"ctl\x01\x1b[31m.yaml", b"two\nlines.yaml"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + odd)).write_text("")
+    for format in ("plain", "json", "github", "junit"):
+        done = run(tmp_path, "--format", format)
+        assert done.returncode == 2 and "internal error" not in done.stderr
+        assert ("good.yaml" in done.stdout or format == "github") and r"udce9in.yaml" in done.stdout and "\x1b" not in done.stdout
+    ElementTree.fromstring(run(tmp_path, "--format", "junit").stdout)
+
+
 def test_notes_reach_machines(run, spec) -> None:
     words = (spec("params: {max: 5M}"), "-r", "params >= 6M")
     (told,) = json.loads(run(*words, "--format", "json").stdout)["specs"][0]["notes"]
@@ -293,6 +328,16 @@ def test_rules_that_contradict(run, spec) -> None:
 def test_rules_that_cannot_be_read(rule: str) -> None:
     with pytest.raises(UsageError):
         parse_rule(rule)
+
+
+def test_values_and_paths_may_have_blanks() -> None:
+    rules = {
+        "kv_cache_bytes <= 1.5 MiB": Rule("kv_cache_bytes", "max", 3 * 2**19),
+        "params<=1.1*sub dir/b.yaml": Rule("params", "max", Fraction(11, 10), relative_to="sub dir/b.yaml"),
+        " params == 1 * a b.yaml within 0.01 ": Rule("params", "equals", 1, Fraction(1, 100), "a b.yaml"),
+        "kv_cache_bytes == 2 KiB within 0.5": Rule("kv_cache_bytes", "equals", 2048, Fraction(1, 2)),
+    }
+    assert {text: parse_rule(text) for text in rules} == rules
 
 
 @pytest.mark.parametrize("rule", ["params >= gpt2", "params >= gpt2 * 1.1"])
@@ -399,7 +444,7 @@ def test_the_action_runs(spec, tmp_path: Path) -> None:
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     step = next(s for s in action["runs"]["steps"] if s.get("name") == "Check budgets")
     for budget, code in (("params: 4M", 0), ("params: 3M", 1)):
-        values = {"paths": f"dense-small\n{spec(budget).parent}/*.yaml\n", "require": "params <= 4M\n", "counters": "false"}
+        values = {"paths": f"dense-small\n{spec(budget).parent}/*.yaml\n", "require": "params <= 4M\n \t\n", "counters": "false"}
         env = {name: values[expression.split("inputs.")[1].split("}")[0].strip()] for name, expression in step["env"].items()}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(

@@ -175,6 +175,8 @@ def test_a_marked_row_that_is_far_off_is_said_to_be(run: Runner) -> None:
     assert "<- sqrt(C/120): the OK row" in out and "far off" not in out
     _, out, _ = run("isoflop", "mod-60m", "--budget", "1e18", "--free", "capacity=0.125,0.25")
     assert "it is far off: to come nearer, try --free n_layers,d_model\n" in out  # widths that are not free have no multiple
+    _, out, _ = run("isoflop", "dense-60m", "--budget", "1e14", "--free", "n_layers=2:4,d_model=64", "--aspect", "none")
+    assert "it is far off: to come nearer, try other values in --free\n" in out  # nor have those that were given
 
 
 def test_csv_holds_raw_values(run: Runner) -> None:

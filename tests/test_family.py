@@ -221,6 +221,29 @@ def test_what_is_no_spec_is_dropped_for_that_alone() -> None:
     assert m.candidate.reason.startswith("mod.every: found 99") and "the target" not in m.candidate.reason
 
 
+def test_a_depth_that_makes_no_spec_gives_way_to_the_nearest_that_does() -> None:
+    """Every fourth block: three layers come nearest, and have none to route."""
+    spec = structs.replace(load("mod-small"), n_layers=4, mod=Mod(capacity=0.0625, every=4))
+    family = Family(structs.replace(spec, mlp=structs.replace(spec.mlp, d_ff=264)))
+    forward = [account(structs.replace(family.spec, n_layers=n)).flops.forward for n in (3, 4)]
+    ask = partial(constant, family, {}, "n_layers", "forward", Basis(spec.seq_len, 1, 0, find_convention()))
+    (m,) = ask(target=forward[0] + 1, within=Fraction(1, 2)).members
+    assert (m.candidate.spec.n_layers, m.candidate.status, m.drift) == (4, OK, forward[1] - forward[0] - 1)
+    (m,) = ask(target=forward[0] + 1, within=Fraction(1, 1000)).members
+    assert (m.candidate.spec.n_layers, m.candidate.status) == (3, DROP) and "mod.every: found 4" in m.candidate.reason
+
+
+def test_a_member_without_the_knob_does_not_end_the_others() -> None:
+    """One layer has experts alone, as wide as they say themselves."""
+    family = Family(structs.replace(load("dense-small"), moe=Moe(n_experts=4, top_k=2, d_ff=64, every=2, offset=0)))
+    ask = partial(constant, family, solve="d_ff", hold="params", basis=Basis(512, 1, 511, find_convention()))
+    members = ask({"n_layers": [1, 2, 4]}).members
+    assert [m.candidate.status for m in members] == [DROP, OK, OK]
+    assert members[0].candidate.reason == "parameters do not change with d_ff"
+    with pytest.raises(UsageError, match="parameters do not change with it"):
+        ask({"n_layers": [1]})
+
+
 def test_how_far_a_member_may_drift_is_an_option(modcalc) -> None:
     words = ("family", "dense-small", "--vary", "n_layers=5", "--solve", "d_model", "--multiple-of", 256)
     code, out, _ = modcalc(*words)

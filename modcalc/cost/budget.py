@@ -142,7 +142,7 @@ def rules_of(spec: Spec, line_of: Callable[[tuple[str, ...]], int | None] = lamb
     return rules
 
 
-_RULE = re.compile(r"\s*(\w+)\s*(<=|>=|==)\s*([^\s*]+)\s*(?:\*\s*(\S+)\s*)?(?:within\s+(\S+)\s*)?")
+_RULE = re.compile(r"\s*(\w+)\s*(<=|>=|==)\s*([^\s*<>=][^*<>=]*?)\s*(?:\*\s*(\S.*?))?(?:\s+within\s+(\S+))?\s*")
 
 
 def parse_rule(text: str) -> Rule:

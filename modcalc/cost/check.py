@@ -123,7 +123,8 @@ def _check_one(source: str, require: list[Rule], extra: Callable[[Spec], list[Re
         spec, lines = load_with_lines(source)
         rules = [*rules_of(spec, lines.__getitem__), *require]
     except ModcalcError as wrong:
-        return Checked(source, wrong=tuple(str(wrong).splitlines()))
+        # What is not printable is no name that is loaded.
+        return Checked(source if source.isprintable() else repr(source), wrong=tuple(str(wrong).splitlines()))
     costs = Costs(spec)
     told = [*notes(spec), *(f"{source}: {text}" for text in contradictions(rules))]  # one of each pair that contradicts is broken
     for rule in rules:

@@ -57,7 +57,7 @@ def _plan(answer: Answer, budget: int, found: Found) -> Table:
 
 def _marked(answer: Answer, budget: int, found: Found) -> list[str]:
     """What the marks are; how far off their rows are where that is far, and which options would bring one nearer."""
-    count, free = answer.count, answer.asked.terms.axes
+    count, terms = answer.count, answer.asked.terms
     size = chinchilla_size(budget)
     aims = {
         MARKS[0]: ("it", Fraction(TOKENS_PER_PARAM), lambda c: tokens_per_param(c, count), real),
@@ -69,7 +69,8 @@ def _marked(answer: Answer, budget: int, found: Found) -> list[str]:
         ),
     }
     options = [OPTIONS[rule] for rule, n in found.tally.broken.most_common() if n and rule not in ON_RESULTS]
-    options += ["--multiple-of"] if {"d_model", "d_ff"} & free.keys() else ["--free n_layers,d_model"]
+    widths = "other values in --free" if {"d_model", "d_ff"} & terms.axes.keys() else "--free n_layers,d_model"
+    options.append("--multiple-of" if terms.stepped else widths)
     nearer = f"to come nearer, try {', '.join(options)}"
     notes = []
     for mark, (what, aim, value, shown) in aims.items():
@@ -194,7 +195,8 @@ def _tally(found: Found) -> list[str]:
     ]
     gone = [f"{rule} {n:,} ({OPTIONS[rule]})" for rule, n in t.broken.most_common() if n]
     if gone:
-        lines.append(f"shapes that break a rule (some break several): {', '.join(gone)}")
+        known = "; those of heads and valid spec are of all shapes, looked at or not" if t.interrupted else ""
+        lines.append(f"shapes that break a rule (some break several{known}): {', '.join(gone)}")
     if t.problem:
         lines.append(f"no valid spec, for one: {t.problem}")
     if found.to_blame and not t.interrupted:

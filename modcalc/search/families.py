@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import product
 from math import lcm, prod
 
@@ -14,13 +15,15 @@ from modcalc.errors import UsageError
 from modcalc.search.costs import COSTS, Basis, bill
 from modcalc.search.family import Family, Shape
 from modcalc.search.knobs import given, known, parse_values
-from modcalc.search.results import OK, Candidate, Exact, candidate
+from modcalc.search.results import DROP, OK, Candidate, Exact, candidate
 from modcalc.search.write import equal
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE, Budget, Spec
+from modcalc.spec.validate import find_problems
 
 SOLVABLE = ("n_layers", "d_model", "d_ff")
 MAX_MEMBERS = 10_000
+FARTHEST = 1000  # steps, where the nearest makes no spec
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,13 @@ def constant(
         raise UsageError(f"--vary: {n:,} combinations; at most {MAX_MEMBERS:,}")
     goal = whole(bill(resolve(family.spec, basis.seq_len), (hold,), basis)[hold]) if target is None else target
     step = multiple_of or (lcm(family.width_multiple, family.head_multiple) if solve == "d_model" else 1)
-    members = []
-    for values in product(*vary.values()):
-        shape = family.own._replace(**dict(zip(vary, values, strict=True)))
-        members.append(_member(family, shape, solve, hold, goal, basis, step, within))
+    shapes = [family.own._replace(**dict(zip(vary, values, strict=True))) for values in product(*vary.values())]
+    held = _Held(family, solve, hold, goal, basis, step, within)
+    if held.most < 2:
+        raise UsageError(f"--multiple-of {step:,}: {solve} is {held.largest:,} at most, which leaves nothing to choose from")
+    if not any(map(held.follows, shapes)):
+        raise UsageError(f"--solve {solve}: {COSTS[hold]} do not change with it; solve for another knob or hold another cost")
+    members = map(held.member, shapes)
     return Constant(family, vary, solve, hold, goal, basis, step, within, tuple(members))
 
 
@@ -94,28 +100,74 @@ def parse_vary(texts: list[str]) -> dict[str, list]:
     return {name: parse_values(name, values) for name, values in found.items()}
 
 
-def _member(family: Family, shape: Shape, solve: str, hold: str, goal: Exact, basis: Basis, step: int, within: Fraction) -> Member:
-    def cost(n: int) -> Exact:
-        spec = family.apply(shape._replace(**{solve: n * step}))
-        return whole(bill(resolve(spec, basis.seq_len), (hold,), basis)[hold])
+@dataclass(frozen=True)
+class _Held:
+    """What every member is asked: n, in `solve` = n steps, whose cost comes nearest to `goal`."""
 
-    largest = MAX_LAYERS if solve == "n_layers" else MAX_SIZE
-    most = largest // step
-    if most < 2:
-        raise UsageError(f"--multiple-of {step:,}: {solve} is {largest:,} at most, which leaves nothing to choose from")
-    if cost(1) == cost(2):
-        raise UsageError(f"--solve {solve}: {COSTS[hold]} do not change with it; solve for another knob or hold another cost")
-    n = nearest(cost, goal, most)
-    c = candidate(family, shape._replace(**{solve: n * step}), basis, hold)
-    drift = whole(Fraction(c.cost) - goal)
-    c = replace(c, error=Fraction(drift) / goal)
-    if c.status == OK and abs(drift) > within * goal:
-        if n == (1 if drift > 0 else most) and 2 * abs(drift) > cost(n + 1) - cost(n):  # more than rounding leaves
-            c = c.drop(f"even {solve} {n * step:,} is {'above' if drift > 0 else 'below'} the target")
-        else:
-            c = c.drop(f"steps of {step:,} in {solve} are too coarse for --within {float(within):g}")
-    kv = whole(bill(resolve(c.spec, basis.seq_len), ("kv",), basis)["kv"])
-    return Member(c, drift, kv)
+    family: Family
+    solve: str
+    hold: str
+    goal: Exact
+    basis: Basis
+    step: int
+    within: Fraction
+
+    @property
+    def largest(self) -> int:
+        return MAX_LAYERS if self.solve == "n_layers" else MAX_SIZE
+
+    @property
+    def most(self) -> int:
+        return self.largest // self.step
+
+    def at(self, shape: Shape, n: int) -> Shape:
+        return shape._replace(**{self.solve: n * self.step})
+
+    def cost(self, shape: Shape, n: int) -> Exact:
+        return self._bill(self.family.apply(self.at(shape, n)), self.hold)
+
+    def follows(self, shape: Shape) -> bool:
+        """Whether the cost of this shape changes with what is solved for: a model of experts alone has no d_ff."""
+        return self.cost(shape, 1) != self.cost(shape, 2)
+
+    def member(self, shape: Shape) -> Member:
+        if not self.follows(shape):
+            return self._of(self._candidate(shape).drop(f"{COSTS[self.hold]} do not change with {self.solve}"))
+        n = nearest(partial(self.cost, shape), self.goal, self.most)
+        c = self._candidate(self.at(shape, n))
+        if c.status == DROP and (valid := self._valid(shape, n)):
+            return self._of(self._candidate(self.at(shape, valid)))
+        if c.status == OK and abs(c.error) > self.within:
+            if n == (1 if c.error > 0 else self.most) and 2 * abs(c.cost - self.goal) > self.cost(shape, n + 1) - self.cost(shape, n):
+                # more than rounding leaves
+                c = c.drop(f"even {self.solve} {n * self.step:,} is {'above' if c.error > 0 else 'below'} the target")
+            else:
+                c = c.drop(f"steps of {self.step:,} in {self.solve} are too coarse for --within {float(self.within):g}")
+        return self._of(c)
+
+    def _valid(self, shape: Shape, n: int) -> int | None:
+        """Where n breaks a rule of specs (a depth that a period of routing does not fit): the n whose cost is nearest among those that break
+        none, as far as costs are near enough.
+        """
+        found = []
+        for steps in (range(n - 1, max(n - FARTHEST, 0), -1), range(n + 1, min(n + FARTHEST, self.most + 1))):
+            for other in steps:
+                if abs(off := self.cost(shape, other) - self.goal) > self.within * self.goal:
+                    break
+                if not find_problems(self.family.apply(self.at(shape, other))):
+                    found.append((abs(off), other))
+                    break
+        return min(found)[1] if found else None
+
+    def _candidate(self, shape: Shape) -> Candidate:
+        c = candidate(self.family, shape, self.basis, self.hold)
+        return replace(c, error=Fraction(c.cost - self.goal) / self.goal)
+
+    def _of(self, c: Candidate) -> Member:
+        return Member(c, whole(Fraction(c.cost) - self.goal), self._bill(c.spec, "kv"))
+
+    def _bill(self, spec: Spec, by: str) -> Exact:
+        return whole(bill(resolve(spec, self.basis.seq_len), (by,), self.basis)[by])
 
 
 def specs_of(family: Constant) -> Iterator[tuple[Candidate, Spec]]:

@@ -34,6 +34,13 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
     return found
 
 
+def stepped(text: str) -> list[str]:
+    """The widths in `text` that say no values, or a range of d_model without a step: those are multiples of what the family asks for."""
+    texts = given("--free", [text])
+    bare = [name for name in ("d_model", "d_ff") if name in texts and texts[name] is None]
+    return bare + ["d_model"] * any(part.count(":") == 1 for part in _listed(texts.get("d_model") or ""))
+
+
 def given(option: str, texts: Iterable[str]) -> dict[str, str | None]:
     """knob -> its values as text, None where it has none. Raises UsageError for an unknown knob and for one given twice."""
     found: dict[str, str | None] = {}

@@ -8,7 +8,7 @@ from typing import Any
 from modcalc.errors import UsageError
 from modcalc.search.defaults import GRID_ASPECT, around, ff_band, grid, match_aspect
 from modcalc.search.family import Family, Shape
-from modcalc.search.knobs import Values, band, parse_free
+from modcalc.search.knobs import Values, band, parse_free, stepped
 from modcalc.search.rules import Band, Rules
 from modcalc.spec.resolve import exact, resolve
 from modcalc.spec.schema import Spec
@@ -17,12 +17,15 @@ from modcalc.units import parse_count
 
 @dataclass(frozen=True)
 class Terms:
-    """A family, the values of its free knobs, the rules, and all of it in words."""
+    """A family, the values of its free knobs, the rules, and all of it in words. stepped: whether some of the widths are multiples that
+    --multiple-of sets, rather than values that were given.
+    """
 
     family: Family
     axes: dict[str, Values]
     rules: Rules
     words: tuple[str, ...]
+    stepped: bool
 
     @property
     def size(self) -> int:
@@ -48,7 +51,8 @@ def terms(
     centre = None if other is None else Shape(other.n_layers, other.d_model)
     inner = band("--ff-ratio", ff_ratio, ff_band(family))
     values = grid(family, inner) if centre is None else around(family, centre, inner)
-    axes = parse_free(free if free is not None else _default_free(family, other), family, values)
+    free = free if free is not None else _default_free(family, other)
+    axes = parse_free(free, family, values)
     if ff_ratio is not None and "d_ff" not in axes:
         raise UsageError("--ff-ratio: d_ff is not free, so it would change nothing; add d_ff to --free")
     if multiple_of is not None and not {"d_model", "d_ff"} & axes.keys():
@@ -64,7 +68,7 @@ def terms(
     words += [f"d_model / n_layers {shown(rules.aspect)} (--aspect)"]
     words += [f"d_ff / d_model {shown(rules.ff_ratio)} (--ff-ratio)"] if "d_ff" in axes else []
     words += [f"parameters {shown(rules.params)} (--params)"] if rules.params else []
-    return Terms(family, axes, rules, tuple(words))
+    return Terms(family, axes, rules, tuple(words), bool(stepped(free)))
 
 
 def shown(bounds: Band) -> str:

@@ -23,8 +23,9 @@ def load_side(text: str) -> Spec:
         file = os.path.join(file, "config.json")
     done = _git(file, "show", revision)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UsageError(f"{text}: git cannot show it: {said[-1] if said else 'no reason given'}; write REVISION:FILE, as in HEAD~1:spec.yaml")
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        why = next((line for line in said if line.startswith("fatal:")), said[-1])  # advice of some lines may follow
+        raise UsageError(f"{text}: git cannot show it: {why}; write REVISION:FILE, as in HEAD~1:spec.yaml")
     if file.endswith(".json"):
         return _config(done.stdout, file, section, text)
     demand_no_section(text, section)
@@ -41,20 +42,26 @@ def is_new(revision: str, file: str) -> bool:
     file = str(sectioned(file)[0])
     if os.path.isdir(file):
         file = os.path.join(file, "config.json")
-    if revision.startswith("-") or not os.path.exists(file) or _git(file, "cat-file", "-e", revision).returncode == 0:
+    if revision.startswith("-") or not os.path.exists(file):
         return False
-    return _git(file, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", whole=True).returncode == 0
+    # Not whether the file can be read: of a partial clone it may lie elsewhere.
+    listed = _git(file, "ls-tree", revision, apart=True)
+    return listed.returncode == 0 and not listed.stdout
 
 
-def _git(file: str, *words: str, whole: bool = False) -> subprocess.CompletedProcess[bytes]:
-    """git, asked about REVISION:FILE, the last of `words` being the revision; whole: about the revision alone. It works where the file is,
-    whatever the current folder and the links on the way there.
+def _git(file: str, *words: str, apart: bool = False) -> subprocess.CompletedProcess[bytes]:
+    """git, asked about REVISION:FILE, the last of `words` being the revision; apart: as two words. It works where the file is, whatever
+    the current folder, the links on the way there, and the repository whose hook this may be.
     """
     path = Path(os.path.realpath(file))
     folder = next(at for at in (path, *path.parents) if os.path.isdir(at))
-    named = words if whole else (*words[:-1], f"{words[-1]}:./{path.relative_to(folder)}")
+    *words, revision = words
+    name = f"./{path.relative_to(folder)}"
+    named = [revision, "--", name] if apart else [f"{revision}:{name}"]
+    # git tells hooks where the repository is, and would take the folder for its top.
+    env = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
     try:
-        return subprocess.run(["git", "-C", str(folder), *named], capture_output=True, check=False)
+        return subprocess.run(["git", "-C", str(folder), *words, *named], capture_output=True, check=False, env=env)
     except FileNotFoundError:
         raise MissingDependency("reading a revision needs git, which is not installed") from None
 
