@@ -116,6 +116,23 @@ def test_granite_4_without_state_spaces() -> None:
     assert tiny("granitemoehybrid", **own, init_method="mup", normalization_function=None, num_local_experts=4) == some
 
 
+def test_a_size_that_the_file_does_not_say_is_told() -> None:
+    said = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, q_lora_rank=4)
+    spec = from_config({"model_type": "minicpm3", **said})
+    assert "kv_lora_rank 256" in spec.description and "qk_nope_head_dim 64" in spec.description and "q_lora_rank" not in spec.description
+    assert "head_dim" not in tiny("llama", intermediate_size=8).description, "what is derived is no size of another model"
+
+
+def test_exaone_4_5_names_its_decoder_in_two_ways(tmp_path: Path) -> None:
+    text = dict(vocab_size=50, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, num_nextn_predict_layers=1)
+    for name in ("exaone4_5_text", "exaone4"):
+        file = tmp_path / name / "config.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps({"model_type": "exaone4_5", "vision_config": {}, "text_config": {"model_type": name, **text}}))
+        spec = from_config(file, "text_config")
+        assert spec.norm.placement == "output" and "multi-token prediction" in left_out(spec)
+
+
 def test_windows_by_layer() -> None:
     assert named("gemma-2-2b").attention.window == [4096, None]
     assert named("gemma-3-1b").attention.window == [512] * 5 + [None]
@@ -244,6 +261,7 @@ def test_heads_of_gemma_4() -> None:
     alike = {"3": {"head_dim": 16, "num_key_value_heads": 2}}
     assert tiny("gemma4_text", per_layer_config=alike, **fields).attention.full is None
     assert tiny("gemma4_text", per_layer_config={}, **fields).attention.full is None
+    assert tiny("gemma4_text", per_layer_config=None, **fields) == tiny("gemma4_text", **fields)
     everywhere = tiny("gemma4_text", per_layer_config={str(i): {"head_dim": 24} for i in range(4)}, **fields).attention
     assert (everywhere.head_dim, everywhere.full) == (24, None)
     assert left_out(named("gemma-4-31b")) == "the part for images (vision_config), proportional RoPE scaling, a factor on what each layer returns"

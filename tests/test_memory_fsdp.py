@@ -14,6 +14,7 @@ if not torch.distributed.is_available() or not hasattr(torch.cpu.Stream, "record
     pytest.skip("FSDP2 on the CPU needs torch 2.7", allow_module_level=True)
 
 import torch.distributed as dist  # noqa: E402
+from hub_configs import CONFIGS  # noqa: E402
 from modcalc.models import training_loss  # noqa: E402
 from saved_tensors import BILLED, Calls, Peak, parts, sizes  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
@@ -242,7 +243,9 @@ def test_how_many_gpus_it_takes() -> None:
         alone = fits(spec, room, seq_len=4096, context=4096, how=Training(fsdp=n))
         assert [(f.phase, f.largest > 0) for f in alone] == [("train", True), ("train", True)]
     assert fewest_gpus(resolve(spec), 2**30, 1, "bf16", usual) is None
-    assert fewest_gpus(resolve(spec), 80 * 2**30, 1, "bf16", Training(fsdp=16)) == 32
+    experts = modcalc.load(CONFIGS / "mixtral-8x7b-v0.1.json")
+    found = memory_report(experts, seq_len=2048, room=120 * 2**30, how=Training(recompute="full", fsdp=32))
+    assert found.outgrown and found.gpus == 8, "of 8 experts each of 32 GPUs has room for one as well, and puts four times as many together"
     size = dict(d_model=2**17, vocab_size=2**17, seq_len=1, n_layers=1, attention=Attention(n_heads=2), mlp=Mlp(d_ff=2**17))
     wide = Spec(name="wide", norm=Norm(affine=False), **size)
     last = train_memory(resolve(wide), 1, Training(fsdp=2**16)).total

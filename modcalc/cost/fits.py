@@ -71,9 +71,9 @@ def fits(
 
 
 def fewest_gpus(plan: Plan, room: int, batch: int, dtype: str, how: Training) -> int | None:
-    """The first of 2, 4, 8, ... GPUs, more than share the model already, that train it in slices with `room` bytes each; None: none."""
+    """The first of 2, 4, 8, ... GPUs that train it in slices with `room` bytes each; None: none. More than there are experts may hold less."""
     doubled = (2**i for i in range(1, MOST_GPUS.bit_length()))
-    return next((n for n in doubled if n > how.fsdp and train_memory(plan, batch, replace(how, fsdp=n), dtype).total <= room), None)
+    return next((n for n in doubled if train_memory(plan, batch, replace(how, fsdp=n), dtype).total <= room), None)
 
 
 def _decode(plan: Plan, dtype: str, routing: str, batch: int, context: int) -> Dim:

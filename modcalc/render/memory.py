@@ -166,7 +166,7 @@ def fits_table(report: MemoryReport) -> Table:
     notes = []
     if report.outgrown:
         n = report.gpus
-        notes.append("in slices it trains on " + (f"{n:,} GPUs: --fsdp {n}" if n else f"no number of GPUs up to {MOST_GPUS:,}"))
+        notes.append("in slices it trains on " + (f"{n:,} GPUs: --fsdp {n}" if n else f"none of 2, 4, 8, … up to {MOST_GPUS:,} GPUs"))
     if any(fit.knob != "batch" and not fit.limit and fit.largest > report.spec.seq_len for fit in report.fits):
         notes.append(f"more than the {report.spec.seq_len:,} tokens of the spec fit; memory does not say how well the model works with them")
     return Table(title=title, columns=columns, rows=rows, notes=notes)

@@ -6,6 +6,7 @@ defaults and the knob that a field sets are tables: `hub_rmsnorm`, `hub_outnorm`
 the model, it does not load its weights.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,8 +30,9 @@ from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 
 TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **EXPERTS, **DEEPSEEK, **TEXT, **GEMMA4}
-# Another type under a name of its own: Kimi K2's is there to tell it from DeepSeek-V3, whose class its file names, GPT-SW3's its tokenizer.
-ALIASES = {"gpt-sw3": "gpt2", "kimi_k2": "deepseek_v3"}
+# Another type under a name of its own: Kimi K2's is there to tell it from DeepSeek-V3, whose class its file names, GPT-SW3's its tokenizer;
+# EXAONE 4.5's decoder had one when it was first published.
+ALIASES = {"exaone4_5_text": "exaone4", "gpt-sw3": "gpt2", "kimi_k2": "deepseek_v3"}
 
 # For a better message only: what people try, and what cannot be billed as a decoder.
 ENCODER_DECODERS = {
@@ -141,14 +143,24 @@ def _model_type(at: Source) -> ModelType:
         raise SpecError([at.problem("model_type", f"missing: is this the config.json of a model? {supported}")])
     if isinstance(name, str) and name in BEYOND:
         raise SpecError([at.problem("model_type", f"{show(name)}: its models may have {BEYOND[name]}, which no spec can describe; {supported}")])
-    # A longer name is another type (ernie4_5_vl_moe), not a misspelt one.
-    known = str(name).lower()
-    near = [] if known.startswith(tuple(f"{kind}_" for kind in TYPES)) else get_close_matches(known, [*TYPES, *ALIASES], 1, 0.75)
-    near = [f"{known}_text"] if f"{known}_text" in TYPES else near
-    hint = f"did you mean {near[0]}? " if near else ""
-    if inner := _section(at, read=True):
+    near = _meant(str(name).lower())
+    hint = f"did you mean {near}? " if near else ""
+    if inner := _section(at):
         raise SpecError([at.problem("model_type", f"{show(name)} is a larger model{inner}")])
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}; a spec written by hand may say what it is")])
+
+
+def _meant(name: str) -> str | None:
+    """The type of which `name` is a misspelling. A longer name, or one with another number (ernie4_5_vl_moe, minicpm), is another type."""
+    if f"{name}_text" in TYPES:
+        return f"{name}_text"
+
+    def misspells(kind: str) -> bool:
+        (words, numbers), (own, its) = ((re.split("[-_]", text), re.findall(r"\d+", text)) for text in (name, kind))
+        alike = all(get_close_matches(word, [other], 1, 0.75) for word, other in zip(words, own, strict=False))
+        return "".join(words) == "".join(own) or (numbers == its and len(words) == len(own) and alike)
+
+    return next(filter(misspells, get_close_matches(name, [*TYPES, *ALIASES], 5, 0.75)), None)
 
 
 def _decoder(at: Source) -> str:
@@ -157,13 +169,19 @@ def _decoder(at: Source) -> str:
     return _section(at) or (f"; its fields stand beside: give {at.label}#{TEXT_SECTION}" if flat else "")
 
 
-def _section(at: Source, read: bool = False) -> str:
-    """Which section is a text decoder's own. read: only if its type can be read."""
+def _section(at: Source) -> str:
+    """Which section is a text decoder's own, and can be read; or why it cannot."""
+    why = ""
     for key, value in at.fields.items():
         inner = value.get("model_type") if isinstance(value, Mapping) else None
-        if isinstance(inner, str) and (inner in TYPES or inner in ALIASES or (key == TEXT_SECTION and not read)):
-            return f"; its own is the section {key} (model_type {show(inner)}): give {at.label}#{key}"
-    return ""
+        if not isinstance(inner, str):
+            continue
+        own = f"; its own is the section {key} (model_type {show(inner)})"
+        if inner in TYPES or inner in ALIASES:
+            return f"{own}: give {at.label}#{key}"
+        if key == TEXT_SECTION:
+            why = f"{own}, {f'whose models may have {BEYOND[inner]}, which no spec can describe' if inner in BEYOND else 'which is not supported'}"
+    return why
 
 
 def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str]]:
@@ -247,8 +265,12 @@ def _evaluate(config: Config, kind: ModelType, at: Source) -> dict[str, Any]:
     return values
 
 
-# A file without one of these is a stump more often than the library's default model.
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+# A file without one of these is a stump more often than the library's default model, or another model under this type.
+SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size",
+    "num_experts", "num_experts_per_tok", "moe_intermediate_size", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
+    "v_head_dim",
+)  # fmt: skip
 
 
 def _description(at: Source, config: Config, kind: ModelType, odd: str | None) -> str:
@@ -256,7 +278,7 @@ def _description(at: Source, config: Config, kind: ModelType, odd: str | None) -
     raw = at.fields
     given = {kind.names.get(key, key) for key in raw}
     own = {field: key for key, field in kind.names.items()}
-    silent = [f"{own.get(field, field)} {kind.defaults[field]}" for field in SIZES if field not in given]
+    silent = [f"{own.get(field, field)} {size}" for field in SIZES if field not in given and (size := kind.defaults.get(field)) is not None]
     dropped = [f"the part for {what} ({key})" for key, what in SECTIONS.items() if at.around.get(key) is not None]
     dropped += [what for key, (what, plain) in DROPPED.items() if key in raw and not any(same(raw[key], p) for p in plain)]
     for _, section in sections(config, kind.by_layer):

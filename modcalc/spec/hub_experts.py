@@ -131,7 +131,8 @@ EXPERTS: dict[str, ModelType] = {
         checks=WHOLE,
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE | TRAINED_IN_PARALLEL | {"max_window_layers"},
-        fixed=UNROTATED | NO_MLP_BIAS,
+        # Qwen3-Coder's file says what its class builds.
+        fixed=UNROTATED | NO_MLP_BIAS | {"qkv_bias": (False, None), "shared_expert_intermediate_size": (0, None), "use_qk_norm": (True,)},
     ),
     # Layers with a window alone are rotated; the shared expert has no gate, the first two layers no experts.
     "flint": ModelType(

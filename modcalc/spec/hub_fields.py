@@ -71,8 +71,9 @@ NULLABLE = {
     "final_logit_softcapping", "head_dim", "hidden_activation", "hidden_size_per_layer_input", "intermediate_size", "layer_rope_theta", "layer_types",
     "mlp_layer_types", "mlp_only_layers", "moe_layers", "moe_shared_expert_intermediate_size", "n_group", "n_inner", "no_rope_layers",
     "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "num_local_experts",
-    "output_vocab_size", "partial_rotary_factor", "position_embedding_type", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim",
-    "scale_depth", "sliding_window", "sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
+    "output_vocab_size", "partial_rotary_factor", "per_layer_config", "position_embedding_type", "q_lora_rank", "rope_parameters", "rope_scaling",
+    "rotary_dim", "scale_depth", "sliding_window", "sliding_window_pattern", "_sliding_window_pattern", "topk_group", "v_head_dim",
+    "word_embed_proj_dim",
 }  # fmt: skip
 
 # Free in every type: what the library writes or once wrote into any config, generation settings of version 4, tokens, storage.

@@ -117,7 +117,8 @@ OUTNORM: dict[str, ModelType] = {
         },
         checks=WHOLE,
         zeros=frozenset({"sliding_window_pattern"}),
-        free=ATTENTION_DROPOUT,
+        # Multi-token prediction in the file of EXAONE 4.5.
+        free=ATTENTION_DROPOUT | {"_num_mtp_layers", "mtp_loss_scaling_factor", "mtp_share_layers", "num_nextn_predict_layers"},
         fixed=UNROTATED | NO_BIAS,
     ),
     # Its logits are multiplied where Granite's are divided.

@@ -34,6 +34,7 @@ _qwen2_vl = replace(
         152064, 8192, 80, 64, max_position_embeddings=32768, intermediate_size=29568, num_key_value_heads=8, head_dim=None,
         rms_norm_eps=1e-5, use_sliding_window=False, sliding_window=4096, max_window_layers=80, layer_types=None, **SILU, **rope(1000000.0),
     ),
+    checks=(*WHOLE, r.equal_heads),
     free=RMSNORM["qwen2"].free | {"image_token_id", "video_token_id", "vision_end_token_id", "vision_start_token_id", "vision_token_id"},
 )  # fmt: skip
 _glm4_moe = DEEPSEEK["glm4_moe"]
