@@ -1,6 +1,7 @@
 """What a transformer costs: exact FLOPs, parameters, memory and step times, dense or Mixture-of-Depths.
 
-load(path) -> Spec · account(spec, …) -> Report · build(spec, device=…) -> torch module.
+load(path) -> Spec · account(spec, …) -> Report · build(spec, device=…) -> torch module. A Spec made or changed in Python is held to the rules of
+a file by check_spec(spec).
 """
 
 from importlib import import_module
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from modcalc.measure.build import build
     from modcalc.spec.load import load
     from modcalc.spec.resolve import resolve
+    from modcalc.spec.validate import check_spec
 
 _HOME = {
     "account": "modcalc.cost.account",
@@ -18,8 +20,9 @@ _HOME = {
     "build": "modcalc.measure.build",
     "load": "modcalc.spec.load",
     "resolve": "modcalc.spec.resolve",
+    "check_spec": "modcalc.spec.validate",
 }
-__all__ = ["account", "build", "dense_twin", "load", "resolve"]
+__all__ = ["account", "build", "check_spec", "dense_twin", "load", "resolve"]
 
 
 def __dir__() -> list[str]:

@@ -135,6 +135,9 @@ def test_windows_say_that_masking_computes_them(flops, tmp_path: Path, windows: 
     assert d["masked_windows"]["flops_outside"] == sum(saved[f"blocks.{i}.attn.core"] - seen[f"blocks.{i}.attn.core"] for i in (0, 2))
     assert "windows: blocks 0, 2 (from 0)" in ran.out and "--causal exact" in ran.out
     assert exact["masked_windows"]["layers"] == []
+    trained = flops(spec, "--count", "analytic", "--backward").out
+    less = 3 * d["masked_windows"]["flops_outside"]  # two products forward, four backward
+    assert f"sees: {less:,} FLOPs less there" in trained or f"see: {less:,} FLOPs less there" in trained
     assert "windows:" not in flops(spec, "--count", "analytic", "--seq-len", 4).out  # nothing lies outside
 
 
@@ -282,6 +285,8 @@ def test_several_specs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
     d = flops(tiny, tiny_mod, "--count", "analytic", "--format", "json").document
     assert d["schema"] == 1 and [r["spec"] for r in d["reports"]] == ["tiny", "tiny-mod"]
     assert d["reports"][1]["flops"] == two["flops"]
+    beside = flops(tiny, tiny_mod, "--count", "analytic", "--by", "component", "--format", "csv").rows
+    assert {len(row) for row in beside} == {4} and {row["component"] for row in beside} >= {"mlp", "mod router"}, "one table"
     text = flops(tiny, tiny_mod, "--count", "analytic", "--by", "component").out
     assert "forward by component" in text and re.search(r"^mod router +- +[\d,]+ +-$", text, re.MULTILINE)
     assert "\nnorms " not in text, "what is free has no line"

@@ -85,6 +85,7 @@ def test_quotes_make_text() -> None:
     assert loads(TEXT.replace("name: a", "name: !!str 5")).name == "5"
     assert loads(TEXT + "source: |\n  two\n  lines\n").source == "two\nlines\n"
     assert mod("mod: {z_loss: !!float 1}\n").z_loss == 1
+    assert str(mod("mod: {capacity: !!float 1}\n").capacity) == "1.0", "all tokens, not one"
 
 
 def test_ordinary_anchors_work_and_point_to_their_lines() -> None:

@@ -45,6 +45,8 @@ def test_apply_mod() -> None:
         ("layers=1,3", "a list joins its entries by +, as in layers=1+3"),
         ("capacity=0.5,0.25", "a list joins its entries by +, as in layers=1+3"),
         ("capacity=1.5", "mod.capacity: found 1.5"),
+        ("capacity=linear", "a key inside a section has a dot, as in capacity.kind=…"),
+        ("bypass=4", "a key inside a section has a dot, as in bypass.d_ff=…"),
         ("capacity=12.5%", "mod.capacity"),
         ("capacity=nan", "mod.capacity"),
         ("capacity=0", "mod.capacity"),

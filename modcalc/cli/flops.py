@@ -204,8 +204,12 @@ def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, f
         show([breakdown(report, by or "component", unit, backward=backward, twin=dense)], format)
         facts([("", ""), *remarks(report, unit, twin=dense, backward=backward)], format)
     else:
-        show([comparison(reports, unit, backward=backward)], format)
-        more += [side_by_side(reports, by, unit, backward=backward)] if by not in (None, "total") else []
+        beside = [side_by_side(reports, by, unit, backward=backward)] if by not in (None, "total") else []
+        if format == "csv" and beside:  # for a program, the one that was asked for
+            show(beside, format)
+        else:
+            show([comparison(reports, unit, backward=backward)], format)
+            more += beside
     more += [sampling_table(cases, unit, dense) for _, dense, cases in accounts if cases]
     if more:
         write("\n")

@@ -23,7 +23,7 @@ LEVELS = ("total", "component", "layer", "path")
 class Params(Struct, frozen=True):
     """Parameters. active: used by one token on average (experts and routed blocks count by share).
 
-    embedding: token and position tables and an untied head's matrix; non_embedding: all others.
+    embedding: token and position tables, and what a head has of its own (an untied matrix, a bias); non_embedding: all others.
     """
 
     total: Dim
@@ -33,7 +33,9 @@ class Params(Struct, frozen=True):
 
 
 class Flops(Struct, frozen=True):
-    """FLOPs of the whole workload (all sequences); train_step = forward + backward."""
+    """FLOPs of the whole workload (all sequences); train_step = forward + backward. At sampling too, where nothing runs backward, backward is
+    what a pass through the same rows would take.
+    """
 
     forward: Dim
     backward: Dim
@@ -121,7 +123,8 @@ def account(
     for routed blocks at sampling; expected is C / T at the spec's own T. convention: a name (see `conventions.CONVENTIONS`)
     or a Convention; causal: full, window, half or exact overrides its rule.
 
-    Returns a Report; its FLOPs are those of all B sequences. Raises UsageError where the numbers make no workload.
+    A Spec changed in Python is taken as it is: see `check_spec`. Returns a Report; its FLOPs are those of all B sequences.
+    Raises UsageError where the numbers make no workload.
     """
     plan, work = plan_and_work(spec, seq_len, batch, context, phase, routing)
     rule = find_convention(convention, causal)

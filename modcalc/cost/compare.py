@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
-from modcalc.cost.account import Report, account, dense_twin
-from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise
+from modcalc.cost.account import Report, account, count_flops, dense_twin
+from modcalc.cost.ops import AttentionCore, Linear, Lookup, Op, Pointwise, whole
 from modcalc.cost.saved import picked
 from modcalc.spec.plan import Dim, RoutingPlan
 from modcalc.spec.schema import Spec
@@ -69,14 +69,13 @@ def routing_flops(report: Report, backward: bool = False) -> Dim:
     return sum(line.flops(backward) for line in report.lines("component") if line.label in ("router", "predictor"))
 
 
-def masked_windows(report: Report) -> tuple[list[int], Dim]:
-    """(layers whose window is computed in full and then masked, forward FLOPs that skipping it would save)."""
+def masked_windows(report: Report, backward: bool = False) -> tuple[list[int], Dim]:
+    """(layers whose window is computed in full and then masked, FLOPs that skipping it would save: forward, or of a train step)."""
     if report.convention.causal != "full":
         return [], 0
     windows = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and not op.decode and op.window < op.context]
-    exact = replace(report.convention, causal="exact")
-    saved = sum(report.convention.forward(op) - exact.forward(op) for op in windows)
-    return sorted({i for op in windows for i in op.layers}), saved
+    now, exact = (count_flops(windows, report.work, rule) for rule in (report.convention, replace(report.convention, causal="exact")))
+    return sorted({i for op in windows for i in op.layers}), whole(now.of(backward) - exact.of(backward))
 
 
 def routed_windows(report: Report) -> list[int]:

@@ -11,11 +11,11 @@ def markdown(table: Table) -> str:
     """A pipe table under a heading, the total in bold, notes as a list."""
     from tabulate import tabulate
 
-    cells = [[t.replace("|", "\\|") for t in row] for row in table.cells()]
+    cells, heads = ([[t.replace("|", "\\|") for t in row] for row in rows] for rows in (table.cells(), [[c.header for c in table.columns]]))
     if table.total is not None:
         cells[-1] = [f"**{t}**" if t else t for t in cells[-1]]
     align = ["right" if c.right else "left" for c in table.columns]
-    grid = tabulate(cells, [c.header for c in table.columns], tablefmt="pipe", colalign=align, disable_numparse=True) if table.columns else ""
+    grid = tabulate(cells, heads[0], tablefmt="pipe", colalign=align, disable_numparse=True) if table.columns else ""
     parts = [f"### {table.title}" if table.title else "", "  \n".join(table.headline), grid, "\n".join(f"- {n}" for n in table.notes)]
     return "\n\n".join(p for p in parts if p) + "\n"
 

@@ -52,7 +52,7 @@ def plot_layers(target: Path, report: Report, unit: Unit, twin: Report | None = 
             axes.hlines(across, [i - 0.4 for i in places], [i + 0.4 for i in places], "black", label="dense twin")
             tops += across
         axes.set_ylim(0, 1.05 * max(tops))
-        layer_ticks(axes, names, rotation=90 if len(names) > 12 else 0)
+        layer_ticks(axes, names, rotation=90 if len(names) > 12 or max(map(len, names)) > 10 else 0)
         amounts(axes.yaxis, unit.name)
         legend_beside(axes, reverse=True)
 

@@ -96,7 +96,7 @@ def remarks(report: Report, unit: Unit, *, twin: Report | None = None, backward:
         ("parameters", _parameters(report)),
         *_routing(report, unit, backward),
         *([("dense twin", _twin(report, unit, twin, backward))] if twin else []),
-        *_windows(report, unit),
+        *_windows(report, unit, backward),
         *([("experts", RANKING)] if report.work.sampling and report.plan.experts_choose else []),
         *([("kv cache", _cache(report))] if report.work.sampling else []),
         ("free", f"{', '.join(free_work(report)) or 'nothing'} (by convention)"),
@@ -136,15 +136,15 @@ def _twin(report: Report, unit: Unit, twin: Report, backward: bool) -> str:
     return f"{count(unit.of(there))} {unit.name} {what} (same shape, no routing); ratio {float(r):.4f}, {saving}"
 
 
-def _windows(report: Report, unit: Unit) -> Facts:
+def _windows(report: Report, unit: Unit, backward: bool) -> Facts:
     if bounded := routed_windows(report):
         where = numbered([f"blocks.{i}" for i in bounded])
         return [("windows", f"{where}, routed: a query is billed for up to `window` kept tokens; fewer stand so near, how many depends on the data")]
-    layers, saved = masked_windows(report)
+    layers, saved = masked_windows(report, backward)
     if not layers:
         return []
     where = numbered([f"blocks.{i}" for i in layers])
-    text = f"{where} are billed for all pairs, as an implementation that masks its window computes them; "
+    text = f"{where} {'is' if len(layers) == 1 else 'are'} billed for all pairs, as an implementation that masks a window computes them; "
     mean = " in the mean" if any(op.kind == "attention" and op.among is not None for op in report.rows) else ""
     return [("windows", f"{text}--causal exact bills what tokens see{mean}: {count(unit.of(saved))} {unit.name} less there")]
 

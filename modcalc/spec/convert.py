@@ -20,6 +20,8 @@ TOLD = 50
 
 # Stands for what is unusable.
 LOST = object()
+# Required, but of no consequence for other keys: something usable.
+UNASKED = {"name": "?", "vocab_size": 1}
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -36,7 +38,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 def dotted(path: Path) -> str:
     """mod.layers[2]."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{printable(step[:60])}" for step in path)
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{printable(step[:60]) or repr(step)}" for step in path)
     return text.lstrip(".") or "spec"
 
 
@@ -65,11 +67,15 @@ def given(value: Any, always: Callable[[msgspec.Struct], tuple[str, ...]] = lamb
 
 
 def to_spec(data: Any) -> tuple[Spec | None, list[Problem]]:
-    """(the Spec without what is unknown or unusable, every problem found); None for a Spec that lacks something required."""
+    """(the Spec without what is unknown or unusable, every problem found); None for a Spec that lacks something that rules ask for."""
     try:
         return msgspec.convert(data, Spec), []
     except msgspec.ValidationError:
         mended, problems = structure(data)
+        if mended is LOST and isinstance(data, dict) and problems:
+            # No other key's rule asks for these.
+            lost = {problem.path[0] for problem in problems} & UNASKED.keys()
+            mended = _check(data | {key: UNASKED[key] for key in lost}, _types(), (), [])
         return (None if mended is LOST else msgspec.convert(mended, Spec)), problems
 
 
@@ -269,6 +275,8 @@ def hint(value: Any, options: dict[str, Any]) -> str:
         return f"write {'true' if value.lower() in ('yes', 'on', 'true') else 'false'}"
     if number and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?\s*%", value):
         return f"write a share as a number: {float(value.rstrip('% ')) / 100:g}"
+    if number and re.fullmatch(r"[-+]?[0-9]+,[0-9]+([eE][-+]?[0-9]+)?", value) and not re.fullmatch(r"[-+]?[1-9][0-9]{0,2},[0-9]{3}", value):
+        return f"a decimal has a point: write {value.replace(',', '.')}"
     if number and re.fullmatch(r"[-+]?[0-9][0-9_,]*(\.[0-9]+)?([eE][-+]?[0-9]+)?", value):
         plain = value.replace("_", "").replace(",", "")
         return f"write {plain}, without quotes" if plain == value else f"write {plain}"

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from modcalc.errors import UsageError
+from modcalc.spec.convert import Problem, dotted
 from modcalc.spec.imported import notes
 from modcalc.spec.load import load, told_apart
 from modcalc.spec.schema import Spec
@@ -30,8 +31,17 @@ def apply_mod(spec: Spec, text: str) -> Spec:
     data.update(mod=section, name=f"{spec.name[:196]}-mod", budget=None)
     made, problems = checked(data, dict.fromkeys(_paths(section, ("mod",)), 1))  # else a default that is written passes where it does nothing
     if made is None:
-        raise UsageError("\n".join(f"--mod {text}: {problem}" for problem in problems))
+        raise UsageError("\n".join(f"--mod {text}: {_dotted(problem)}" for problem in problems))
     return made
+
+
+def _dotted(problem: Problem) -> Problem:
+    """What a section in place of a value is, as it is written here."""
+    _, section, keys = problem.allowed.partition("a mapping with ")
+    if section and (problem.hint.startswith("did you mean {") or "number" not in problem.allowed):
+        meant = dotted((*problem.path[1:], keys.split(", ")[0].split(" ")[0]))
+        return msgspec.structs.replace(problem, hint=f"a key inside a section has a dot, as in {meant}=…")
+    return problem
 
 
 def noted(spec: Spec) -> Spec:

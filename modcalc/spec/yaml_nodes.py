@@ -27,8 +27,8 @@ _WORDS = {
 }
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-# What YAML 1.2 calls printable, section 5.1.
-_NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What YAML 1.2 does not call printable, section 5.1, and three that pyyaml, as YAML 1.1, takes for ends of lines: U+0085, U+2028, U+2029.
+_NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -105,7 +105,7 @@ def read_yaml(text: str, file: str) -> tuple[Node, list[tuple[int, str]]]:
     """
     if odd := _NOT_TEXT.search(text):
         line = text.count("\n", 0, odd.start()) + 1
-        raise SpecError([f"{file}:{line}: found the control character 0x{ord(odd[0]):02x}; allowed plain text; is this a spec?"])
+        raise SpecError([f"{file}:{line}: found the character U+{ord(odd[0]):04X}; allowed plain text; is this a spec?"])
     reader = _Reader(text, file)
     try:
         return reader.document(), reader.problems
@@ -230,7 +230,7 @@ class _Reader:
                 raise self._stop(
                     line, f"found {event.value[:60]!r} with the tag {event.tag.replace(_TAG, '!!')}, which it does not fit; remove the tag"
                 )
-            return value
+            return float(value) if event.tag == f"{_TAG}float" else value
         if not plain:
             return event.value
         return scalar(event.value) if event.value else Unusable("nothing")
