@@ -1,6 +1,6 @@
 """The whole model: embedding, blocks, recursions, head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -77,9 +77,18 @@ class Decoder(nn.Module):
         self.final_norm = Norm(plan.final_norm) if plan.final_norm else None
         self.head_proj = Linear(plan.d_model, plan.embedding.width, bias=False) if plan.embedding.width != plan.d_model else None
         self.head = Linear(plan.embedding.width, plan.embedding.vocab_size, bias=plan.head.bias)
-        if plan.head.tied:
-            self.head.weight = self.embedding.tokens.weight
+        self._tie()
         initialise(self)
+
+    def _tie(self) -> None:
+        if self.plan.head.tied:
+            self.head.weight = self.embedding.tokens.weight
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Decoder":
+        """What moves or converts a model; where that makes new parameters (to_empty of one on the meta device), a tied one comes out twice."""
+        super()._apply(fn, recurse)
+        self._tie()
+        return self
 
     def forward(self, tokens: Tensor) -> Output:
         """tokens: [B, T] int64. A plan with routing is for sequences of exactly plan.seq_len tokens."""

@@ -18,8 +18,13 @@ def cross_entropy(output: Output, targets: Tensor) -> Tensor:
 
 
 def membership(routing: Routing) -> Tensor:
-    """[..., B, T'] 1.0 where a token is among the top-k of its own sequence: the target of router and predictor."""
+    """[..., B, T'] 1.0 where a token is among the top-k of its own sequence: what the router learns, and the predictor."""
     return torch.zeros_like(routing.scores).scatter(-1, routing.kept, 1.0)
+
+
+def passing(routing: Routing) -> Tensor:
+    """The same of tokens above the threshold, without those that only fill a buffer: what a predictor learns with selection by threshold."""
+    return membership(routing) * (routing.scores > 0)
 
 
 def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
@@ -27,13 +32,14 @@ def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
     buffer of the recursion before do not count:
 
     router_bce: binary cross-entropy of router outputs as logits against `membership` (arXiv 2404.02258, section 3.5).
-    predictor_bce: the same of the predictor's; its gradient reaches the predictor only.
+    predictor_bce: the same of the predictor's, with selection by threshold against `passing`; its gradient reaches the predictor only.
     router_z: mean squared router output (z-loss, ST-MoE, arXiv 2202.08906, section 3.3, for a single logit).
     """
     # All routings of a shape at once: launches of a few small kernels for each block would be time in which nothing computes.
     alike: dict[tuple, list[Routing]] = {}
     for r, routing in zip(routings(plan), output.routing, strict=True):
         alike.setdefault((r.router, routing.scores.shape, routing.kept.shape, routing.seen is None), []).append(routing)
+    threshold = any(r.selection == "threshold" for r in routings(plan))
     sums: dict[str, list[Tensor]] = {"router_bce": [], "predictor_bce": [], "router_z": []}
     for (router, *_), group in alike.items():
         if router != "learned" and group[0].predicted is None:
@@ -44,6 +50,7 @@ def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
             sums["router_bce"].append(_means(F.binary_cross_entropy_with_logits(scores, target, reduction="none"), share))
             sums["router_z"].append(_means(scores.square(), share))
         if stacked.predicted is not None:
+            target = passing(stacked) if threshold else target
             sums["predictor_bce"].append(_means(F.binary_cross_entropy_with_logits(stacked.predicted, target, reduction="none"), share))
     return {name: torch.stack(values).sum() / len(output.routing) for name, values in sums.items() if values}
 

@@ -94,6 +94,8 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "an empty key": (GOOD + '"": 1\n', (r":10: '': unknown key",)),
     "rules beside a name that is missing": (GOOD.replace("heads: 4", "heads: 5").replace("name: a\n", ""), (
         r":1: name: missing", r":6: attention.n_heads: found 5; allowed a divisor")),
+    "more recursions than Python's stack holds": (
+        GOOD + "mod: {recursions: 101, capacity: 1.0}\n", (r":10: mod.recursions: found 101; allowed an integer from 1 to 100",)),
     "capacity of a list": (GOOD + "mod:\n  capacity: [0.5, 0]\n", (r":11: mod.capacity\[1\]: found 0; allowed",)),
     "routed block out of range": (GOOD + "mod:\n  layers: [1, 4]\n", (r":11: mod.layers\[1\]: found 4; allowed layers 0 to 3",)),
     "nothing routed on purpose?": (GOOD + "mod:\n", (r":10: mod: found nothing; .*; write null for none, or write \{\} for its defaults",)),

@@ -75,6 +75,15 @@ def test_plan_and_spec_build_the_same() -> None:
     assert modcalc.build(plan).plan is plan
 
 
+def test_a_tied_head_stays_tied_when_a_model_on_meta_gets_memory() -> None:
+    for tied in (True, False):
+        model = modcalc.build(tiny(head=dict(tied=tied)), device="meta")
+        parameters = sum(p.numel() for p in model.parameters())
+        model.to_empty(device="cpu")
+        assert (model.head.weight is model.embedding.tokens.weight) == tied
+        assert sum(p.numel() for p in model.parameters()) == parameters and not any(p.is_meta for p in model.parameters())
+
+
 def test_meta_holds_no_memory() -> None:
     big = tiny(d_model=2**14, vocab_size=10**6, n_layers=100, attention=dict(n_heads=128), mlp=dict(ratio=4.0))
     model = modcalc.build(big, device="meta")

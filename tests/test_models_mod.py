@@ -193,8 +193,10 @@ def test_tokens_that_only_fill_a_buffer_teach_nothing() -> None:
     assert found["router_z"].item() == pytest.approx(((first.scores.square().mean() + z) / 2).item(), rel=1e-9)
     whole = F.binary_cross_entropy_with_logits(first.scores, membership(first))
     assert found["router_bce"].item() == pytest.approx(((whole + label) / 2).item(), rel=1e-9)
-    whole = F.binary_cross_entropy_with_logits(first.predicted, membership(first))
-    label = F.binary_cross_entropy_with_logits(second.predicted[seen], membership(second)[seen])
+    passed = [(r.scores > 0).double() * membership(r) for r in out.routing]
+    assert passed[0].sum() == seen.sum() < membership(first).sum()
+    whole = F.binary_cross_entropy_with_logits(first.predicted, passed[0])
+    label = F.binary_cross_entropy_with_logits(second.predicted[seen], passed[1][seen])
     assert found["predictor_bce"].item() == pytest.approx(((whole + label) / 2).item(), rel=1e-9)
     model.recursions[0].router.register_forward_hook(lambda module, inputs, scores: scores - 1e3)  # nothing passes
     assert all(loss.isfinite() for loss in auxiliary(model.plan, model(tokens_of(spec))).values())

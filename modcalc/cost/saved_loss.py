@@ -14,14 +14,14 @@ def saved_by_loss(plan: Plan, work: Workload) -> Iterator[Tensor]:
     yield Tensor("loss:counted", 1, "wide")
     for i, (tokens, r) in enumerate(_routings(plan)):
         entries = work.batch * tokens
-        if _labelled(r):
-            yield Tensor(f"loss:membership {i}", entries, "wide")
+        for label in _labels(r):
+            yield Tensor(f"loss:{label} {i}", entries, "wide")
         if r.predictor_width is not None:
             yield Tensor(f"loss:predicted {i}", entries, "wide")
         if r.router == "learned" and (r.aux_loss or r.z_loss):
             yield Tensor(f"loss:scores {i}", entries, "wide")
         # The recursion before may have passed fewer tokens than its buffer holds: those that are there share the mean.
-        if i and plan.recursion and r.selection == "threshold" and (_labelled(r) or r.z_loss):
+        if i and plan.recursion and r.selection == "threshold" and (_labels(r) or r.z_loss):
             yield Tensor(f"loss:shares {i}", entries, "wide")
 
 
@@ -29,13 +29,16 @@ def in_its_backward_pass(plan: Plan, work: Workload) -> Tensor:
     """What comes on top when the loss runs backward: gradients of log-probabilities and of logits, both at once. By then gradients have
     taken the place of what the auxiliary losses keep, but for their labels.
     """
-    labels = work.batch * sum(tokens for tokens, r in _routings(plan) if _labelled(r))
+    labels = work.batch * sum(tokens * len(_labels(r)) for tokens, r in _routings(plan))
     return Tensor("loss:gradients", max(0, 2 * work.tokens * plan.embedding.vocab_size - labels), "wide")
 
 
-def _labelled(r: RoutingPlan) -> bool:
-    """Whether router or predictor learn which tokens are among the top k."""
-    return (r.router == "learned" and bool(r.aux_loss)) or r.predictor_width is not None
+def _labels(r: RoutingPlan) -> set[str]:
+    """What router and predictor learn: which tokens are among the top k, and with selection by threshold which of them pass."""
+    labels = {"membership"} if r.router == "learned" and r.aux_loss else set()
+    if r.predictor_width is not None:
+        labels.add("passing" if r.selection == "threshold" else "membership")
+    return labels
 
 
 def _routings(plan: Plan) -> Iterator[tuple[int, RoutingPlan]]:

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 # Far above any real model, far below what makes arithmetic or printing slow.
 MAX_SIZE = 10**9
 MAX_LAYERS = 10_000
+MAX_RECURSIONS = 100  # each within the one before, in Python's call stack too
 
 Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 Count = Annotated[int, Meta(ge=0, le=MAX_SIZE)]
@@ -267,7 +268,7 @@ class Mod(Strict, kw_only=True):
     )
     bypass: _doc(Bypass | None, "what the other tokens pass; null: the identity") = None
     recursions: _doc(
-        Layers | None,
+        Annotated[int, Meta(ge=1, le=MAX_RECURSIONS)] | None,
         "apply the blocks `layers` (a contiguous list; default all) this often with shared weights; capacity is a list with one entry a "
         "recursion, each choosing among the tokens that the one before kept (Mixture-of-Recursions, arXiv 2507.10524)",
     ) = None
