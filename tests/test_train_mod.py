@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.train_mod import __main__ as program
-from benchmarks.train_mod.arms import PRESETS, arms
+from benchmarks.train_mod.arms import PRESETS, Preset, arms
 from benchmarks.train_mod.data import Corpus, standard_library
 from benchmarks.train_mod.report import against_random, paired, summary
 from benchmarks.train_mod.routing import ABLATIONS, changed
@@ -100,6 +100,35 @@ def test_results(corpus: Corpus, tmp_path: Path) -> None:
     shown = program.table(result["summary"])
     assert "Against dense" in [c.title for c in shown.columns]
     assert sum("seed by seed" in note for note in shown.notes) == 2
+
+
+def test_results_lose_nothing_while_a_finished_run_is_read_again(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = dataclasses.replace(SMOKE, steps=2, interval=1, held_out_sequences=2)
+    monkeypatch.setattr(program, "DRAWS", False)
+    monkeypatch.setattr(program, "evaluate", lambda run: None)
+    held, own = [], program.write
+
+    def write(out: Path, p: Preset, plan: list, points: list[dict], *more: object) -> dict:
+        held.append(len(points))
+        return own(out, p, plan, points, *more)
+
+    monkeypatch.setattr(program, "write", write)
+    for seeds in (1, 1, 2):
+        program.experiment(p, seeds, corpus, tmp_path, "cpu", tmp_path, {"device": "test"})
+    whole = held[-1] // 2
+    assert held == sorted(held) and held.count(whole) > 2 and not (tmp_path / "loss.svg").exists()
+
+
+def test_what_is_no_checkpoint_is_named(corpus: Corpus, tmp_path: Path) -> None:
+    for content in (b"", b"PK\x03\x04 cut off", b"text"):
+        (tmp_path / "dense-0.pt").write_bytes(content)
+        with pytest.raises(UsageError, match=r"dense-0.pt: not a whole checkpoint .*; remove it"):
+            Run(SMOKE, arms(SMOKE)[0], 0, corpus, tmp_path, "cpu")
+    (tmp_path / "experiment.json").write_text("")
+    with pytest.raises(UsageError, match=r"experiment.json: not readable"):
+        program.claim(tmp_path, SMOKE, corpus, {"device": "a CPU", "torch": "2.13"})
+    with pytest.raises(UsageError, match="--out .*dense-0.pt: File exists"):
+        program._folder("--out", tmp_path / "dense-0.pt")
 
 
 def test_learned_against_random_pairs_the_seeds_that_both_have() -> None:

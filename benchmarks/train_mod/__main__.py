@@ -6,7 +6,9 @@ import platform
 import sys
 from dataclasses import asdict
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Literal
 
 import torch
@@ -24,6 +26,7 @@ from .routing import evaluate
 from .run import Run
 
 RESULTS = Path(__file__).parent.parent / "results"
+DRAWS = find_spec("matplotlib") is not None
 
 
 def main(
@@ -48,8 +51,10 @@ def main(
     p = PRESETS[preset]
     work = work or Path(".train_mod") / preset
     out = out or RESULTS / f"train_mod-{preset}-{date.today().isoformat()}"
-    work.mkdir(parents=True, exist_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    for option, folder in (("--work", work), ("--out", out)):
+        _folder(option, folder)
+    if not DRAWS:
+        print("note: matplotlib is not installed, so nothing is drawn; run: pip install 'modcalc[plot]'", file=sys.stderr)
     corpus = standard_library()
     machine = {
         "date": date.today().isoformat(),
@@ -66,11 +71,12 @@ def main(
 
 def experiment(p: Preset, seeds: int, corpus: Corpus, work: Path, device: str, out: Path, machine: dict) -> dict:
     """Every arm with every seed, seed by seed, so that an early end leaves whole comparisons. Losses are written after each interval,
-    their plot after each seed.
+    their plot after each seed; what checkpoints hold already is written with the first that is new, or at the end.
     """
     plan = arms(p)
     points: list[dict] = []
     routing: list[dict] = []
+    new = False
     total = seeds * sum(arm.train_flops(p.batch_size, arm.steps) for arm in plan)
     with progress("training, FLOPs", total) as advance:
         for seed in range(seeds):
@@ -82,21 +88,22 @@ def experiment(p: Preset, seeds: int, corpus: Corpus, work: Path, device: str, o
                 for point in run.intervals():
                     points.append(point)
                     advance(run.train_flops - before)
-                    before = run.train_flops
+                    before, new = run.train_flops, True
                     write(out, p, plan, points, routing, machine, corpus)
                 found = evaluate(run)
                 routing += [found] if found else []
-                result = write(out, p, plan, points, routing, machine, corpus)
-            plot(out / "loss.svg", result["summary"], points)
+                last = (seed, arm) == (seeds - 1, plan[-1])
+                if new or last:
+                    result = write(out, p, plan, points, routing, machine, corpus)
+            if DRAWS and (new or last):
+                plot(out / "loss.svg", result["summary"], points)
     return result
 
 
 def write(out: Path, p: Preset, plan: list[Arm], points: list[dict], routing: list[dict], machine: dict, corpus: Corpus) -> dict:
     """Replace results.json as a whole."""
     result = document(p, plan, points, routing, machine, corpus.description)
-    part = out / "results.part"
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(part, out / "results.json")
+    _replace(out / "results.json", json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -104,11 +111,35 @@ def claim(work: Path, p: Preset, corpus: Corpus, machine: dict) -> None:
     """Checkpoints of another experiment must not be continued as if they were of this one, nor those of another device or torch."""
     stamp = work / "experiment.json"
     this = {"preset": asdict(p), "corpus": corpus.description["sha256"], "device": machine["device"], "torch": machine["torch"]}
-    if stamp.exists() and json.loads(stamp.read_text()) != this:
+    if not stamp.exists():
+        _replace(stamp, json.dumps(this))
+    try:
+        held = json.loads(stamp.read_text())
+    except (OSError, ValueError):
+        raise UsageError(
+            f"{stamp}: not readable, so nothing says what the checkpoints here are of; give another --work, or remove it"
+        ) from None
+    if held != this:
         raise UsageError(
             f"{work}: holds checkpoints of other settings, another device or torch, or another Python's text; give another --work, or remove it"
         )
-    stamp.write_text(json.dumps(this))
+
+
+def _folder(option: str, folder: Path) -> None:
+    """Make it, if need be. Raises UsageError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as wrong:
+        raise UsageError(f"{option} {folder}: {wrong.strerror or wrong}") from None
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file as a whole: a run killed here leaves the old one."""
+    part = file.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, file)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from modcalc.models.losses import cross_entropy, objective
 from torch import Tensor
 
 from modcalc import build
+from modcalc.errors import UsageError, reason
 from modcalc.measure.compiling import compile_blocks, compiled
 
 from .arms import Arm, Preset
@@ -57,10 +58,16 @@ class Run:
         self.step = 0
         self.points: list[dict] = []
         if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            state = self._held()
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.points = state["step"], json.loads(state["points"])
+
+    def _held(self) -> dict:
+        try:
+            return torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except Exception as wrong:  # whatever an unpickler stumbles over
+            raise UsageError(f"{self.checkpoint}: not a whole checkpoint ({reason(wrong)}); remove it, and that run begins anew") from None
 
     @property
     def finished(self) -> bool:
