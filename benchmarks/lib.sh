@@ -25,6 +25,7 @@ begin() {
         esac
     done
     [ ${#stages[@]} -gt 0 ] || read -ra stages <<<"$known"
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # this checkout, whatever is installed
     interpreter
     launcher=("$python")
     name=$("$python" -c '
@@ -42,9 +43,8 @@ except ModcalcError as wrong:
     echo "results: $results" >&2
 }
 
-# Set `python` to an interpreter that has modcalc, torch and all that the stages need: $PYTHON or python3 as it is, else a virtual
-# environment here that is installed once and sees what python3 has (a torch with CUDA, say); where nothing can be
-# downloaded, python3 with this checkout.
+# Set `python` to an interpreter that has torch and all that the stages need: $PYTHON or python3 as it is, else a virtual environment
+# here that is installed once and sees what python3 has (a torch with CUDA, say); where nothing can be downloaded, python3 with what it has.
 interpreter() {
     for python in $venv/bin/python "${PYTHON:-python3}"; do
         [ -n "${PYTHON:-}" ] && [ "$python" != "$PYTHON" ] && continue
@@ -57,37 +57,13 @@ interpreter() {
             python=$venv/bin/python
             return
         fi
-        echo "could not install; going on with python3 and this checkout, without what python3 lacks" >&2
+        echo "could not install; going on with python3, without what it lacks" >&2
     fi
-    "$python" -c 'import modcalc.models' 2>/dev/null || checkout
     local lacks  # what every stage needs; fvcore, matplotlib, pytest and transformers only some, and they say so
     lacks=$("$python" -c '
 from importlib.util import find_spec
 print(*(name for name in ("torch", "msgspec", "numpy", "yaml", "rich", "tabulate", "typer") if find_spec(name) is None))')
     [ -z "$lacks" ] || { echo "$0: $python lacks $lacks; install that, or leave PYTHON unset to have all installed in $venv" >&2; exit 2; }
-}
-
-# Let the interpreter find this checkout, without installing anything: models/ and specs/ are modcalc.models and modcalc.specs.
-checkout() {
-    local home
-    home=$(mktemp -d)
-    trap 'rm -rf "'"$home"'"' EXIT
-    cat >"$home/sitecustomize.py" <<PY
-import importlib.util
-import sys
-
-class Finder:
-    """models/ and specs/ of the checkout under their names in the package."""
-    HOMES = {"modcalc.models": "$PWD/models", "modcalc.specs": "$PWD/specs"}
-
-    def find_spec(self, name, path=None, target=None):
-        home = self.HOMES.get(name)
-        if home:
-            return importlib.util.spec_from_file_location(name, home + "/__init__.py", submodule_search_locations=[home])
-
-sys.meta_path.insert(0, Finder())
-PY
-    export PYTHONPATH=$home:$PWD${PYTHONPATH:+:$PYTHONPATH}
 }
 
 # run_stages: stage_NAME of all that were asked for, in that order; then write the summary, and say what failed. Exit code 1 if

@@ -4,6 +4,7 @@ load(path) -> Spec · account(spec, …) -> Report · build(spec, device=…) ->
 a file by check_spec(spec).
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,11 @@ _HOME = {
     "check_spec": "modcalc.spec.validate",
 }
 __all__ = ["account", "build", "check_spec", "dense_twin", "load", "resolve"]
+
+
+# In a checkout models/ and specs/ stand beside this folder, and the checkout is what Python imports when it is started there.
+if not os.path.isdir(os.path.join(__path__[0], "specs")):
+    __path__.append(os.path.dirname(__path__[0]))
 
 
 def __dir__() -> list[str]:
