@@ -13,6 +13,7 @@ from modcalc.cost.account import account, dense_twin
 from modcalc.spec.load import dump, load, loads, shipped_specs
 from modcalc.spec.resolve import resolve
 
+ROOT = Path(__file__).parent.parent
 PAIRS = {"60m": (512, 14, 64), "220m": (896, 20, 64), "1b": (2048, 18, 128), "3b": (2560, 36, 128)}
 # Parameters: of the papers' own classes for GPT-2 and Llama-2 (config.json named in each spec); Petty et al. by 2 V D + L (4 D^2 + 3 D F).
 PARAMS = {
@@ -124,3 +125,13 @@ def test_reading_a_spec_loads_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+
+
+def test_a_checkout_is_whole_without_being_installed() -> None:
+    """Python started in it imports its folder modcalc, beside which models/ and specs/ stand."""
+    code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'ditable' not in getattr(f, '__name__', '')]; "
+        "import modcalc.specs, modcalc; print(modcalc.specs.__file__, len(modcalc.load('mod-small').name))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{ROOT / 'specs' / '__init__.py'} 9\n", done.stderr
