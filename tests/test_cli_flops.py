@@ -361,6 +361,15 @@ def test_nothing_is_free_that_a_line_bills(flops, tiny: Path, mod: str, conventi
     assert billed and not {names.get(label, label) for label in billed} & set(d["free"])
 
 
+def test_a_way_around_that_costs_more_is_the_worst_case(flops, tiny: Path) -> None:
+    tiny.write_text(f"{TINY}mod: {{capacity: 4, granularity: attention, bypass: {{d_ff: 4096}}}}\n")
+    d = flops(tiny, "--phase", "decode", "--context", 15, "--format", "json").document["sampling"]
+    ran = flops(tiny, "--phase", "decode", "--context", 15).out
+    assert d["all"]["forward"] < d["expected"]["forward"] < d["none"]["forward"]
+    for said, case in (("best: every token routed", "all"), ("worst: no token routed", "none")):
+        assert re.search(rf"^{said} +{d[case]['forward']:,} ", ran, re.MULTILINE)
+
+
 @pytest.mark.parametrize("phase", [["--phase", "decode", "--context", "15"], ["--phase", "prefill"]])
 def test_sampling_states_expectation_worst_and_best(flops, tiny_mod: Path, phase: list[str]) -> None:
     d = flops(tiny_mod, *phase, "--format", "json").document
@@ -471,7 +480,7 @@ def test_windows_billed_for_all_pairs_are_named_beside_each_other(flops, tmp_pat
 
 def test_a_routed_window_at_decode_is_a_bound(flops, tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(RECURSIVE.partition("mod:")[0].replace("n_heads: 2", "n_heads: 2, window: 8") + "mod: {capacity: 0.5}\n")
-    said = "routed: a query is billed for up to `window` kept tokens"
+    said = "routed: a cache is billed for the kept tokens that are expected, at most `window`"
     for context, bound in ((7, False), (8, True)):
         assert (said in flops(tmp_path / "w.yaml", "--count", "analytic", "--phase", "decode", "--context", context).out) == bound
 

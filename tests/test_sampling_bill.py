@@ -12,14 +12,14 @@ from test_sampling import in_steps, model_of, passed, tokens_of
 from torch.utils.flop_counter import FlopCounterMode
 from variants import BASE, LATENT, spec_of
 
-from modcalc import account, build
+from modcalc import account, build, check_spec
 from modcalc.cost.account import dense_twin
-from modcalc.cost.compare import kv_bytes
+from modcalc.cost.compare import is_expectation, kv_bytes
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.cost.memory_report import memory_report
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import resolve
-from modcalc.spec.schema import Mod, Spec
+from modcalc.spec.schema import Mod, Moe, Spec
 
 ROUTED = [
     "mod",
@@ -169,6 +169,26 @@ def test_best_and_worst_case(name: str, routing: str, monkeypatch: pytest.Monkey
     assert first == billed(s, phase="prefill", seq_len=4, batch=2, routing=routing)
     assert decoded(model, tokens, cache) == [billed(s, phase="decode", context=c, batch=2, routing=routing) for c in range(4, 10)]
     assert cache.used_bytes == kv_cache_bytes(account(s).plan, 10, "fp32", batch=2, routing=routing)
+
+
+@pytest.mark.parametrize("top_k, n_noop, fewest, most", [(1, 1, 0, 1), (2, 1, 1, 2), (2, 4, 0, 2), (4, 2, 2, 3)])
+def test_real_experts_lie_between_the_fewest_and_the_most(top_k: int, n_noop: int, fewest: int, most: int) -> None:
+    """Of 3 real ones, and no-ops beside them, whatever is chosen."""
+    moe = Moe(n_experts=3, top_k=top_k, n_noop=n_noop, capacity=1.0)
+    s = check_spec(replace(spec_of("mode, staged"), mod=Mod(capacity=0.5), moe=moe))
+    reports = [account(s, phase="decode", context=4, routing=routing) for routing in ("none", "expected", "all")]
+    own = reports[0].plan.blocks[0]
+    one = 2 * own.d_model * own.ffn.expert.d_ff
+    found = [report.by_path().get("blocks.0.moe.experts.up_proj", 0) for report in reports]
+    assert found == [one * fewest, one * Fraction(3 * top_k, 3 + n_noop), one * most]
+    assert [is_expectation(report) for report in reports] == [False, True, False]
+    rows: list[int] = []
+    model = build(s, seed=1)
+    for block in model.blocks:
+        block.moe.experts.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[1][1][-1].item()))
+    for seed in range(6):
+        in_steps(model, tokens_of(model, 1, 12, seed), 1)
+    assert fewest <= min(rows) < max(rows) <= most
 
 
 @pytest.mark.parametrize(

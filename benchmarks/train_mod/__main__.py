@@ -116,9 +116,7 @@ def claim(work: Path, p: Preset, corpus: Corpus, machine: dict) -> None:
     try:
         held = json.loads(stamp.read_text())
     except (OSError, ValueError):
-        raise UsageError(
-            f"{stamp}: not readable, so nothing says what the checkpoints here are of; give another --work, or remove it"
-        ) from None
+        raise UsageError(f"{stamp}: not readable, so nothing says what the checkpoints here are of; give another --work, or remove it") from None
     if held != this:
         raise UsageError(
             f"{work}: holds checkpoints of other settings, another device or torch, or another Python's text; give another --work, or remove it"

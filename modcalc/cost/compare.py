@@ -22,7 +22,7 @@ def twin(report: Report, spec: Spec) -> Report | None:
 
 
 def sampling_range(report: Report, spec: Spec) -> dict[str, Report]:
-    """At sampling, routing decides token by token: reports for `expected`, `all` (every token routed: the worst) and `none`.
+    """At sampling, routing decides token by token: reports for `expected`, `all` (every token routed) and `none`, between which all others lie.
 
     Empty for a dense spec, and for phases whose routed blocks keep a fixed number of tokens.
     """
@@ -40,7 +40,7 @@ def is_expectation(report: Report) -> bool:
     if not work.sampling:
         cores = [op for op in report.rows if isinstance(op, AttentionCore) and op.among is not None]
         return report.convention.causal == "exact" and any(op.tokens < op.among and op.window != 1 for op in cores)
-    return (plan.is_mod and work.routing == "expected") or plan.experts_choose or any(e.n_noop for e in plan.experts)
+    return plan.experts_choose or (work.routing == "expected" and (plan.is_mod or any(e.n_noop for e in plan.experts)))
 
 
 def kv_bytes(report: Report) -> Dim:

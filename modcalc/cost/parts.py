@@ -99,7 +99,8 @@ def moe_rows(m: MoePlan, D: Dim, at: At, stream: At) -> list[Op]:
 
     at: behind the norm, stream: before it, which router and routed experts read where they have norms of their own.
     Without a buffer every one of the t * top_k assignments is computed; with no-op experts that number is random, and
-    at sampling its expectation under even use is billed. Experts that choose take at sampling the share that they choose of a whole sequence.
+    at sampling its expectation under even use is billed, or as many and as few as there can be where routing is `all` or `none`. Experts
+    that choose take at sampling the share that they choose of a whole sequence.
     """
     E, outputs, slots = m.n_experts, m.n_experts + m.n_noop, m.slots(at.all)
     share = ratio(slots, at.all) if m.choice == "expert" else Fraction(m.top_k, outputs)
@@ -108,7 +109,8 @@ def moe_rows(m: MoePlan, D: Dim, at: At, stream: At) -> list[Op]:
     elif m.choice == "expert":
         assigned = whole(at.tokens * share * E)
     else:
-        assigned = whole(at.tokens * m.top_k * (Fraction(E, outputs) if m.n_noop else 1))
+        computed = {"expected": Fraction(m.top_k * E, outputs), "all": min(m.top_k, E), "none": max(m.top_k - m.n_noop, 0)}
+        assigned = whole(at.tokens * computed[at.work.routing if at.work.sampling else "expected"])
     over = dict(tokens=assigned, active=at.active * share, part=m)
     rows: list[Op] = []
     router = at

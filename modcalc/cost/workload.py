@@ -20,8 +20,8 @@ class Workload(Struct, frozen=True):
     """What is computed. batch: sequences B. seq_len: new tokens T of each (1 for decode). context: tokens already cached.
 
     forward and train see whole sequences with top-k routing. prefill and decode route causally, each token by its own
-    router, so a routed block's cost is a random number: `routing` says whether its expectation, its worst case (all
-    tokens routed) or its best (none) is billed. Prefill computes logits for the last token only.
+    router, so a routed block's cost is a random number: `routing` says whether its expectation is billed, or its extremes (all
+    tokens routed, or none; with no-op experts, as many real ones as can be, or as few). Prefill computes logits for the last token only.
     """
 
     batch: int = 1
