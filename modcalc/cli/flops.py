@@ -1,6 +1,7 @@
 """`modcalc flops`: what specs cost by the ledger, and whether counters that run the models agree."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -54,6 +55,16 @@ By = Annotated[
 ]
 
 
+class Billed(NamedTuple):
+    """One spec by the ledger. cases: of routing at sampling; hardware and run: of a train step."""
+
+    report: "Report"
+    twin: "Report | None"
+    cases: "Mapping[str, Report]"
+    hardware: "Hardware | None"
+    run: "TrainingRun | None"
+
+
 def flops(
     specs: Specs,
     mod: AsMod = None,
@@ -101,29 +112,29 @@ def flops(
     target = targets({"--plot": plot}, {})
     backward = backward or phase == "train"
     format = chosen(format)
-    accounts, runs = [], []
+    billed = []
     for spec in load_all(specs, mod):
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context, convention=convention, causal=causal)
-        accounts.append((report, twin(report, spec), sampling_range(report, spec)))
-        runs.append(training_run(spec, report, seen) if backward else None)
-        if cluster and runs[-1] is None:
+        run, hardware = (training_run(spec, report, seen), _hardware(report, again)) if backward else (None, None)
+        if cluster and run is None:
             raise UsageError(f"--gpus: {spec.name} does not say how long it is trained; give --tokens, such as --tokens 15T")
+        billed.append(Billed(report, twin(report, spec), sampling_range(report, spec), hardware, run))
 
-    hardware = _hardware([report for report, _, _ in accounts], again) if backward else [None] * len(accounts)
-    unit = Unit(macs, accounts[0][0].convention.multiply_add)
-    _show(accounts, by, unit, backward, format)
-    _show_training(accounts, hardware, runs, unit, "--tokens" if tokens else "the spec's `train`", cluster, format)
+    reports = [one.report for one in billed]
+    unit = Unit(macs, reports[0].convention.multiply_add)
+    _show(billed, by, unit, backward, format)
+    _show_training(billed, unit, "--tokens" if tokens else "the spec's `train`", cluster, format)
     if target:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
-        (first, dense, _), *others = accounts
+        dense = billed[0].twin
         if by == "layer":
-            plot_layers(target, first, unit, dense, backward=backward)
+            plot_layers(target, reports[0], unit, dense, backward=backward)
         else:
-            plot_breakdown(target, [dense, first] if dense and not others else [report for report, _, _ in accounts], unit, backward=backward)
-    verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(accounts) == 1) for report, _, _ in accounts]
+            plot_breakdown(target, [dense, *reports] if dense and len(reports) == 1 else reports, unit, backward=backward)
+    verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(reports) == 1) for report in reports]
     if format == "json":
-        _document(accounts, verdicts, hardware, runs, cluster, by, macs)
+        _document(billed, verdicts, cluster, by, macs)
     if not all(v.agrees for one in verdicts for v in one):
         raise typer.Exit(1)
 
@@ -188,7 +199,7 @@ def _counters(asked: str | None, phase: str) -> list[str]:
     return names
 
 
-def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, format: str) -> None:
+def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, format: str) -> None:
     """The analytic part, for a person."""
     if format == "json":
         return
@@ -197,47 +208,39 @@ def _show(accounts: list[tuple], by: str | None, unit: "Unit", backward: bool, f
     from modcalc.render.sampling import sampling_table
     from modcalc.render.wording import remarks
 
-    reports = [report for report, _, _ in accounts]
     more = []
-    if len(accounts) == 1:
-        report, dense, _ = accounts[0]
+    if len(billed) == 1:
+        report, dense = billed[0].report, billed[0].twin
         show([breakdown(report, by or "component", unit, backward=backward, twin=dense)], format)
         facts([("", ""), *remarks(report, unit, twin=dense, backward=backward)], format)
     else:
+        reports = [one.report for one in billed]
         beside = [side_by_side(reports, by, unit, backward=backward)] if by not in (None, "total") else []
         if format == "csv" and beside:  # for a program, the one that was asked for
             show(beside, format)
         else:
             show([comparison(reports, unit, backward=backward)], format)
             more += beside
-    more += [sampling_table(cases, unit, dense) for _, dense, cases in accounts if cases]
+    more += [sampling_table(one.cases, unit, one.twin) for one in billed if one.cases]
     if more:
         write("\n")
         show(more, format)
 
 
-def _hardware(reports: list["Report"], again: dict[str, str]) -> list["Hardware | None"]:
-    """Of each report. None, unless it was asked for, of a convention that counts recomputation itself (then an error) or no pairs of tokens:
-    what fused attention computes again would be 0 there.
+def _hardware(report: "Report", again: dict[str, str]) -> "Hardware | None":
+    """What a device is asked for. None, unless it was asked for, of a convention that counts recomputation itself (then an error) or no pairs of
+    tokens: what fused attention computes again would be 0 there.
     """
     from modcalc.cost.recompute import hardware_flops
     from modcalc.cost.workload import Training
 
-    rule = reports[0].convention
+    rule = report.convention
     if (rule.recompute_terms or rule.causal is None) and not again:
-        return [None] * len(reports)
-    return [hardware_flops(report, Training(**again)) for report in reports]
+        return None
+    return hardware_flops(report, Training(**again))
 
 
-def _show_training(
-    accounts: list[tuple],
-    hardware: list["Hardware | None"],
-    runs: list["TrainingRun | None"],
-    unit: "Unit",
-    said: str,
-    cluster: "Cluster | None",
-    format: str,
-) -> None:
+def _show_training(billed: list[Billed], unit: "Unit", said: str, cluster: "Cluster | None", format: str) -> None:
     """Below the FLOPs of a train step: what a device is asked for, and what the whole run costs."""
     if format == "json":
         return
@@ -245,10 +248,11 @@ def _show_training(
     from modcalc.render.output import facts
     from modcalc.render.wording import training
 
-    for (report, _, _), h, run in zip(accounts, hardware, runs, strict=True):
-        told = [*(hardware_facts(report, h, unit) if h else []), *(training(run, unit, said, cluster) if run else [])]
+    for one in billed:
+        told = hardware_facts(one.report, one.hardware, unit) if one.hardware else []
+        told += training(one.run, unit, said, cluster) if one.run else []
         if told:
-            facts([*([] if len(accounts) == 1 else [("", ""), ("", report.plan.name)]), *told], format)
+            facts([*([] if len(billed) == 1 else [("", ""), ("", one.report.plan.name)]), *told], format)
 
 
 def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> list["Verdict"]:
@@ -277,15 +281,7 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
     return verdicts
 
 
-def _document(
-    accounts: list[tuple],
-    verdicts: list[list],
-    hardware: list["Hardware | None"],
-    runs: list["TrainingRun | None"],
-    cluster: "Cluster | None",
-    by: str | None,
-    macs: bool,
-) -> None:
+def _document(billed: list[Billed], verdicts: list[list["Verdict"]], cluster: "Cluster | None", by: str | None, macs: bool) -> None:
     """One document for one spec; `reports` of several."""
     from msgspec.structs import asdict
 
@@ -294,14 +290,14 @@ def _document(
     from modcalc.render.output import emit
 
     documents = []
-    for (report, dense, cases), of in zip(accounts, verdicts, strict=True):
-        documents.append(account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of))
-    for document, h, run in zip(documents, hardware, runs, strict=True):
-        if h:
-            document["hardware"] = asdict(h)
+    for (report, dense, cases, hardware, run), of in zip(billed, verdicts, strict=True):
+        document = account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of)
+        if hardware:
+            document["hardware"] = asdict(hardware)
         if run:
             document["training"] = asdict(run)
         if run and cluster:
             time = {"seconds": cluster.seconds(run.flops), "device_hours": cluster.device_hours(run.flops)}
             document["training"]["cluster"] = asdict(cluster) | time
+        documents.append(document)
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")
