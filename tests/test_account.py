@@ -10,10 +10,10 @@ from strategies import specs
 
 from modcalc import account, load
 from modcalc.cost.account import LEVELS, dense_twin
-from modcalc.cost.compare import is_expectation
 from modcalc.cost.conventions import find_convention
 from modcalc.cost.memory_report import memory_report
 from modcalc.cost.ops import CAUSAL, AttentionCore, Linear
+from modcalc.cost.remarks import is_expectation
 from modcalc.cost.workload import Workload
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import resolve

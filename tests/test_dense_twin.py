@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modcalc.cost.account import account, dense_twin
-from modcalc.cost.compare import routing_flops
 from modcalc.cost.memory import kv_cache_bytes
+from modcalc.cost.remarks import routing_flops
 from modcalc.spec.resolve import by_layer, expert_layers
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import find_problems

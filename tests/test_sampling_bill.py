@@ -14,9 +14,10 @@ from variants import BASE, LATENT, spec_of
 
 from modcalc import account, build, check_spec
 from modcalc.cost.account import dense_twin
-from modcalc.cost.compare import is_expectation, kv_bytes
+from modcalc.cost.compare import kv_bytes
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.cost.memory_report import memory_report
+from modcalc.cost.remarks import is_expectation
 from modcalc.errors import UsageError
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Mod, Moe, Spec

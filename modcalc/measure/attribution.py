@@ -25,8 +25,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from modcalc.cost.account import Report, layer
-from modcalc.cost.compare import routed
 from modcalc.cost.ops import number
+from modcalc.cost.remarks import routed
 from modcalc.measure.ranges import USER_SCOPE, Owners, Ranged, ranges
 from modcalc.measure.records import Attribution, Line
 from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from modcalc.cost.account import Report, account
-from modcalc.cost.compare import is_expectation
 from modcalc.cost.ops import number
 from modcalc.cost.recompute import hardware_flops
+from modcalc.cost.remarks import is_expectation
 from modcalc.cost.roofline import step_bytes
 from modcalc.cost.workload import Training
 from modcalc.measure.build import build

@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Line, Report
-from modcalc.cost.compare import is_expectation, masked_windows
+from modcalc.cost.remarks import is_expectation, masked_windows
 from modcalc.render.table import Column, Table
 from modcalc.render.wording import LABELS, Unit, headline, lengths_differ
 from modcalc.spec.plan import Plan

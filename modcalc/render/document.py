@@ -5,8 +5,9 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import free_work, is_expectation, kv_bytes, masked_windows, routed
+from modcalc.cost.compare import kv_bytes
 from modcalc.cost.ops import whole
+from modcalc.cost.remarks import free_work, is_expectation, masked_windows, routed
 from modcalc.cost.tensors import DTYPE
 from modcalc.render.breakdown import in_order, ordered
 from modcalc.render.conventions import convention_document

@@ -5,10 +5,11 @@ from fractions import Fraction
 from typing import Any
 
 from modcalc.cost.account import Report
-from modcalc.cost.compare import free_work, kv_bytes, masked_windows, routed, routed_windows, routing_flops
+from modcalc.cost.compare import kv_bytes
 from modcalc.cost.convention import Convention
 from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
+from modcalc.cost.remarks import free_work, masked_windows, routed, routed_windows, routing_flops
 from modcalc.cost.tensors import DTYPE
 from modcalc.cost.training import Cluster, TrainingRun
 from modcalc.render.numbers import binary_bytes, count, several, share
