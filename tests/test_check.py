@@ -16,9 +16,9 @@ import yaml
 
 from modcalc import account, load
 from modcalc.cost.budget import METRICS, Costs, Rule, check, contradictions, parse_rule, rules_of
-from modcalc.cost.check import sources
 from modcalc.cost.training import training_run
 from modcalc.errors import UsageError
+from modcalc.spec.files import sources
 from modcalc.spec.load import loads
 from modcalc.spec.schema import Budget
 

@@ -1,4 +1,4 @@
-"""Many specs held to their budgets: finds the files, keeps going past a bad one, and says how it ended."""
+"""Many specs held to their budgets: keeps going past a bad one, and says how it ended."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -8,10 +8,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from modcalc.cost.budget import Costs, Result, Rule, check, contradictions, rules_of
-from modcalc.errors import ModcalcError, UsageError
-from modcalc.spec.hub_read import of_model
+from modcalc.errors import ModcalcError
+from modcalc.spec.files import sources
 from modcalc.spec.imported import notes
-from modcalc.spec.load import load_with_lines, sectioned, shipped_specs
+from modcalc.spec.load import load_with_lines, sectioned
 from modcalc.spec.revision import is_new, load_side
 from modcalc.spec.schema import Spec
 
@@ -58,40 +58,6 @@ class Outcome(Struct, frozen=True):
     def exit_code(self) -> int:
         """0 all hold, 1 a rule does not, 2 a spec or rule could not be evaluated."""
         return 2 if any(c.problems for c in self.checked) else 0 if self.ok else 1
-
-
-def sources(paths: Iterable[str]) -> Iterator[str]:
-    """Files, names, and for a folder every YAML file and every config.json of a model in it, sorted, its own in front; and folders that
-    cannot be looked into, for which to load them says why.
-
-    Raises UsageError for a folder without any spec: a check of nothing must not pass.
-    """
-    for path in paths:
-        folder = Path(path)
-        if not os.path.isdir(folder):
-            yield path
-            continue
-        found = _within(folder)
-        if os.path.exists(folder / "config.json"):
-            # Alone, it is the folder that was meant: a model's, as the hub has them.
-            yield str(folder / "config.json") if found else path
-        elif not found and path in shipped_specs():
-            yield path
-        elif not found:
-            raise UsageError(f"{path}: no .yaml file and no config.json in this folder")
-        yield from map(str, found)
-
-
-def _within(folder: Path) -> list[Path]:
-    """Specs in a folder, hidden ones and its own config.json left out, and folders in it that cannot be listed."""
-    found: list[Path] = []
-    shut: list[OSError] = []
-    for where, below, names in os.walk(folder, onerror=shut.append):
-        below[:] = [name for name in below if name[0] != "."]
-        found += [Path(where) / name for name in names if name[0] != "." and name.endswith((".yaml", ".yml"))]
-        if "config.json" in names and Path(where) != folder and of_model(Path(where) / "config.json"):
-            found.append(Path(where) / "config.json")
-    return sorted([*found, *(Path(wrong.filename) for wrong in shut)])
 
 
 def check_all(paths: Iterable[str], require: Iterable[Rule] = (), extra: Callable[[Spec], list[Result]] | None = None) -> Iterator[Checked]:
