@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modcalc.errors import UsageError
 from modcalc.spec.plan import Plan
+from modcalc.units import whole_number
 
 Place = tuple[int, int]  # (recursion or 0, block)
 
@@ -119,9 +121,11 @@ class LayerCache:
 
 
 class Cache:
-    """The caches of every block of a plan for `batch` sequences; `length` tokens of each have been seen."""
+    """The caches of every block of a plan for `batch` sequences; `length` tokens of each have been seen. Raises UsageError for no sequence."""
 
     def __init__(self, plan: Plan, batch: int) -> None:
+        if whole_number(batch, "batch") < 1:
+            raise UsageError(f"batch {batch}: at least 1 sequence is needed")
         self.plan, self.batch, self.length = plan, batch, 0
         rec = plan.recursion
         # A query sees itself and at most window - 1 before it; its own key is written before it reads.

@@ -61,12 +61,14 @@ class Decoder(nn.Module):
     """A decoder-only transformer built from a Plan; recomputes no dim.
 
     attention: "sdpa" (torch's scaled_dot_product_attention wherever the spec allows it) or "explicit" (q k^T, softmax
-    and v as plain matrix products, which every counter sees, backward too). Raises UsageError for another value, and in
+    and v as plain matrix products, which every counter sees, backward too). Raises UsageError for another value, for what is no Plan, and in
     `forward` for a sequence that the plan is not for. Parameters are drawn from torch's generator (see `initialise`).
     """
 
     def __init__(self, plan: Plan, *, attention: str = "sdpa") -> None:
         super().__init__()
+        if not isinstance(plan, Plan):
+            raise UsageError(f"{plan!r:.100} is no Plan: modcalc.resolve makes one from a Spec, and modcalc.build the model")
         if attention not in ATTENTION:
             raise UsageError(f"attention {attention!r}: one of {', '.join(ATTENTION)}")
         self.plan = plan
@@ -77,17 +79,16 @@ class Decoder(nn.Module):
         self.final_norm = Norm(plan.final_norm) if plan.final_norm else None
         self.head_proj = Linear(plan.d_model, plan.embedding.width, bias=False) if plan.embedding.width != plan.d_model else None
         self.head = Linear(plan.embedding.width, plan.embedding.vocab_size, bias=plan.head.bias)
-        self._tie()
+        if plan.head.tied:
+            self.head.weight = self.embedding.tokens.weight
         initialise(self)
 
-    def _tie(self) -> None:
-        if self.plan.head.tied:
-            self.head.weight = self.embedding.tokens.weight
-
     def _apply(self, fn: Callable, recurse: bool = True) -> "Decoder":
-        """What moves or converts a model; where that makes new parameters (to_empty of one on the meta device), a tied one comes out twice."""
+        """What moves or converts a model; where that makes new parameters (to_empty of one on the meta device), a tied one would come out twice."""
+        ours, its = (part._parameters.get("weight") for part in (self.embedding.tokens, self.head))
         super()._apply(fn, recurse)
-        self._tie()
+        if ours is not None and ours is its:
+            self.head.weight = self.embedding.tokens.weight
         return self
 
     def forward(self, tokens: Tensor) -> Output:

@@ -53,7 +53,7 @@ class Router(Linear):
 
 
 class Predictor(nn.Module):
-    """A small MLP that learns, behind a stop-gradient, which tokens top-k will choose (section 3.5 of the paper). [B, T, D] -> [B, T]."""
+    """A small MLP that learns, behind a stop-gradient, which tokens will be chosen (section 3.5 of the paper; see `losses`). [B, T, D] -> [B, T]."""
 
     def __init__(self, d_model: int, width: int) -> None:
         super().__init__()

@@ -35,7 +35,11 @@ def prefill(model: Decoder, tokens: Tensor, cache: Cache, *, decide: str | None 
 
 @torch.no_grad()
 def decode(model: Decoder, token: Tensor, cache: Cache, *, decide: str | None = None) -> Tensor:
-    """Logits [B, V] after one more token [B] of every sequence, which the cache then holds. Raises UsageError past learned positions."""
+    """Logits [B, V] after one more token [B] of every sequence, which the cache then holds. Raises UsageError past learned positions, and for
+    another shape.
+    """
+    if token.dim() != 1:
+        raise UsageError(f"tokens of shape {list(token.shape)}: decode takes one of each sequence, [B]")
     x, _ = Pass(model, decide, cache, token.shape[0]).one(token)
     cache.length += 1
     return model.logits(x[:, -1])
@@ -57,7 +61,7 @@ def generate(
     positions (before any is computed).
     """
     max_new_tokens = whole_number(max_new_tokens, "max_new_tokens")
-    if max_new_tokens < 0 or not temperature >= 0:
+    if max_new_tokens < 0 or not isinstance(temperature, int | float) or not temperature >= 0:
         raise UsageError(f"max_new_tokens {max_new_tokens}, temperature {temperature}: both are numbers from 0 on")
     # The last token is only returned, never fed.
     check_prompt(model.plan, tokens.shape[1], max(max_new_tokens - 1, 0))

@@ -246,7 +246,7 @@ def test_workloads_that_make_no_sense(wrong: dict) -> None:
 
 @pytest.mark.parametrize("spec", ["mod-small", None])
 def test_what_is_no_spec_is_told_how_to_load_one(spec: object) -> None:
-    with pytest.raises(UsageError, match=r"is no Spec: modcalc\.load\("):
+    with pytest.raises(UsageError, match=r"is no Spec: modcalc\.load makes one"):
         account(spec)
 
 

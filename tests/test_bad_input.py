@@ -90,6 +90,7 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "capacity quoted": (GOOD + "mod:\n  capacity: '0.5'\n", (r":11: mod.capacity: found '0.5'; .*; write 0.5, without quotes",)),
     "capacity with a comma": (GOOD + "mod:\n  capacity: 0,125\n", (r":11: mod.capacity: found '0,125'; .*; a decimal has a point: write 0.125",)),
     "a count with a comma": (GOOD.replace("32", "1,5e3"), (r":4: d_model: found '1,5e3'; .*; a decimal has a point: write 1.5e3",)),
+    "half a layer": (GOOD.replace("n_layers: 4", "n_layers: 4,5"), (r":5: n_layers: found '4,5'; .*; write a whole number",)),
     "thousands": (GOOD.replace("32", "1,024"), (r":4: d_model: found '1,024'; .*; write 1024",)),
     "an empty key": (GOOD + '"": 1\n', (r":10: '': unknown key",)),
     "rules beside a name that is missing": (GOOD.replace("heads: 4", "heads: 5").replace("name: a\n", ""), (

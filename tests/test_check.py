@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from modcalc import account, load
+from modcalc.cost import check as cost_check
 from modcalc.cost.budget import METRICS, Costs, Rule, check, contradictions, parse_rule, rules_of
 from modcalc.cost.training import training_run
 from modcalc.errors import UsageError
@@ -268,7 +270,14 @@ def test_a_revision_in_a_hook_and_in_a_clone_without_old_files(run, spec, git, t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
     assert run(rule[0], "-r", "params <= 1 * HEAD:").returncode == 1
+    # Said as a whole, it is taken at its word.
+    (tmp_path / ".git").rename(tmp_path / "apart")
+    monkeypatch.setenv("GIT_DIR", "apart")
+    monkeypatch.setenv("GIT_WORK_TREE", ".")
+    assert run(rule[0], "-r", "params <= 1 * HEAD:").returncode == 1
+    (tmp_path / "apart").rename(tmp_path / ".git")
     monkeypatch.delenv("GIT_DIR")
+    monkeypatch.delenv("GIT_WORK_TREE")
     git("commit", "-qam", "after")
     git("config", "uploadpack.allowFilter", "true")
     clone = tmp_path.parent / f"{tmp_path.name}-clone"
@@ -290,6 +299,21 @@ def test_a_name_that_cannot_be_shown_costs_no_other_result(run, spec, tmp_path: 
         assert done.returncode == 2 and "internal error" not in done.stderr
         assert ("good.yaml" in done.stdout or format == "github") and r"udce9in.yaml" in done.stdout and "\x1b" not in done.stdout
     ElementTree.fromstring(run(tmp_path, "--format", "junit").stdout)
+
+
+def test_an_interrupt_keeps_what_was_checked(modcalc, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = cost_check.check_all
+
+    def some(*words: object) -> Iterator[cost_check.Checked]:
+        yield next(own(*words))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cost_check, "check_all", some)
+    files = [spec("params: 4M", name) for name in ("a.yaml", "b.yaml")]
+    code, out, _ = modcalc("check", *files, "--format", "json")
+    assert code == 130 and [r["spec"] for r in json.loads(out)["results"]] == [str(files[0])] and json.loads(out)["ok"] is False
+    code, out, _ = modcalc("check", *files)
+    assert code == 130 and "1 held, 0 broken; interrupted, so further specs were not checked" in out
 
 
 def test_notes_reach_machines(run, spec) -> None:
@@ -323,7 +347,19 @@ def test_rules_that_contradict(run, spec) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    ["params", "params < 5", "parms <= 5", "params <= five", "params <= 5 within 0.1", "params == 5 within x", "params <= -1", "params <= 1GiB"],
+    [
+        "params",
+        "params < 5",
+        "params <= 1 <= 2",
+        "params <= 1 *",
+        "params == 1 within ",
+        "parms <= 5",
+        "params <= five",
+        "params <= 5 within 0.1",
+        "params == 5 within x",
+        "params <= -1",
+        "params <= 1GiB",
+    ],
 )
 def test_rules_that_cannot_be_read(rule: str) -> None:
     with pytest.raises(UsageError):
@@ -334,6 +370,7 @@ def test_values_and_paths_may_have_blanks() -> None:
     rules = {
         "kv_cache_bytes <= 1.5 MiB": Rule("kv_cache_bytes", "max", 3 * 2**19),
         "params<=1.1*sub dir/b.yaml": Rule("params", "max", Fraction(11, 10), relative_to="sub dir/b.yaml"),
+        "params <= 1" + " " * 5000 + "* a=b.yaml": Rule("params", "max", 1, relative_to="a=b.yaml"),
         " params == 1 * a b.yaml within 0.01 ": Rule("params", "equals", 1, Fraction(1, 100), "a b.yaml"),
         "kv_cache_bytes == 2 KiB within 0.5": Rule("kv_cache_bytes", "equals", 2048, Fraction(1, 2)),
     }

@@ -160,3 +160,7 @@ def test_an_interrupt_keeps_what_was_printed(flops, tiny: Path, monkeypatch: pyt
     monkeypatch.setattr(counters, "installed", lambda: ["torch"])
     ran = flops(tiny)
     assert ran.code == 130 and "total " in ran.out
+    ran = flops(tiny, "gpt2", "--format", "json")
+    assert ran.code == 130 and [(r["spec"], r["agree"], r["counters"]["torch"]) for r in ran.document["reports"]] == [
+        ("tiny", None, None), ("gpt2", None, None)
+    ]  # fmt: skip

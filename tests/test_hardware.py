@@ -9,6 +9,7 @@ from standin import FakeNvml
 
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure import hardware
+from modcalc.measure.hardware import named_peak
 from modcalc.measure.nvml import Gpu
 from modcalc.measure.records import Energy
 
@@ -34,6 +35,14 @@ def test_peaks_are_the_dense_datasheet_figures(name):
     found = hardware.peak(name, "bf16")
     assert found.flops_per_s == BF16[name] * 1e12
     assert found.source.startswith("https://")
+
+
+def test_a_part_of_a_name_is_whole_words():
+    for part, name in (("h200", "NVIDIA H200"), ("L4", "NVIDIA L4"), ("a10", "NVIDIA A10"), ("h100 pcie", "NVIDIA H100 PCIe")):
+        assert named_peak(part, "bf16")[0] == name
+    for other in ("H20", "NVIDIA H20", "L40", "A4", "B20", "h100"):
+        with pytest.raises(UsageError, match=f"--gpu {other}: (no datasheet of that name|which of)"):
+            named_peak(other, "bf16")
 
 
 def test_peaks_of_memory_and_fp32():

@@ -121,6 +121,8 @@ def test_a_size_that_the_file_does_not_say_is_told() -> None:
     spec = from_config({"model_type": "minicpm3", **said})
     assert "kv_lora_rank 256" in spec.description and "qk_nope_head_dim 64" in spec.description and "q_lora_rank" not in spec.description
     assert "head_dim" not in tiny("llama", intermediate_size=8).description, "what is derived is no size of another model"
+    mixtral = tiny("mixtral", num_key_value_heads=2, intermediate_size=8)
+    assert "num_experts_per_tok 2, num_experts 8" in mixtral.description
 
 
 def test_exaone_4_5_names_its_decoder_in_two_ways(tmp_path: Path) -> None:
@@ -484,7 +486,8 @@ def test_the_description_says_what_is_not_carried() -> None:
     third = from_config({"model_type": "gpt_neox", "rotary_pct": 0.3333333333333333, "hidden_size": 192, "num_attention_heads": 2})
     assert resolve(third, 2).blocks[0].attention.rotary_dim == 32  # as int(96 * 0.333…) of floats; exactly it would be 31.99…
     assert left_out(tiny("glm", head_dim=10)) == "the rotation of 5 dims, an odd number" and left_out(tiny("glm", head_dim=12)) == ""
-    assert {path.stem for path in CONFIGS.glob("*.json") if defaulted(named(path.stem))} == {"gemma-3-4b"}
+    assert {path.stem for path in CONFIGS.glob("*.json") if defaulted(named(path.stem))} == {"aria", "gemma-3-4b"}
+    assert defaulted(named("aria")) == "moe_num_shared_experts 2"
     stump = from_config({"model_type": "gpt2", "n_embd": 768, "scale_attn_by_inverse_layer_idx": True})
     assert defaulted(stump) == "vocab_size 50257, n_layer 12, n_head 12" and left_out(stump) == "scores scaled by layer"
 

@@ -85,7 +85,10 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "minicpm"}, '"minicpm" is not supported; supported: '),  # and not MiniCPM3, with its latent attention
         ({"model_type": "nemotron-nas"}, '"nemotron-nas" is not supported; supported: '),
         ({"model_type": "deepseek_ref"}, '"deepseek_ref" is not supported; supported: '),
+        ({"model_type": "mpnet"}, '"mpnet" is not supported; supported: '),
         ({"model_type": "gpt_nox"}, "did you mean gpt_neox?"),
+        ({"model_type": "qwen3_meo"}, "did you mean qwen3_moe?"),
+        ({"model_type": "deepseek.v3"}, "did you mean deepseek_v3?"),
         ({"model_type": "gptneox"}, "did you mean gpt_neox?"),
         ({"model_type": "qwen3_moe", "use_qk_norm": False}, "only true here"),
         ({"model_type": "qwen3_moe", "shared_expert_intermediate_size": 768}, "only 0 here"),

@@ -302,4 +302,6 @@ def test_the_batch_of_the_train_section_is_mentioned(run, tmp_path: Path) -> Non
     (tmp_path / "t.yaml").write_text((SPECS / "dense-small.yaml").read_text() + "train: {batch_size: 8}\n")
     said = "note: dense-small: billed for one sequence; its train section has 8 a step: --batch 8\n"
     assert run(tmp_path / "t.yaml")[1] == said
+    assert run(tmp_path / "t.yaml", "--fsdp", 3)[1] == said.replace("step: --batch 8", "step, 3 of them on each of 3 GPUs: --batch 3")
+    assert run(tmp_path / "t.yaml", "--fsdp", 8)[1] == ""
     assert run(tmp_path / "t.yaml", "--batch", 8)[1] == "" == run(tmp_path / "t.yaml", "--phase", "forward")[1]

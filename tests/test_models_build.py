@@ -6,9 +6,10 @@ import sys
 import msgspec
 import pytest
 import torch
+from modcalc.models import Cache, Decoder
 
 import modcalc
-from modcalc.errors import UsageError
+from modcalc.errors import ModcalcError, UsageError
 from modcalc.spec.schema import Spec
 
 TINY = dict(name="tiny", vocab_size=11, seq_len=8, d_model=8, n_layers=3, attention=dict(n_heads=2), mlp=dict(d_ff=16), mod=dict(capacity=0.5))
@@ -84,6 +85,18 @@ def test_a_tied_head_stays_tied_when_a_model_on_meta_gets_memory() -> None:
         assert sum(p.numel() for p in model.parameters()) == parameters and not any(p.is_meta for p in model.parameters())
 
 
+def test_a_head_that_was_replaced_stays_so() -> None:
+    model = modcalc.build(tiny(head=dict(tied=True)))
+    model.head.weight = torch.nn.Parameter(model.head.weight.detach() + 1)
+    before = model.head.weight.detach().clone()
+    assert torch.equal(model.double().head.weight, before.double())
+    for other in (torch.nn.Linear(model.plan.d_model, 3), torch.nn.Identity()):
+        model.head = other
+        names = list(model.state_dict())
+        model.to(torch.float32)
+        assert list(model.state_dict()) == names and model(torch.zeros(1, model.plan.seq_len, dtype=torch.int64)).logits.dtype == torch.float32
+
+
 def test_meta_holds_no_memory() -> None:
     big = tiny(d_model=2**14, vocab_size=10**6, n_layers=100, attention=dict(n_heads=128), mlp=dict(ratio=4.0))
     model = modcalc.build(big, device="meta")
@@ -100,6 +113,9 @@ def test_meta_holds_no_memory() -> None:
         (dict(dtype=torch.int8), "torch.int8"),
         (dict(attention="flash"), "one of sdpa, explicit"),
         (dict(seq_len=0), "at least 1 token"),
+        (dict(device=None), "device 'None' cannot be used"),
+        (dict(seed="a"), "seed 'a': a whole number"),
+        (dict(seed=2**64), "allowed 0 to"),
     ],
 )
 def test_what_it_refuses(options: dict, text: str) -> None:
@@ -107,6 +123,19 @@ def test_what_it_refuses(options: dict, text: str) -> None:
         modcalc.build(tiny(), **options)
     assert "\n" not in str(caught.value)
     assert torch.get_default_dtype() is torch.float32
+
+
+def test_what_is_no_spec_or_no_plan() -> None:
+    for ask, text in (
+        (lambda: Decoder(tiny()), "is no Plan: modcalc.resolve makes one"),
+        (lambda: Cache(modcalc.resolve(tiny()), 0), "batch 0: at least 1 sequence"),
+        (lambda: Cache(modcalc.resolve(tiny()), 2.5), "batch 2.5: a whole number"),
+        (lambda: modcalc.dense_twin("mod-small"), "is no Spec: modcalc.load"),
+        (lambda: modcalc.resolve(modcalc.resolve(tiny())), "a Plan, which is resolved already"),
+        (lambda: modcalc.load(None), "None: allowed the path of a file"),
+    ):
+        with pytest.raises(ModcalcError, match=text):
+            ask()
 
 
 def test_a_plan_has_its_own_length() -> None:

@@ -343,11 +343,13 @@ def test_what_cannot_be_sampled() -> None:
     model = model_of("mod")
     with pytest.raises(UsageError, match="numbers from 0 on"):
         generate(model, zeros(1, 1), -1)
-    for temperature in (-0.1, float("nan")):
+    for temperature in (-0.1, float("nan"), None):
         with pytest.raises(UsageError, match="numbers from 0 on"):
             generate(model, zeros(1, 1), 1, temperature=temperature)
     with pytest.raises(UsageError, match="one of router, predictor"):
         causal_forward(model, zeros(1, 3), decide="coin")
+    with pytest.raises(UsageError, match=r"shape \[2, 1\]: decode takes one of each sequence"):
+        decode(model, zeros(2, 1), Cache(model.plan, 2))
     with pytest.raises(UsageError, match="its experts choose among all tokens of a sequence"):
         generate(model_of("mod, expert choice"), zeros(1, 3), 2)
     cache = Cache(model.plan, 1)

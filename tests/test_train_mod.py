@@ -122,7 +122,7 @@ def test_results_lose_nothing_while_a_finished_run_is_read_again(corpus: Corpus,
 def test_what_is_no_checkpoint_is_named(corpus: Corpus, tmp_path: Path) -> None:
     for content in (b"", b"PK\x03\x04 cut off", b"text"):
         (tmp_path / "dense-0.pt").write_bytes(content)
-        with pytest.raises(UsageError, match=r"dense-0.pt: not a whole checkpoint .*; remove it"):
+        with pytest.raises(UsageError, match=r"dense-0.pt: cannot be read .*; if it is damaged, remove it"):
             Run(SMOKE, arms(SMOKE)[0], 0, corpus, tmp_path, "cpu")
     (tmp_path / "experiment.json").write_text("")
     with pytest.raises(UsageError, match=r"experiment.json: not readable"):

@@ -1,13 +1,14 @@
 """The rules between values: what contradicts, and what would be accepted and ignored."""
 
 import json
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import specs
 
-from modcalc.errors import SpecError
+from modcalc.errors import SpecError, UsageError
 from modcalc.spec.load import loads
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Attention, Mlp, Mod, Norm, Spec
@@ -341,6 +342,23 @@ def test_python_can_break_types_and_ranges_too(over: dict[str, Any], path: str) 
         check_spec(make(**over))
 
 
+def test_numbers_become_those_of_a_file() -> None:
+    import numpy as np
+
+    spec = make(d_model=np.int64(64), vocab_size=50.0, mod=dict(capacity=np.float64(0.5), layers=[np.int32(1)]))
+    checked = check_spec(spec)
+    assert checked == make(d_model=64, vocab_size=50, mod=Mod(capacity=0.5, layers=[1]))
+    assert {type(n) for n in (checked.d_model, checked.vocab_size, checked.mod.layers[0])} == {int} and type(checked.mod.capacity) is float
+    with pytest.raises(SpecError, match=r"'a': mod.layers: found \(1,\); allowed null or a list"):
+        check_spec(make(mod=Mod(layers=(1,))))
+    for wrong in (Fraction(1, 2), object()):
+        with pytest.raises(SpecError, match=r"'a': found .*; allowed numbers, text, lists and sections"):
+            check_spec(make(mod=Mod(capacity=wrong)))
+    for other in ("mod-small", None, resolve(make())):
+        with pytest.raises(UsageError, match="is no Spec|a Plan"):
+            check_spec(other)
+
+
 def test_a_section_in_a_message_is_a_mapping() -> None:
     text = "name: x\nvocab_size: 10\nseq_len: 8\nd_model: 8\nn_layers: 2\nattention: {n_heads: 2}\nmlp: {d_ff: 8}\n"
     with pytest.raises(SpecError, match=r"mod\.capacity: found a mapping; allowed a list of 2"):
@@ -352,7 +370,7 @@ def test_a_section_in_a_message_is_a_mapping() -> None:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_drawn_specs_keep_every_rule(spec: Spec) -> None:
-    assert check_spec(spec) is spec
+    assert check_spec(spec) == spec
 
 
 @settings(max_examples=100)

@@ -67,7 +67,7 @@ class Run:
         try:
             return torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         except Exception as wrong:  # whatever an unpickler stumbles over
-            raise UsageError(f"{self.checkpoint}: not a whole checkpoint ({reason(wrong)}); remove it, and that run begins anew") from None
+            raise UsageError(f"{self.checkpoint}: cannot be read ({reason(wrong)}); if it is damaged, remove it: that run begins anew") from None
 
     @property
     def finished(self) -> bool:

@@ -43,13 +43,21 @@ def check(
     Exit 0 if every rule holds, 1 if one does not, 2 if a spec or a rule cannot be read.
     """
     from modcalc.cost.budget import parse_rule
-    from modcalc.cost.check import Outcome, check_all
+    from modcalc.cost.check import Checked, Outcome, check_all
     from modcalc.render.check import show
 
     extra = None
     if counters:
         from modcalc.measure.agreement import counter_results as extra
 
-    outcome = Outcome(tuple(check_all(paths, [parse_rule(text) for text in require or ()], extra)))
+    checked: list[Checked] = []
+    rules = [parse_rule(text) for text in require or ()]
+    try:
+        for one in check_all(paths, rules, extra):
+            checked.append(one)
+    except KeyboardInterrupt:
+        show(Outcome(tuple(checked), interrupted=True), format)
+        raise
+    outcome = Outcome(tuple(checked))
     show(outcome, format)
     raise typer.Exit(outcome.exit_code)

@@ -1,6 +1,6 @@
 """`modcalc flops`: what specs cost by the ledger, and whether counters that run the models agree."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
@@ -60,7 +60,7 @@ class Billed(NamedTuple):
 
     report: "Report"
     twin: "Report | None"
-    cases: "Mapping[str, Report]"
+    cases: Mapping[str, "Report"]
     hardware: "Hardware | None"
     run: "TrainingRun | None"
 
@@ -132,9 +132,14 @@ def flops(
             plot_layers(target, reports[0], unit, dense, backward=backward)
         else:
             plot_breakdown(target, [dense, *reports] if dense and len(reports) == 1 else reports, unit, backward=backward)
-    verdicts = [_count(report, counters, Unit(macs), backward, format, alone=len(reports) == 1) for report in reports]
-    if format == "json":
-        _document(billed, verdicts, cluster, by, macs)
+    verdicts: list[list[Verdict]] = [[] for _ in reports]
+    try:
+        for report, found in zip(reports, verdicts, strict=True):
+            for verdict in _count(report, counters, Unit(macs), backward, format, alone=len(reports) == 1):
+                found.append(verdict)
+    finally:  # an interrupt, too, leaves what was found
+        if format == "json":
+            _document(billed, verdicts, cluster, by, macs)
     if not all(v.agrees for one in verdicts for v in one):
         raise typer.Exit(1)
 
@@ -255,10 +260,10 @@ def _show_training(billed: list[Billed], unit: "Unit", said: str, cluster: "Clus
             facts([*([] if len(billed) == 1 else [("", ""), ("", one.report.plan.name)]), *told], format)
 
 
-def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> list["Verdict"]:
+def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> Iterator["Verdict"]:
     """Each counter's verdict, told as soon as it is there; with `backward`, torch also counts the train step."""
     if not counters:
-        return []
+        return
     from modcalc.errors import reason
     from modcalc.measure.agreement import Verdict, ledger_by_path, run
     from modcalc.render.counted import counted_as, differences_table, verdict_facts
@@ -267,7 +272,6 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
 
     name = report.plan.name
     facts([("", ""), *([] if alone else [("", name)]), *counted_as(report, unit)], format)
-    verdicts = []
     for counter, both in [(c, False) for c in counters] + [("torch", True) for c in counters if backward and c == "torch"]:
         try:
             with working(f"{name}: counting by {counter}{', train step' if both else ''}"):
@@ -277,8 +281,7 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
         facts(verdict_facts(verdict, unit), format)
         if verdict.differences:
             show([differences_table(verdict, unit)], format)
-        verdicts.append(verdict)
-    return verdicts
+        yield verdict
 
 
 def _document(billed: list[Billed], verdicts: list[list["Verdict"]], cluster: "Cluster | None", by: str | None, macs: bool) -> None:

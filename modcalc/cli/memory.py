@@ -88,8 +88,10 @@ def memory(
     loaded = load_all(specs, mod)
     for spec in loaded:
         planned = spec.train.batch_size if spec.train else 1
-        if phase == "train" and batch == 1 < planned:
-            typer.echo(f"note: {spec.name}: billed for one sequence; its train section has {planned:,} a step: --batch {planned}", err=True)
+        own = -(-planned // how.fsdp)
+        if phase == "train" and batch == 1 < own:
+            where = f", {own:,} of them on each of {how.fsdp:,} GPUs" if how.fsdp > 1 else ""
+            typer.echo(f"note: {spec.name}: billed for one sequence; its train section has {planned:,} a step{where}: --batch {own}", err=True)
     reports = [memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context, dtype=dtype, room=room, how=how) for spec in loaded]
     if format == "json":
         documents = [memory_document(report) for report in reports]

@@ -14,7 +14,7 @@ from modcalc.cost.ops import Op, ratio, whole
 from modcalc.cost.workload import SAMPLING, Workload
 from modcalc.errors import UsageError
 from modcalc.spec.plan import Dim, Plan
-from modcalc.spec.resolve import by_layer, expert_layers, resolve
+from modcalc.spec.resolve import by_layer, demand_spec, expert_layers, resolve
 from modcalc.spec.schema import Spec
 
 LEVELS = ("total", "component", "layer", "path")
@@ -159,7 +159,8 @@ def count_flops(rows: tuple[Op, ...], work: Workload, rule: Convention) -> Flops
 
 
 def dense_twin(spec: Spec) -> Spec:
-    """The same shape without routing; recursions become as many blocks with weights of their own."""
+    """The same shape without routing; recursions become as many blocks with weights of their own. Raises UsageError for what is no Spec."""
+    demand_spec(spec)
     if spec.mod is None:
         return spec
     unrolled = _unrolled(spec) if spec.mod.recursions else {}

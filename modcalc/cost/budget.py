@@ -142,26 +142,28 @@ def rules_of(spec: Spec, line_of: Callable[[tuple[str, ...]], int | None] = lamb
     return rules
 
 
-_RULE = re.compile(r"\s*(\w+)\s*(<=|>=|==)\s*([^\s*<>=][^*<>=]*?)\s*(?:\*\s*(\S.*?))?(?:\s+within\s+(\S+))?\s*")
+_RULE = re.compile(r"\s*(\w+)\s*(<=|>=|==)(.*)", re.DOTALL)
 
 
 def parse_rule(text: str) -> Rule:
     """A rule as on the command line: 'METRIC <= VALUE', '… <= 0.6 * OTHER', '… == VALUE within 0.01'."""
     found = _RULE.fullmatch(text)
-    if not found:
+    metric, sign, rest = found.groups() if found else ("", "", "")
+    limit, said, within = rest.rpartition(" within ")
+    value, times, other = (part.strip() for part in (limit if said else rest).partition("*"))
+    if not value or set("<>=") & set(value) or (times and not other):
         forms = "METRIC <= VALUE, METRIC >= VALUE * OTHER_SPEC or METRIC == VALUE within 0.01"
         raise UsageError(f"rule {text!r}: write {forms}, without other signs; metrics are {', '.join(METRICS)}")
-    metric, sign, value, other, within = found.groups()
     if metric not in METRICS:
         raise UsageError(f"rule {text!r}: no metric {metric!r}; there are {', '.join(METRICS)}{hint(metric, METRICS)}")
     bound = next(name for name, s in BOUNDS.items() if s == sign)
-    if within and bound != "equals":
+    if said and bound != "equals":
         raise UsageError(f"rule {text!r}: `within` belongs to ==")
     name = f"rule {text!r}"
     if value[0] not in "+-.,0123456789":
         raise UsageError(f"{name}: found {value!r}; allowed a number; of another spec, with a factor in front: {metric} {sign} 1 * {value}")
-    amount = parse_bound(value, metric, ratio=other is not None, name=name)
-    return Rule(metric, bound, amount, parse_difference(within, name) if within else None, other)
+    amount = parse_bound(value, metric, ratio=bool(other), name=name)
+    return Rule(metric, bound, amount, parse_difference(within.strip(), name) if said else None, other or None)
 
 
 def contradictions(rules: Iterable[Rule]) -> list[str]:

@@ -46,13 +46,14 @@ class Checked(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """Every spec that was asked for, in order."""
+    """Every spec that was asked for, in order; interrupted: those before an interrupt, which say nothing of the others."""
 
     checked: tuple[Checked, ...]
+    interrupted: bool = False
 
     @property
     def ok(self) -> bool:
-        return all(c.ok for c in self.checked)
+        return not self.interrupted and all(c.ok for c in self.checked)
 
     @property
     def exit_code(self) -> int:

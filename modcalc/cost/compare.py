@@ -18,7 +18,8 @@ def twin(report: Report, spec: Spec) -> Report | None:
 
 
 def sampling_range(report: Report, spec: Spec) -> dict[str, Report]:
-    """At sampling, routing decides token by token: reports for `expected`, `all` (every token routed) and `none`, between which all others lie.
+    """At sampling, routing decides token by token: reports for `expected`, `all` (every token routed) and `none`, which bound all others
+    where no way around costs more than it saves.
 
     Empty for a dense spec, and for phases whose routed blocks keep a fixed number of tokens.
     """

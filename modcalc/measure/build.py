@@ -8,6 +8,7 @@ from modcalc.spec.near import hint
 from modcalc.spec.plan import Plan
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
+from modcalc.units import whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ def build(
     float16 or float64, their short names, or a torch.dtype (default: torch's). attention: "sdpa" or "explicit". seed:
     equal seeds give equal weights on one kind of device, and torch's global generator is left as it was.
 
-    Raises MissingDependency without torch, UsageError for a device, dtype or attention that there is not, or seq_len
+    Raises MissingDependency without torch, UsageError for a device, dtype, attention or seed that there is not, or seq_len
     that contradicts a plan.
     """
     try:
@@ -46,6 +47,9 @@ def build(
         raise UsageError(f"{plan.name}: the plan is for {plan.seq_len} tokens, not {seq_len}; resolve the spec again for another length")
     if not all(group.layers for group in plan.groups):
         raise UsageError(f"{plan.name}: a plan over a lattice of shapes cannot be built; resolve one spec")
+    seed = whole_number(seed, "seed")
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"seed {seed}: allowed 0 to 2^64 - 1")
     where, kind = _device(device), _dtype(dtype)
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=_generators(where)), where:
@@ -64,7 +68,7 @@ def _device(device: "str | torch.device") -> "torch.device":
         where = torch.device(device)
         if where.type != "meta":
             torch.empty(0, device=where)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise UsageError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
     return where
 

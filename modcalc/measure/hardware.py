@@ -148,10 +148,13 @@ def datasheets() -> list[Datasheet]:
 
 
 def named_peak(name: str, dtype: str) -> tuple[str, Peak]:
-    """The device that a user means by its exact name or, where only one has it, by a part of that ("h200"), and its peak. Raises UsageError."""
+    """The device that a user means by its exact name or, where only one has them, by whole words of that ("h200", not "h20"), and its peak.
+    Raises UsageError.
+    """
     names = [device for sheet in datasheets() if dtype in sheet.tflops for device in sheet.device]
     exact = [n for n in names if n.lower() == name.lower()]
-    alike = exact or [n for n in names if name.lower() in n.lower()]
+    words = re.compile(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])", re.IGNORECASE)
+    alike = exact or [n for n in names if words.search(n)]
     if not name or len(alike) != 1:
         known = f"no datasheet of that name gives a peak in {dtype}; those that do: " if not name or not alike else "which of "
         raise UsageError(f"--gpu {name or repr(name)}: {known}{', '.join(alike or names)}; or give --peak-tflops")

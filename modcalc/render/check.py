@@ -46,7 +46,8 @@ def verdict(outcome: Outcome) -> str:
     new = sum(len(c.unheld) for c in outcome.checked)
     asked = f"{several(len(outcome.checked), 'spec')}, {several(rules + missed + new, 'rule')}"
     text = f"{asked}: {rules - broken} held, {broken} broken" + (f", {missed} unread" if missed else "") + (f", {new} of new specs" if new else "")
-    return text + (f"; {several(unread, 'spec')} could not be fully evaluated" if unread else "")
+    text += f"; {several(unread, 'spec')} could not be fully evaluated" if unread else ""
+    return text + ("; interrupted, so further specs were not checked" if outcome.interrupted else "")
 
 
 def sentence(c: Checked, r: Result) -> str:

@@ -36,7 +36,7 @@ def ratio(x: Any) -> str:
 
 def capacity(x: float | int) -> str:
     """A share of the tokens, or a number of them."""
-    return share(x) if isinstance(x, float) else f"{x:,} tokens"
+    return share(x) if isinstance(x, float) else several(x, "token")
 
 
 def interval(ends: tuple[Any, Any]) -> str:

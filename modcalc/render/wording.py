@@ -140,7 +140,7 @@ def _twin(report: Report, unit: Unit, twin: Report, backward: bool) -> str:
 def _windows(report: Report, unit: Unit, backward: bool) -> Facts:
     if bounded := routed_windows(report):
         where = numbered([f"blocks.{i}" for i in bounded])
-        if report.work.sampling:
+        if report.work.phase == "decode":
             held = "billed for the kept tokens that are expected, at most `window`; as their number varies around it, the mean is lower"
             return [("windows", f"{where}, routed: a cache is {held}")]
         return [("windows", f"{where}, routed: a query is billed for up to `window` kept tokens; fewer stand so near, how many depends on the data")]

@@ -23,7 +23,7 @@ from modcalc.spec.validate import find_problems
 
 SOLVABLE = ("n_layers", "d_model", "d_ff")
 MAX_MEMBERS = 10_000
-FARTHEST = 1000  # steps, where the nearest makes no spec
+FARTHEST = 100  # steps of depth, where the nearest makes no spec
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Held:
             return self._of(self._candidate(shape).drop(f"{COSTS[self.hold]} do not change with {self.solve}"))
         n = nearest(partial(self.cost, shape), self.goal, self.most)
         c = self._candidate(self.at(shape, n))
-        if c.status == DROP and (valid := self._valid(shape, n)):
+        if c.status == DROP and self.solve == "n_layers" and (valid := self._valid(shape, n)):
             return self._of(self._candidate(self.at(shape, valid)))
         if c.status == OK and abs(c.error) > self.within:
             if n == (1 if c.error > 0 else self.most) and 2 * abs(c.cost - self.goal) > self.cost(shape, n + 1) - self.cost(shape, n):
@@ -146,8 +146,8 @@ class _Held:
         return self._of(c)
 
     def _valid(self, shape: Shape, n: int) -> int | None:
-        """Where n breaks a rule of specs (a depth that a period of routing does not fit): the n whose cost is nearest among those that break
-        none, as far as costs are near enough.
+        """Where n layers break a rule of specs (a period of routing does not fit): as many as cost nearest among those that break none, as far
+        as costs are near enough.
         """
         found = []
         for steps in (range(n - 1, max(n - FARTHEST, 0), -1), range(n + 1, min(n + FARTHEST, self.most + 1))):

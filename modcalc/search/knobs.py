@@ -34,11 +34,12 @@ def parse_free(text: str, family: Family, default: Callable[[str, dict[str, Valu
     return found
 
 
-def stepped(text: str) -> list[str]:
-    """The widths in `text` that say no values, or a range of d_model without a step: those are multiples of what the family asks for."""
+def stepped(text: str, family: Family) -> bool:
+    """Whether widths in `text` say no values, or a range without a step, and so are multiples of what the family asks for."""
     texts = given("--free", [text])
-    bare = [name for name in ("d_model", "d_ff") if name in texts and texts[name] is None]
-    return bare + ["d_model"] * any(part.count(":") == 1 for part in _listed(texts.get("d_model") or ""))
+    ranges = ["d_model", *(["d_ff"] if family.multiple else [])]
+    bare = any(name in texts and texts[name] is None for name in ("d_model", "d_ff"))
+    return bare or any(part.count(":") == 1 for name in ranges for part in _listed(texts.get(name) or ""))
 
 
 def given(option: str, texts: Iterable[str]) -> dict[str, str | None]:

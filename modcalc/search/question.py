@@ -68,7 +68,7 @@ def terms(
     words += [f"d_model / n_layers {shown(rules.aspect)} (--aspect)"]
     words += [f"d_ff / d_model {shown(rules.ff_ratio)} (--ff-ratio)"] if "d_ff" in axes else []
     words += [f"parameters {shown(rules.params)} (--params)"] if rules.params else []
-    return Terms(family, axes, rules, tuple(words), bool(stepped(free)))
+    return Terms(family, axes, rules, tuple(words), stepped(free, family))
 
 
 def shown(bounds: Band) -> str:

@@ -275,8 +275,9 @@ def hint(value: Any, options: dict[str, Any]) -> str:
         return f"write {'true' if value.lower() in ('yes', 'on', 'true') else 'false'}"
     if number and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?\s*%", value):
         return f"write a share as a number: {float(value.rstrip('% ')) / 100:g}"
-    if number and re.fullmatch(r"[-+]?[0-9]+,[0-9]+([eE][-+]?[0-9]+)?", value) and not re.fullmatch(r"[-+]?[1-9][0-9]{0,2},[0-9]{3}", value):
-        return f"a decimal has a point: write {value.replace(',', '.')}"
+    if number and re.fullmatch(r"[-+]?[0-9]+,[0-9]+([eE][-+]?[0-9]{1,2})?", value) and not re.fullmatch(r"[-+]?[1-9][0-9]{0,2},[0-9]{3}", value):
+        decimal = value.replace(",", ".")
+        return f"a decimal has a point: write {decimal}" if "Float" in options or float(decimal).is_integer() else "write a whole number"
     if number and re.fullmatch(r"[-+]?[0-9][0-9_,]*(\.[0-9]+)?([eE][-+]?[0-9]+)?", value):
         plain = value.replace("_", "").replace(",", "")
         return f"write {plain}, without quotes" if plain == value else f"write {plain}"

@@ -88,6 +88,8 @@ BEYOND = {
     "muse_spark_text": "gates of the residual stream",
     "reformer": "attention within hashed buckets",
 }  # fmt: skip
+# Types of the library for more than text, or of encoders, whose names are near to a decoder's.
+NAMESAKES = {"colqwen2", "glmga", "llava", "mistral3", "mllama", "molmo2", "mpnet", "pixtral"}
 SECTIONS = {"vision_config": "images", "audio_config": "audio", "image_size": "images", "patch_size": "images", "num_mel_bins": "audio"}
 
 
@@ -154,10 +156,12 @@ def _meant(name: str) -> str | None:
     """The type of which `name` is a misspelling. A longer name, or one with another number (ernie4_5_vl_moe, minicpm), is another type."""
     if f"{name}_text" in TYPES:
         return f"{name}_text"
+    if name in NAMESAKES:
+        return None
 
     def misspells(kind: str) -> bool:
-        (words, numbers), (own, its) = ((re.split("[-_]", text), re.findall(r"\d+", text)) for text in (name, kind))
-        alike = all(get_close_matches(word, [other], 1, 0.75) for word, other in zip(words, own, strict=False))
+        (words, numbers), (own, its) = ((re.split("[-_. ]", text), re.findall(r"\d+", text)) for text in (name, kind))
+        alike = all(get_close_matches(word, [other], 1, 0.6) for word, other in zip(words, own, strict=False))
         return "".join(words) == "".join(own) or (numbers == its and len(words) == len(own) and alike)
 
     return next(filter(misspells, get_close_matches(name, [*TYPES, *ALIASES], 5, 0.75)), None)
@@ -265,12 +269,13 @@ def _evaluate(config: Config, kind: ModelType, at: Source) -> dict[str, Any]:
     return values
 
 
-# A file without one of these is a stump more often than the library's default model, or another model under this type.
-SIZES = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size",
-    "num_experts", "num_experts_per_tok", "moe_intermediate_size", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
-    "v_head_dim",
-)  # fmt: skip
+# Of sizes and counts, those that most files leave to the class and that make no model larger. A file without another one is a stump more often
+# than the library's default model, or another model under this type.
+USUAL = {
+    "decoder_sparse_step", "first_k_dense_replace", "global_attn_every_n_layers", "interleave_moe_layer_step", "max_position_embeddings",
+    "max_seq_len", "max_window_layers", "moe_layer_interval", "moe_layer_start_index", "n_group", "no_rope_layer_interval", "num_dense_layers",
+    "seq_length", "sliding_window", "topk_group", "window_size",
+}  # fmt: skip
 
 
 def _description(at: Source, config: Config, kind: ModelType, odd: str | None) -> str:
@@ -278,7 +283,8 @@ def _description(at: Source, config: Config, kind: ModelType, odd: str | None) -
     raw = at.fields
     given = {kind.names.get(key, key) for key in raw}
     own = {field: key for key, field in kind.names.items()}
-    silent = [f"{own.get(field, field)} {size}" for field in SIZES if field not in given and (size := kind.defaults.get(field)) is not None]
+    sizes = {field: n for field, n in kind.defaults.items() if n and KINDS[field] in ("size", "count", "layers") and field not in USUAL}
+    silent = [f"{own.get(field, field)} {n}" for field, n in sizes.items() if field not in given]
     dropped = [f"the part for {what} ({key})" for key, what in SECTIONS.items() if at.around.get(key) is not None]
     dropped += [what for key, (what, plain) in DROPPED.items() if key in raw and not any(same(raw[key], p) for p in plain)]
     for _, section in sections(config, kind.by_layer):

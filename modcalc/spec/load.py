@@ -31,6 +31,8 @@ def load(source: str | Path) -> Spec:
 
 def load_with_lines(source: str | Path) -> tuple[Spec, Lines]:
     """As `load`, and the line of every key: `lines["budget", "params"]`. A config.json has no lines: all are 1."""
+    if not isinstance(source, str | os.PathLike):
+        raise SpecError([f"{source!r:.100}: allowed the path of a file, or the name of a shipped spec"])
     file, section = sectioned(source)
     path = locate(file)
     if path.suffix == ".json":

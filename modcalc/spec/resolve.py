@@ -249,13 +249,20 @@ def frame(spec: Spec, d_model: Dim, vocab_size: Dim, seq_len: int) -> dict:
     )
 
 
+def demand_spec(spec: object) -> None:
+    """Raises UsageError for what is no Spec, with what makes one."""
+    if isinstance(spec, Plan):
+        raise UsageError(f"{spec.name}: a Plan, which is resolved already; give the Spec that it was made from")
+    if not isinstance(spec, Spec):
+        raise UsageError(f"{spec!r:.100} is no Spec: modcalc.load makes one from a file, a shipped name or a config.json")
+
+
 def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
     """The Plan of `spec` for sequences of `seq_len` tokens (default spec.seq_len).
 
     Raises UsageError if `spec` is none, seq_len is not positive or longer than the learned positions, and if heads do not divide.
     """
-    if not isinstance(spec, Spec):
-        raise UsageError(f"{spec!r} is no Spec: modcalc.load({str(spec)!r}) makes one from a file, a shipped name or a config.json")
+    demand_spec(spec)
     T = spec.seq_len if seq_len is None else whole_number(seq_len, "seq_len")
     if T < 1:
         raise UsageError(f"sequence length {T}: at least 1 token is needed")

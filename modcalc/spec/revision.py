@@ -58,8 +58,10 @@ def _git(file: str, *words: str, apart: bool = False) -> subprocess.CompletedPro
     *words, revision = words
     name = f"./{path.relative_to(folder)}"
     named = [revision, "--", name] if apart else [f"{revision}:{name}"]
-    # git tells hooks where the repository is, and would take the folder for its top.
-    env = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
+    env = dict(os.environ)
+    if "GIT_WORK_TREE" not in env:
+        env.pop("GIT_DIR", None)  # of a hook: git would take the folder for the top of the files
+    env |= {name: os.path.abspath(env[name]) for name in ("GIT_DIR", "GIT_WORK_TREE") if name in env}
     try:
         return subprocess.run(["git", "-C", str(folder), *words, *named], capture_output=True, check=False, env=env)
     except FileNotFoundError:

@@ -5,11 +5,11 @@ Limits that one value breaks alone stand in `schema`. Rules of `mod` and `moe` s
 
 from typing import Any
 
-from msgspec import to_builtins
+from msgspec import convert, to_builtins
 
 from modcalc.errors import SpecError, UsageError
 from modcalc.spec.convert import Problem, shown, structure, to_spec
-from modcalc.spec.resolve import by_layer, exact, heads, mlp_layers
+from modcalc.spec.resolve import by_layer, demand_spec, exact, heads, mlp_layers
 from modcalc.spec.rules import Rules
 from modcalc.spec.schema import FullAttention, Limits, ProjectionBias, Spec
 from modcalc.spec.validate_routing import mod_rules, moe_rules
@@ -43,15 +43,29 @@ def find_problems(spec: Spec, lines: Lines | None = None, whole: bool = True) ->
 
 
 def check_spec(spec: Spec) -> Spec:
-    """`spec` itself, if it keeps every rule. For Specs made in Python; `load` has checked what it returns.
+    """`spec` as a file would give it, if it keeps every rule: whole numbers are ints, also numpy's. For Specs made in Python; `load` has
+    checked what it returns.
 
-    Raises SpecError with all problems. Types and ranges of single values are checked as well.
+    Raises SpecError with all problems, types and ranges of single values among them, and UsageError for what is no Spec.
     """
-    _, problems = structure(to_builtins(spec))
-    problems = problems or find_problems(spec)
+    demand_spec(spec)
+    try:
+        data, problems = structure(to_builtins(spec, enc_hook=_plain))
+    except TypeError as wrong:
+        problems = [wrong]
+    if not problems:
+        spec = convert(data, Spec)
+        problems = find_problems(spec)
     if problems:
         raise SpecError([f"{shown(spec.name)}: {problem}" for problem in problems])
     return spec
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch as Python's own."""
+    if not hasattr(value, "item"):
+        raise TypeError(f"found {value!r:.100}, a {type(value).__name__}; allowed numbers, text, lists and sections")
+    return value.item()
 
 
 def text_rules(r: Rules) -> None:
