@@ -7,7 +7,7 @@
 # DDP and FSDP2.
 #
 #   benchmarks/gpu.sh [--quick] [STAGE ...]
-#   stages: peaks train forward graph repeat self decode context llama where experts tests ranks learn; default: all
+#   stages: peaks tests train forward graph repeat self decode context llama where experts ranks learn; default: all
 #
 # Planned for a GPU of 141 GB; what does not fit into a smaller one becomes a row. Stages run in the order in which they are named;
 # what is there already is not measured again, and a stage that fails does not stop the others. --quick takes two samples of

@@ -52,8 +52,8 @@ interpreter() {
     done
     if [ -z "${PYTHON:-}" ]; then
         echo "installing into $venv" >&2
-        if { [ -x $venv/bin/python ] || python3 -m venv --system-site-packages $venv; } &&
-            $venv/bin/python -m pip install --quiet --editable '.[test,gpu]' >&2; then
+        if { [ -x $venv/bin/python ] || { python3 -m venv --system-site-packages $venv && outer; }; } &&
+            $venv/bin/python -m pip install --quiet --retries 1 --timeout 5 --editable '.[test,gpu]' >&2; then
             python=$venv/bin/python
             return
         fi
@@ -64,6 +64,13 @@ interpreter() {
 from importlib.util import find_spec
 print(*(name for name in ("torch", "msgspec", "numpy", "yaml", "rich", "tabulate", "typer") if find_spec(name) is None))')
     [ -z "$lacks" ] || { echo "$0: $python lacks $lacks; install that, or leave PYTHON unset to have all installed in $venv" >&2; exit 2; }
+}
+
+# Let the virtual environment see what python3 has where that is of a virtual environment itself.
+outer() {
+    local place='import sysconfig; print(sysconfig.get_path("purelib"))'
+    python3 -c "import sys; sys.exit(sys.prefix == sys.base_prefix)" || return 0
+    python3 -c "$place" >"$($venv/bin/python -c "$place")/outer.pth"
 }
 
 # run_stages: stage_NAME of all that were asked for, in that order; then write the summary, and say what failed. Exit code 1 if

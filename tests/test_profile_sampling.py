@@ -156,3 +156,9 @@ def test_a_sample_of_steps_that_chance_decides_is_a_mean(routed, steps):
     for model in (found, found.baseline):
         assert (model.step_time_s.steps, model.step_time_s.n, len(model.step_time_s.samples)) == (steps, 6, 6)
     assert (found.drawn, found.baseline.drawn) == (routed, False)
+
+
+def test_slow_steps_are_not_taken_many_times_as_long_as_asked():
+    """Six samples of sixteen steps would be: of as many steps as time is given for, one at least."""
+    asked = settings("decode", iterations=None, seconds=1e-9)
+    assert measure(Job(spec=SPEC, baseline=None, settings=asked, device=CPU)).step_time_s.steps == 1

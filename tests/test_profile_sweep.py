@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -504,6 +505,21 @@ def test_out_of_memory_is_a_row_and_not_an_end(tmp_path, monkeypatch):
         kinds = [type(record) for record, _ in run(jobs(TEMPLATE, [SPEC], [BATCHES]), results)]
     assert kinds == [Result, Failed, Result]
     assert measured(path) == [(1, False), (2, False), (3, False)]
+
+
+def test_what_a_point_held_is_gone_before_memory_is_given_back(monkeypatch):
+    """The next point is judged by what is free then."""
+    held, alive = [], []
+
+    def full(job, say):
+        weights = torch.zeros(8)
+        held.append(weakref.ref(weights))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sweep, "measure", full)
+    monkeypatch.setattr(sweep, "give_back", lambda: alive.append(held[-1]() is not None))
+    (job,) = jobs(TEMPLATE, [SPEC], [Axis("batch", (1,))])
+    assert isinstance(sweep.measured_or_failed(job), Failed) and alive == [False]
 
 
 def test_interrupted_while_the_disk_writes(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from modcalc.measure.records import (
 from modcalc.measure.rigs import Rig, Say, built, quiet, sampled
 from modcalc.measure.stats import MIN_SAMPLES, built_ratio, paired_ratio, realised_saving
 from modcalc.measure.steps import uncompiled
-from modcalc.measure.steptime import rounds_for
+from modcalc.measure.steptime import round_s, rounds_for
 from modcalc.measure.usage import energy, out_of_memory
 from modcalc.spec.schema import Spec
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from modcalc.measure.distributed import World
 
 SECONDS = 5.0
-DRAWN_STEPS = 16  # of one sample at decode, where each step passes as many routed blocks as chance has it
+DRAWN_STEPS = 16  # of one sample at decode, or as many as time is given for, where each step passes as many routed blocks as chance has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +95,13 @@ def measure(job: Job, say: Say = quiet) -> Result:
     s = job.settings
     say("building and warming up")
     rigs = built(job, 0, [])
-    steps = DRAWN_STEPS if s.mode == "decode" and any(rig.drawn for rig in rigs) else 1
-    rounds = max(job.builds, rounds_for([rig.warm for rig in rigs], job.device, job.seconds, s.iterations, steps))
+    warm = [rig.warm for rig in rigs]
+    steps = 1
+    if s.mode == "decode" and any(rig.drawn for rig in rigs):
+        # The fewest samples of slow steps must not take many times what was asked for.
+        most = DRAWN_STEPS if s.iterations is not None else int(job.seconds / (MIN_SAMPLES * round_s(warm, job.device)))
+        steps = max(1, min(DRAWN_STEPS, most))
+    rounds = max(job.builds, rounds_for(warm, job.device, job.seconds, s.iterations, steps))
     if job.world:
         rounds = job.world.most(rounds)
     found = sampled(job, rigs, rounds, steps, say)

@@ -112,6 +112,7 @@ def measured_or_failed(job: Job, say: Say = quiet) -> Record:
         if cause is None:
             raise
         reason = first_line(cause)
+        del cause  # its traceback holds this frame, and this frame it: what was built would outlive the collection below
     finally:
         gc.collect()
         if job.device.type == "cuda":

@@ -65,7 +65,8 @@ def headline(records: Sequence[Record]) -> list[str]:
     lines.append(f"{MODES[s.mode]}; {s.dtype}, {how}{', CUDA graph' if s.cuda_graph else ''}")
     lines.append("new random tokens each step; warm-up and compilation are not in the times")
     if drawn := [m for _, _, m in models(records) if m and m.drawn]:
-        of = f"; a sample is the mean of {steps} steps" if (steps := drawn[0].step_time_s.steps) > 1 else ""
+        steps = {m.step_time_s.steps for m in drawn}
+        of = f"; a sample is the mean of {_span(steps)} steps" if max(steps) > 1 else ""
         lines.append(f"tokens pass routed blocks by chance of their share, drawn anew each step, so FLOPs are expectations{of}")
         if s.mode == "prefill" and any(r.settings.batch > 1 for r in records):
             lines.append("rows of a batch pass different numbers of tokens: the shorter ones are padded in routed blocks, which no FLOPs here count")
