@@ -26,7 +26,7 @@ def stacked(axes: Any, names: Sequence[str], sums: Sequence[Mapping[str, Any]], 
         axes.annotate(
             f"{amount(total)}{relative}", (i, float(total)), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=9
         )
-    axes.set_xticks(range(len(sums)), [fill(name, 24) for name in names])
+    axes.set_xticks(range(len(sums)), [fill(name, 24 if len(names) < 5 else 17) for name in names])
     axes.set_ylim(0, 1.15 * float(max(totals)))
     legend_beside(axes, reverse=True)
 

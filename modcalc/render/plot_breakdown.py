@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modcalc.cost.account import Report, layer
+from modcalc.cost.remarks import is_expectation
 from modcalc.render.breakdown import folded, in_order, ordered
 from modcalc.render.numbers import si
 from modcalc.render.plot import amounts, figure, layer_ticks, legend_beside
@@ -23,7 +24,7 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = 
     sums = [{line.label: unit.of(line.flops(backward)) for line in ordered(r.lines("component"), "component")} for r in reports]
     own_length = lengths_differ(reports)
     counted = "\n".join(headline(reports[0], unit, own_length=own_length, backward=backward)[:2])
-    with figure(target, _title(unit, backward), counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
+    with figure(target, _title(reports, unit, backward), counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
         names = [with_length(r.plan.name, r.work.seq_len) if own_length else r.plan.name for r in reports]
         stacked(axes, names, sums, _components(sums), si)
         amounts(axes.yaxis, unit.name)
@@ -40,7 +41,7 @@ def plot_layers(target: Path, report: Report, unit: Unit, twin: Report | None = 
             sums.setdefault(layer(path), Counter())[op.component] += each
     names = [name for name in in_order(list(sums), str) if any(sums[name].values())]
     places = range(len(names))
-    title = f"{report.plan.name}: {_title(unit, backward)}, by layer"
+    title = f"{report.plan.name}: {_title([report], unit, backward)}, by layer"
     counted = "\n".join(headline(report, unit, backward=backward)[:2])
     with figure(target, title, counted, width=max(7.0, 4.0 + 0.25 * len(names))) as axes:
         shown = [sums[name] for name in names]
@@ -57,8 +58,9 @@ def plot_layers(target: Path, report: Report, unit: Unit, twin: Report | None = 
         legend_beside(axes, reverse=True)
 
 
-def _title(unit: Unit, backward: bool) -> str:
-    return f"Where the {unit.name} of the {'train step' if backward else 'forward pass'} go"
+def _title(reports: Sequence[Report], unit: Unit, backward: bool) -> str:
+    what = "train step" if backward else {"prefill": "prefill", "decode": "decode step"}.get(reports[0].work.phase, "forward pass")
+    return f"Where the {'expected ' if any(map(is_expectation, reports)) else ''}{unit.name} of the {what} go"
 
 
 def _components(sums: Sequence[Mapping[str, Any]]) -> dict[str, str]:

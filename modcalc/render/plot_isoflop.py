@@ -23,8 +23,8 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
     if answer.target:
         what += f"; same {answer.target.by} cost as {answer.target.spec.name} within {float(answer.asked.within):g}"
     with figure(target, f"{family}: what a budget trains", what, width=9.0, height=5.5) as axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            logarithmic(axis, TICKS)
+        logarithmic(axes.xaxis, (1, 2, 3, 5))
+        logarithmic(axes.yaxis, TICKS)
         sizes: list[float] = []
         for i, (budget, found) in enumerate(answer.founds):
             colour = COLOURS[i % len(COLOURS)]
@@ -47,7 +47,9 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
                 if MARKS[0] in c.marks:
                     at = (float(parameters(c, answer.count)), c.schedule.tokens)
                     axes.plot(*at, marker="D", markersize=9, color=colour, markeredgecolor="black")
-                    axes.annotate(f"{c.spec.n_layers} x {c.spec.d_model}", at, xytext=(10, 0), va="center", textcoords="offset points", fontsize=8)
+                    # Left of it there is room: budgets fall to the right, tokens per parameter to the left.
+                    look = dict(ha="right", va="center", textcoords="offset points", fontsize=8)
+                    axes.annotate(f"{c.spec.n_layers} x {c.spec.d_model}", at, xytext=(-10, -2), **look)
             if answer.target:
                 axes.plot(
                     answer.target.params,
@@ -67,6 +69,7 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
             ends, [TOKENS_PER_PARAM * x for x in ends], color="#666666", linewidth=1, linestyle=":", label=f"{TOKENS_PER_PARAM} tokens per parameter"
         )
         amounts(axes.xaxis, SIZES[answer.count])
+        axes.tick_params(axis="x", labelsize=8)
         amounts(axes.yaxis, "training tokens")
         legend_beside(axes, fontsize=8)
 

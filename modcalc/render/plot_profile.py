@@ -119,13 +119,14 @@ def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
 
 def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
     intensities, rates = [], []
+    numbered = len(lines) <= 3 and any(len(points) > 1 for points in lines.values())  # numbers of more would lie on one another
     for i, (model, points) in enumerate(lines.items()):
         x = [m.flops.step / m.step_bytes for _, m in points]
         y = [m.flops.step / m.step_time_s.median for _, m in points]
         intensities, rates = intensities + x, rates + y
         colour, marker = look(i)
         axes.plot(x, y, marker=marker, color=colour, linewidth=0.6, label=model)
-        for end in (0, -1) if len(points) > 1 else ():
+        for end in (0, -1) if numbered and len(points) > 1 else ():
             axes.annotate(
                 f"{getattr(points[end][0], name):,}",
                 (x[end], y[end]),
@@ -143,7 +144,7 @@ def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
     logarithmic(axes.xaxis)
     axes.xaxis.set_major_formatter(lambda x, _: real(x))
     axes.set_xlabel("FLOPs per byte that a step must move")
-    if any(len(points) > 1 for points in lines.values()):
+    if numbered:
         axes.set_title(f"numbers at the ends: {AXES[name][0]}", fontsize=8, fontweight="normal", loc="right")
     logarithmic(axes.yaxis)
     axes.set_ylim(min(rates) / 3, max(rates) * 3)
