@@ -287,6 +287,9 @@ def test_several_specs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
     assert d["reports"][1]["flops"] == two["flops"]
     beside = flops(tiny, tiny_mod, "--count", "analytic", "--by", "component", "--format", "csv").rows
     assert {len(row) for row in beside} == {4} and {row["component"] for row in beside} >= {"mlp", "mod router"}, "one table"
+    (tiny.parent / "bar.yaml").write_text(tiny.read_text().replace("name: tiny", "name: a|b"))
+    heads = flops(tiny, tiny.parent / "bar.yaml", "--count", "analytic", "--by", "component", "--format", "markdown").out
+    assert r"| component | tiny [FLOPs] | a\|b [FLOPs] |" in re.sub(" +", " ", heads)
     text = flops(tiny, tiny_mod, "--count", "analytic", "--by", "component").out
     assert "forward by component" in text and re.search(r"^mod router +- +[\d,]+ +-$", text, re.MULTILINE)
     assert "\nnorms " not in text, "what is free has no line"

@@ -360,6 +360,7 @@ def test_no_advice_from_a_part_of_the_lattice(run: Runner, monkeypatch: pytest.M
     monkeypatch.setattr("modcalc.cli.isoflop._progress", stop)
     code, out, err = run(*question)
     assert code == 130 and "better ones may be left" in out and "excluded most" not in out
+    assert "(some break several; those of heads and valid spec are of all shapes, looked at or not)" in out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child")
