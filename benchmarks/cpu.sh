@@ -8,7 +8,7 @@
 #
 # Needs a machine that does nothing else, for about three quarters of an hour on two cores; --quick takes two samples of everything, to see that
 # it runs. Results go to benchmarks/results/<processor>-<date>/ (or to $RESULTS), and what is there already is not measured again.
-# PYTHON: the interpreter; default: python3 if it has modcalc and all that is needed, else a virtual environment that is made here.
+# PYTHON: the interpreter; default: python3 if it has all that is needed, else a virtual environment that is made here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benchmarks/lib.sh

@@ -12,7 +12,7 @@
 # Planned for a GPU of 141 GB; what does not fit into a smaller one becomes a row. Stages run in the order in which they are named;
 # what is there already is not measured again, and a stage that fails does not stop the others. --quick takes two samples of
 # everything, to see that it runs. Results go to benchmarks/results/<device>-<date>/ (or to $RESULTS).
-# PYTHON: the interpreter; default: python3 if it has modcalc and all that is needed, else a virtual environment that is made here.
+# PYTHON: the interpreter; default: python3 if it has all that is needed, else a virtual environment that is made here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benchmarks/lib.sh

@@ -27,7 +27,7 @@ from modcalc.measure.records import (
 from modcalc.measure.rigs import Rig, Say, built, quiet, sampled
 from modcalc.measure.stats import MIN_SAMPLES, built_ratio, paired_ratio, realised_saving
 from modcalc.measure.steps import uncompiled
-from modcalc.measure.steptime import round_s, rounds_for
+from modcalc.measure.steptime import rounds_for, steps_for
 from modcalc.measure.usage import energy, out_of_memory
 from modcalc.spec.schema import Spec
 
@@ -98,9 +98,7 @@ def measure(job: Job, say: Say = quiet) -> Result:
     warm = [rig.warm for rig in rigs]
     steps = 1
     if s.mode == "decode" and any(rig.drawn for rig in rigs):
-        # The fewest samples of slow steps must not take many times what was asked for.
-        most = DRAWN_STEPS if s.iterations is not None else int(job.seconds / (MIN_SAMPLES * round_s(warm, job.device)))
-        steps = max(1, min(DRAWN_STEPS, most))
+        steps = DRAWN_STEPS if s.iterations is not None else steps_for(warm, job.device, job.seconds, DRAWN_STEPS)
     rounds = max(job.builds, rounds_for(warm, job.device, job.seconds, s.iterations, steps))
     if job.world:
         rounds = job.world.most(rounds)

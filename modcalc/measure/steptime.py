@@ -95,6 +95,11 @@ def rounds_for(warm: Sequence[WarmUp], device: "torch.device", seconds: float | 
     return max(MIN_SAMPLES, min(MAX_ROUNDS, int(seconds / max(round_s(warm, device, steps), 1e-9))))
 
 
+def steps_for(warm: Sequence[WarmUp], device: "torch.device", seconds: float, most: int) -> int:
+    """Steps of one sample: `most`, or as many as leave time for the fewest samples that an interval needs, 1 at least."""
+    return max(1, min(most, int(seconds / max(MIN_SAMPLES * round_s(warm, device), 1e-9))))
+
+
 def round_s(warm: Sequence[WarmUp], device: "torch.device", steps: int = 1) -> float:
     """About how long a sample of each kind takes."""
     return steps * sum(w.step_s for w in warm) * (2 if led(len(warm), device) else 1)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable
 
 from modcalc.render.numbers import machine
 from modcalc.render.table import Styled, Table
@@ -11,13 +12,19 @@ def markdown(table: Table) -> str:
     """A pipe table under a heading, the total in bold, notes as a list."""
     from tabulate import tabulate
 
-    cells, heads = ([[t.replace("|", "\\|") for t in row] for row in rows] for rows in (table.cells(), [[c.header for c in table.columns]]))
+    cells = [_unbroken(row) for row in table.cells()]
     if table.total is not None:
         cells[-1] = [f"**{t}**" if t else t for t in cells[-1]]
     align = ["right" if c.right else "left" for c in table.columns]
-    grid = tabulate(cells, heads[0], tablefmt="pipe", colalign=align, disable_numparse=True) if table.columns else ""
+    heads = _unbroken(c.header for c in table.columns)
+    grid = tabulate(cells, heads, tablefmt="pipe", colalign=align, disable_numparse=True) if heads else ""
     parts = [f"### {table.title}" if table.title else "", "  \n".join(table.headline), grid, "\n".join(f"- {n}" for n in table.notes)]
     return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _unbroken(texts: Iterable[str]) -> list[str]:
+    """Texts of cells that no pipe within them ends."""
+    return [text.replace("|", "\\|") for text in texts]
 
 
 def latex(table: Table) -> str:

@@ -10,19 +10,14 @@ from modcalc.cost.tensors import DTYPE
 from modcalc.render.table import Column, Table
 from modcalc.render.wording import Unit
 
-CASES = {
-    "expected": "expected, at the capacity's share",
-    "all": "worst: every token routed",
-    "none": "best: no token routed",
-}
+ROUTED = {"expected": "expected, at the capacity's share", "all": "every token routed", "none": "no token routed"}
+CASES = ROUTED | {"all": f"worst: {ROUTED['all']}", "none": f"best: {ROUTED['none']}"}
 
 
 def sampling_table(reports: Mapping[str, Report], unit: Unit, twin: Report | None) -> Table:
     """reports: those of `sampling_range`; twin: the dense twin under the same workload."""
-    cases = CASES
-    if any(routing.bypass for routing in routed(reports["expected"]).values()):
-        # A way around may cost more than a token with few keys to see, and less than one with many: neither case bounds the others.
-        cases = {routing: case.partition(": ")[2] or case for routing, case in CASES.items()}
+    # A way around may cost more than a token with few keys to see, and less than one with many: neither case bounds the others.
+    cases = ROUTED if any(routing.bypass for routing in routed(reports["expected"]).values()) else CASES
     named = [(cases[routing], report) for routing, report in reports.items()] + ([("dense twin", twin)] if twin else [])
     several = reports["expected"].work.tokens > 1
 

@@ -36,17 +36,80 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Constant:
-    """A family: `hold` (see COSTS) stays at `target` while `vary` goes through its values and `solve` follows, in multiples of `step`."""
+class _Held:
+    """What every member is asked: n, in `solve` = n steps, whose cost `hold` comes nearest to `target`."""
 
     family: Family
-    vary: dict[str, list]
     solve: str
     hold: str
     target: Exact
     basis: Basis
     step: int
     within: Fraction
+
+    @property
+    def largest(self) -> int:
+        return MAX_LAYERS if self.solve == "n_layers" else MAX_SIZE
+
+    @property
+    def most(self) -> int:
+        return self.largest // self.step
+
+    def at(self, shape: Shape, n: int) -> Shape:
+        return shape._replace(**{self.solve: n * self.step})
+
+    def cost(self, shape: Shape, n: int) -> Exact:
+        return self._bill(self.family.apply(self.at(shape, n)), self.hold)
+
+    def follows(self, shape: Shape) -> bool:
+        """Whether the cost of this shape changes with what is solved for: a model of experts alone has no d_ff."""
+        return self.cost(shape, 1) != self.cost(shape, 2)
+
+    def member(self, shape: Shape) -> Member:
+        if not self.follows(shape):
+            return self._of(self._candidate(shape).drop(f"{COSTS[self.hold]} do not change with {self.solve}"))
+        n = nearest(partial(self.cost, shape), self.target, self.most)
+        c = self._candidate(self.at(shape, n))
+        if c.status == DROP and self.solve == "n_layers" and (valid := self._valid(shape, n)):
+            return self._of(self._candidate(self.at(shape, valid)))
+        if c.status == OK and abs(c.error) > self.within:
+            if n == (1 if c.error > 0 else self.most) and 2 * abs(c.cost - self.target) > self.cost(shape, n + 1) - self.cost(shape, n):
+                # more than rounding leaves
+                c = c.drop(f"even {self.solve} {n * self.step:,} is {'above' if c.error > 0 else 'below'} the target")
+            else:
+                c = c.drop(f"steps of {self.step:,} in {self.solve} are too coarse for --within {float(self.within):g}")
+        return self._of(c)
+
+    def _valid(self, shape: Shape, n: int) -> int | None:
+        """Where n layers break a rule of specs (a period of routing does not fit): as many as cost nearest among those that break none, as far
+        as costs are near enough.
+        """
+        found = []
+        for steps in (range(n - 1, max(n - FARTHEST, 0), -1), range(n + 1, min(n + FARTHEST, self.most + 1))):
+            for other in steps:
+                if abs(off := self.cost(shape, other) - self.target) > self.within * self.target:
+                    break
+                if not find_problems(self.family.apply(self.at(shape, other))):
+                    found.append((abs(off), other))
+                    break
+        return min(found)[1] if found else None
+
+    def _candidate(self, shape: Shape) -> Candidate:
+        c = candidate(self.family, shape, self.basis, self.hold)
+        return replace(c, error=Fraction(c.cost - self.target) / self.target)
+
+    def _of(self, c: Candidate) -> Member:
+        return Member(c, whole(Fraction(c.cost) - self.target), self._bill(c.spec, "kv"))
+
+    def _bill(self, spec: Spec, by: str) -> Exact:
+        return whole(bill(resolve(spec, self.basis.seq_len), (by,), self.basis)[by])
+
+
+@dataclass(frozen=True)
+class Constant(_Held):
+    """A family: `hold` (see COSTS) stays at `target` while `vary` goes through its values and `solve` follows, in multiples of `step`."""
+
+    vary: dict[str, list]
     members: tuple[Member, ...]
 
     @property
@@ -87,8 +150,7 @@ def constant(
         raise UsageError(f"--multiple-of {step:,}: {solve} is {held.largest:,} at most, which leaves nothing to choose from")
     if not any(map(held.follows, shapes)):
         raise UsageError(f"--solve {solve}: {COSTS[hold]} do not change with it; solve for another knob or hold another cost")
-    members = map(held.member, shapes)
-    return Constant(family, vary, solve, hold, goal, basis, step, within, tuple(members))
+    return Constant(**vars(held), vary=vary, members=tuple(map(held.member, shapes)))
 
 
 def parse_vary(texts: list[str]) -> dict[str, list]:
@@ -98,76 +160,6 @@ def parse_vary(texts: list[str]) -> dict[str, list]:
         if not values:
             raise UsageError(f"--vary {name}: give values, such as {name}=1,2,4 or {name}=4:40:4")
     return {name: parse_values(name, values) for name, values in found.items()}
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What every member is asked: n, in `solve` = n steps, whose cost comes nearest to `goal`."""
-
-    family: Family
-    solve: str
-    hold: str
-    goal: Exact
-    basis: Basis
-    step: int
-    within: Fraction
-
-    @property
-    def largest(self) -> int:
-        return MAX_LAYERS if self.solve == "n_layers" else MAX_SIZE
-
-    @property
-    def most(self) -> int:
-        return self.largest // self.step
-
-    def at(self, shape: Shape, n: int) -> Shape:
-        return shape._replace(**{self.solve: n * self.step})
-
-    def cost(self, shape: Shape, n: int) -> Exact:
-        return self._bill(self.family.apply(self.at(shape, n)), self.hold)
-
-    def follows(self, shape: Shape) -> bool:
-        """Whether the cost of this shape changes with what is solved for: a model of experts alone has no d_ff."""
-        return self.cost(shape, 1) != self.cost(shape, 2)
-
-    def member(self, shape: Shape) -> Member:
-        if not self.follows(shape):
-            return self._of(self._candidate(shape).drop(f"{COSTS[self.hold]} do not change with {self.solve}"))
-        n = nearest(partial(self.cost, shape), self.goal, self.most)
-        c = self._candidate(self.at(shape, n))
-        if c.status == DROP and self.solve == "n_layers" and (valid := self._valid(shape, n)):
-            return self._of(self._candidate(self.at(shape, valid)))
-        if c.status == OK and abs(c.error) > self.within:
-            if n == (1 if c.error > 0 else self.most) and 2 * abs(c.cost - self.goal) > self.cost(shape, n + 1) - self.cost(shape, n):
-                # more than rounding leaves
-                c = c.drop(f"even {self.solve} {n * self.step:,} is {'above' if c.error > 0 else 'below'} the target")
-            else:
-                c = c.drop(f"steps of {self.step:,} in {self.solve} are too coarse for --within {float(self.within):g}")
-        return self._of(c)
-
-    def _valid(self, shape: Shape, n: int) -> int | None:
-        """Where n layers break a rule of specs (a period of routing does not fit): as many as cost nearest among those that break none, as far
-        as costs are near enough.
-        """
-        found = []
-        for steps in (range(n - 1, max(n - FARTHEST, 0), -1), range(n + 1, min(n + FARTHEST, self.most + 1))):
-            for other in steps:
-                if abs(off := self.cost(shape, other) - self.goal) > self.within * self.goal:
-                    break
-                if not find_problems(self.family.apply(self.at(shape, other))):
-                    found.append((abs(off), other))
-                    break
-        return min(found)[1] if found else None
-
-    def _candidate(self, shape: Shape) -> Candidate:
-        c = candidate(self.family, shape, self.basis, self.hold)
-        return replace(c, error=Fraction(c.cost - self.goal) / self.goal)
-
-    def _of(self, c: Candidate) -> Member:
-        return Member(c, whole(Fraction(c.cost) - self.goal), self._bill(c.spec, "kv"))
-
-    def _bill(self, spec: Spec, by: str) -> Exact:
-        return whole(bill(resolve(spec, self.basis.seq_len), (by,), self.basis)[by])
 
 
 def specs_of(family: Constant) -> Iterator[tuple[Candidate, Spec]]:

@@ -144,12 +144,16 @@ def _model_type(at: Source) -> ModelType:
     if name is None:
         raise SpecError([at.problem("model_type", f"missing: is this the config.json of a model? {supported}")])
     if isinstance(name, str) and name in BEYOND:
-        raise SpecError([at.problem("model_type", f"{show(name)}: its models may have {BEYOND[name]}, which no spec can describe; {supported}")])
+        raise SpecError([at.problem("model_type", f"{show(name)}: its {_beyond(name)}; {supported}")])
     near = _meant(str(name).lower())
     hint = f"did you mean {near}? " if near else ""
     if inner := _section(at):
         raise SpecError([at.problem("model_type", f"{show(name)} is a larger model{inner}")])
     raise SpecError([at.problem("model_type", f"{show(name)} is not supported; {hint}{supported}; a spec written by hand may say what it is")])
+
+
+def _beyond(name: str) -> str:
+    return f"models may have {BEYOND[name]}, which no spec can describe"
 
 
 def _meant(name: str) -> str | None:
@@ -184,7 +188,7 @@ def _section(at: Source) -> str:
         if inner in TYPES or inner in ALIASES:
             return f"{own}: give {at.label}#{key}"
         if key == TEXT_SECTION:
-            why = f"{own}, {f'whose models may have {BEYOND[inner]}, which no spec can describe' if inner in BEYOND else 'which is not supported'}"
+            why = f"{own}, {f'whose {_beyond(inner)}' if inner in BEYOND else 'which is not supported'}"
     return why
 
 
