@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modcalc.errors import UsageError
 from modcalc.spec.plan import Plan, RoutingPlan
 
 from .decoder import Output
@@ -34,7 +35,11 @@ def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
     router_bce: binary cross-entropy of router outputs as logits against `membership` (arXiv 2404.02258, section 3.5).
     predictor_bce: the same of the predictor's, with selection by threshold against `passing`; its gradient reaches the predictor only.
     router_z: mean squared router output (z-loss, ST-MoE, arXiv 2202.08906, section 3.3, for a single logit).
+
+    Raises UsageError for an output of causal_forward, which chose no top-k.
     """
+    if any(routing.kept.shape[-1] != r.capacity for r, routing in zip(routings(plan), output.routing, strict=True)):
+        raise UsageError(f"{plan.name}: routing of causal_forward; these losses are of the training forward, model(tokens)")
     # All routings of a shape at once: launches of a few small kernels for each block would be time in which nothing computes.
     alike: dict[tuple, list[Routing]] = {}
     for r, routing in zip(routings(plan), output.routing, strict=True):

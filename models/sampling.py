@@ -1,5 +1,7 @@
 """Sampling: one full pass with causal routing, or prompt by prefill and then token by token with a cache."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -61,7 +63,7 @@ def generate(
     positions (before any is computed).
     """
     max_new_tokens = whole_number(max_new_tokens, "max_new_tokens")
-    if max_new_tokens < 0 or not isinstance(temperature, int | float) or not temperature >= 0:
+    if max_new_tokens < 0 or not isinstance(temperature, Real) or not temperature >= 0:
         raise UsageError(f"max_new_tokens {max_new_tokens}, temperature {temperature}: both are numbers from 0 on")
     # The last token is only returned, never fed.
     check_prompt(model.plan, tokens.shape[1], max(max_new_tokens - 1, 0))
@@ -70,7 +72,7 @@ def generate(
     cache = Cache(model.plan, tokens.shape[0])
     logits, new = prefill(model, tokens, cache, decide=decide), []
     for left in reversed(range(max_new_tokens)):
-        new.append(choose(logits, temperature, generator))
+        new.append(choose(logits, float(temperature), generator))
         if left:
             logits = decode(model, new[-1], cache, decide=decide)
     return torch.cat([tokens, torch.stack(new, dim=1)], dim=1)

@@ -114,6 +114,8 @@ def test_sinks_and_soft_caps_are_said_to_need_explicit_attention(run, tmp_path: 
 def test_decode(run) -> None:
     out, _ = run("llama-2-7b", "--phase", "decode", "--context", 4095)
     assert column(out, "part ")["KV cache"] == 2 * 1024**3
+    assert "expected share" not in out
+    assert "decode: 1 new token for 1 sequence, routing at its expected share; weights" in run("mod-small", "--phase", "decode", "--context", 0)[0]
     assert "Ways to keep activations" not in out and "one new token" not in out and "decode: 1 new token for 1 sequence after 4,095 cached" in out
 
 

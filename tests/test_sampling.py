@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modcalc.models import Cache, Decoder, Output, causal_forward, decode, generate, prefill
 from modcalc.models.causal import noise
+from modcalc.models.losses import auxiliary
 from modcalc.models.sampling import choose
 from strategies import specs
 from variants import VARIANTS, spec_of
@@ -269,11 +271,17 @@ def test_temperature_draws_from_the_generator() -> None:
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("temperature", [1e-45, 1e-30])
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, np.float32(1e-30)])
 def test_a_very_low_temperature_takes_the_likeliest(temperature: float) -> None:
     model = model_of("mod")
     prompts = tokens_of(model, 2, 3)
     assert torch.equal(generate(model, prompts, 8, temperature=temperature), generate(model, prompts, 8))
+
+
+def test_auxiliary_losses_are_not_of_a_pass_with_causal_routing() -> None:
+    model = model_of("mod")
+    with pytest.raises(UsageError, match="causal_forward"):
+        auxiliary(model.plan, causal_forward(model, tokens_of(model, 2, 5)))
 
 
 def test_temperature_divides_the_logits() -> None:

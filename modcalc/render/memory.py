@@ -49,11 +49,12 @@ def headline(reports: Sequence[MemoryReport]) -> list[str]:
     tokens = "T" if lengths_differ(reports) else f"{w.seq_len:,}"
     sequences = several(w.batch, "sequence")
     cached = f" after {w.context:,} cached" if w.context else ""
+    expected = ", routing at its expected share" if w.sampling and any(r.plan.is_mod for r in reports) else ""
     if w.phase == "decode":
-        return [f"decode: 1 new token for {sequences}{cached}; weights and cache in {report.dtype}"]
+        return [f"decode: 1 new token for {sequences}{cached}{expected}; weights and cache in {report.dtype}"]
     what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {tokens} tokens{cached}"
     if not isinstance(m, TrainMemory):
-        return [f"{what}; weights{' and cache' if w.sampling else ''} in {report.dtype}"]
+        return [f"{what}{expected}; weights{' and cache' if w.sampling else ''} in {report.dtype}"]
     how = report.how
     states = "fp32 weights and states" if m.master else f"states in {report.dtype}"
     optimizer = f"{how.optimizer}: {states}" if m.states or m.master else how.optimizer
