@@ -76,7 +76,7 @@ def _stacked(tensors: tuple[Tensor | None, ...]) -> Tensor | None:
 
 def routings(plan: Plan) -> tuple[RoutingPlan, ...]:
     """The plan's routings in the order of Output.routing."""
-    return plan.recursion.routings if plan.recursion else tuple(plan.routed.values())
+    return tuple(r for _, r in plan.routings)
 
 
 def training_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -31,6 +31,10 @@ class Params(Struct, frozen=True):
     embedding: Dim
     non_embedding: Dim
 
+    def of(self, count: str) -> Dim:
+        """Those of `count`: params (all), active, embedding or non_embedding."""
+        return self.total if count == "params" else getattr(self, count)
+
 
 class Flops(Struct, frozen=True):
     """FLOPs of the whole workload (all sequences); train_step = forward + backward. At sampling too, where nothing runs backward, backward is

@@ -12,7 +12,7 @@ def saved_by_loss(plan: Plan, work: Workload) -> Iterator[Tensor]:
     yield Tensor("loss:log_softmax", work.tokens * plan.embedding.vocab_size, "wide")
     yield Tensor("loss:targets", work.tokens, "index")
     yield Tensor("loss:counted", 1, "wide")
-    for i, (tokens, r) in enumerate(_routings(plan)):
+    for i, (tokens, r) in enumerate(plan.routings):
         entries = work.batch * tokens
         for label in _labels(r):
             yield Tensor(f"loss:{label} {i}", entries, "wide")
@@ -29,7 +29,7 @@ def in_its_backward_pass(plan: Plan, work: Workload) -> Tensor:
     """What comes on top when the loss runs backward: gradients of log-probabilities and of logits, both at once. By then gradients have
     taken the place of what the auxiliary losses keep, but for their labels.
     """
-    labels = work.batch * sum(tokens * len(_labels(r)) for tokens, r in _routings(plan))
+    labels = work.batch * sum(tokens * len(_labels(r)) for tokens, r in plan.routings)
     return Tensor("loss:gradients", max(0, 2 * work.tokens * plan.embedding.vocab_size - labels), "wide")
 
 
@@ -39,14 +39,3 @@ def _labels(r: RoutingPlan) -> set[str]:
     if r.predictor_width is not None:
         labels.add("passing" if r.selection == "threshold" else "membership")
     return labels
-
-
-def _routings(plan: Plan) -> Iterator[tuple[int, RoutingPlan]]:
-    """Each routing with the tokens of a sequence that it sees."""
-    if not plan.recursion:
-        yield from ((plan.seq_len, r) for r in plan.routed.values())
-        return
-    tokens = plan.seq_len
-    for r in plan.recursion.routings:
-        yield tokens, r
-        tokens = r.capacity

@@ -28,12 +28,7 @@ Interval = tuple[float, float]
 
 def avoidable(plan: Plan) -> bool:
     """Whether it may be that no token of a batch takes some way around: all are kept, or as many as pass a threshold."""
-    among = plan.seq_len
-    routings = [(r, among) for r in plan.routed.values()]
-    for r in plan.recursion.routings if plan.recursion else ():
-        routings.append((r, among))
-        among = r.capacity
-    return any(r.bypass is not None and (r.selection == "threshold" or r.capacity >= among) for r, among in routings)
+    return any(r.bypass is not None and (r.selection == "threshold" or r.capacity >= among) for among, r in plan.routings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from modcalc.render.numbers import real, si
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.answers import Answer
 from modcalc.search.costs import COSTS
-from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters, times_off, tokens_per_param
+from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, times_off, tokens_per_param
 from modcalc.search.results import OK, Candidate, Found
 from modcalc.search.rules import ON_RESULTS, OPTIONS
 from modcalc.spec.resolve import heads, inner_widths
@@ -64,7 +64,7 @@ def _marked(answer: Answer, budget: int, found: Found) -> list[str]:
         MARKS[1]: (
             f"{si(size)} {SIZES[count]}, which train on {TOKENS_PER_PARAM} tokens each at 6 FLOPs per parameter and token",
             Fraction(size),
-            lambda c: Fraction(parameters(c, count)),
+            lambda c: Fraction(c.params.of(count)),
             si,
         ),
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 from modcalc.render.isoflop import SIZES
 from modcalc.render.plot import COLOURS, amounts, figure, legend_beside, logarithmic
 from modcalc.search.answers import Answer
-from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size, parameters
+from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size
 from modcalc.search.results import OK, Candidate
 
 TICKS = (1, 1.5, 2, 3, 5, 7)  # sizes that a budget trains lie within one or two powers of ten
@@ -45,7 +45,7 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
                 )
             for c in rows:
                 if MARKS[0] in c.marks:
-                    at = (float(parameters(c, answer.count)), c.schedule.tokens)
+                    at = (float(c.params.of(answer.count)), c.schedule.tokens)
                     axes.plot(*at, marker="D", markersize=9, color=colour, markeredgecolor="black")
                     # Left of it there is room: budgets fall to the right, tokens per parameter to the left.
                     look = dict(ha="right", va="center", textcoords="offset points", fontsize=8)
@@ -76,7 +76,7 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
 
 def _curve(axes: object, rows: list[Candidate], answer: Answer, **style: object) -> list[float]:
     """Points in order of size; returns the sizes."""
-    points = sorted((float(parameters(c, answer.count)), c.schedule.tokens) for c in rows)
+    points = sorted((float(c.params.of(answer.count)), c.schedule.tokens) for c in rows)
     if points:
         axes.plot(*zip(*points, strict=True), markersize=5, linewidth=1.2, **style)
     return [size for size, _ in points]

@@ -7,16 +7,14 @@ from fractions import Fraction
 from math import prod
 
 from modcalc.cost.account import account
-from modcalc.cost.ops import whole
 from modcalc.errors import UsageError
-from modcalc.search.costs import Basis, bill
+from modcalc.search.costs import Basis, cost
 from modcalc.search.family import KNOBS
 from modcalc.search.isoflop import MAX_GROUPS, Advance, match, plan
 from modcalc.search.knobs import band, known
 from modcalc.search.question import Terms, at_length, differences, shown, terms
 from modcalc.search.results import OK, Candidate, Exact, Found, Steps, schedule
 from modcalc.search.rules import Band
-from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
 
 RATIO = ("1", "400")  # tokens per parameter: sizes from a 4.5th of sqrt(C/120) to 4.5 times it
@@ -76,7 +74,7 @@ def matched(asked: Asked, other: Spec, by: str, progress: Progress) -> Answer:
     report = account(there, convention=basis.rule)
     train = report.flops.train_step
     target = Target(
-        there, by, whole(bill(resolve(there, basis.seq_len), (by,), basis)[by]), report.params.total, report.flops.forward, train,
+        there, by, cost(there, by, basis), report.params.total, report.flops.forward, train,
         schedule(train, budget, basis) if budget else None,
     )  # fmt: skip
     prefer = asked.prefer or preference(family.spec)

@@ -7,9 +7,11 @@ from modcalc.cost.account import count_flops, count_params
 from modcalc.cost.convention import Convention
 from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import kv_cache_bytes
-from modcalc.cost.ops import Op
+from modcalc.cost.ops import Op, whole
 from modcalc.cost.workload import Workload
 from modcalc.spec.plan import Dim, Plan
+from modcalc.spec.resolve import resolve
+from modcalc.spec.schema import Spec
 
 # name -> what it is, for one sequence of T tokens
 COSTS = {
@@ -37,6 +39,11 @@ class Basis:
         return Workload(1, 1, self.context, phase) if phase == "decode" else Workload(1, self.seq_len, 0, phase)
 
 
+def cost(spec: Spec, name: str, basis: Basis) -> Dim:
+    """The cost `name` of one spec, exact."""
+    return whole(bill(resolve(spec, basis.seq_len), (name,), basis)[name])
+
+
 def bill(plan: Plan, names: Iterable[str], basis: Basis, rows: Callable[[Op], bool] = lambda op: True) -> dict[str, Dim]:
     """The costs `names` of those rows of `plan` that `rows` lets pass (the KV cache has no rows: it is the whole plan's)."""
     found: dict[str, Dim] = {}
@@ -50,8 +57,7 @@ def bill(plan: Plan, names: Iterable[str], basis: Basis, rows: Callable[[Op], bo
             billed[phase] = tuple(op for op in ledger(plan, basis.work(phase)) if rows(op))
         ops = billed[phase]
         if name in ("params", "active", "non_embedding"):
-            params = count_params(ops)
-            found[name] = params.total if name == "params" else params.active if name == "active" else params.non_embedding
+            found[name] = count_params(ops).of(name)
         else:
             flops = count_flops(ops, basis.work(phase), basis.rule)
             found[name] = flops.train_step if name == "train" else flops.forward

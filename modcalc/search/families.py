@@ -10,14 +10,14 @@ from math import lcm, prod
 from msgspec import structs
 
 from modcalc.cost.budget import Costs
+from modcalc.cost.fits import largest
 from modcalc.cost.ops import whole
 from modcalc.errors import UsageError
-from modcalc.search.costs import COSTS, Basis, bill
+from modcalc.search.costs import COSTS, Basis, cost
 from modcalc.search.family import Family, Shape
 from modcalc.search.knobs import given, known, parse_values
 from modcalc.search.results import DROP, OK, Candidate, Exact, candidate
 from modcalc.search.write import equal
-from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import MAX_LAYERS, MAX_SIZE, Budget, Spec
 from modcalc.spec.validate import find_problems
 
@@ -59,7 +59,7 @@ class _Held:
         return shape._replace(**{self.solve: n * self.step})
 
     def cost(self, shape: Shape, n: int) -> Exact:
-        return self._bill(self.family.apply(self.at(shape, n)), self.hold)
+        return cost(self.family.apply(self.at(shape, n)), self.hold, self.basis)
 
     def follows(self, shape: Shape) -> bool:
         """Whether the cost of this shape changes with what is solved for: a model of experts alone has no d_ff."""
@@ -99,10 +99,7 @@ class _Held:
         return replace(c, error=Fraction(c.cost - self.target) / self.target)
 
     def _of(self, c: Candidate) -> Member:
-        return Member(c, whole(Fraction(c.cost) - self.target), self._bill(c.spec, "kv"))
-
-    def _bill(self, spec: Spec, by: str) -> Exact:
-        return whole(bill(resolve(spec, self.basis.seq_len), (by,), self.basis)[by])
+        return Member(c, whole(Fraction(c.cost) - self.target), cost(c.spec, "kv", self.basis))
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ def constant(
     n = prod(map(len, vary.values()))
     if n > MAX_MEMBERS:
         raise UsageError(f"--vary: {n:,} combinations; at most {MAX_MEMBERS:,}")
-    goal = whole(bill(resolve(family.spec, basis.seq_len), (hold,), basis)[hold]) if target is None else target
+    goal = cost(family.spec, hold, basis) if target is None else target
     step = multiple_of or (lcm(family.width_multiple, family.head_multiple) if solve == "d_model" else 1)
     shapes = [family.own._replace(**dict(zip(vary, values, strict=True))) for values in product(*vary.values())]
     held = _Held(family, solve, hold, goal, basis, step, within)
@@ -174,11 +171,5 @@ def specs_of(family: Constant) -> Iterator[tuple[Candidate, Spec]]:
 
 def nearest(cost: Callable[[int], Exact], goal: Exact, most: int) -> int:
     """The n in 1 … most whose cost is nearest to `goal`, the smaller of two; cost does not fall with n."""
-    low, high = 1, 2
-    while high < most and cost(high) <= goal:
-        low, high = high, 2 * high
-    high = min(high, most)
-    while high - low > 1:  # cost(low) <= goal, unless low is 1
-        middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) <= goal else (low, middle)
-    return min((low, high), key=lambda n: (abs(cost(n) - goal), n))
+    low = max(1, min(largest(cost, goal, most), most - 1))
+    return min((low, min(low + 1, most)), key=lambda n: (abs(cost(n) - goal), n))

@@ -133,12 +133,12 @@ def plan(
         found[index] = _judged(c, within, ratio, min_steps, count)
     fine = sorted(i for i, c in found.items() if c.status == OK)
     if fine:
-        sizes = {i: Fraction(parameters(found[i], count)) for i in fine}
+        sizes = {i: Fraction(found[i].params.of(count)) for i in fine}
         by_tokens = min(fine, key=lambda i: times_off(found[i].schedule.pays / TOKENS_PER_PARAM / sizes[i]))
         by_size = min(fine, key=lambda i: times_off(sizes[i] / size))
         for i, name in ((by_tokens, MARKS[0]), (by_size, MARKS[1])):
             found[i] = replace(found[i], marks=(*found[i].marks, name))
-    order = sorted(found, key=lambda i: (parameters(found[i], count), i))
+    order = sorted(found, key=lambda i: (found[i].params.of(count), i))
     return Found(tuple(found[i] for i in order), tally)
 
 
@@ -147,14 +147,9 @@ def chinchilla_size(budget: int) -> int:
     return max(1, isqrt(budget // (6 * TOKENS_PER_PARAM)))
 
 
-def parameters(c: Candidate, count: str) -> Exact:
-    """The parameters of `count`: params, active or non_embedding."""
-    return c.params.total if count == "params" else getattr(c.params, count)
-
-
 def tokens_per_param(c: Candidate, count: str = "params") -> Fraction:
     """Tokens of the schedule's whole steps, for each of the parameters of `count`."""
-    return Fraction(c.schedule.tokens) / Fraction(parameters(c, count))
+    return Fraction(c.schedule.tokens) / Fraction(c.params.of(count))
 
 
 def _integral(by: str, family: Family, basis: Basis) -> bool:

@@ -7,10 +7,9 @@ from msgspec import structs
 
 from modcalc.cost.account import Params, account
 from modcalc.cost.ops import whole
-from modcalc.search.costs import Basis, bill
+from modcalc.search.costs import Basis, cost
 from modcalc.search.family import Family, Shape
 from modcalc.search.rules import ON_RESULTS, Tally
-from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import find_problems
 
@@ -91,8 +90,8 @@ def candidate(family: Family, shape: Shape, basis: Basis, by: str | None = None)
     spec = family.apply(shape)
     spec = structs.replace(spec, name=family.name(shape, spec))
     report = account(spec, seq_len=basis.seq_len, convention=basis.rule)
-    cost = None if by is None else whole(bill(resolve(spec, basis.seq_len), (by,), basis)[by])
-    made = Candidate(spec, shape, report.params, report.flops.forward, report.flops.train_step, basis.seq_len, cost=cost)
+    own = None if by is None else cost(spec, by, basis)
+    made = Candidate(spec, shape, report.params, report.flops.forward, report.flops.train_step, basis.seq_len, cost=own)
     problems = find_problems(spec)
     return made.drop("; ".join(map(str, problems))) if problems else made
 

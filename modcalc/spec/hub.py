@@ -19,7 +19,7 @@ from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, alike, same, sh
 from modcalc.spec.hub_gemma4 import GEMMA4
 from modcalc.spec.hub_layernorm import LAYERNORM
 from modcalc.spec.hub_outnorm import OUTNORM
-from modcalc.spec.hub_parts import ModelType
+from modcalc.spec.hub_parts import UNROTATED, ModelType
 from modcalc.spec.hub_read import OF_TEXT, TEXT_SECTION, Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rope import odd_rotation, sections
@@ -194,9 +194,10 @@ def _section(at: Source) -> str:
 
 def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str]]:
     """Fields in none of the three sets, and fields that the library does not read but that say what it does not build."""
-    known = {*kind.defaults, *kind.names, *kind.free, *kind.fixed, *FREE, *FIXED}
+    fixed = FIXED | kind.fixed | (UNROTATED if kind.whole_heads else {})
+    known = {*kind.defaults, *kind.names, *kind.free, *fixed, *FREE}
     for key, value in raw.items():
-        allowed = kind.fixed.get(key, FIXED.get(key))
+        allowed = fixed.get(key)
         if allowed is not None and key not in kind.defaults:
             if not any(same(value, a) for a in allowed):
                 yield key, f"{show(value)}; models of this model_type have only {show(allowed[0])} here, anything else could cost more"
@@ -255,7 +256,7 @@ def _evaluate(config: Config, kind: ModelType, at: Source) -> dict[str, Any]:
                 problems.append(problem)
             return None
 
-    for check in kind.checks:
+    for check in (kind.rotation, *kind.checks) if kind.whole_heads else kind.checks:
         run(check)
     left_out = {section for section, rule in kind.only_if.items() if not run(rule)}
     for path, rule in kind.knobs.items():

@@ -18,8 +18,6 @@ from modcalc.spec.hub_parts import (
     QK_HEAD,
     QKV_BIAS,
     SILU,
-    UNROTATED,
-    WHOLE,
     ModelType,
     rope,
     sizes,
@@ -71,10 +69,10 @@ _DEEPSEEK: dict[str, ModelType] = {
             "moe.top_groups": layers.if_grouped("topk_group"), "moe.renormalize": False,
         },
         only_if=MLA_BIASED | AFTER_DENSE,
-        checks=(*WHOLE, r.own_kv_heads, r.no_bias_in_shared_experts_alone),
+        checks=(r.own_kv_heads, r.no_bias_in_shared_experts_alone),
         names={"num_experts": "n_routed_experts"},
         free=DEEPSEEK_FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "norm_topk_prob", "seq_aux"},
-        fixed=UNROTATED | {"moe_layer_freq": (1,), "scoring_func": ("softmax",)},
+        fixed={"moe_layer_freq": (1,), "scoring_func": ("softmax",)},
         dropped=MLA_DROPPED,
     ),
     "deepseek_v3": ModelType(
@@ -86,10 +84,10 @@ _DEEPSEEK: dict[str, ModelType] = {
         ),
         knobs={**LLAMA, **MLA, **SHARED, **SIGMOID, **OFFSET},
         only_if=MLA_BIASED | AFTER_DENSE,
-        checks=(*WHOLE, r.own_kv_heads),
+        checks=(r.own_kv_heads,),
         names={"num_local_experts": "n_routed_experts"},
         free=DEEPSEEK_FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "seq_aux"},
-        fixed=UNROTATED | NO_MLP_BIAS | DEEPSEEK_FIXED,
+        fixed=NO_MLP_BIAS | DEEPSEEK_FIXED,
         dropped=MLA_DROPPED,
     ),
     # DeepSeek-V3 with the scores of Mixtral.
@@ -105,10 +103,11 @@ _DEEPSEEK: dict[str, ModelType] = {
             "moe.score": "softmax_topk", "moe.balance_bias": None,
         },
         only_if=MLA_BIASED | AFTER_DENSE,
-        checks=(rotary.latent_rotated, r.own_kv_heads),
+        rotation=rotary.latent_rotated,
+        checks=(r.own_kv_heads,),
         names={"num_local_experts": "n_routed_experts"},
         free=DEEPSEEK_FREE | MLA_FREE | {"head_dim"},
-        fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
+        fixed=NO_WINDOW | NO_MLP_BIAS,
         dropped=MLA_DROPPED,
     ),
     # Latent attention without experts.
@@ -119,9 +118,9 @@ _DEEPSEEK: dict[str, ModelType] = {
         ),
         knobs={**LLAMA, **MLA},
         only_if=MLA_BIASED,
-        checks=(*WHOLE, r.own_kv_heads),
+        checks=(r.own_kv_heads,),
         free=ATTENTION_DROPOUT | MLA_FREE | {"embedding_initializer_range", "head_dim"},
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
         dropped=MLA_DROPPED,
     ),
     "minicpm3": ModelType(
@@ -135,9 +134,8 @@ _DEEPSEEK: dict[str, ModelType] = {
             "embedding.scale": r.factor("scale_emb"), "residual_scale": r.scaled_by_depth, "head.scale": r.scaled_by_width,
         },
         only_if=MLA_BIASED,
-        checks=(*WHOLE, r.own_kv_heads, r.head_dim),
+        checks=(r.own_kv_heads, r.head_dim),
         free=ATTENTION_DROPOUT | MLA_FREE | {"head_dim"},
-        fixed=UNROTATED,
         dropped=MLA_DROPPED,
     ),
     "glm4_moe": ModelType(
@@ -163,11 +161,10 @@ _DEEPSEEK: dict[str, ModelType] = {
         ),
         knobs={**LLAMA, **QKV_BIAS, **SHARED, **SIGMOID, "mlp.d_ff": of("moe_intermediate_size")},
         only_if={"attention.bias": of("attention_bias")},
-        checks=WHOLE,
         names={"num_local_experts": "n_routed_experts"},
         # No layer is dense.
         free=DEEPSEEK_FREE | {"intermediate_size"},
-        fixed=UNROTATED | NO_MLP_BIAS | DEEPSEEK_FIXED | {"first_k_dense_replace": (0,), "use_qk_norm": (False,)},
+        fixed=NO_MLP_BIAS | DEEPSEEK_FIXED | {"first_k_dense_replace": (0,), "use_qk_norm": (False,)},
     ),
     "glm4_moe_lite": ModelType(
         defaults=sizes(
@@ -180,11 +177,11 @@ _DEEPSEEK: dict[str, ModelType] = {
             **LLAMA, **MLA, **SHARED, **SIGMOID, **layers.to_the_end(layers.glm_sparse_layers),
         },
         only_if=MLA_BIASED | {"moe": layers.glm_sparse_layers},
-        checks=(*WHOLE, r.own_kv_heads),
+        checks=(r.own_kv_heads,),
         # Its head_dim is another name of the rotated part.
         names={"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
         free=DEEPSEEK_FREE | MLA_FREE,
-        fixed=UNROTATED | NO_MLP_BIAS | DEEPSEEK_FIXED,
+        fixed=NO_MLP_BIAS | DEEPSEEK_FIXED,
         dropped=MLA_DROPPED,
     ),
     "dots1": ModelType(
@@ -200,10 +197,9 @@ _DEEPSEEK: dict[str, ModelType] = {
             "moe.n_experts": r.needed("n_routed_experts"), "moe.n_shared": r.needed("n_shared_experts"),
         },
         only_if=AFTER_DENSE,
-        checks=WHOLE,
         names={"num_local_experts": "n_routed_experts"},
         free=DEEPSEEK_FREE | {"pretraining_tp"},
-        fixed=UNROTATED | NO_MLP_BIAS | DEEPSEEK_FIXED | {"use_sliding_window": (False, None)},
+        fixed=NO_MLP_BIAS | DEEPSEEK_FIXED | {"use_sliding_window": (False, None)},
     ),
     "hy_v3": ModelType(
         defaults=sizes(
@@ -218,10 +214,10 @@ _DEEPSEEK: dict[str, ModelType] = {
             "moe.balance_bias": True,
         },
         only_if={"moe": layers.glm_sparse_layers},
-        checks=(*WHOLE, r.read_instead("expert_hidden_dim", "moe_intermediate_size", of("moe_intermediate_size"))),
+        checks=(r.read_instead("expert_hidden_dim", "moe_intermediate_size", of("moe_intermediate_size")),),
         names={"num_local_experts": "num_experts"},
         free=DEEPSEEK_FREE | {"enable_attention_fp32_softmax", "enable_lm_head_fp32", "enable_moe_fp32_combine", "eod_token_id", "use_grouped_mm"},
-        fixed=UNROTATED | NO_MLP_BIAS | {
+        fixed=NO_MLP_BIAS | {
             "moe_router_enable_expert_bias": (True,), "moe_router_use_sigmoid": (True,), "qk_norm": (True,), "route_norm": (True,),
         },
     ),
@@ -238,11 +234,10 @@ _DEEPSEEK: dict[str, ModelType] = {
             **layers.to_the_end(layers.exaone_sparse_layers), "attention.window": layers.exaone_window, "moe.n_shared": of("num_shared_experts"),
         },
         only_if={"moe": layers.exaone_sparse_layers},
-        checks=WHOLE,
         zeros=frozenset({"sliding_window_pattern"}),
         # Of the release before the library had the class, which reads neither.
         free=DEEPSEEK_FREE | {"first_last_k_dense_replace", "is_moe_layer"},
-        fixed=UNROTATED | NO_BIAS | DEEPSEEK_FIXED,
+        fixed=NO_BIAS | DEEPSEEK_FIXED,
     ),
     # Arcee's Trinity: gated attention; layers with a window alone are rotated.
     "afmoe": ModelType(
@@ -260,10 +255,9 @@ _DEEPSEEK: dict[str, ModelType] = {
             "moe.offset": of("num_dense_layers"),
         },
         only_if={"moe": r.follow("num_dense_layers")},
-        checks=WHOLE,
         # Of the training code's own class.
         free=ROUTED_FREE | {"load_balance_coeff", "use_grouped_mm"},
-        fixed=UNROTATED | NO_MLP_BIAS | {
+        fixed=NO_MLP_BIAS | {
             **dict.fromkeys(("n_group", "num_expert_groups", "num_limited_groups", "topk_group"), (1,)), "route_norm": (True,),
             "score_func": ("sigmoid",),
         },

@@ -19,8 +19,6 @@ from modcalc.spec.hub_parts import (
     QK_HEAD,
     QKV_BIAS,
     SILU,
-    UNROTATED,
-    WHOLE,
     WINDOW,
     ModelType,
     like_llama,
@@ -53,9 +51,8 @@ MELLUM_WINDOW = layers.layered_window(lambda c, i: False)
 GRANITE = ModelType(
     defaults=like_llama(32000, rms_norm_eps=1e-6, num_experts_per_tok=2, num_local_experts=8, **NO_MULTIPLIERS),
     knobs={**LLAMA, **MULTIPLIERS, **ATTENTION_BIAS, **experts("num_local_experts", "topk_softmax")},
-    checks=WHOLE,
     free=ROUTED_FREE,
-    fixed=UNROTATED | NO_MLP_BIAS,
+    fixed=NO_MLP_BIAS,
 )
 GRANITE_SHARED = replace(
     GRANITE,
@@ -93,10 +90,9 @@ EXPERTS: dict[str, ModelType] = {
             rms_norm_eps=1e-5, sliding_window=None, num_experts_per_tok=2, num_local_experts=8, **SILU, **rope(1000000.0),
         ),
         knobs={**LLAMA, **WINDOW, **experts("num_local_experts")},
-        checks=WHOLE,
         names={"num_experts": "num_local_experts"},
         free=ROUTED_FREE | {"router_jitter_noise"},
-        fixed=UNROTATED | NO_BIAS,
+        fixed=NO_BIAS,
     ),
     "qwen2_moe": ModelType(
         defaults=sizes(
@@ -112,10 +108,9 @@ EXPERTS: dict[str, ModelType] = {
             "moe.renormalize": of("norm_topk_prob"),
         },
         only_if={"attention.bias": of("qkv_bias"), "moe": layers.qwen_sparse_layers},
-        checks=WHOLE,
         zeros=frozenset({"sliding_window"}),
         free=ROUTED_FREE,
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "qwen3_moe": ModelType(
         defaults=sizes(
@@ -128,11 +123,10 @@ EXPERTS: dict[str, ModelType] = {
             "moe.renormalize": of("norm_topk_prob"),
         },
         only_if={"moe": layers.qwen_sparse_layers},
-        checks=WHOLE,
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE | TRAINED_IN_PARALLEL | {"max_window_layers"},
         # Qwen3-Coder's file says what its class builds.
-        fixed=UNROTATED | NO_MLP_BIAS | {"qkv_bias": (False, None), "shared_expert_intermediate_size": (0, None), "use_qk_norm": (True,)},
+        fixed=NO_MLP_BIAS | {"qkv_bias": (False, None), "shared_expert_intermediate_size": (0, None), "use_qk_norm": (True,)},
     ),
     # Layers with a window alone are rotated; the shared expert has no gate, the first two layers no experts.
     "flint": ModelType(
@@ -149,9 +143,9 @@ EXPERTS: dict[str, ModelType] = {
             "moe.renormalize": of("norm_topk_prob"),
         },
         only_if={"moe": layers.flint_sparse_layers},
-        checks=(*WHOLE, *WITHOUT_NULLS),
+        checks=(*WITHOUT_NULLS,),
         free=ROUTED_FREE,
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     # Layers with a window alone are rotated. Experts are chosen by logits and biases, ours by scores and biases.
     "kolibri1": ModelType(
@@ -166,10 +160,10 @@ EXPERTS: dict[str, ModelType] = {
             "moe.n_shared": 1, "moe.shared_d_ff": of("shared_expert_intermediate_size"), "moe.renormalize": of("norm_topk_prob"),
             "moe.balance_bias": True,
         },
-        checks=(*WHOLE, *WITHOUT_NULLS),
+        checks=(*WITHOUT_NULLS,),
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE,
-        fixed=UNROTATED | NO_BIAS,
+        fixed=NO_BIAS,
         dropped=(lambda c: "balancing biases on logits",),
     ),
     "olmoe": ModelType(
@@ -178,10 +172,10 @@ EXPERTS: dict[str, ModelType] = {
             rms_norm_eps=1e-5, attention_bias=False, num_experts_per_tok=8, num_experts=64, norm_topk_prob=False, **SILU, **rope(),
         ),
         knobs={**LLAMA, **QK_FULL, **ATTENTION_BIAS, **experts("num_experts"), "moe.renormalize": of("norm_topk_prob")},
-        checks=(*WHOLE, r.equal_heads),
+        checks=(r.equal_heads,),
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE | {"clip_qkv"},
-        fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
+        fixed=NO_WINDOW | NO_MLP_BIAS,
     ),
     "flex_olmo": ModelType(
         defaults=sizes(
@@ -191,10 +185,9 @@ EXPERTS: dict[str, ModelType] = {
         knobs={
             **LLAMA, **QK_FULL, **ATTENTION_BIAS, **experts("num_experts"), "norm.placement": "output", "moe.renormalize": of("norm_topk_prob"),
         },
-        checks=WHOLE,
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE,
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "gpt_oss": ModelType(
         defaults=sizes(
@@ -207,11 +200,10 @@ EXPERTS: dict[str, ModelType] = {
             "mlp.activation": "swiglu_clamped", "moe.bias": True, "moe.router_bias": True,
             "attention.window": layers.layered_window(lambda c, i: i % 2 == 0),
         },
-        checks=WHOLE,
         names={"num_experts": "num_local_experts"},
         # Its experts use the clamped SwiGLU whatever hidden_act says; the others repeat fields by older names.
         free=ROUTED_FREE | {"experts_per_token", "hidden_act", "initial_context_length", "swiglu_alpha", "swiglu_limit"},
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "minimax_m2": ModelType(
         defaults=sizes(
@@ -253,9 +245,8 @@ EXPERTS: dict[str, ModelType] = {
             **LLAMA, **ATTENTION_BIAS, **WINDOW, **experts("num_local_experts"), **norm("layernorm", "rms_norm_eps"), "head.bias": of("lm_head_bias"),
             "moe.top_k": 2, "moe.renormalize": False,
         },
-        checks=WHOLE,
         free=ROUTED_FREE | {"expert_dropout", "hidden_dropout", "input_jitter_noise", "original_max_position_embeddings", "router_jitter_noise"},
-        fixed=UNROTATED | NO_MLP_BIAS | {"num_experts_per_tok": (2,)},
+        fixed=NO_MLP_BIAS | {"num_experts_per_tok": (2,)},
         dropped=(lambda c: "the experts' weights of SparseMixer",),
     ),
     # One width for the experts and the one that is shared.
@@ -286,11 +277,11 @@ EXPERTS: dict[str, ModelType] = {
             "attention.window": MELLUM_WINDOW, "moe.d_ff": of("moe_intermediate_size"), "moe.renormalize": of("norm_topk_prob"),
         },
         only_if={"moe": layers.mellum_sparse_layers},
-        checks=(rotary.all_rotated_by_layer,),
+        rotation=rotary.all_rotated_by_layer,
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE | {"max_window_layers", "mtp_layer_types", "mtp_mlp_layer_types", "num_mtp_layers", "num_nextn_predict_layers"},
         # Rotary settings are read in rope_parameters alone.
-        fixed=UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_sliding_window": (True, None)},
+        fixed=NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_sliding_window": (True, None)},
         by_layer=True,
     ),
     # The text decoder of Aria, whose routed experts are SiLU-gated in any case.
@@ -300,10 +291,10 @@ EXPERTS: dict[str, ModelType] = {
             **LLAMA, **ATTENTION_BIAS, "moe.n_experts": of("moe_num_experts"), "moe.top_k": of("moe_topk"), "moe.score": "topk_softmax",
             "moe.n_shared": of("moe_num_shared_experts"),
         },
-        checks=(*WHOLE, r.silu_alone),
+        checks=(r.silu_alone,),
         # Aria's file repeats moe_topk by its usual name, which the library does not read.
         free=ROUTED_FREE | {"num_experts_per_tok", "pretraining_tp"},
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "ernie4_5_moe": ModelType(
         defaults=sizes(
@@ -317,9 +308,9 @@ EXPERTS: dict[str, ModelType] = {
             "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": of("moe_num_shared_experts"), "moe.balance_bias": True,
         },
         only_if={"moe": layers.ernie_sparse_layers},
-        checks=(*WHOLE, layers.ernie_biases),
+        checks=(layers.ernie_biases,),
         names={"moe_k": "num_experts_per_tok", "moe_num_experts": "num_experts"},
         free=ROUTED_FREE | {"moe_capacity", "moe_gate", "moe_norm_min", "num_nextn_predict_layers"},
-        fixed=UNROTATED | NO_BIAS | {"moe_use_aux_free": (True,)},
+        fixed=NO_BIAS | {"moe_use_aux_free": (True,)},
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_fields import show
 from modcalc.spec.hub_outnorm import GEMMA_2
-from modcalc.spec.hub_parts import ATTENTION_DROPOUT, NO_MLP_BIAS, QK_HEAD, UNROTATED, ModelType, sizes
+from modcalc.spec.hub_parts import ATTENTION_DROPOUT, NO_MLP_BIAS, QK_HEAD, ModelType, sizes
 from modcalc.spec.hub_rules import Config, Refused, Rule, of
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -115,7 +115,7 @@ def has_no(field: str, what: str) -> Rule:
 
 
 OF_EXPERTS = dict.fromkeys(("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size"))
-GEMMA4_FIXED = UNROTATED | NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (None, "vision")}
+GEMMA4_FIXED = NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,), "use_bidirectional_attention": (None, "vision")}
 DENSE = ModelType(
     defaults=sizes(
         262144, 2304, 30, 8, tied=True, max_position_embeddings=262144, intermediate_size=9216, num_key_value_heads=4, head_dim=256,
@@ -133,11 +133,11 @@ DENSE = ModelType(
         "positions.theta": rotary.theta_of_layers(FULL, 1000000.0, lambda c: True),
         "positions.local_theta": rotary.theta_of_layers(SLIDING, 10000.0, lambda c: any(windows(c))),
     },
+    rotation=whole_heads_turn,
     checks=(
         r.needed("head_dim"),
         r.needed("num_key_value_heads"),
         has_no("num_kv_shared_layers", "layers that take keys and values from another one"),
-        whole_heads_turn,
     ),
     # Of parts that these models do not have.
     free=ATTENTION_DROPOUT | {*OF_EXPERTS, "use_double_wide_mlp", "vocab_size_per_layer_input"},

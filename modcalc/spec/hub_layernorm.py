@@ -19,8 +19,6 @@ from modcalc.spec.hub_parts import (
     QKV_BIAS,
     ROTARY,
     SILU,
-    UNROTATED,
-    WHOLE,
     WINDOW,
     ModelType,
     like_llama,
@@ -184,13 +182,12 @@ LAYERNORM: dict[str, ModelType] = {
             **DECODER, **GROUPED, **ROTARY, **WINDOW, **norm("layernorm", "norm_epsilon"), "attention.bias": of("use_bias"),
             "mlp.bias": of("use_bias"),
         },
-        checks=WHOLE,
         # Left in the published files by the training code; the library reads hidden_act and norm_epsilon.
         free=ATTENTION_DROPOUT | {
             "activation_function", "attention_softmax_in_fp32", "embedding_dropout", "layer_norm_epsilon", "residual_dropout",
             "scale_attention_softmax_in_fp32",
         },
-        fixed=UNROTATED | {"mlp_type": ("default",), "norm_type": ("layer_norm",), "scale_attn_weights": (True,)},
+        fixed={"mlp_type": ("default",), "norm_type": ("layer_norm",), "scale_attn_weights": (True,)},
     ),
     "nemotron": ModelType(
         defaults=sizes(
@@ -207,9 +204,7 @@ LAYERNORM: dict[str, ModelType] = {
             hidden_act="relu2", layer_norm_eps=1e-5, attention_bias=True, mlp_bias=True, **rope(),
         ),
         knobs={**DECODER, **GROUPED, **ROTARY, **LLAMA_BIASES, **norm("layernorm", "layer_norm_eps")},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED,
     ),
     "stablelm": ModelType(
         defaults=sizes(
@@ -235,11 +230,10 @@ LAYERNORM: dict[str, ModelType] = {
             "mlp.d_ff": r.inner("ffn_hidden_size"), "mlp.activation": r.activation("activation"),
             "attention.bias": of("bias"), "mlp.bias": of("bias"), "parallel": r.falcon_parallel,
         },
-        checks=WHOLE,
         names={"n_embed": "hidden_size"},
         free=ATTENTION_DROPOUT | {"hidden_dropout"},
         # Falcon2-11B's file says ff_factor beside ffn_hidden_size, which alone is read.
-        fixed=UNROTATED | {"apply_residual_connection_post_layernorm": (False, None), "ff_factor": (4, None)},
+        fixed={"apply_residual_connection_post_layernorm": (False, None), "ff_factor": (4, None)},
     ),
     "gpt_neo": ModelType(
         defaults=sizes(
@@ -285,9 +279,8 @@ LAYERNORM: dict[str, ModelType] = {
     "olmo": ModelType(
         defaults=like_llama(50304),
         knobs={**DECODER, **GROUPED, **ROTARY, **GATED, **ATTENTION_BIAS, "norm.kind": "layernorm", "norm.affine": False},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT | {"clip_qkv", "pretraining_tp"},
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "cohere": ModelType(
         defaults=sizes(
@@ -296,9 +289,8 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         knobs={**COHERE, **ROTARY, "attention.qk_norm.scope": "per_head"},
         only_if={"attention.qk_norm": of("use_qk_norm")},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT | {"pretraining_tp"},
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "cohere2": ModelType(
         defaults=sizes(
@@ -308,10 +300,9 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         # Layers without a window have no positions.
         knobs={**COHERE, **layers.unrotated(layers.windowed(COHERE_2_WINDOW)), "attention.window": COHERE_2_WINDOW},
-        checks=WHOLE,
         # The published file says in the words of its training code what the library's class always is.
         free=ATTENTION_DROPOUT | {"_sliding_window_pattern", "layer_switch", "order_of_interleaved_layers", "use_parallel_embedding"},
-        fixed=UNROTATED | NO_MLP_BIAS | {
+        fixed=NO_MLP_BIAS | {
             "position_embedding_type": ("rope_gptj",), "rotary_pct": (1,), "use_embedding_sharing": (True,), "use_gated_activation": (True,),
             "use_parallel_block": (True,), "use_qk_norm": (False, None),
         },

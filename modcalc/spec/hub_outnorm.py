@@ -19,8 +19,6 @@ from modcalc.spec.hub_parts import (
     QK_FULL,
     QK_HEAD,
     SILU,
-    UNROTATED,
-    WHOLE,
     ModelType,
     like_llama,
     rope,
@@ -60,18 +58,16 @@ OUTNORM: dict[str, ModelType] = {
     "gemma2": ModelType(
         defaults=GEMMA_2_SIZES,
         knobs={**GEMMA_2, "attention.window": GEMMA_2_WINDOW},
-        checks=WHOLE,
         # Gemma-2-9b's file says its window twice; the library reads sliding_window.
         free=ATTENTION_DROPOUT | {"hidden_act", "sliding_window_size"},
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     # Gemma 2 without the norms on what a part adds.
     "vaultgemma": ModelType(
         defaults=GEMMA_2_SIZES,
         knobs={**GEMMA_2, "norm.placement": "pre", "attention.window": GEMMA_2_WINDOW},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "gemma3_text": ModelType(
         defaults=sizes(
@@ -82,18 +78,18 @@ OUTNORM: dict[str, ModelType] = {
             **GEMMA_2, **QK_HEAD, "positions.theta": rotary.full_theta, "attention.softcap": None, "attention.window": GEMMA_3_WINDOW,
             "positions.local_theta": lambda c: None if GEMMA_3_WINDOW(c) is None else rotary.gemma_local_theta(c),
         },
-        checks=(rotary.all_rotated_by_layer, layers.gemma_pattern),
+        rotation=rotary.all_rotated_by_layer,
+        checks=(layers.gemma_pattern,),
         by_layer=True,
         # The library keeps Gemma 2's cap on the scores as a field, but no layer applies it.
         free=ATTENTION_DROPOUT | {"attn_logit_softcapping", "hidden_act"},
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "olmo2": ModelType(
         defaults=like_llama(50304, rms_norm_eps=1e-5),
         knobs={**LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output"},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_MLP_BIAS | {"clip_qkv": (None,)},
+        fixed=NO_MLP_BIAS | {"clip_qkv": (None,)},
     ),
     "olmo3": ModelType(
         defaults=like_llama(50304, rotary.OLMO_3_THETA, rms_norm_eps=1e-5, sliding_window=4096, layer_types=None),
@@ -101,10 +97,10 @@ OUTNORM: dict[str, ModelType] = {
             **LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output", "positions.theta": rotary.full_theta, "attention.window": OLMO_3_WINDOW,
             "positions.local_theta": lambda c: None if OLMO_3_WINDOW(c) is None else rotary.olmo_local_theta(c),
         },
-        checks=(rotary.all_rotated_by_layer,),
+        rotation=rotary.all_rotated_by_layer,
         by_layer=True,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "exaone4": ModelType(
         defaults=sizes(
@@ -115,11 +111,10 @@ OUTNORM: dict[str, ModelType] = {
         knobs={
             **LLAMA, **layers.unrotated(layers.exaone_rotates), **QK_HEAD, "norm.placement": "output", "attention.window": layers.exaone_window,
         },
-        checks=WHOLE,
         zeros=frozenset({"sliding_window_pattern"}),
         # Multi-token prediction in the file of EXAONE 4.5.
         free=ATTENTION_DROPOUT | {"_num_mtp_layers", "mtp_loss_scaling_factor", "mtp_share_layers", "num_nextn_predict_layers"},
-        fixed=UNROTATED | NO_BIAS,
+        fixed=NO_BIAS,
     ),
     # Its logits are multiplied where Granite's are divided.
     "hyperclovax": ModelType(
@@ -128,9 +123,7 @@ OUTNORM: dict[str, ModelType] = {
             **LLAMA, **MULTIPLIERS, **LLAMA_BIASES, "norm.placement": lambda c: "sandwich" if c["use_post_norm"] else "pre",
             "attention.scale": r.score_multiplier, "head.scale": r.factor("logits_scaling"),
         },
-        checks=WHOLE,
         free=ATTENTION_DROPOUT | {"embd_pdrop", "end_token_id", "pretraining_tp", "resid_pdrop", "summary_first_dropout"},
-        fixed=UNROTATED,
     ),
     "glm4": ModelType(
         defaults=GLM_DEFAULTS,

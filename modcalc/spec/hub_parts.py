@@ -14,7 +14,8 @@ class ModelType:
 
     defaults: the understood fields, with the value that the library's class takes where a file omits them (a test holds
     them to the installed classes). knobs: dotted path of the spec -> a rule over those fields, or a constant of the
-    type. only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse. names:
+    type. only_if: section -> a rule; where it is false the section is left out. checks: rules that only refuse. rotation: the one of
+    these about the share of a head that is rotated, of types with `whole_heads`. names:
     other names of understood fields. zeros: fields in which the library writes 0 for null. nulls: fields that may be
     null in this type, beside those that may in any. free: fields that cost nothing. per_layer: fields that may be a list
     with one value, the same, for each layer. fixed: fields that the library does not read for this type, with the values
@@ -26,6 +27,7 @@ class ModelType:
     knobs: dict[str, Any]
     only_if: dict[str, r.Rule] = field(default_factory=dict)
     checks: tuple[r.Rule, ...] = ()
+    rotation: r.Rule = rotary.all_rotated
     names: dict[str, str] = field(default_factory=dict)
     zeros: frozenset[str] = frozenset()
     nulls: frozenset[str] = frozenset()
@@ -34,6 +36,11 @@ class ModelType:
     fixed: dict[str, tuple] = field(default_factory=dict)
     dropped: tuple[r.Rule, ...] = ()
     by_layer: bool = False
+
+    @property
+    def whole_heads(self) -> bool:
+        """Whether the class rotates all of a head, so that a share in the file must be 1, which `rotation` holds it to."""
+        return "rope_parameters" in self.defaults and "partial_rotary_factor" not in self.defaults
 
 
 # Knobs
@@ -123,7 +130,6 @@ NO_MULTIPLIERS = dict(embedding_multiplier=1.0, logits_scaling=1.0, residual_mul
 
 # Checks, free and fixed fields
 
-WHOLE = (rotary.all_rotated,)
 ATTENTION_DROPOUT = frozenset({"attention_dropout"})
 UNROTATED = {"partial_rotary_factor": (1, None)}
 NO_MLP_BIAS = {"mlp_bias": (False, None)}

@@ -24,8 +24,6 @@ from modcalc.spec.hub_parts import (
     QKV_BIAS,
     SILU,
     UNGATED,
-    UNROTATED,
-    WHOLE,
     WINDOW,
     ModelType,
     like_llama,
@@ -45,10 +43,9 @@ TRAINED_IN_PARALLEL = {"debug", "ep_size", "micro_forward", "skip_checkpoint", "
 _LLAMA = ModelType(
     defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False),
     knobs={**LLAMA, **LLAMA_BIASES},
-    checks=WHOLE,
     # Also of the decoders of Idefics3 and SmolVLM, whose files keep their predecessor's resampler, unused.
     free=ATTENTION_DROPOUT | {"max_sequence_length", "perceiver_config", "pixel_shuffle_factor", "pretraining_tp", "rope_interleaved"},
-    fixed=UNROTATED | NO_WINDOW | {"is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
+    fixed=NO_WINDOW | {"is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
 )
 
 _APERTUS = ModelType(
@@ -60,9 +57,8 @@ _APERTUS = ModelType(
         **UNGATED, **QK_HEAD, **ATTENTION_BIAS, "positions.theta": rotary.theta_or_that_of(rotary.APERTUS),
         "attention.head_dim": r.floored_head_dim,
     },
-    checks=WHOLE,
     free=ATTENTION_DROPOUT | {"hidden_dropout", "pretraining_tp"},
-    fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS | {"post_norm": (False,), "qk_norm": (True,)},
+    fixed=NO_WINDOW | NO_MLP_BIAS | {"post_norm": (False,), "qk_norm": (True,)},
 )  # fmt: skip
 
 RMSNORM: dict[str, ModelType] = {
@@ -82,7 +78,7 @@ RMSNORM: dict[str, ModelType] = {
         ),
         names={"activation_function": "hidden_act", "layer_norm_epsilon": "rms_norm_eps", "num_layers": "num_hidden_layers"},
         free=ATTENTION_DROPOUT | {"embed_dropout", "resid_dropout"},
-        fixed=UNROTATED | NO_WINDOW,
+        fixed=NO_WINDOW,
     ),
     "internlm3": ModelType(
         defaults=sizes(
@@ -90,10 +86,9 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **SILU, **rope(),
         ),
         knobs={**LLAMA, **LLAMA_BIASES},
-        checks=(*WHOLE, r.biased_alike),
+        checks=(r.biased_alike,),
         names={"qkv_bias": "attention_bias", "bias": "mlp_bias"},
         free=ATTENTION_DROPOUT | {"pretraining_tp"},
-        fixed=UNROTATED,
     ),
     "iquestcoder": ModelType(
         defaults=sizes(
@@ -101,24 +96,22 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **SILU, **rope(),
         ),
         knobs={**LLAMA, **LLAMA_BIASES},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT | {"max_window_layers", "pretraining_tp"},
-        fixed=UNROTATED | NO_WINDOW | {"clip_qkv": (None,)},
+        fixed=NO_WINDOW | {"clip_qkv": (None,)},
     ),
     "mistral": ModelType(
         defaults=MISTRAL_DEFAULTS,
         knobs={**LLAMA, **WINDOW},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_BIAS,
+        fixed=NO_BIAS,
     ),
     "ministral": ModelType(
         defaults={**MISTRAL_DEFAULTS, "layer_types": None},
         knobs={**LLAMA, "attention.window": layers.layered_window(lambda c, i: c["sliding_window"] is not None)},
         # The library's layers cannot do without head_dim.
-        checks=(*WHOLE, r.needed("head_dim")),
+        checks=(r.needed("head_dim"),),
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_BIAS,
+        fixed=NO_BIAS,
     ),
     "ministral3": ModelType(
         defaults=sizes(
@@ -126,9 +119,8 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, sliding_window=None, **SILU, **(rope(None) | {"rope_parameters": rotary.MINISTRAL_3}),
         ),
         knobs={**LLAMA, **WINDOW, "positions.theta": rotary.theta_or_that_of(rotary.MINISTRAL_3)},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_BIAS,
+        fixed=NO_BIAS,
     ),
     "qwen2": ModelType(
         defaults=sizes(
@@ -136,9 +128,8 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-6, use_sliding_window=False, sliding_window=4096, max_window_layers=28, layer_types=None, **SILU, **rope(),
         ),
         knobs={**LLAMA, **QKV_BIAS, **QWEN_WINDOW},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_MLP_BIAS | {"use_mrope": (False, None)},
+        fixed=NO_MLP_BIAS | {"use_mrope": (False, None)},
     ),
     "qwen3": ModelType(
         defaults=sizes(
@@ -147,9 +138,8 @@ RMSNORM: dict[str, ModelType] = {
             **SILU, **rope(),
         ),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_WINDOW},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT | TRAINED_IN_PARALLEL,
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "gemma": ModelType(
         defaults=sizes(
@@ -158,9 +148,8 @@ RMSNORM: dict[str, ModelType] = {
         ),
         # The first files said gelu and meant its tanh form; the library reads them so.
         knobs={**LLAMA, **GEMMA, "mlp.activation": r.activation("hidden_activation", "hidden_act", renamed={"gelu": "gelu_pytorch_tanh"})},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_MLP_BIAS,
+        fixed=NO_MLP_BIAS,
     ),
     "cwm": ModelType(
         defaults=sizes(
@@ -172,9 +161,9 @@ RMSNORM: dict[str, ModelType] = {
             **LLAMA, "positions.theta": rotary.theta_or_that_of(rotary.CWM), "mlp.bias": of("mlp_bias"),
             "attention.window": layers.layered_window(lambda c, i: i % 4 != 0),
         },
-        checks=(*WHOLE, r.needed("sliding_window")),
+        checks=(r.needed("sliding_window"),),
         free=ATTENTION_DROPOUT | {"pretraining_tp"},
-        fixed=UNROTATED | {"attention_bias": (False, None)},
+        fixed={"attention_bias": (False, None)},
     ),
     "phi3": ModelType(
         defaults=sizes(
@@ -194,9 +183,7 @@ RMSNORM: dict[str, ModelType] = {
         knobs={
             **LLAMA, **layers.unrotated(layers.smollm_rotates), **LLAMA_BIASES, "attention.window": layers.smollm_window,
         },
-        checks=WHOLE,
         free=ATTENTION_DROPOUT | {"max_window_layers", "pretraining_tp"},
-        fixed=UNROTATED,
     ),
     "seed_oss": ModelType(
         defaults=sizes(
@@ -207,9 +194,8 @@ RMSNORM: dict[str, ModelType] = {
             **LLAMA, "attention.bias.q": of("attention_bias"), "attention.bias.k": of("attention_bias"), "attention.bias.v": of("attention_bias"),
             "attention.bias.o": of("attention_out_bias"), "mlp.bias": of("mlp_bias"),
         },
-        checks=WHOLE,
         free=ATTENTION_DROPOUT | {"pretraining_tp", "residual_dropout"},
-        fixed=UNROTATED | NO_WINDOW,
+        fixed=NO_WINDOW,
     ),
     "glm": ModelType(
         defaults=GLM_DEFAULTS,
@@ -224,9 +210,8 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, use_bias=False, **SILU, **rope(500000.0),
         ),
         knobs={**LLAMA, "attention.bias": of("use_bias"), "mlp.bias": of("use_bias")},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_BIAS,
+        fixed=NO_BIAS,
     ),
     "helium": ModelType(
         defaults=sizes(
@@ -236,16 +221,13 @@ RMSNORM: dict[str, ModelType] = {
         # Its output projection has no bias, and the width of the model on both sides.
         knobs={**LLAMA, **QKV_BIAS, "mlp.bias": of("mlp_bias")},
         only_if={"attention.bias": of("attention_bias")},
-        checks=(*WHOLE, r.equal_heads),
+        checks=(r.equal_heads,),
         free=ATTENTION_DROPOUT | {"pretraining_tp"},
-        fixed=UNROTATED,
     ),
     "granite": ModelType(
         defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False, **NO_MULTIPLIERS),
         knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED,
     ),
     "granite_swa": ModelType(
         defaults=sizes(
@@ -254,15 +236,13 @@ RMSNORM: dict[str, ModelType] = {
             **SILU, **rope(), **NO_MULTIPLIERS,
         ),
         knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES, **layers.GRANITE_SWA},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED,
     ),
     "hunyuan_v1_dense": ModelType(
         defaults=like_llama(290943, rms_norm_eps=1e-5, attention_head_dim=None),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS},
         # The library's layers cannot do without head_dim.
-        checks=(*WHOLE, r.needed("head_dim"), r.read_instead("attention_head_dim", "head_dim", r.head_width)),
+        checks=(r.needed("head_dim"), r.read_instead("attention_head_dim", "head_dim", r.head_width)),
         # The files say much that the library's class takes for granted.
         free=ATTENTION_DROPOUT | {
             "anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "cla_share_factor", "class_num", "dense_list",
@@ -272,7 +252,7 @@ RMSNORM: dict[str, ModelType] = {
             "vit_token", "vit_used_rms_norm",
         },
         fixed={
-            **UNROTATED, **NO_MLP_BIAS, "add_classification_head": (False, None), "norm_type": ("rms",), "position_embedding_xdrope": (False, None),
+            **NO_MLP_BIAS, "add_classification_head": (False, None), "norm_type": ("rms",), "position_embedding_xdrope": (False, None),
             "use_cla": (False, None), "use_qk_norm": (True,), "use_rotary_pos_emb": (True,), "vit_type": (None,), "xdrope_section": (None,),
         },
         dropped=(lambda c: "norms of queries and keys after the rotation",),
@@ -283,9 +263,7 @@ RMSNORM: dict[str, ModelType] = {
             hidden_act="relu2", rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **rope(),
         ),
         knobs={**UNGATED, **LLAMA_BIASES},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED,
     ),
     "nanochat": ModelType(
         defaults=sizes(
@@ -296,8 +274,6 @@ RMSNORM: dict[str, ModelType] = {
         knobs={
             **UNGATED, **ATTENTION_BIAS, **QK_HEAD, "norm.affine": False, "embedding.norm": True, "head.softcap": of("final_logit_softcapping"),
         },
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED,
     ),
 }  # fmt: skip

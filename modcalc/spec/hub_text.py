@@ -19,8 +19,6 @@ from modcalc.spec.hub_parts import (
     NO_WINDOW,
     QK_HEAD,
     SILU,
-    UNROTATED,
-    WHOLE,
     ModelType,
     rope,
     sizes,
@@ -34,7 +32,7 @@ _qwen2_vl = replace(
         152064, 8192, 80, 64, max_position_embeddings=32768, intermediate_size=29568, num_key_value_heads=8, head_dim=None,
         rms_norm_eps=1e-5, use_sliding_window=False, sliding_window=4096, max_window_layers=80, layer_types=None, **SILU, **rope(1000000.0),
     ),
-    checks=(*WHOLE, r.equal_heads),
+    checks=(r.equal_heads,),
     free=RMSNORM["qwen2"].free | {"image_token_id", "video_token_id", "vision_end_token_id", "vision_start_token_id", "vision_token_id"},
 )  # fmt: skip
 _glm4_moe = DEEPSEEK["glm4_moe"]
@@ -54,9 +52,8 @@ TEXT: dict[str, ModelType] = {
             rms_norm_eps=1e-6, attention_bias=False, **SILU, **rope(500000.0),
         ),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS},
-        checks=WHOLE,
         free=ATTENTION_DROPOUT,
-        fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
+        fixed=NO_WINDOW | NO_MLP_BIAS,
     ),
     "qwen3_vl_moe_text": ModelType(
         defaults=sizes(
@@ -66,10 +63,9 @@ TEXT: dict[str, ModelType] = {
         ),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_EXPERTS},
         only_if={"moe": layers.qwen_sparse_layers},
-        checks=WHOLE,
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE,
-        fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS | {"norm_topk_prob": (True,)},
+        fixed=NO_WINDOW | NO_MLP_BIAS | {"norm_topk_prob": (True,)},
     ),
     # GLM-4.1V: the decoder of GLM-4, with biases in any case.
     "glm4v_text": ModelType(
@@ -118,9 +114,8 @@ TEXT: dict[str, ModelType] = {
         only_if={
             "attention.qk_norm": lambda c: c["use_qk_norm"] and any(layers.llama4_rotates(c)), "moe": layers.llama4_sparse_layers,
         },
-        checks=WHOLE,
         free=ROUTED_FREE | {"attn_scale", "floor_scale", "for_llm_compressor", "router_jitter_noise"},
-        fixed=UNROTATED | NO_WINDOW | NO_MLP_BIAS,
+        fixed=NO_WINDOW | NO_MLP_BIAS,
         dropped=(
             lambda c: "the experts' weights on what goes in (they are on what comes out)" if layers.llama4_sparse_layers(c) else None,
             lambda c: "queries scaled by position" if c["attn_temperature_tuning"] and not all(layers.llama4_rotates(c)) else None,

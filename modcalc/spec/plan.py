@@ -288,6 +288,14 @@ class Plan(Struct, frozen=True):
         """Layer index -> routing, for the routed blocks in order."""
         return {i: b.routing for i, b in enumerate(self.blocks) if b.routing}
 
+    @property
+    def routings(self) -> tuple[tuple[Dim, RoutingPlan], ...]:
+        """(tokens of a sequence among which it chooses, routing) of each routed block, or recursion, in order of depth."""
+        if self.recursion is None:
+            return tuple((self.seq_len, r) for r in self.routed.values())
+        each = self.recursion.routings
+        return tuple(zip((self.seq_len, *(r.capacity for r in each)), each, strict=False))
+
     def demand_room(self, length: int) -> None:
         """Raises UsageError where learned positions end before `length` tokens."""
         if self.max_len is not None and length > self.max_len:
