@@ -123,6 +123,11 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) > MAX_AMOUNT:
         return f"{value:.3e}" if abs(value) < 10**300 else "a number above 1e300"
     text = str(value) if isinstance(value, Fraction) else repr(value)
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """At most 60 characters of it, for a message."""
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

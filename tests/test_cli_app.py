@@ -7,12 +7,16 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
-from modcalc.cli import app, options, search_options
-from modcalc.cost.workload import PHASES
+from modcalc.cli import app, flops, memory, options, profile_options, search_options
+from modcalc.cost import tensors
+from modcalc.cost.account import LEVELS
+from modcalc.cost.workload import ATTENTION, DEVICES, OPTIMIZERS, PHASES, RECOMPUTE
+from modcalc.measure import hardware
+from modcalc.render.output import FORMATS
 from modcalc.search import answers, defaults
 from modcalc.search.costs import COSTS
 
@@ -38,9 +42,26 @@ def test_help_lists_the_commands_and_loads_none() -> None:
     assert sorted(eval(done.stderr)) == ["modcalc.cli", "modcalc.cli.app", "modcalc.errors"]
 
 
+def values(annotation: Any) -> set[str]:
+    """The strings of the Literal somewhere in an option's type."""
+    return set().union(*({part} if isinstance(part, str) else values(part) for part in get_args(annotation)))
+
+
 def test_help_names_the_values_that_the_code_takes() -> None:
     """Names and defaults stand there as text, for help loads no more than it shows."""
-    assert set(get_args(options.PhaseName)) == set(PHASES) and set(get_args(search_options.CostName)) == set(COSTS)
+    for said, taken in (
+        (options.PhaseName, PHASES),
+        (options.Format, FORMATS),
+        (options.Recompute, RECOMPUTE),
+        (options.AttentionKernel, ATTENTION),
+        (memory.Optimizer, OPTIMIZERS),
+        (memory.Device, DEVICES),
+        (memory.Dtype, tensors.DTYPES),
+        (profile_options.Dtype, hardware.DTYPES),
+        (flops.By, LEVELS),
+        (search_options.CostName, COSTS),
+    ):
+        assert values(said) == set(taken), said
     grid, match = ":".join(defaults.GRID_ASPECT), "{}:{}".format(*defaults.MATCH_ASPECT)
     for option, said in (
         (search_options.Aspect, f"[default: {grid}; with --match {match},"),

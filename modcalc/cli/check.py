@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from modcalc.cli.options import option
 from modcalc.spec.schema import Budget
 
 Paths = Annotated[
@@ -11,23 +12,21 @@ Paths = Annotated[
 ]
 Require = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--require",
         "-r",
         metavar="RULE",
         help="A rule for every spec: METRIC <= VALUE, or >= or ==, such as 'forward_flops <= 6e11', 'params == 1e9 within 0.01', "
         "'params <= 1.1 * dense-220m', or '… <= 1.05 * HEAD~1:' for 5 % above what the file was in that git revision. "
         f"METRIC: {', '.join(Budget.__struct_fields__)}.",
-        show_default=False,
     ),
 ]
 CheckFormat = Annotated[
     Literal["table", "plain", "json", "github", "junit"] | None,
-    typer.Option(
+    option(
         "--format",
         "-f",
         help="github: annotations, and a summary where GITHUB_STEP_SUMMARY is set. [default: table on a terminal, else plain]",
-        show_default=False,
     ),
 ]
 

@@ -4,31 +4,31 @@ from typing import Annotated
 
 import typer
 
-from modcalc.cli.options import Causal, ConventionName, Format, OneSpec, SeqLen
+from modcalc.cli.options import Causal, ConventionName, Format, OneSpec, SeqLen, option
 from modcalc.cli.search_options import CostName, Force, Out
+from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
 Vary = Annotated[
     list[str] | None,
-    typer.Option("--vary", metavar="KNOB=VALUES", help="Such as n_layers=1,2,4 or n_layers=4:40:4; may be repeated.", show_default=False),
+    option("--vary", metavar="KNOB=VALUES", help="Such as n_layers=1,2,4 or n_layers=4:40:4; may be repeated."),
 ]
 Solve = Annotated[str, typer.Option("--solve", metavar="KNOB", help="The knob that follows: n_layers, d_model or d_ff.")]
 Hold = Annotated[CostName, typer.Option("--hold", help="The cost that stays constant.")]
-To = Annotated[str | None, typer.Option("--to", metavar="VALUE", help="The constant, such as 41M. [default: the spec's own]", show_default=False)]
+To = Annotated[str | None, option("--to", metavar="VALUE", help="The constant, such as 41M. [default: the spec's own]")]
 Multiple = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--multiple-of",
         min=1,
         max=MAX_SIZE,
         help="The solved knob is a multiple of this. [default: 1; d_model: 64, and whole heads]",
-        show_default=False,
     ),
 ]
 Within = Annotated[str, typer.Option("--within", metavar="SHARE", help="Relative difference to the constant that is OK.")]
 Context = Annotated[
     int | None,
-    typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="With --hold decode: tokens already cached. [default: T - 1]", show_default=False),
+    option("--context", "-S", min=0, max=MAX_SIZE, help="With --hold decode: tokens already cached. [default: T - 1]"),
 ]
 
 
@@ -54,7 +54,6 @@ def family(
     norms and biases if there are any. Solved values are whole; drift is what that leaves. Exit 1 if no shape is OK.
     """
     from modcalc.cost.conventions import find_convention
-    from modcalc.errors import UsageError
     from modcalc.render.family import document, table
     from modcalc.render.numbers import several
     from modcalc.render.output import emit

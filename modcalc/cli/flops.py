@@ -19,9 +19,12 @@ from modcalc.cli.options import (
     Recompute,
     SeqLen,
     Specs,
+    check_decode,
     finite,
+    option,
 )
 from modcalc.cli.targets import targets
+from modcalc.errors import MissingDependency, UsageError, reason
 
 if TYPE_CHECKING:
     from modcalc.cost.account import Report
@@ -32,26 +35,20 @@ if TYPE_CHECKING:
 
 Counting = Annotated[
     Literal["analytic", "fvcore", "torch", "all"] | None,
-    typer.Option("--count", help="Also count by running the model on the meta device. [default: by all counters installed]", show_default=False),
+    option("--count", help="Also count by running the model on the meta device. [default: by all counters installed]"),
 ]
 Backward = Annotated[bool, typer.Option("--backward", help="Backward pass and train step too (phase train has them anyway).")]
 Tokens = Annotated[
     str | None,
-    typer.Option(
-        "--tokens", metavar="COUNT", help="With --backward: tokens of a training run, such as 15T. [default: by the spec's train]", show_default=False
-    ),
+    option("--tokens", metavar="COUNT", help="With --backward: tokens of a training run, such as 15T. [default: by the spec's train]"),
 ]
-Gpus = Annotated[int | None, typer.Option("--gpus", min=1, max=10**9, help="How long that run takes so many devices.", show_default=False)]
-GpuName = Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="With --gpus: their bf16 peak by datasheet.", show_default=False)]
-GpuPeak = Annotated[
-    float | None, typer.Option("--peak-tflops", min=1e-6, max=1e9, help="With --gpus: their peak in TFLOP/s, without --gpu.", show_default=False)
-]
-Mfu = Annotated[
-    float | None, typer.Option("--mfu", help="With --gpus: the share of their peak that training reaches, in model FLOPs.", show_default=False)
-]
+Gpus = Annotated[int | None, option("--gpus", min=1, max=10**9, help="How long that run takes so many devices.")]
+GpuName = Annotated[str | None, option("--gpu", metavar="NAME", help="With --gpus: their bf16 peak by datasheet.")]
+GpuPeak = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="With --gpus: their peak in TFLOP/s, without --gpu.")]
+Mfu = Annotated[float | None, option("--mfu", help="With --gpus: the share of their peak that training reaches, in model FLOPs.")]
 By = Annotated[
     Literal["total", "component", "layer", "path"] | None,
-    typer.Option("--by", help="Rows of the table. [default: component; several specs: total]", show_default=False),
+    option("--by", help="Rows of the table. [default: component; several specs: total]"),
 ]
 
 
@@ -95,7 +92,6 @@ def flops(
     from modcalc.cost.account import account
     from modcalc.cost.compare import sampling_range, twin
     from modcalc.cost.training import training_run
-    from modcalc.errors import UsageError
     from modcalc.render.output import chosen
     from modcalc.render.wording import Unit
     from modcalc.spec.mod_option import load_all
@@ -146,9 +142,7 @@ def flops(
 
 def _check(phase: str, context: int | None, seq_len: int | None, backward: bool, of_training: list[str]) -> None:
     """Options that contradict each other; Workload checks the rest. of_training: options given that say how a train step runs."""
-    from modcalc.cli.options import check_decode
     from modcalc.cost.workload import SAMPLING
-    from modcalc.errors import UsageError
 
     check_decode("--phase", phase, context is not None, seq_len is not None)
     of_training = ["--backward"] * backward + of_training
@@ -162,7 +156,6 @@ def _cluster(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: 
     """The devices that a run is timed on; no figure of theirs is guessed."""
     from modcalc.cost.conventions import find_convention
     from modcalc.cost.training import Cluster
-    from modcalc.errors import UsageError
 
     if gpus is None:
         given = [option for option, value in (("--gpu", gpu), ("--peak-tflops", peak_tflops), ("--mfu", mfu)) if value is not None]
@@ -190,7 +183,6 @@ def _counters(asked: str | None, phase: str) -> list[str]:
 
     if asked == "analytic" or (asked is None and phase in SAMPLING):
         return []
-    from modcalc.errors import MissingDependency, UsageError
     from modcalc.measure.counters import COUNTERS, installed
 
     if phase in SAMPLING:
@@ -264,7 +256,6 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
     """Each counter's verdict, told as soon as it is there; with `backward`, torch also counts the train step."""
     if not counters:
         return
-    from modcalc.errors import reason
     from modcalc.measure.agreement import Verdict, ledger_by_path, run
     from modcalc.render.counted import counted_as, differences_table, verdict_facts
     from modcalc.render.output import facts, show

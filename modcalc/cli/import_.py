@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from modcalc.cli.options import AsMod
+from modcalc.cli.options import AsMod, option
+from modcalc.errors import UsageError, demand_name
 from modcalc.spec.schema import MAX_SIZE
 
 Config = Annotated[
@@ -13,14 +14,10 @@ Config = Annotated[
         metavar="CONFIG", help="A config.json of the transformers library, or a folder that holds one; CONFIG#text_config is one section of it."
     ),
 ]
-Output = Annotated[
-    str | None, typer.Option("--output", "--out", "-o", metavar="FILE", help="Write the spec into FILE. [default: print it]", show_default=False)
-]
+Output = Annotated[str | None, option("--output", "--out", "-o", metavar="FILE", help="Write the spec into FILE. [default: print it]")]
 SeqLen = Annotated[
     int | None,
-    typer.Option(
-        "--seq-len", "-T", min=1, max=MAX_SIZE, help="The spec's default sequence length. [default: the model's longest]", show_default=False
-    ),
+    option("--seq-len", "-T", min=1, max=MAX_SIZE, help="The spec's default sequence length. [default: the model's longest]"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")]
 
@@ -29,7 +26,6 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
     """A spec from a config.json of the transformers library: printed as YAML, or written whole or not at all."""
     import msgspec
 
-    from modcalc.errors import UsageError, demand_name
     from modcalc.render.output import write
     from modcalc.spec.hub import from_config
     from modcalc.spec.load import dump, sectioned
@@ -62,8 +58,6 @@ def _write(output: str, text: str, force: bool) -> None:
     """Through a file beside it, so that `output` never holds half a spec."""
     import os
     from pathlib import Path
-
-    from modcalc.errors import UsageError
 
     path = Path(output)
     part = path.parent / f".{path.name[:100]}.{os.getpid()}.part"

@@ -31,6 +31,7 @@ from modcalc.cli.search_options import (
     Within,
 )
 from modcalc.cli.targets import targets
+from modcalc.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +79,6 @@ def isoflop(
     be asked so, 130 if the search was interrupted: what was found until then is printed.
     """
     from modcalc.cost.conventions import find_convention
-    from modcalc.errors import UsageError
     from modcalc.search.answers import Asked, matched, planned
     from modcalc.search.costs import Basis
     from modcalc.search.defaults import STEP_BATCH
@@ -130,7 +130,6 @@ def isoflop(
 
 
 def _only(what: str, given: bool, options: dict[str, object]) -> None:
-    from modcalc.errors import UsageError
 
     for name, value in options.items():
         if value is not None and not given:

@@ -4,46 +4,42 @@ from typing import Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import AsMod, AttentionKernel, Batch, Context, Format, PhaseName, Plot, Recompute, SeqLen, Specs
+from modcalc.cli.options import AsMod, AttentionKernel, Batch, Context, Format, PhaseName, Plot, Recompute, SeqLen, Specs, check_decode, option
 from modcalc.cli.targets import targets
+from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
 Phase = Annotated[PhaseName, typer.Option("--phase", "--mode", help="What memory is asked for.")]
 Dtype = Annotated[Literal["bf16", "fp16", "fp32", "fp64"], typer.Option("--dtype", help="Type of weights, gradients, activations and cache.")]
 Optimizer = Annotated[
     Literal["adamw", "momentum", "sgd"] | None,
-    typer.Option("--optimizer", help="2, 1 or no numbers per parameter. [default: adamw]", show_default=False),
+    option("--optimizer", help="2, 1 or no numbers per parameter. [default: adamw]"),
 ]
 Master = Annotated[
     bool | None,
-    typer.Option(
+    option(
         "--master/--no-master",
         help="With bf16 or fp16: an fp32 copy of the weights and fp32 optimizer states, or all in --dtype. [default: --master]",
-        show_default=False,
     ),
 ]
-Device = Annotated[
-    Literal["cuda", "cpu"] | None, typer.Option("--device", help="Whose kernels keep activations. [default: cuda]", show_default=False)
-]
+Device = Annotated[Literal["cuda", "cpu"] | None, option("--device", help="Whose kernels keep activations. [default: cuda]")]
 Fsdp = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--fsdp",
         metavar="GPUS",
         min=2,
         max=MAX_SIZE,
         help="On each of so many GPUs, with weights, gradients and optimizer in slices (FSDP2); --batch is that of one. [default: one holds all]",
-        show_default=False,
     ),
 ]
 GpuMemory = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--gpu-memory",
         metavar="SIZE",
         help="Also the largest batch and the longest context that fit, such as into 80GiB; of decode alone with another phase than train, of "
         "training alone with --fsdp.",
-        show_default=False,
     ),
 ]
 
@@ -69,7 +65,6 @@ def memory(
     """Weights, gradients, optimizer, activations, logits and KV cache of specs in bytes, on one device that holds all of it, or one of many."""
     from modcalc.cost.memory_report import memory_report
     from modcalc.cost.workload import Training
-    from modcalc.errors import UsageError
     from modcalc.render.memory import show_memory
     from modcalc.render.memory_document import memory_document
     from modcalc.render.output import chosen, emit
@@ -106,8 +101,6 @@ def memory(
 
 def _check(phase: str, context: int | None, seq_len: int | None, dtype: str, of_training: dict) -> None:
     """Options that contradict each other; Workload checks the rest."""
-    from modcalc.cli.options import check_decode
-    from modcalc.errors import UsageError
 
     check_decode("--phase", phase, context is not None, seq_len is not None)
     if of_training and phase != "train":

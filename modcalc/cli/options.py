@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable
 from math import isfinite
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
+
+
+def option(*names: str, help: str, **more: Any) -> Any:
+    """One whose help text states the default, where there is one to state."""
+    return typer.Option(*names, help=help, show_default=False, **more)
+
 
 Specs = Annotated[
     list[str],
@@ -20,47 +26,41 @@ OneSpec = Annotated[
 ]
 AsMod = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--mod",
         metavar="KEY=VALUE,…",
         help="As a Mixture-of-Depths model: keys of a spec's mod section, as in capacity=0.125,every=2; lists as in layers=1+3+5.",
-        show_default=False,
     ),
 ]
-SeqLen = Annotated[
-    int | None, typer.Option("--seq-len", "-T", min=1, max=MAX_SIZE, help="Tokens of each sequence. [default: the spec's]", show_default=False)
-]
+SeqLen = Annotated[int | None, option("--seq-len", "-T", min=1, max=MAX_SIZE, help="Tokens of each sequence. [default: the spec's]")]
 Batch = Annotated[int, typer.Option("--batch", "-B", min=1, max=MAX_SIZE, help="Sequences.")]
 Context = Annotated[
     int | None,
-    typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="Tokens already cached (prefill: default 0; decode: required).", show_default=False),
+    option("--context", "-S", min=0, max=MAX_SIZE, help="Tokens already cached (prefill: default 0; decode: required)."),
 ]
 PhaseName = Literal["forward", "train", "prefill", "decode"]
 Phase = Annotated[PhaseName, typer.Option("--phase", "--mode", help="What is computed.")]
 Causal = Annotated[
     Literal["full", "half", "exact"] | None,
-    typer.Option(
-        "--causal", help="Attention pairs that count: all T x T, half, or those a causal mask leaves. [default: the convention's]", show_default=False
-    ),
+    option("--causal", help="Attention pairs that count: all T x T, half, or those a causal mask leaves. [default: the convention's]"),
 ]
 ConventionName = Annotated[str, typer.Option("--convention", metavar="NAME", help="Whose rules count (modcalc conventions SPEC lists them).")]
 Macs = Annotated[bool, typer.Option("--macs", help="Print multiply-adds, 1 each, instead of FLOPs, 2 each.")]
 Format = Annotated[
     Literal["table", "plain", "markdown", "latex", "csv", "json"] | None,
-    typer.Option("--format", "-f", help="[default: table on a terminal, else plain]", show_default=False),
+    option("--format", "-f", help="[default: table on a terminal, else plain]"),
 ]
-Plot = Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Draw it into FILE (.svg or .png).", show_default=False)]
+Plot = Annotated[str | None, option("--plot", metavar="FILE", help="Draw it into FILE (.svg or .png).")]
 Recompute = Annotated[
     Literal["none", "selective", "full"] | None,
-    typer.Option(
+    option(
         "--recompute",
         help="Activations computed again for the backward pass: none, of attention, of every block. [default: none]",
-        show_default=False,
     ),
 ]
 AttentionKernel = Annotated[
     Literal["fused", "explicit"] | None,
-    typer.Option("--attention", help="One kernel that keeps no scores, or products that keep them. [default: fused]", show_default=False),
+    option("--attention", help="One kernel that keeps no scores, or products that keep them. [default: fused]"),
 ]
 
 

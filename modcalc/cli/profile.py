@@ -35,6 +35,7 @@ from modcalc.cli.profile_options import (
     given,
 )
 from modcalc.cli.targets import targets
+from modcalc.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -161,7 +162,6 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
 
 def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, target: Path | None, format: str) -> None:
     """Measure every job, say what is doubtful, and show all at the end, or what there is when interrupted."""
-    from modcalc.errors import UsageError
     from modcalc.measure.records import Failed, Record, Result
     from modcalc.measure.results import ResultsFile
     from modcalc.measure.rigs import quiet
@@ -254,7 +254,6 @@ def _with_peaks(
 
 def _reached(device: "torch.device", dtype: str, during: "Callable[[str], AbstractContextManager]", world: "World | None" = None) -> "Peak":
     """What the device reaches, as the first process of a torchrun finds; it says if that is doubtful. Raises UsageError where no memory is free."""
-    from modcalc.errors import UsageError
     from modcalc.measure import verdict
     from modcalc.measure.hardware import describe
     from modcalc.measure.reach import reached

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import PhaseName, check_decode, finite, flags
+from modcalc.cli.options import PhaseName, check_decode, finite, flags, option
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
@@ -22,75 +22,64 @@ Mode = Annotated[
         "--mode", "--phase", help="forward: logits, no gradients; train: forward, backward and AdamW; prefill, decode: sampling with a cache."
     ),
 ]
-Context = Annotated[
-    int | None, typer.Option("--context", "-S", min=0, max=MAX_SIZE, help="Tokens already cached; --mode decode needs it.", show_default=False)
-]
+Context = Annotated[int | None, option("--context", "-S", min=0, max=MAX_SIZE, help="Tokens already cached; --mode decode needs it.")]
 Dtype = Annotated[
     Literal["bf16", "fp16", "fp32"] | None,
-    typer.Option("--dtype", help="Of weights and work. [default: bf16 on a GPU, fp32 on the CPU]", show_default=False),
+    option("--dtype", help="Of weights and work. [default: bf16 on a GPU, fp32 on the CPU]"),
 ]
 Compile = Annotated[
     bool | None,
-    typer.Option(
-        "--compile/--no-compile", help="Through torch.compile, block by block. [default: yes on a GPU, but for sampling]", show_default=False
-    ),
+    option("--compile/--no-compile", help="Through torch.compile, block by block. [default: yes on a GPU, but for sampling]"),
 ]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Capture a step as a CUDA graph and replay it.")]
 BaselineName = Annotated[
     str | None,
-    typer.Option("--baseline", metavar="SPEC", help="Run in turn with this one and compare; dense: the same shape unrouted.", show_default=False),
+    option("--baseline", metavar="SPEC", help="Run in turn with this one and compare; dense: the same shape unrouted."),
 ]
 Sweep = Annotated[
     list[str] | None,
-    typer.Option("--sweep", metavar="NAME=A,B,…", help="Points over batch, seq-len or context; may be given again.", show_default=False),
+    option("--sweep", metavar="NAME=A,B,…", help="Points over batch, seq-len or context; may be given again."),
 ]
 Seconds = Annotated[
     float | None,
-    typer.Option("--seconds", min=0.0, help="Time for samples, per point, of which at most 10,000 are taken. [default: 5]", show_default=False),
+    option("--seconds", min=0.0, help="Time for samples, per point, of which at most 10,000 are taken. [default: 5]"),
 ]
-Iterations = Annotated[int | None, typer.Option("--iterations", "-n", min=1, help="Samples of each model, instead of --seconds.", show_default=False)]
+Iterations = Annotated[int | None, option("--iterations", "-n", min=1, help="Samples of each model, instead of --seconds.")]
 WarmUp = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--warmup",
         min=1,
         help="Steps of each build before the clock counts (training 2 of the first). [default: at least 3, for at least 1 s; of later builds 1]",
-        show_default=False,
     ),
 ]
 Builds = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--builds",
         min=1,
         help="Build the models so many times, on top of --seconds: where memory lies moves a build's steps. "
         "[default: 6, or --iterations if fewer, for --baseline, eager on the CPU without torchrun; else 1]",
-        show_default=False,
     ),
 ]
 By = Annotated[
     Literal["component", "layer", "path"] | None,
-    typer.Option("--by", help="Where the time of the eager step goes, by the torch profiler.", show_default=False),
+    option("--by", help="Where the time of the eager step goes, by the torch profiler."),
 ]
 Trace = Annotated[
     str | None,
-    typer.Option(
-        "--trace", metavar="FILE", help="Write a Chrome trace of the spec's step, .json or .json.gz (implies --by component).", show_default=False
-    ),
+    option("--trace", metavar="FILE", help="Write a Chrome trace of the spec's step, .json or .json.gz (implies --by component)."),
 ]
 Peaks = Annotated[bool, typer.Option("--peaks", help="Measure what the device reaches (matrix product, copy); without SPEC, nothing else.")]
-PeakTflops = Annotated[
-    float | None, typer.Option("--peak-tflops", min=1e-6, max=1e9, help="The device's peak in TFLOP/s. [default: its datasheet]", show_default=False)
-]
-Parallel = Annotated[Literal["ddp", "fsdp"] | None, typer.Option("--parallel", help="Under torchrun. [default: ddp]", show_default=False)]
+PeakTflops = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="The device's peak in TFLOP/s. [default: its datasheet]")]
+Parallel = Annotated[Literal["ddp", "fsdp"] | None, option("--parallel", help="Under torchrun. [default: ddp]")]
 Out = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--out",
         "-o",
         metavar="FILE",
         help="Append points to FILE (JSON Lines); those it holds are not measured again, but for a --by or --trace that they lack.",
-        show_default=False,
     ),
 ]
 Again = Annotated[bool, typer.Option("--again", help="Measure points that --out holds once more; their new lines count.")]

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modcalc.cli.options import Format, Plot, finite
+from modcalc.cli.options import Format, Plot, finite, option
 from modcalc.cli.profile_options import PeakTflops
+from modcalc.cli.targets import targets
+from modcalc.errors import UsageError, demand_name
 
 if TYPE_CHECKING:
     from modcalc.measure.records import Record
@@ -18,12 +20,11 @@ Files = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--only",
         metavar="NAME=A,B,…",
         help="Results with these values alone: of spec, baseline, batch, seq-len, context, device, torch, mode, dtype and the like; "
         "may be given again.",
-        show_default=False,
     ),
 ]
 
@@ -34,8 +35,6 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     Results that do not share a device, a torch or a kind of step stand in tables of their own. Each is shown once, and rated by the
     newest peak among its like.
     """
-    from modcalc.cli.targets import targets
-    from modcalc.errors import UsageError, demand_name
     from modcalc.measure import alike
     from modcalc.measure.records import Failed
     from modcalc.render.output import chosen, emit
@@ -69,7 +68,6 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
 
 def _within(path: Path) -> list[Path]:
     """The file itself, or the results files of a folder. Raises UsageError where it has none."""
-    from modcalc.errors import UsageError
 
     if not path.is_dir():
         return [path]
@@ -84,7 +82,6 @@ def _within(path: Path) -> list[Path]:
 
 def _read(paths: "dict[Path, bool]") -> "list[tuple[str, Record]]":
     """(file, record) of all that the files hold. paths: file -> whether it was only found in a folder, which may hold other .jsonl files."""
-    from modcalc.errors import UsageError
     from modcalc.measure.results import begins, read_results
 
     # As few parts of a path as tell the files apart.

@@ -4,23 +4,19 @@ from typing import Annotated, Literal
 
 import typer
 
+from modcalc.cli.options import option
 from modcalc.spec.schema import MAX_SIZE
 
-
-def _option(*names: str, help: str, metavar: str | None = None, **more: int) -> object:
-    return typer.Option(*names, help=help, metavar=metavar, show_default=False, **more)
-
-
-Budgets = Annotated[list[str] | None, _option("--budget", metavar="FLOPS", help="Training FLOPs to spend, such as 6e18; may be repeated.")]
-Match = Annotated[str | None, _option("--match", metavar="OTHER", help="A spec whose cost the shapes shall have.")]
+Budgets = Annotated[list[str] | None, option("--budget", metavar="FLOPS", help="Training FLOPs to spend, such as 6e18; may be repeated.")]
+Match = Annotated[str | None, option("--match", metavar="OTHER", help="A spec whose cost the shapes shall have.")]
 CostName = Literal["forward", "train", "params", "active", "non_embedding", "kv", "decode"]
 By = Annotated[
     CostName | None,
-    _option("--by", help="With --match: which cost is equal. [default: forward]"),
+    option("--by", help="With --match: which cost is equal. [default: forward]"),
 ]
 Free = Annotated[
     str | None,
-    _option(
+    option(
         "--free",
         metavar="KNOBS",
         help="Free knobs: n_layers,d_model,d_ff,capacity,every, each with values or not: n_layers=4:40:2, capacity=0.125,0.25. "
@@ -29,14 +25,14 @@ Free = Annotated[
 ]
 Prefer = Annotated[
     Literal["closest", "deepest", "widest", "params"] | None,
-    _option(
+    option(
         "--prefer",
         help="With --match or --beside: order of the shapes within --within. [default: deepest for a Mixture-of-Depths family, else closest]",
     ),
 ]
 Per = Annotated[
     str | None,
-    _option(
+    option(
         "--per",
         metavar="KNOBS",
         help="With --match: only the best shape of each combination of these knobs' values; none: all shapes. "
@@ -48,7 +44,7 @@ Within = Annotated[
 ]
 Aspect = Annotated[
     str | None,
-    _option(
+    option(
         "--aspect",
         metavar="LOW:HIGH",
         help="d_model / n_layers, or none. [default: 48:128; with --match 16:256, and what OTHER has; none where neither is free]",
@@ -56,35 +52,35 @@ Aspect = Annotated[
 ]
 FfRatio = Annotated[
     str | None,
-    _option("--ff-ratio", metavar="LOW:HIGH", help="d_ff / d_model where d_ff is free, or none. [default: within 25 % of the spec's]"),
+    option("--ff-ratio", metavar="LOW:HIGH", help="d_ff / d_model where d_ff is free, or none. [default: within 25 % of the spec's]"),
 ]
-ParamBand = Annotated[str | None, _option("--params", metavar="LOW:HIGH", help="Parameters in all, such as 100M:1.5B. [default: any]")]
-Ratio = Annotated[str | None, _option("--tokens-per-param", metavar="LOW:HIGH", help="With --budget, or none. [default: 1:400]")]
+ParamBand = Annotated[str | None, option("--params", metavar="LOW:HIGH", help="Parameters in all, such as 100M:1.5B. [default: any]")]
+Ratio = Annotated[str | None, option("--tokens-per-param", metavar="LOW:HIGH", help="With --budget, or none. [default: 1:400]")]
 Count = Annotated[
     Literal["params", "active", "non_embedding"] | None,
-    _option("--count", help="With --budget: which parameters tokens per parameter counts. [default: params, all of them]"),
+    option("--count", help="With --budget: which parameters tokens per parameter counts. [default: params, all of them]"),
 ]
-MinSteps = Annotated[int | None, _option("--min-steps", min=1, max=MAX_SIZE, help="With --budget: fewest whole steps. [default: 1]")]
+MinSteps = Annotated[int | None, option("--min-steps", min=1, max=MAX_SIZE, help="With --budget: fewest whole steps. [default: 1]")]
 StepBatch = Annotated[
     int | None,
-    _option("--batch", "-B", min=1, max=MAX_SIZE, help="With --budget: sequences of a step. [default: the spec's train.batch_size, else 128]"),
+    option("--batch", "-B", min=1, max=MAX_SIZE, help="With --budget: sequences of a step. [default: the spec's train.batch_size, else 128]"),
 ]
 DecodeContext = Annotated[
-    int | None, _option("--context", "-S", min=0, max=MAX_SIZE, help="With --by decode: tokens already cached. [default: T - 1]")
+    int | None, option("--context", "-S", min=0, max=MAX_SIZE, help="With --by decode: tokens already cached. [default: T - 1]")
 ]
 Multiple = Annotated[
     int | None,
-    _option(
+    option(
         "--multiple-of",
         min=1,
         max=MAX_SIZE,
         help="d_model and d_ff are multiples of this. [default: 64, as far as the spec's own d_ff is; d_model of whole heads too]",
     ),
 ]
-HeadDim = Annotated[int | None, _option("--head-dim", min=1, max=MAX_SIZE, help="Width of a head in every shape. [default: the spec's]")]
+HeadDim = Annotated[int | None, option("--head-dim", min=1, max=MAX_SIZE, help="Width of a head in every shape. [default: the spec's]")]
 Beside = Annotated[
     str | None,
-    _option(
+    option(
         "--beside",
         metavar="SPEC",
         help="With --budget: beside every OK row the shape of this family with the same forward FLOPs, by the defaults of the other options.",
@@ -92,12 +88,12 @@ Beside = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    _option(
+    option(
         "--limit",
         min=1,
         max=10_000,
         help="Rows, besides those that are marked. [default: the 50 nearest to 20 tokens per parameter; with --match 20]",
     ),
 ]
-Out = Annotated[str | None, _option("--out", "-o", metavar="DIR", help="Write every OK row as a spec into this folder.")]
+Out = Annotated[str | None, option("--out", "-o", metavar="DIR", help="Write every OK row as a spec into this folder.")]
 Force = Annotated[bool, typer.Option("--force", help="With --out: write into a folder that is not empty.")]

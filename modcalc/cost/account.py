@@ -85,9 +85,9 @@ class Report(Struct, frozen=True):
                 line[i] += value * share
         return [Line(label, *(whole(v) for v in values)) for label, values in sums.items()]
 
-    def by_path(self) -> dict[str, Dim]:
-        """Module path -> forward FLOPs of its own rows, those of no FLOPs left out."""
-        return {line.label: line.forward for line in self.lines("path") if line.forward}
+    def by_path(self, backward: bool = False) -> dict[str, Dim]:
+        """Module path -> FLOPs of its own rows, forward or forward + backward, those of no FLOPs left out."""
+        return {line.label: flops for line in self.lines("path") if (flops := line.flops(backward))}
 
     def weights(self) -> dict[str, tuple[Dim, ...]]:
         """Parameter path -> shape."""

@@ -1,6 +1,7 @@
 """Accounts side by side: a model and its dense twin, and sampling at its expectation and its extremes."""
 
 from modcalc.cost.account import Report, account, dense_twin
+from modcalc.cost.workload import ROUTING
 from modcalc.spec.plan import Dim
 from modcalc.spec.schema import Spec
 
@@ -25,7 +26,7 @@ def sampling_range(report: Report, spec: Spec) -> dict[str, Report]:
     """
     if not (spec.mod and report.work.sampling):
         return {}
-    return {routing: under(report, spec, routing=routing) for routing in ("expected", "all", "none")}
+    return {routing: under(report, spec, routing=routing) for routing in ROUTING}
 
 
 def kv_bytes(report: Report) -> Dim:

@@ -105,7 +105,12 @@ def sample_memory(plan: Plan, work: Workload, dtype: str = DTYPE) -> SampleMemor
     rows = ledger(plan, work)
     tokens = work.tokens if work.phase == "forward" else work.batch
     cache = kv_cache_bytes(plan, work.context + work.seq_len, dtype, work.batch, work.routing) if work.sampling else 0
-    return SampleMemory(weight_bytes(rows, dtype), cache, tokens * plan.embedding.vocab_size * element_bytes(dtype))
+    return SampleMemory(weight_bytes(rows, dtype), cache, logits_bytes(plan, tokens, dtype))
+
+
+def logits_bytes(plan: Plan, tokens: int, dtype: str) -> int:
+    """Bytes of the logits of so many tokens."""
+    return tokens * plan.embedding.vocab_size * element_bytes(dtype)
 
 
 def weight_bytes(rows: list[Op], dtype: str, gpus: int = 1) -> int:

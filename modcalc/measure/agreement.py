@@ -54,9 +54,8 @@ class Verdict:
 
 
 def ledger_by_path(report: Report, backward: bool = False) -> dict[str, int]:
-    """Module path -> FLOPs of its own rows, forward or forward + backward, as counters count; paths without FLOPs left out."""
-    lines = replace(report, convention=MATMUL).lines("path")
-    return {line.label: total for line in lines if (total := line.flops(backward))}
+    """Module path -> FLOPs of its own rows, forward or forward + backward, as counters count."""
+    return replace(report, convention=MATMUL).by_path(backward)
 
 
 def differences(report: Report, counted: Counted) -> list[Difference]:

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from modcalc.cost.account import Report
-from modcalc.cost.memory import sample_memory, train_memory
-from modcalc.cost.tensors import element_bytes
+from modcalc.cost.memory import logits_bytes, sample_memory, train_memory
 from modcalc.cost.workload import Training
 from modcalc.measure.point import Job
 from modcalc.measure.records import Settings
@@ -31,7 +30,7 @@ def _least(report: Report, s: Settings) -> tuple[int, int]:
         return int(m.weights + m.kv_cache), m.logits
     m = train_memory(plan, s.batch, Training(master=False, device="cpu"), s.dtype)
     # A compiler may decide to keep less.
-    logits = work.tokens * plan.embedding.vocab_size * element_bytes(s.dtype)
+    logits = logits_bytes(plan, work.tokens, s.dtype)
     return m.fixed, logits if s.compile else m.total - m.fixed
 
 

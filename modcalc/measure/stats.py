@@ -35,16 +35,16 @@ class Interval:
         return Interval(a + b * self.value, *ends, self.confidence)
 
 
-def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def median_interval(samples: Sequence[float]) -> Interval:
     """The median and its distribution-free interval between two order statistics.
 
     The number of samples below the true median is Binomial(n, 1/2), so [x_(k), x_(n+1-k)] covers it with probability
-    1 - 2 P(Binomial(n, 1/2) < k); k is the largest that keeps `confidence` (Conover, Practical Nonparametric Statistics,
+    1 - 2 P(Binomial(n, 1/2) < k); k is the largest that keeps CONFIDENCE (Conover, Practical Nonparametric Statistics,
     3rd ed., section 3.2). Fewer than 6 samples cannot give 95 %. `confidence` of the result is the exact coverage.
     """
     n = len(samples)
     value = median(samples)
-    outside = (1 - Fraction(str(confidence))) * 2**n  # a fraction: from n = 1024 on, 2^n is no float
+    outside = (1 - Fraction(str(CONFIDENCE))) * 2**n  # a fraction: from n = 1024 on, 2^n is no float
     k, below, ways = 0, 0, 1  # ways: n over k
     while 2 * (below + ways) <= outside:
         below += ways
@@ -56,20 +56,20 @@ def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) ->
     return Interval(value, ordered[k - 1], ordered[n - k], 1 - 2 * below / 2**n)
 
 
-def paired_ratio(times: Sequence[float], base: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def paired_ratio(times: Sequence[float], base: Sequence[float]) -> Interval:
     """Median of times[i] / base[i] over steps that ran next to each other, with its interval.
 
     Pairing takes slow drifts (clock, temperature, other load) out of the ratio: both steps of a pair see the same.
     """
-    return median_interval([a / b for a, b in zip(times, base, strict=True)], confidence)
+    return median_interval([a / b for a, b in zip(times, base, strict=True)])
 
 
-def built_ratio(ratios: Sequence[float], times: Sequence[float], base: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def built_ratio(ratios: Sequence[float], times: Sequence[float], base: Sequence[float]) -> Interval:
     """`paired_ratio` of models that were built anew several times, given the ratio of each build.
 
     Where memory happens to lie moves all steps of one build alike, which its pairs cannot see: then the builds are the samples.
     """
-    return median_interval(ratios, confidence) if ratios else paired_ratio(times, base, confidence)
+    return median_interval(ratios) if ratios else paired_ratio(times, base)
 
 
 def realised_saving(time_ratio: Interval, flop_ratio: float) -> Interval | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import prod
 
 import numpy as np
 from msgspec import structs
@@ -62,10 +63,10 @@ class Lattice:
         own = family.own
         self.family, self.basis, self.names = family, basis, names
         self.axes: dict[str, list] = {k: list(axes[k]) if k in axes else [getattr(own, k)] for k in KNOBS}
-        self.size = int(np.prod([len(v) for v in self.axes.values()], dtype=object))
+        self.size = prod(map(len, self.axes.values()))
         if self.size > MAX_CANDIDATES:
             raise UsageError(f"{self.size:.1e} candidates: at most {MAX_CANDIDATES:.0e} can be searched; take fewer knobs or larger steps")
-        steps = [int(np.prod([len(self.axes[k]) for k in KNOBS[i + 1 :]], dtype=object)) for i in range(len(KNOBS))]
+        steps = [prod(len(self.axes[k]) for k in KNOBS[i + 1 :]) for i in range(len(KNOBS))]
         self.stride = dict(zip(KNOBS, steps, strict=True))
         self.excluded: dict[str, int] = {}
         self.problem = ""  # what the first spec that was excluded breaks

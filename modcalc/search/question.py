@@ -5,6 +5,8 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
+from msgspec import structs
+
 from modcalc.errors import UsageError
 from modcalc.search.defaults import GRID_ASPECT, around, ff_band, grid, match_aspect
 from modcalc.search.family import Family, Shape
@@ -96,8 +98,6 @@ def at_length(spec: Spec, seq_len: int) -> Spec:
     """The same model for sequences of `seq_len` tokens: a capacity of more tokens, or a multiple, is all of them. Its position table keeps its size.
     Raises UsageError beyond it.
     """
-    from msgspec import structs
-
     if spec.seq_len == seq_len:
         return spec
     positions = spec.positions

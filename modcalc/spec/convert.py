@@ -14,6 +14,7 @@ import msgspec
 from modcalc.spec.near import key_hint, nearest
 from modcalc.spec.schema import Spec
 from modcalc.spec.yaml_nodes import Path, Unusable, printable
+from modcalc.units import cut
 
 # Problems of one file that are told one by one; a file with more is no spec with mistakes, and hints take time.
 TOLD = 50
@@ -55,7 +56,7 @@ def shown(value: Any) -> str:
     if isinstance(value, list) and len(value) > 8:
         return f"a list of {len(value)}"
     text = f"[{', '.join(map(shown, value))}]" if isinstance(value, list) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return cut(text)
 
 
 def given(value: Any, always: Callable[[msgspec.Struct], tuple[str, ...]] = lambda struct: ()) -> Any:

@@ -9,7 +9,7 @@ from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_experts import ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
-    ATTENTION_DROPOUT,
+    IF_BIASED,
     LLAMA,
     NO_BIAS,
     NO_MLP_BIAS,
@@ -33,7 +33,6 @@ MLA = {
 }  # fmt: skip
 LATENT_EPS = 1e-6  # of the classes' latent norms, whatever the file says of the others
 MLA_DROPPED = (lambda c: None if c["rms_norm_eps"] == LATENT_EPS else f"the latent norms' own eps of {LATENT_EPS:g}",)
-MLA_BIASED = {"attention.bias": of("attention_bias")}
 SHARED = {
     "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": of("n_shared_experts"), "moe.scaling": of("routed_scaling_factor"),
 }  # fmt: skip
@@ -68,7 +67,7 @@ _DEEPSEEK: dict[str, ModelType] = {
             **LLAMA, **MLA, **SHARED, **OFFSET, **experts("n_routed_experts"), "mlp.bias": of("mlp_bias"), "moe.groups": layers.if_grouped("n_group"),
             "moe.top_groups": layers.if_grouped("topk_group"), "moe.renormalize": False,
         },
-        only_if=MLA_BIASED | AFTER_DENSE,
+        only_if=IF_BIASED | AFTER_DENSE,
         checks=(r.own_kv_heads, r.no_bias_in_shared_experts_alone),
         names={"num_experts": "n_routed_experts"},
         free=DEEPSEEK_FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "norm_topk_prob", "seq_aux"},
@@ -83,7 +82,7 @@ _DEEPSEEK: dict[str, ModelType] = {
             first_k_dense_replace=3, norm_topk_prob=True, rms_norm_eps=1e-6, attention_bias=False, **SILU, **rope(),
         ),
         knobs={**LLAMA, **MLA, **SHARED, **SIGMOID, **OFFSET},
-        only_if=MLA_BIASED | AFTER_DENSE,
+        only_if=IF_BIASED | AFTER_DENSE,
         checks=(r.own_kv_heads,),
         names={"num_local_experts": "n_routed_experts"},
         free=DEEPSEEK_FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "seq_aux"},
@@ -102,7 +101,7 @@ _DEEPSEEK: dict[str, ModelType] = {
             **LLAMA, **MLA, **SHARED, **SIGMOID, **OFFSET, "positions.theta": rotary.theta_or_that_of(rotary.MISTRAL_4),
             "moe.score": "softmax_topk", "moe.balance_bias": None,
         },
-        only_if=MLA_BIASED | AFTER_DENSE,
+        only_if=IF_BIASED | AFTER_DENSE,
         rotation=rotary.latent_rotated,
         checks=(r.own_kv_heads,),
         names={"num_local_experts": "n_routed_experts"},
@@ -117,9 +116,9 @@ _DEEPSEEK: dict[str, ModelType] = {
             q_lora_rank=1536, qk_rope_head_dim=64, v_head_dim=128, qk_nope_head_dim=128, rms_norm_eps=1e-6, attention_bias=False, **SILU, **rope(),
         ),
         knobs={**LLAMA, **MLA},
-        only_if=MLA_BIASED,
+        only_if=IF_BIASED,
         checks=(r.own_kv_heads,),
-        free=ATTENTION_DROPOUT | MLA_FREE | {"embedding_initializer_range", "head_dim"},
+        free=MLA_FREE | {"embedding_initializer_range", "head_dim"},
         fixed=NO_MLP_BIAS,
         dropped=MLA_DROPPED,
     ),
@@ -133,9 +132,9 @@ _DEEPSEEK: dict[str, ModelType] = {
             **LLAMA, **MLA, "mlp.bias": of("mlp_bias"), "attention.latent.v_dim": lambda c: c["v_head_dim"] or r.head_width(c),
             "embedding.scale": r.factor("scale_emb"), "residual_scale": r.scaled_by_depth, "head.scale": r.scaled_by_width,
         },
-        only_if=MLA_BIASED,
+        only_if=IF_BIASED,
         checks=(r.own_kv_heads, r.head_dim),
-        free=ATTENTION_DROPOUT | MLA_FREE | {"head_dim"},
+        free=MLA_FREE | {"head_dim"},
         dropped=MLA_DROPPED,
     ),
     "glm4_moe": ModelType(
@@ -148,7 +147,7 @@ _DEEPSEEK: dict[str, ModelType] = {
         knobs={
             **LLAMA, **PARTIAL, **QKV_BIAS, **QK_HEAD, **SHARED, **SIGMOID, **OFFSET, "attention.head_dim": r.floored_head_dim,
         },
-        only_if={"attention.bias": of("attention_bias"), "attention.qk_norm": of("use_qk_norm")} | AFTER_DENSE,
+        only_if=IF_BIASED | {"attention.qk_norm": of("use_qk_norm")} | AFTER_DENSE,
         names={"num_local_experts": "n_routed_experts"},
         free=DEEPSEEK_FREE,
         fixed=NO_MLP_BIAS | DEEPSEEK_FIXED,
@@ -160,7 +159,7 @@ _DEEPSEEK: dict[str, ModelType] = {
             norm_topk_prob=True, rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(1000000.0),
         ),
         knobs={**LLAMA, **QKV_BIAS, **SHARED, **SIGMOID, "mlp.d_ff": of("moe_intermediate_size")},
-        only_if={"attention.bias": of("attention_bias")},
+        only_if=IF_BIASED,
         names={"num_local_experts": "n_routed_experts"},
         # No layer is dense.
         free=DEEPSEEK_FREE | {"intermediate_size"},
@@ -176,7 +175,7 @@ _DEEPSEEK: dict[str, ModelType] = {
         knobs={
             **LLAMA, **MLA, **SHARED, **SIGMOID, **layers.to_the_end(layers.glm_sparse_layers),
         },
-        only_if=MLA_BIASED | {"moe": layers.glm_sparse_layers},
+        only_if=IF_BIASED | {"moe": layers.glm_sparse_layers},
         checks=(r.own_kv_heads,),
         # Its head_dim is another name of the rotated part.
         names={"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},

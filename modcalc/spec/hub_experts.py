@@ -8,7 +8,6 @@ from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
-    ATTENTION_DROPOUT,
     LLAMA,
     MULTIPLIERS,
     NO_BIAS,
@@ -29,7 +28,7 @@ from modcalc.spec.hub_parts import (
 from modcalc.spec.hub_rmsnorm import RMSNORM, TRAINED_IN_PARALLEL
 from modcalc.spec.hub_rules import of
 
-ROUTED_FREE = ATTENTION_DROPOUT | {"output_router_logits", "router_aux_loss_coef"}
+ROUTED_FREE = {"output_router_logits", "router_aux_loss_coef"}
 
 
 def experts(count: str, score: str = "softmax_topk") -> dict:

@@ -11,7 +11,7 @@ from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_fields import show
 from modcalc.spec.hub_outnorm import GEMMA_2
-from modcalc.spec.hub_parts import ATTENTION_DROPOUT, NO_MLP_BIAS, QK_HEAD, ModelType, sizes
+from modcalc.spec.hub_parts import NO_MLP_BIAS, QK_HEAD, ModelType, sizes
 from modcalc.spec.hub_rules import Config, Refused, Rule, of
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -140,7 +140,7 @@ DENSE = ModelType(
         has_no("num_kv_shared_layers", "layers that take keys and values from another one"),
     ),
     # Of parts that these models do not have.
-    free=ATTENTION_DROPOUT | {*OF_EXPERTS, "use_double_wide_mlp", "vocab_size_per_layer_input"},
+    free={*OF_EXPERTS, "use_double_wide_mlp", "vocab_size_per_layer_input"},
     fixed=GEMMA4_FIXED | {"enable_moe_block": (False, None), "hidden_size_per_layer_input": (0, None)},
     dropped=(lambda c: "a factor on what each layer returns", lambda c: None if c["rope_parameters"] else "proportional RoPE scaling"),
     by_layer=True,

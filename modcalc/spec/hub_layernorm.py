@@ -6,7 +6,6 @@ from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
-    ATTENTION_DROPOUT,
     BIASES,
     DECODER,
     GATED,
@@ -91,7 +90,7 @@ LAYERNORM: dict[str, ModelType] = {
             r.read_instead("rope_theta", "rotary_emb_base or rope_parameters", NEOX_THETA),
             r.read_instead("partial_rotary_factor", "rotary_pct or rope_parameters", lambda c: NEOX_FRACTION(c) or 1.0),
         ),
-        free=ATTENTION_DROPOUT | {"attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout", "hidden_dropout_prob"},
+        free={"attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout", "hidden_dropout_prob"},
     ),
     "opt": ModelType(
         defaults=sizes(
@@ -106,7 +105,7 @@ LAYERNORM: dict[str, ModelType] = {
             "norm.placement": lambda c: "pre" if c["do_layer_norm_before"] else "post",
             "norm.final": lambda c: c["do_layer_norm_before"] and not c["_remove_final_layer_norm"],
         },
-        free=ATTENTION_DROPOUT | {"activation_dropout", "dropout", "init_std", "layerdrop"},
+        free={"activation_dropout", "dropout", "init_std", "layerdrop"},
         # Galactica's files carry these two; the library reads neither.
         fixed={"learned_embeddings": (True, None), "scale_embeddings": (False, None)},
     ),
@@ -129,7 +128,7 @@ LAYERNORM: dict[str, ModelType] = {
             "mlp.d_ff": r.inner(), "mlp.activation": "gelu_tanh", "embedding.norm": True,
         },
         names={"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
-        free=ATTENTION_DROPOUT | {
+        free={
             "apply_residual_connection_post_layernorm", "attention_softmax_in_fp32", "bias_dropout_fusion", "hidden_dropout",
             "masked_softmax_fusion", "offset_alibi", "pretraining_tp", "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact",
         },
@@ -160,7 +159,7 @@ LAYERNORM: dict[str, ModelType] = {
         knobs={**DECODER, **PARTIAL, **BIASES, **QK_HEAD, **norm("layernorm", "layer_norm_eps")},
         only_if={"attention.qk_norm": of("qk_layernorm")},
         checks=(r.own_kv_heads,),
-        free=ATTENTION_DROPOUT | {"hidden_dropout"},
+        free={"hidden_dropout"},
     ),
     "phi": ModelType(
         defaults=sizes(
@@ -171,7 +170,7 @@ LAYERNORM: dict[str, ModelType] = {
             **DECODER, **GROUPED, **PARTIAL, **BIASES, **QK_HEAD, **norm("layernorm", "layer_norm_eps"), "parallel": "shared_norm", "head.bias": True,
         },
         only_if={"attention.qk_norm": of("qk_layernorm")},
-        free=ATTENTION_DROPOUT | {"embd_pdrop", "resid_pdrop"},
+        free={"embd_pdrop", "resid_pdrop"},
     ),
     "starcoder2": ModelType(
         defaults=sizes(
@@ -183,7 +182,7 @@ LAYERNORM: dict[str, ModelType] = {
             "mlp.bias": of("use_bias"),
         },
         # Left in the published files by the training code; the library reads hidden_act and norm_epsilon.
-        free=ATTENTION_DROPOUT | {
+        free={
             "activation_function", "attention_softmax_in_fp32", "embedding_dropout", "layer_norm_epsilon", "residual_dropout",
             "scale_attention_softmax_in_fp32",
         },
@@ -196,7 +195,7 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         knobs={**DECODER, **GROUPED, **PARTIAL, **LLAMA_BIASES, **norm("layernorm", "norm_eps"), "norm.unit_offset": True},
         # Left in the published files by the training code; the library reads head_dim.
-        free=ATTENTION_DROPOUT | {"kv_channels"},
+        free={"kv_channels"},
     ),
     "jais2": ModelType(
         defaults=sizes(
@@ -204,7 +203,6 @@ LAYERNORM: dict[str, ModelType] = {
             hidden_act="relu2", layer_norm_eps=1e-5, attention_bias=True, mlp_bias=True, **rope(),
         ),
         knobs={**DECODER, **GROUPED, **ROTARY, **LLAMA_BIASES, **norm("layernorm", "layer_norm_eps")},
-        free=ATTENTION_DROPOUT,
     ),
     "stablelm": ModelType(
         defaults=sizes(
@@ -216,7 +214,7 @@ LAYERNORM: dict[str, ModelType] = {
             "attention.qk_norm.bias": False, "parallel": lambda c: "shared_norm" if c["use_parallel_residual"] else "none",
         },
         only_if={"attention.qk_norm": of("qk_layernorm"), "attention.bias": of("use_qkv_bias")},
-        free=ATTENTION_DROPOUT | {"hidden_dropout", "norm_eps", "rope_pct", "rotary_scaling_factor"},
+        free={"hidden_dropout", "norm_eps", "rope_pct", "rotary_scaling_factor"},
     ),
     "falcon": ModelType(
         defaults=sizes(
@@ -231,7 +229,7 @@ LAYERNORM: dict[str, ModelType] = {
             "attention.bias": of("bias"), "mlp.bias": of("bias"), "parallel": r.falcon_parallel,
         },
         names={"n_embed": "hidden_size"},
-        free=ATTENTION_DROPOUT | {"hidden_dropout"},
+        free={"hidden_dropout"},
         # Falcon2-11B's file says ff_factor beside ffn_hidden_size, which alone is read.
         fixed={"apply_residual_connection_post_layernorm": (False, None), "ff_factor": (4, None)},
     ),
@@ -246,7 +244,7 @@ LAYERNORM: dict[str, ModelType] = {
             "attention.window": layers.neo_window,
         },
         names={"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"},
-        free=GPT2_FREE | ATTENTION_DROPOUT | {"classifier_dropout", "embed_dropout", "resid_dropout"},
+        free=GPT2_FREE | {"classifier_dropout", "embed_dropout", "resid_dropout"},
     ),
     "gptj": ModelType(
         defaults=GPTJ_DEFAULTS,
@@ -279,7 +277,7 @@ LAYERNORM: dict[str, ModelType] = {
     "olmo": ModelType(
         defaults=like_llama(50304),
         knobs={**DECODER, **GROUPED, **ROTARY, **GATED, **ATTENTION_BIAS, "norm.kind": "layernorm", "norm.affine": False},
-        free=ATTENTION_DROPOUT | {"clip_qkv", "pretraining_tp"},
+        free={"clip_qkv", "pretraining_tp"},
         fixed=NO_MLP_BIAS,
     ),
     "cohere": ModelType(
@@ -289,7 +287,7 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         knobs={**COHERE, **ROTARY, "attention.qk_norm.scope": "per_head"},
         only_if={"attention.qk_norm": of("use_qk_norm")},
-        free=ATTENTION_DROPOUT | {"pretraining_tp"},
+        free={"pretraining_tp"},
         fixed=NO_MLP_BIAS,
     ),
     "cohere2": ModelType(
@@ -301,7 +299,7 @@ LAYERNORM: dict[str, ModelType] = {
         # Layers without a window have no positions.
         knobs={**COHERE, **layers.unrotated(layers.windowed(COHERE_2_WINDOW)), "attention.window": COHERE_2_WINDOW},
         # The published file says in the words of its training code what the library's class always is.
-        free=ATTENTION_DROPOUT | {"_sliding_window_pattern", "layer_switch", "order_of_interleaved_layers", "use_parallel_embedding"},
+        free={"_sliding_window_pattern", "layer_switch", "order_of_interleaved_layers", "use_parallel_embedding"},
         fixed=NO_MLP_BIAS | {
             "position_embedding_type": ("rope_gptj",), "rotary_pct": (1,), "use_embedding_sharing": (True,), "use_gated_activation": (True,),
             "use_parallel_block": (True,), "use_qk_norm": (False, None),

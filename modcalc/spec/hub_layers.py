@@ -231,10 +231,15 @@ exaone_sparse_layers = sparse_after(of("first_k_dense_replace"))
 mellum_sparse_layers = sparse_after(lambda c: 0)
 
 
+def every_nth(c: Config, step: int) -> list[int]:
+    """The last of each `step` layers."""
+    return list(range(step - 1, c["num_hidden_layers"], step))
+
+
 def ernie_sparse_layers(c: Config) -> list[int]:
     """ERNIE 4.5: every moe_layer_interval-th layer from the first to the last that may have experts; -1 is the model's last."""
     first, step, last = c["moe_layer_start_index"], c["moe_layer_interval"], c["moe_layer_end_index"]
-    return [i for i in range(step - 1, c["num_hidden_layers"], step) if i >= first and (i <= last or last == -1)]
+    return [i for i in every_nth(c, step) if i >= first and (i <= last or last == -1)]
 
 
 def ernie_biases(c: Config) -> None:
@@ -271,15 +276,16 @@ def if_grouped(field: str) -> Rule:
 
 def llama4_sparse_layers(c: Config) -> list[int]:
     """Llama 4: the layers of moe_layers, or every interleave_moe_layer_step-th."""
-    L, step = c["num_hidden_layers"], c["interleave_moe_layer_step"]
-    return list(range(step - 1, L, step)) if c["moe_layers"] is None else sorted({i for i in c["moe_layers"] if i < L})
+    if c["moe_layers"] is None:
+        return every_nth(c, c["interleave_moe_layer_step"])
+    return sorted({i for i in c["moe_layers"] if i < c["num_hidden_layers"]})
 
 
 def llama4_every(c: Config) -> int | None:
     """Each n-th layer has experts, if that says which."""
     layers = llama4_sparse_layers(c)
     step = layers[0] + 1
-    return step if layers == list(range(step - 1, c["num_hidden_layers"], step)) else None
+    return step if layers == every_nth(c, step) else None
 
 
 def qwen_sparse_layers(c: Config) -> list[int]:
@@ -287,7 +293,7 @@ def qwen_sparse_layers(c: Config) -> list[int]:
     if not c["num_experts"]:
         return []
     step, dense = c["decoder_sparse_step"], set(c["mlp_only_layers"] or ())
-    return [i for i in range(step - 1, c["num_hidden_layers"], step) if i not in dense]
+    return [i for i in every_nth(c, step) if i not in dense]
 
 
 def flint_sparse_layers(c: Config) -> list[int]:
@@ -298,7 +304,7 @@ def flint_sparse_layers(c: Config) -> list[int]:
 def qwen_explicit_layers(c: Config) -> list[int] | None:
     """The layers one by one, only where `every` cannot say them."""
     layers, step = qwen_sparse_layers(c), c["decoder_sparse_step"]
-    return None if layers == list(range(step - 1, c["num_hidden_layers"], step)) else layers
+    return None if layers == every_nth(c, step) else layers
 
 
 def qwen_every(c: Config) -> int | None:

@@ -6,10 +6,10 @@ from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
-    ATTENTION_DROPOUT,
     GEMMA,
     GLM,
     GLM_DEFAULTS,
+    IF_BIASED,
     LLAMA,
     LLAMA_BIASES,
     MULTIPLIERS,
@@ -59,14 +59,13 @@ OUTNORM: dict[str, ModelType] = {
         defaults=GEMMA_2_SIZES,
         knobs={**GEMMA_2, "attention.window": GEMMA_2_WINDOW},
         # Gemma-2-9b's file says its window twice; the library reads sliding_window.
-        free=ATTENTION_DROPOUT | {"hidden_act", "sliding_window_size"},
+        free={"hidden_act", "sliding_window_size"},
         fixed=NO_MLP_BIAS,
     ),
     # Gemma 2 without the norms on what a part adds.
     "vaultgemma": ModelType(
         defaults=GEMMA_2_SIZES,
         knobs={**GEMMA_2, "norm.placement": "pre", "attention.window": GEMMA_2_WINDOW},
-        free=ATTENTION_DROPOUT,
         fixed=NO_MLP_BIAS,
     ),
     "gemma3_text": ModelType(
@@ -82,13 +81,12 @@ OUTNORM: dict[str, ModelType] = {
         checks=(layers.gemma_pattern,),
         by_layer=True,
         # The library keeps Gemma 2's cap on the scores as a field, but no layer applies it.
-        free=ATTENTION_DROPOUT | {"attn_logit_softcapping", "hidden_act"},
+        free={"attn_logit_softcapping", "hidden_act"},
         fixed=NO_MLP_BIAS,
     ),
     "olmo2": ModelType(
         defaults=like_llama(50304, rms_norm_eps=1e-5),
         knobs={**LLAMA, **QK_FULL, **ATTENTION_BIAS, "norm.placement": "output"},
-        free=ATTENTION_DROPOUT,
         fixed=NO_MLP_BIAS | {"clip_qkv": (None,)},
     ),
     "olmo3": ModelType(
@@ -99,7 +97,6 @@ OUTNORM: dict[str, ModelType] = {
         },
         rotation=rotary.all_rotated_by_layer,
         by_layer=True,
-        free=ATTENTION_DROPOUT,
         fixed=NO_MLP_BIAS,
     ),
     "exaone4": ModelType(
@@ -113,7 +110,7 @@ OUTNORM: dict[str, ModelType] = {
         },
         zeros=frozenset({"sliding_window_pattern"}),
         # Multi-token prediction in the file of EXAONE 4.5.
-        free=ATTENTION_DROPOUT | {"_num_mtp_layers", "mtp_loss_scaling_factor", "mtp_share_layers", "num_nextn_predict_layers"},
+        free={"_num_mtp_layers", "mtp_loss_scaling_factor", "mtp_share_layers", "num_nextn_predict_layers"},
         fixed=NO_BIAS,
     ),
     # Its logits are multiplied where Granite's are divided.
@@ -123,13 +120,12 @@ OUTNORM: dict[str, ModelType] = {
             **LLAMA, **MULTIPLIERS, **LLAMA_BIASES, "norm.placement": lambda c: "sandwich" if c["use_post_norm"] else "pre",
             "attention.scale": r.score_multiplier, "head.scale": r.factor("logits_scaling"),
         },
-        free=ATTENTION_DROPOUT | {"embd_pdrop", "end_token_id", "pretraining_tp", "resid_pdrop", "summary_first_dropout"},
+        free={"embd_pdrop", "end_token_id", "pretraining_tp", "resid_pdrop", "summary_first_dropout"},
     ),
     "glm4": ModelType(
         defaults=GLM_DEFAULTS,
         knobs={**GLM, "norm.placement": "sandwich"},
-        only_if={"attention.bias": of("attention_bias")},
-        free=ATTENTION_DROPOUT,
+        only_if=IF_BIASED,
         fixed=NO_MLP_BIAS,
     ),
 }  # fmt: skip

@@ -64,6 +64,7 @@ GATED = {"mlp.kind": "gated"}
 BIASES = {"attention.bias": True, "mlp.bias": True}
 QKV_BIAS = {"attention.bias.q": True, "attention.bias.k": True, "attention.bias.v": True}
 ATTENTION_BIAS = {"attention.bias": of("attention_bias")}
+IF_BIASED = ATTENTION_BIAS  # as a condition: the section, with what it says, only where the field is true
 LLAMA_BIASES = {**ATTENTION_BIAS, "mlp.bias": of("mlp_bias")}
 GEMMA = {**ATTENTION_BIAS, "norm.unit_offset": True, "embedding.scale": lambda c: c["hidden_size"] ** 0.5}
 WINDOW = {"attention.window": of("sliding_window")}
@@ -130,7 +131,6 @@ NO_MULTIPLIERS = dict(embedding_multiplier=1.0, logits_scaling=1.0, residual_mul
 
 # Checks, free and fixed fields
 
-ATTENTION_DROPOUT = frozenset({"attention_dropout"})
 UNROTATED = {"partial_rotary_factor": (1, None)}
 NO_MLP_BIAS = {"mlp_bias": (False, None)}
 NO_BIAS = {"attention_bias": (False, None), **NO_MLP_BIAS}

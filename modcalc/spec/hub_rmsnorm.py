@@ -8,10 +8,10 @@ from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
-    ATTENTION_DROPOUT,
     GEMMA,
     GLM,
     GLM_DEFAULTS,
+    IF_BIASED,
     LLAMA,
     LLAMA_BIASES,
     MULTIPLIERS,
@@ -44,7 +44,7 @@ _LLAMA = ModelType(
     defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False),
     knobs={**LLAMA, **LLAMA_BIASES},
     # Also of the decoders of Idefics3 and SmolVLM, whose files keep their predecessor's resampler, unused.
-    free=ATTENTION_DROPOUT | {"max_sequence_length", "perceiver_config", "pixel_shuffle_factor", "pretraining_tp", "rope_interleaved"},
+    free={"max_sequence_length", "perceiver_config", "pixel_shuffle_factor", "pretraining_tp", "rope_interleaved"},
     fixed=NO_WINDOW | {"is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
 )
 
@@ -57,7 +57,7 @@ _APERTUS = ModelType(
         **UNGATED, **QK_HEAD, **ATTENTION_BIAS, "positions.theta": rotary.theta_or_that_of(rotary.APERTUS),
         "attention.head_dim": r.floored_head_dim,
     },
-    free=ATTENTION_DROPOUT | {"hidden_dropout", "pretraining_tp"},
+    free={"hidden_dropout", "pretraining_tp"},
     fixed=NO_WINDOW | NO_MLP_BIAS | {"post_norm": (False,), "qk_norm": (True,)},
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ RMSNORM: dict[str, ModelType] = {
             rope_theta=500000.0,
         ),
         names={"activation_function": "hidden_act", "layer_norm_epsilon": "rms_norm_eps", "num_layers": "num_hidden_layers"},
-        free=ATTENTION_DROPOUT | {"embed_dropout", "resid_dropout"},
+        free={"embed_dropout", "resid_dropout"},
         fixed=NO_WINDOW,
     ),
     "internlm3": ModelType(
@@ -88,7 +88,7 @@ RMSNORM: dict[str, ModelType] = {
         knobs={**LLAMA, **LLAMA_BIASES},
         checks=(r.biased_alike,),
         names={"qkv_bias": "attention_bias", "bias": "mlp_bias"},
-        free=ATTENTION_DROPOUT | {"pretraining_tp"},
+        free={"pretraining_tp"},
     ),
     "iquestcoder": ModelType(
         defaults=sizes(
@@ -96,13 +96,12 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **SILU, **rope(),
         ),
         knobs={**LLAMA, **LLAMA_BIASES},
-        free=ATTENTION_DROPOUT | {"max_window_layers", "pretraining_tp"},
+        free={"max_window_layers", "pretraining_tp"},
         fixed=NO_WINDOW | {"clip_qkv": (None,)},
     ),
     "mistral": ModelType(
         defaults=MISTRAL_DEFAULTS,
         knobs={**LLAMA, **WINDOW},
-        free=ATTENTION_DROPOUT,
         fixed=NO_BIAS,
     ),
     "ministral": ModelType(
@@ -110,7 +109,6 @@ RMSNORM: dict[str, ModelType] = {
         knobs={**LLAMA, "attention.window": layers.layered_window(lambda c, i: c["sliding_window"] is not None)},
         # The library's layers cannot do without head_dim.
         checks=(r.needed("head_dim"),),
-        free=ATTENTION_DROPOUT,
         fixed=NO_BIAS,
     ),
     "ministral3": ModelType(
@@ -119,7 +117,6 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, sliding_window=None, **SILU, **(rope(None) | {"rope_parameters": rotary.MINISTRAL_3}),
         ),
         knobs={**LLAMA, **WINDOW, "positions.theta": rotary.theta_or_that_of(rotary.MINISTRAL_3)},
-        free=ATTENTION_DROPOUT,
         fixed=NO_BIAS,
     ),
     "qwen2": ModelType(
@@ -128,7 +125,6 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-6, use_sliding_window=False, sliding_window=4096, max_window_layers=28, layer_types=None, **SILU, **rope(),
         ),
         knobs={**LLAMA, **QKV_BIAS, **QWEN_WINDOW},
-        free=ATTENTION_DROPOUT,
         fixed=NO_MLP_BIAS | {"use_mrope": (False, None)},
     ),
     "qwen3": ModelType(
@@ -138,7 +134,7 @@ RMSNORM: dict[str, ModelType] = {
             **SILU, **rope(),
         ),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_WINDOW},
-        free=ATTENTION_DROPOUT | TRAINED_IN_PARALLEL,
+        free=TRAINED_IN_PARALLEL,
         fixed=NO_MLP_BIAS,
     ),
     "gemma": ModelType(
@@ -148,7 +144,6 @@ RMSNORM: dict[str, ModelType] = {
         ),
         # The first files said gelu and meant its tanh form; the library reads them so.
         knobs={**LLAMA, **GEMMA, "mlp.activation": r.activation("hidden_activation", "hidden_act", renamed={"gelu": "gelu_pytorch_tanh"})},
-        free=ATTENTION_DROPOUT,
         fixed=NO_MLP_BIAS,
     ),
     "cwm": ModelType(
@@ -162,7 +157,7 @@ RMSNORM: dict[str, ModelType] = {
             "attention.window": layers.layered_window(lambda c, i: i % 4 != 0),
         },
         checks=(r.needed("sliding_window"),),
-        free=ATTENTION_DROPOUT | {"pretraining_tp"},
+        free={"pretraining_tp"},
         fixed={"attention_bias": (False, None)},
     ),
     "phi3": ModelType(
@@ -171,7 +166,7 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, sliding_window=None, **SILU, **rope(partial_rotary_factor=1.0),
         ),
         knobs={**LLAMA, **PARTIAL, **WINDOW},
-        free=ATTENTION_DROPOUT | {"embd_pdrop", "original_max_position_embeddings", "resid_pdrop"},
+        free={"embd_pdrop", "original_max_position_embeddings", "resid_pdrop"},
         fixed=NO_BIAS | {"lm_head_bias": (False, None), "full_attn_mod": (1,), "interpolate_factor": (1,)},
     ),
     "smollm3": ModelType(
@@ -183,7 +178,7 @@ RMSNORM: dict[str, ModelType] = {
         knobs={
             **LLAMA, **layers.unrotated(layers.smollm_rotates), **LLAMA_BIASES, "attention.window": layers.smollm_window,
         },
-        free=ATTENTION_DROPOUT | {"max_window_layers", "pretraining_tp"},
+        free={"max_window_layers", "pretraining_tp"},
     ),
     "seed_oss": ModelType(
         defaults=sizes(
@@ -194,14 +189,13 @@ RMSNORM: dict[str, ModelType] = {
             **LLAMA, "attention.bias.q": of("attention_bias"), "attention.bias.k": of("attention_bias"), "attention.bias.v": of("attention_bias"),
             "attention.bias.o": of("attention_out_bias"), "mlp.bias": of("mlp_bias"),
         },
-        free=ATTENTION_DROPOUT | {"pretraining_tp", "residual_dropout"},
+        free={"pretraining_tp", "residual_dropout"},
         fixed=NO_WINDOW,
     ),
     "glm": ModelType(
         defaults=GLM_DEFAULTS,
         knobs=GLM,
-        only_if={"attention.bias": of("attention_bias")},
-        free=ATTENTION_DROPOUT,
+        only_if=IF_BIASED,
         fixed=NO_MLP_BIAS,
     ),
     "ernie4_5": ModelType(
@@ -210,7 +204,6 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, use_bias=False, **SILU, **rope(500000.0),
         ),
         knobs={**LLAMA, "attention.bias": of("use_bias"), "mlp.bias": of("use_bias")},
-        free=ATTENTION_DROPOUT,
         fixed=NO_BIAS,
     ),
     "helium": ModelType(
@@ -220,14 +213,13 @@ RMSNORM: dict[str, ModelType] = {
         ),
         # Its output projection has no bias, and the width of the model on both sides.
         knobs={**LLAMA, **QKV_BIAS, "mlp.bias": of("mlp_bias")},
-        only_if={"attention.bias": of("attention_bias")},
+        only_if=IF_BIASED,
         checks=(r.equal_heads,),
-        free=ATTENTION_DROPOUT | {"pretraining_tp"},
+        free={"pretraining_tp"},
     ),
     "granite": ModelType(
         defaults=like_llama(32000, rms_norm_eps=1e-6, mlp_bias=False, **NO_MULTIPLIERS),
         knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES},
-        free=ATTENTION_DROPOUT,
     ),
     "granite_swa": ModelType(
         defaults=sizes(
@@ -236,7 +228,6 @@ RMSNORM: dict[str, ModelType] = {
             **SILU, **rope(), **NO_MULTIPLIERS,
         ),
         knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES, **layers.GRANITE_SWA},
-        free=ATTENTION_DROPOUT,
     ),
     "hunyuan_v1_dense": ModelType(
         defaults=like_llama(290943, rms_norm_eps=1e-5, attention_head_dim=None),
@@ -244,7 +235,7 @@ RMSNORM: dict[str, ModelType] = {
         # The library's layers cannot do without head_dim.
         checks=(r.needed("head_dim"), r.read_instead("attention_head_dim", "head_dim", r.head_width)),
         # The files say much that the library's class takes for granted.
-        free=ATTENTION_DROPOUT | {
+        free={
             "anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "cla_share_factor", "class_num", "dense_list",
             "eod_token_id", "im_end_id", "im_newline_id", "im_start_id", "image_token_id", "mask_init_id", "num_media_embeds", "org_vocab_size",
             "pad_id", "pool_type", "pretraining_tp", "skip_cls_token", "text_end_id", "text_start_id", "video_end_id", "video_start_id",
@@ -263,7 +254,6 @@ RMSNORM: dict[str, ModelType] = {
             hidden_act="relu2", rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, **rope(),
         ),
         knobs={**UNGATED, **LLAMA_BIASES},
-        free=ATTENTION_DROPOUT,
     ),
     "nanochat": ModelType(
         defaults=sizes(
@@ -274,6 +264,5 @@ RMSNORM: dict[str, ModelType] = {
         knobs={
             **UNGATED, **ATTENTION_BIAS, **QK_HEAD, "norm.affine": False, "embedding.norm": True, "head.softcap": of("final_logit_softcapping"),
         },
-        free=ATTENTION_DROPOUT,
     ),
 }  # fmt: skip

@@ -12,8 +12,8 @@ from modcalc.spec.hub_deepseek import AFTER_DENSE, DEEPSEEK
 from modcalc.spec.hub_experts import QWEN_EXPERTS, ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
-    ATTENTION_DROPOUT,
     GLM,
+    IF_BIASED,
     LLAMA,
     NO_MLP_BIAS,
     NO_WINDOW,
@@ -52,7 +52,6 @@ TEXT: dict[str, ModelType] = {
             rms_norm_eps=1e-6, attention_bias=False, **SILU, **rope(500000.0),
         ),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS},
-        free=ATTENTION_DROPOUT,
         fixed=NO_WINDOW | NO_MLP_BIAS,
     ),
     "qwen3_vl_moe_text": ModelType(
@@ -74,7 +73,7 @@ TEXT: dict[str, ModelType] = {
             **rope(partial_rotary_factor=1.0),
         ),
         knobs={**GLM, "norm.placement": "sandwich"},
-        free=ATTENTION_DROPOUT | _IMAGE_TOKENS,
+        free=_IMAGE_TOKENS,
         fixed=NO_MLP_BIAS | {"attention_bias": (True,)},
     ),
     # GLM-4.5V, without GLM-4.5's option of norms of queries and keys.
@@ -84,7 +83,7 @@ TEXT: dict[str, ModelType] = {
             vocab_size=151424, max_position_embeddings=65536, attention_bias=True,
         ),
         knobs={**_glm4_moe.knobs, "attention.qk_norm.scope": None},
-        only_if={"attention.bias": of("attention_bias")} | AFTER_DENSE,
+        only_if=IF_BIASED | AFTER_DENSE,
         free=_glm4_moe.free | _IMAGE_TOKENS,
         fixed=_glm4_moe.fixed | {"qk_layernorm": (False,), "use_qk_norm": (False,)},
     ),
