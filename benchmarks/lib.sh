@@ -40,15 +40,17 @@ except ModcalcError as wrong:
     # A quick run is kept apart, for what is there is not measured again.
     results=${RESULTS:-benchmarks/results/$(echo "$name" | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-//; s/-$//')-$(date +%F)${quick:+-quick}}
     mkdir -p "$results"
-    echo "results: $results" >&2
+    echo "results: $results (on another day RESULTS=$results goes on there)" >&2
 }
 
 # Set `python` to an interpreter that has torch and all that the stages need: $PYTHON or python3 as it is, else a virtual environment
 # here that is installed once and sees what python3 has (a torch with CUDA, say); where nothing can be downloaded, python3 with what it has.
 interpreter() {
+    local needs="fvcore, matplotlib, transformers, pytest"
+    [ "$device" = cpu ] || needs="$needs, pynvml"  # energy, clocks, and each model's time alone
     for python in $venv/bin/python "${PYTHON:-python3}"; do
         [ -n "${PYTHON:-}" ] && [ "$python" != "$PYTHON" ] && continue
-        "$python" -c 'import modcalc.models, fvcore, matplotlib, transformers, pytest' 2>/dev/null && return
+        "$python" -c "import modcalc.models, $needs" 2>/dev/null && return
     done
     if [ -z "${PYTHON:-}" ]; then
         echo "installing into $venv" >&2
@@ -57,13 +59,18 @@ interpreter() {
             python=$venv/bin/python
             return
         fi
-        echo "could not install; going on with python3, without what it lacks" >&2
+        echo "could not install; going on with python3" >&2
     fi
-    local lacks  # what every stage needs; fvcore, matplotlib, pytest and transformers only some, and they say so
-    lacks=$("$python" -c '
-from importlib.util import find_spec
-print(*(name for name in ("torch", "msgspec", "numpy", "yaml", "rich", "tabulate", "typer") if find_spec(name) is None))')
+    local lacks  # what every stage needs
+    lacks=$(lacking torch msgspec numpy yaml rich tabulate typer)
     [ -z "$lacks" ] || { echo "$0: $python lacks $lacks; install that, or leave PYTHON unset to have all installed in $venv" >&2; exit 2; }
+    lacks=$(lacking ${needs//,/})
+    [ -z "$lacks" ] || echo "$python lacks $lacks: stages go without what it is for" >&2
+}
+
+# Names of the packages that $python does not have.
+lacking() {
+    "$python" -c 'import sys; from importlib.util import find_spec; print(*(name for name in sys.argv[1:] if find_spec(name) is None))' "$@"
 }
 
 # Let the virtual environment see what python3 has where that is of a virtual environment itself.

@@ -186,6 +186,18 @@ def test_a_plot(results):
     assert results(H200 / "train.jsonl", H200 / "forward.jsonl", "--plot", "both.svg", "--only", "mode=forward")[0] == 0
 
 
+def test_models_beside_several_others_say_beside_which(results):
+    """Else one line of a plot would join times of several measurements."""
+    files = [H200 / name for name in ("decode.jsonl", "context.jsonl")]
+    assert results(*files, "--plot", "d.svg")[0] == 0
+    twin, matched = "mod-220m (dense twin)", "dense-220m-l10-d896-f4288"
+    drawn = set(re.findall(r">([^<>]*220m[^<>]*), [0-9,]+ cached</text>", Path("d.svg").read_text()))
+    drawn = {name for name in drawn if " / " not in name}  # ratios
+    assert drawn == {f"mod-220m (with {twin})", f"mod-220m (with {matched})", twin, matched}
+    _, out, _ = results(*files, "-f", "csv")
+    assert {row["model"] for row in csv.DictReader(out.split("\n\n")[0].splitlines())} == drawn
+
+
 def test_a_ratio_without_an_interval_is_drawn_as_well(tmp_path):
     from modcalc.render.plot_profile import plot_profile
 

@@ -235,7 +235,7 @@ def test_a_plot_of_two_settings_has_a_line_for_each_value_of_the_second(profile)
     words = ("tiny.yaml", "plain.yaml", "--baseline", "plain.yaml", "--sweep", "batch=1,2", "--sweep", "seq-len=8,16", "--plot", "p.svg", *QUICK)
     assert profile(*words)[0] == 0
     drawn = Path("p.svg").read_text()
-    for text in ("tiny, T = 8", "tiny, T = 16", "plain, T = 8", "plain (beside tiny), T = 8", "plain (as baseline), T = 16"):
+    for text in ("tiny, T = 8", "tiny, T = 16", "plain (with itself), T = 8", "plain (beside tiny), T = 8", "plain (as baseline), T = 16"):
         assert f">{text}</text>" in drawn, text
 
 

@@ -18,7 +18,10 @@ from modcalc.spec.resolve import resolve
 torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("this torch is built without torch.distributed", allow_module_level=True)
-from modcalc.measure import distributed  # noqa: E402
+from modcalc.models import objective  # noqa: E402
+
+from modcalc import build  # noqa: E402
+from modcalc.measure import compiling, distributed  # noqa: E402
 from modcalc.measure.distributed import avoidable, length, overlap, union  # noqa: E402
 from modcalc.measure.ranges import STEP  # noqa: E402
 
@@ -135,6 +138,63 @@ def test_a_way_around_that_no_token_takes(tmp_path):
     yaml = YAML.replace("capacity: 0.25", "capacity: 1.0, bypass: {d_ff: 8}")
     done = forked(tmp_path, "--mode", "train", "--parallel", "ddp", "-n", "4", "--warmup", "2", yaml=yaml)
     assert done.returncode == 0, done.stderr
+
+
+APART = """
+import os, shutil
+from modcalc.cli import app
+from modcalc.measure import hardware, reach
+
+own = app.main
+
+def apart():
+    os.makedirs(os.environ["RANK"], exist_ok=True)
+    shutil.copy("tiny.yaml", os.environ["RANK"])
+    os.chdir(os.environ["RANK"])
+    own()
+
+app.main, reach.reached = apart, lambda device, dtype: hardware.Peak(1e12, 1e11, "found by a test")
+"""
+
+
+def test_processes_that_share_no_disk(tmp_path):
+    """Only the first one writes, so what it finds in its file counts for all when they go on."""
+    words = ["--mode", "forward", "-n", "3", "--warmup", "1", "--peaks", "--out", "r.jsonl", "--sweep"]
+    for sweep in ("batch=1", "batch=1,2"):
+        done = forked(tmp_path, *words, sweep, before=APART)
+        assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "0" / "r.jsonl").read_text().splitlines()) == 2 and not (tmp_path / "1" / "r.jsonl").exists()
+
+
+@pytest.fixture
+def alone():
+    """A world of this process."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.World(0, 1, torch.device("cpu"), torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+    torch.distributed.destroy_process_group()
+
+
+def test_ddp_leaves_each_block_one_graph(alone, monkeypatch):
+    """Of weights that fill several of its buckets, at whose ends torch would cut."""
+    graphs = []
+
+    def counted(graph, inputs):
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    monkeypatch.setattr(compiling, "compiled", lambda f: torch.compile(f, fullgraph=True, dynamic=False, backend=counted))
+    plan = resolve(loads(YAML.replace("d_model: 16", "d_model: 384")))
+    tokens = torch.zeros(1, 16, dtype=torch.int64)
+    found = []
+    for wrap in (lambda model: model, alone._ddp):
+        torch._dynamo.reset()
+        graphs.clear()
+        model = build(plan)
+        compiling.compile_blocks(model)
+        with compiling.room_for_graphs():
+            objective(plan, wrap(model)(tokens), tokens)[0].backward()
+        found.append(list(graphs))
+    assert found[0] == found[1] and len(found[0]) == 2  # a plain block and a routed one
 
 
 FULL = """

@@ -245,9 +245,11 @@ def _with_peaks(
     from modcalc.measure.hardware import describe
 
     device, dtype = todo[0].device, todo[0].settings.dtype
-    peak, found = file.peaks(describe(device), dtype, str(torch.__version__)) if file else (None, None)
+    filed = file.peaks(describe(device), dtype, str(torch.__version__)) if file else (None, None)
+    world = todo[0].world
+    peak, found = world.from_first(filed) if world else filed  # one process may have a file that another lacks
     if measure and (found is None or again):
-        found = _reached(device, dtype, during, todo[0].world)
+        found = _reached(device, dtype, during, world)
     peak = min(filter(None, (todo[0].peak, peak)), key=lambda known: not known.given, default=None)
     return [replace(job, peak=peak, reached=found) for job in todo]
 

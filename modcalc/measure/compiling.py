@@ -1,7 +1,8 @@
 """torch.compile of a model, block by block: equal blocks share one graph, so the time to compile does not grow with depth.
 
 Only what lies between blocks is not fused; training frameworks compile large models in the same way (torchtitan, arXiv 2410.06511,
-section 2.2.1). Collectives of DDP and FSDP2 run between blocks and break no graph.
+section 2.2.1). Collectives of DDP and FSDP2 run between blocks and break no graph: the compiler is kept from cutting blocks where DDP's
+buckets of gradients end, as it would to start collectives within a block.
 """
 
 import logging
@@ -33,11 +34,11 @@ def compile_blocks(model: "Decoder") -> None:
 
 @contextmanager
 def room_for_graphs() -> Iterator[None]:
-    """The compiler gives up on a function after a few graphs; blocks of many kinds or lengths need more."""
+    """The compiler gives up on a function after a few graphs; blocks of many kinds or lengths need more. And each block stays one graph."""
     import torch._dynamo
 
     # The names of torch 2.6, which later releases keep as aliases of (accumulated_)recompile_limit.
-    with torch._dynamo.config.patch(cache_size_limit=GRAPHS, accumulated_cache_size_limit=GRAPHS), _unsaid():
+    with torch._dynamo.config.patch(cache_size_limit=GRAPHS, accumulated_cache_size_limit=GRAPHS, optimize_ddp=False), _unsaid():
         yield
 
 

@@ -95,10 +95,13 @@ def pick(name: str) -> "torch.device":
 
 
 def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
-    """The torch dtype for fp32, bf16 or fp16. Raises UsageError where the device has no arithmetic for it."""
+    """The torch dtype for fp32, bf16 or fp16; fp32 is that from here on, and nothing shorter. Raises UsageError where the device has no
+    arithmetic for it.
+    """
     torch = import_torch()
     if name not in DTYPES:
         raise UsageError(f"dtype {name!r}: one of {', '.join(DTYPES)}")
+    torch.set_float32_matmul_precision("highest")  # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which container images set, makes it TF32
     if device.type == "cuda" and name == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
         gpu = torch.cuda.get_device_name(device)
         raise UsageError(f"dtype bf16: {gpu} has no bf16 arithmetic (compute capability 8.0 and newer have); use --dtype fp16 or fp32")

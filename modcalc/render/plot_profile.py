@@ -1,6 +1,5 @@
 """Measured steps drawn: time against the setting that was swept, with the FLOPs, and the roofline."""
 
-from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
@@ -11,7 +10,7 @@ from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import real, seconds
 from modcalc.render.plot import amounts, figure, logarithmic, look
 from modcalc.render.plot_attribution import FEW, broken_down, draw
-from modcalc.render.points import AXES, at, headline, point_name, varying
+from modcalc.render.points import AXES, at, headline, models, point_name, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,16 +47,11 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
 
 
 def _lines(records: Sequence[Result], along: str) -> Lines:
-    """Label -> points of one line, in order: of one model, alone, or as the baseline of one other, that differ in the setting `along` alone."""
+    """Label -> points of one line, in order: of one model, alone or beside one other, that differ in the setting `along` alone."""
     others = varying([r.settings for r in records], but=along)
-    compared = {(r.spec, r.baseline.spec) for r in records if r.baseline}
-    roles = Counter([baseline for _, baseline in compared] + list({r.spec for r in records}))
     found: Lines = {}
-    for r in records:
-        found.setdefault(at(r.spec, r.settings, others), []).append((r.settings, r))
-        if r.baseline:
-            beside = f" (beside {r.spec})" if roles[r.baseline.spec] > 1 else ""
-            found.setdefault(at(f"{r.baseline.spec}{beside}", r.settings, others), []).append((r.settings, r.baseline))
+    for name, r, measured in models(records):
+        found.setdefault(at(name, r.settings, others), []).append((r.settings, measured))
     return {label: sorted(points, key=lambda point: getattr(point[0], along)) for label, points in found.items()}
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 from modcalc.cost.workload import SAMPLING
@@ -18,6 +18,7 @@ MODES = {
     "prefill": "prefill: the prompt into the cache, logits of the last token",
     "decode": "decode: one new token for each sequence",
 }
+ITSELF = "itself"
 # What an axis is called, and how one value of it is.
 AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
 
@@ -39,17 +40,46 @@ def varying(settings: Sequence[Settings], but: str = "") -> list[str]:
     return [name for name in AXES if name != but and len({getattr(s, name) for s in settings}) > 1]
 
 
-def models(records: Sequence[Record]) -> Iterator[tuple[str, Settings, Measured | None]]:
-    """(name, settings, measurement or None) of every model, a baseline after its spec."""
+def names(records: Sequence[Record]) -> Callable[[Result], tuple[str, str]]:
+    """What the two models of one of these are called, the second "" where it has none: with the other one's name where a model ran beside
+    several, or also alone, as its times are then not of one kind.
+    """
+    beside: dict[str, set[str]] = {}
+    for r in records:
+        if isinstance(r, Result):
+            beside.setdefault(r.spec, set()).add(_partner(r))
+            if r.baseline:
+                beside.setdefault(r.baseline.spec, set()).add(r.spec)
+
+    def called(r: Result) -> tuple[str, str]:
+        partner = _partner(r)
+        own = f"{r.spec} (with {partner})" if partner and len(beside[r.spec]) > 1 else r.spec
+        if partner == ITSELF:
+            return own, f"{r.spec} (as baseline)"
+        return own, f"{partner} (beside {r.spec})" if partner and len(beside[partner]) > 1 else partner
+
+    return called
+
+
+def _partner(r: Result) -> str:
+    """Whom it ran beside; "": nobody."""
+    if not r.baseline:
+        return ""
+    return ITSELF if r.baseline.spec in (r.spec, f"{r.spec} (as baseline)") else r.baseline.spec
+
+
+def models(records: Sequence[Record]) -> Iterator[tuple[str, Record, Measured | None]]:
+    """(name, record, measurement or None) of every model, a baseline after its spec."""
+    called = names(records)
     for record in records:
         if isinstance(record, Failed):
             # A comparison holds both, and either may have been too large.
-            yield f"{record.spec} with {record.baseline}" if record.baseline else record.spec, record.settings, None
+            yield f"{record.spec} with {record.baseline}" if record.baseline else record.spec, record, None
             continue
-        yield record.spec, record.settings, record
+        own, other = called(record)
+        yield own, record, record
         if record.baseline:
-            itself = " (as baseline)" if record.baseline.spec == record.spec else ""
-            yield f"{record.baseline.spec}{itself}", record.settings, record.baseline
+            yield other, record, record.baseline
 
 
 def headline(records: Sequence[Record]) -> list[str]:

@@ -35,7 +35,7 @@ def tables(records: Sequence[Record], format: str = "") -> list[Table]:
     done = [r for r in records if isinstance(r, Result)]
     compared, parallel = [r for r in done if r.baseline], [r for r in done if r.ranks]
     times_by = [(a, r) for r in done for a in r.attribution]
-    found = [(times(records), [r for r in records for _ in models([r])])]
+    found = [(times(records), [r for _, r, _ in models(records)])]
     found += [(comparison(compared), compared)] if compared else []
     found += [(ranks(parallel), parallel)] if parallel else []
     if format == "csv":
@@ -91,9 +91,7 @@ def times(records: Sequence[Record]) -> Table:
         Column("energy/token", "real", "joules_per_token", "J", drop=3),
         Column("warnings", "count", drop=6),
     )
-    rows = []
-    for record in records:
-        rows += [[name, *_points(s), *_measured(m), told] for (name, s, m), told in zip(models([record]), _warned(record), strict=False)]
+    rows = [[name, *_points(r.settings), *_measured(m), _warned(r, m)] for name, r, m in models(records)]
     memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
     s = records[0].settings
     once = [what for what, done in (("compilation", s.compile), ("capture", s.cuda_graph)) if done]
@@ -117,10 +115,10 @@ def _measured(m: Measured | None) -> list[Any]:
     return [t.median, t.p25, t.p75, t.n, m.warmup.seconds, m.warmup.first_step_s, *rates, m.peak_memory_bytes, m.memory.reserved, burnt]
 
 
-def _warned(record: Record) -> list[int | None]:
-    """How many warnings are about its spec, or both models, and how many about its baseline."""
+def _warned(record: Record, m: Measured | None) -> int | None:
+    """How many warnings are about the baseline, if that is `m`; else how many about its spec, or both models."""
     others = sum(bool(about(record, doubt)) for doubt in record.doubts)
-    return [len(record.doubts) - others or None, others or None]
+    return (others if isinstance(m, Baseline) else len(record.doubts) - others) or None
 
 
 def comparison(done: Sequence[Result]) -> Table:
