@@ -297,6 +297,9 @@ def test_several_specs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
 
 
 def test_decode_of_gpt2(flops) -> None:
+    for rule in ("causal-exact", "matmul"):
+        assert "all keys of the one query count\n" in flops("gpt2", "--phase", "decode", "--context", 128, "--convention", rule).out
+    assert "no attention pairs count\n" in flops("gpt2", "--phase", "decode", "--context", 128, "--convention", "6nd").out
     d = flops("gpt2", "--phase", "decode", "--context", 128, "--format", "json").document
     assert d["flops"]["forward"] == 251_819_520
     assert d["workload"] == {"batch": 1, "seq_len": 1, "context": 128, "phase": "decode", "routing": "expected"}
@@ -395,6 +398,7 @@ def test_sampling_states_expectation_worst_and_best(flops, tiny_mod: Path, phase
         (["--phase", "decode"], "--context"),
         (["--phase", "decode", "--context", "3", "--seq-len", "4"], "--seq-len"),
         (["--phase", "decode", "--context", "3", "--backward"], "--backward"),
+        (["--phase", "decode", "--context", "3", "--causal", "half"], "--causal half with --phase decode: its one token sees all that is cached"),
         (["--phase", "prefill", "--count", "torch"], "--count torch"),
         (["--recompute", "full"], "add --backward"),
         (["--attention", "explicit", "--phase", "decode", "--context", "3"], "--attention"),
@@ -467,6 +471,8 @@ def test_the_dense_twin_of_recursions_stands_beside_the_blocks_that_they_share(f
     """The twin has blocks of their own in place of each recursion; its rows add up to its total all the same."""
     (tmp_path / "rec.yaml").write_text(RECURSIVE)
     ran = flops(tmp_path / "rec.yaml", "--count", "analytic", "--by", by, "--format", "csv")
+    said = "(same shape, no routing; recursions as so many blocks, each with weights of its own)"
+    assert said in flops(tmp_path / "rec.yaml", "--count", "analytic").out
     twin = account(dense_twin(load(tmp_path / "rec.yaml"))).flops.forward
     assert sum(int(row["dense_twin_flops"] or 0) for row in ran.rows) == twin
     if by == "layer":

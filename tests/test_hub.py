@@ -162,6 +162,8 @@ def test_windows_by_layer() -> None:
     # As AutoConfig reads it: a mistral with a list of its layers.
     assert named("ministral-8b").attention.window == [None, 32768, 32768, 32768]
     assert tiny("mistral", **ministral, layer_types=types).attention.window == [None, 4096]
+    with pytest.raises(SpecError, match="layer_types: unknown"):  # a section is of the class that its whole names
+        from_config({"text_config": {"model_type": "mistral", "layer_types": types}}, "text_config")
     with pytest.raises(SpecError, match="head_dim: null, or left out"):
         tiny("ministral", num_key_value_heads=2)
 
@@ -240,7 +242,8 @@ def test_what_adds_to_the_rotary_settings_of_gemma_is_of_full_attention_and_goes
 
 
 def test_gpt_sw3_is_a_gpt_2() -> None:
-    sw3, gpt2 = (from_config({"model_type": name, "n_layer": 2, "n_embd": 32, "n_head": 4}) for name in ("gpt-sw3", "gpt2"))
+    written = {"apply_query_key_layer_scaling": True, "normalize_attention_scores": True}  # by the library's converter
+    sw3, gpt2 = (from_config({"model_type": name, "n_layer": 2, "n_embd": 32, "n_head": 4, **written}) for name in ("gpt-sw3", "gpt2"))
     assert msgspec.structs.replace(sw3, name="", description=None) == msgspec.structs.replace(gpt2, name="", description=None)
 
 

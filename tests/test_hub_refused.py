@@ -95,6 +95,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "qwen2_vl_text", "head_dim": 64}, "64 x 64 heads are not hidden_size 8192"),
         ({"model_type": "t5gemma"}, "is an encoder-decoder"),
         ({"model_type": "gemma3"}, "did you mean gemma3_text?"),
+        *(({"model_type": name}, f'"{name}" is not supported; supported: ') for name in ("llada", "medgemma", "molmo")),
         ({"model_type": "ernie4_5_vl_moe"}, '"ernie4_5_vl_moe" is not supported; supported: '),
         ({"model_type": [1]}, "[1] is not supported"),
         ({"model_type": 7}, "7 is not supported"),
@@ -180,7 +181,9 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "stablelm", "partial_rotary_factor": 1.5}, "1.5 is above 1"),
         ({"model_type": "qwen2_moe", "use_sliding_window": False, "layer_types": ["sliding_attention"] * 24}, "use_sliding_window: false"),
         ({"model_type": "llama", "rope_scaling": "linear"}, "is not an object"),
-        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "has no language-model head"),
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "names no plain language model"),
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLMEagle3"]}, "names no plain language model"),
+        ({"model_type": "gemma", "hidden_act": "relu", "hidden_activation": "gelu_pytorch_tanh"}, 'but hidden_act is "relu": versions of the library'),
         ({"model_type": "llama", "architectures": "LlamaForCausalLM"}, "is not a list"),
         ({"model_type": "gpt2", "n_embd": 768, "hidden_size": 1024}, "which means the same"),
         ({"model_type": "exaone4", "sliding_window_pattern": False}, "sliding_window_pattern: false is not an integer from 1, or text like LLLG"),
@@ -335,6 +338,12 @@ def test_a_section_is_tied_as_the_whole_model_is() -> None:
     assert from_config({"tie_word_embeddings": False, "text_config": {"model_type": "gemma"}}, "text_config").head.tied is False
     assert from_config({"text_config": text}, "text_config").head.tied is False
     assert from_config({"text_config": {"model_type": "gemma"}}, "text_config").head.tied is True
+    said = " version 5 of the library may go by its default for the whole."
+    for tied, words in ((True, "Tied"), (False, "Not tied")):
+        one = {"model_type": "internvl", "text_config": {**text, "tie_word_embeddings": tied}}
+        assert from_config(one, "text_config").description.endswith(f" {words} as this section says;{said}")
+    for one in ({"model_type": "internvl", "text_config": {"model_type": "gemma"}}, {"tie_word_embeddings": False, "text_config": text}):
+        assert said not in from_config(one, "text_config").description
     with pytest.raises(SpecError, match="tie_word_embeddings: false, but true beside text_config: which of them counts depends"):
         from_config({"tie_word_embeddings": True, "text_config": text}, "text_config")
 

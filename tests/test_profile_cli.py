@@ -454,6 +454,7 @@ def test_a_foreign_file_is_refused_before_anything_is_measured(profile):
         (("tiny.yaml", "--mode", "decode"), "--mode decode: say how many tokens are already cached"),
         (("tiny.yaml", "--mode", "decode", "-S", "4", "-T", "4"), "--seq-len with --mode decode"),
         (("tiny.yaml", "--mode", "decode", "-S", "4", "--compile"), "runs eagerly"),
+        (("tiny.yaml", "--mode", "decode", "-S", "4", "--causal", "exact"), "--causal exact with --mode decode"),
         (("gpt2", "--seq-len", "2000"), "2000 tokens are more than its 1024 learned positions"),
         (("tiny.yaml", "--sweep", "batch=1,4611686018427387904"), "batch 4611686018427387904: at most 1,000,000,000"),
         (("tiny.yaml", "--sweep", "batch=1,2", "--batch", "1"), "--batch: swept and given"),

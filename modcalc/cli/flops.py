@@ -99,7 +99,7 @@ def flops(
 
     again = {name: value for name, value in {"recompute": recompute, "attention": attention}.items() if value}
     of_training = {**again, "tokens": tokens, "gpus": gpus}
-    _check(phase, context, seq_len, backward, [f"--{name}" for name, value in of_training.items() if value])
+    _check(phase, context, seq_len, causal, backward, [f"--{name}" for name, value in of_training.items() if value])
     cluster = _cluster(gpus, gpu, peak_tflops, mfu, convention)
     seen = None if tokens is None else parse_count(tokens, "--tokens")
     counters = _counters(count, phase)
@@ -140,11 +140,11 @@ def flops(
         raise typer.Exit(1)
 
 
-def _check(phase: str, context: int | None, seq_len: int | None, backward: bool, of_training: list[str]) -> None:
+def _check(phase: str, context: int | None, seq_len: int | None, causal: str | None, backward: bool, of_training: list[str]) -> None:
     """Options that contradict each other; Workload checks the rest. of_training: options given that say how a train step runs."""
     from modcalc.cost.workload import SAMPLING
 
-    check_decode("--phase", phase, context is not None, seq_len is not None)
+    check_decode("--phase", phase, context is not None, seq_len is not None, causal)
     of_training = ["--backward"] * backward + of_training
     if phase in SAMPLING and of_training:
         raise UsageError(f"{' and '.join(of_training)} with --phase {phase}: sampling has no backward pass")

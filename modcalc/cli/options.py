@@ -64,12 +64,16 @@ AttentionKernel = Annotated[
 ]
 
 
-def check_decode(option: str, phase: str, context: bool, seq_len: bool) -> None:
-    """Raises UsageError where a decode step, which `option` asked for, has no context, or a length. context, seq_len: whether given."""
+def check_decode(option: str, phase: str, context: bool, seq_len: bool, causal: str | None = None) -> None:
+    """Raises UsageError where a decode step, which `option` asked for, has no context, a length, or a share of its pairs. context, seq_len:
+    whether given.
+    """
     if phase == "decode" and not context:
         raise UsageError(f"{option} decode: say how many tokens are already cached with --context S")
     if phase == "decode" and seq_len:
         raise UsageError(f"--seq-len with {option} decode: it computes one token per sequence; give the tokens before it by --context")
+    if phase == "decode" and causal not in (None, "full"):
+        raise UsageError(f"--causal {causal} with {option} decode: its one token sees all that is cached, and all of it is billed")
 
 
 def finite(numbers: dict[str, float | None]) -> None:

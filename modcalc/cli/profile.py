@@ -87,7 +87,7 @@ def profile(
     from modcalc.spec.mod_option import load_as
 
     format = chosen(format)
-    check(given(ctx), specs, mode, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
+    check(given(ctx), specs, mode, causal, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
     where = hardware.pick(device)
     dtype = dtype or ("bf16" if where.type == "cuda" else "fp32")
     against = baseline not in (None, "dense")

@@ -93,7 +93,9 @@ def given(ctx: typer.Context) -> set[str]:
     return {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
 
 
-def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequence[str], numbers: dict[str, float | None]) -> None:
+def check(
+    words: Set[str], specs: Sequence[str] | None, mode: str, causal: str | None, sweep: Sequence[str], numbers: dict[str, float | None]
+) -> None:
     """What is wrong with the words alone, before torch is imported.
 
     words: the options that the user wrote. numbers: those that must be finite, by name.
@@ -111,7 +113,7 @@ def check(words: Set[str], specs: Sequence[str] | None, mode: str, sweep: Sequen
     files = [Path(name).resolve() for name in specs or ()]
     if doubles := [name for name, file in zip(specs or (), files, strict=True) if files.count(file) > 1]:
         raise UsageError(f"{doubles[-1]}: named twice; --baseline {doubles[-1]} compares it with itself")
-    check_decode("--mode", mode, "context" in words | swept, "seq_len" in words)
+    check_decode("--mode", mode, "context" in words | swept, "seq_len" in words, causal)
     if "again" in words and "out" not in words:
         raise UsageError("--again: measures points of a results file once more; name it with --out")
     if "parallel" in words and "TORCHELASTIC_RUN_ID" not in os.environ:

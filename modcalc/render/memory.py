@@ -12,7 +12,7 @@ from modcalc.render.numbers import binary_bytes, count, several
 from modcalc.render.output import facts, show, write
 from modcalc.render.sampling import CASES
 from modcalc.render.table import Column, Table
-from modcalc.render.wording import LABELS, Facts, lengths_differ
+from modcalc.render.wording import LABELS, Facts, lengths_differ, twin_shape
 
 AGAIN = "computed again"
 BACKWARD = "blocks running backward"
@@ -215,5 +215,5 @@ def remarks(reports: Sequence[MemoryReport]) -> Facts:
             found.append(("peak", _peak(m)))
         if report.twin:
             ratio = Fraction(m.total) / Fraction(report.twin.total)
-            found.append(("dense twin", f"{count(report.twin.total)} bytes in all (same shape, no routing); ratio {float(ratio):.4f}"))
+            found.append(("dense twin", f"{count(report.twin.total)} bytes in all ({twin_shape(report.plan)}); ratio {float(ratio):.4f}"))
     return [*found, ("left out", ", ".join(report.left_out))]

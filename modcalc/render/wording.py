@@ -13,7 +13,7 @@ from modcalc.cost.remarks import free_work, masked_windows, routed, routed_windo
 from modcalc.cost.tensors import DTYPE
 from modcalc.cost.training import Cluster, TrainingRun
 from modcalc.render.numbers import binary_bytes, count, several, share
-from modcalc.spec.plan import CANNOT_SAMPLE
+from modcalc.spec.plan import CANNOT_SAMPLE, Plan
 
 # Components in display order and as readers call them; routing stands apart, last.
 LABELS = {
@@ -78,7 +78,8 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: 
     if w.phase == "prefill":
         what += ", logits of the last one"
     each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"
-    lines = [what, f"{rule.title}: {each}, {PAIRS[rule.causal]}"]
+    pairs = PAIRS[rule.causal] if w.phase != "decode" or rule.causal is None else "all keys of the one query count"
+    lines = [what, f"{rule.title}: {each}, {pairs}"]
     return [*lines, *in_words(rule)]
 
 
@@ -134,7 +135,12 @@ def _twin(report: Report, unit: Unit, twin: Report, backward: bool) -> str:
     r = Fraction(here) / Fraction(there)
     saving = f"{share(1 - r)} saved" if r <= 1 else f"{share(r - 1)} more"
     what = "train step" if backward else "forward"
-    return f"{count(unit.of(there))} {unit.name} {what} (same shape, no routing); ratio {float(r):.4f}, {saving}"
+    return f"{count(unit.of(there))} {unit.name} {what} ({twin_shape(report.plan)}); ratio {float(r):.4f}, {saving}"
+
+
+def twin_shape(plan: Plan) -> str:
+    """What the dense twin of a model is."""
+    return f"same shape, no routing{'; recursions as so many blocks, each with weights of its own' if plan.recursion else ''}"
 
 
 def _windows(report: Report, unit: Unit, backward: bool) -> Facts:

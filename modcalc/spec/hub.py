@@ -20,7 +20,7 @@ from modcalc.spec.hub_gemma4 import GEMMA4
 from modcalc.spec.hub_layernorm import LAYERNORM
 from modcalc.spec.hub_outnorm import OUTNORM
 from modcalc.spec.hub_parts import UNROTATED, ModelType
-from modcalc.spec.hub_read import OF_TEXT, TEXT_SECTION, Source, read_config
+from modcalc.spec.hub_read import OF_TEXT, TEXT_SECTION, TIED, WHOLE_TIED, Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rope import odd_rotation, sections
 from modcalc.spec.hub_rules import Config, Refused
@@ -88,8 +88,8 @@ BEYOND = {
     "muse_spark_text": "gates of the residual stream",
     "reformer": "attention within hashed buckets",
 }  # fmt: skip
-# Types of the library for more than text, or of encoders, whose names are near to a decoder's.
-NAMESAKES = {"colqwen2", "glmga", "llava", "mistral3", "mllama", "molmo2", "mpnet", "pixtral"}
+# Types for more than text, of encoders or of diffusion, whose names are near to a decoder's.
+NAMESAKES = {"colqwen2", "glmga", "llada", "llava", "medgemma", "mistral3", "mllama", "molmo", "molmo2", "mpnet", "pixtral"}
 SECTIONS = {"vision_config": "images", "audio_config": "audio", "image_size": "images", "patch_size": "images", "num_mel_bins": "audio"}
 
 
@@ -135,8 +135,8 @@ def _model_type(at: Source) -> ModelType:
                 raise SpecError(
                     [at.problem(key, f"this model reads {SECTIONS[key]} too; only its text decoder can be billed: remove this section for that")]
                 )
-        # As the library's AutoConfig does: Ministral's published file calls itself mistral.
-        return TYPES["ministral" if name == "mistral" and "layer_types" in raw else name]
+        # As the library's AutoConfig does, but not in a section: Ministral's published file calls itself mistral.
+        return TYPES["ministral" if name == "mistral" and "layer_types" in raw and not at.around else name]
     for key, what in SECTIONS.items():
         if raw.get(key) is not None:
             text = f"{show(name)} is a model of {what} ({key}); only text decoders can be billed"
@@ -209,7 +209,7 @@ def _unknown(raw: Mapping[str, Any], kind: ModelType) -> Iterator[tuple[str, str
 
 
 def _architectures(at: Source) -> list[str]:
-    """A class without a language-model head is another model, whatever the rest of the file says; a section has that of the whole."""
+    """A class that is no plain language model with its head is another model, whatever the rest of the file says; a section has that of the whole."""
     names = at.fields.get("architectures")
     if names is None or at.around:
         return []
@@ -217,7 +217,11 @@ def _architectures(at: Source) -> list[str]:
         return [at.problem("architectures", f"{show(names)} is not a list of class names")]
     if not names or any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in names):
         return []
-    return [at.problem("architectures", f"{show(names)} has no language-model head; remove this field to bill the language model of the same shape")]
+    return [
+        at.problem(
+            "architectures", f"{show(names)} names no plain language model (…ForCausalLM); remove this field to bill the one of the same shape"
+        )
+    ]
 
 
 def _config(raw: Mapping[str, Any], kind: ModelType) -> tuple[Config, list[tuple[str, str]]]:
@@ -300,4 +304,6 @@ def _description(at: Source, config: Config, kind: ModelType, odd: str | None) -
     dropped += [text for text in (*(rule(config) for rule in kind.dropped), odd) if text]
     text = f"Imported from a config.json of the transformers library, model_type {raw['model_type']}."
     text += f" {DEFAULTED}{', '.join(silent)}." if silent else ""
+    if TIED in raw and at.around and TIED not in at.around and at.around.get("model_type") not in WHOLE_TIED:
+        text += f" {'Tied' if config[TIED] else 'Not tied'} as this section says; version 5 of the library may go by its default for the whole."
     return f"{text} {NOT_CARRIED}{', '.join(dict.fromkeys(dropped))}." if dropped else text

@@ -62,7 +62,9 @@ LAYERNORM: dict[str, ModelType] = {
         ),
         knobs=GPT2,
         names=GPT2_NAMES,
-        free=GPT2_FREE | {"n_special", "predict_special_tokens", "reorder_and_upcast_attn", "scale_attn_by_inverse_layer_idx"},
+        free=GPT2_FREE
+        | {"n_special", "predict_special_tokens", "reorder_and_upcast_attn", "scale_attn_by_inverse_layer_idx"}
+        | {"apply_query_key_layer_scaling", "normalize_attention_scores"},  # of GPT-SW3, which nothing reads
     ),
     # The first GPT, with norms after the residual, whose gelu is GPT-2's.
     "openai-gpt": ModelType(

@@ -73,7 +73,9 @@ def _part(whole: Source, section: str) -> Source:
     usual = {TIED: WHOLE_TIED[kind]} if (kind := whole.fields.get("model_type")) in WHOLE_TIED else {}
     part = Source({**usual, **tied, **inner}, whole.name, whole.label, _only(whole.text, section, inner), whole.fields)
     if tied and part.fields[TIED] != tied[TIED]:
-        said = f"{show(inner[TIED])}, but {show(tied[TIED])} beside {section}: which of them counts depends on the library's version; remove one"
+        said = (
+            f"{show(inner[TIED])}, but {show(tied[TIED])} beside {section}: which of them counts depends on the library's version; give both the same"
+        )
         raise SpecError([part.problem(TIED, said)])
     return part
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
+from modcalc.spec.hub_fields import show
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     GEMMA,
@@ -37,6 +38,17 @@ MISTRAL_DEFAULTS = sizes(
     rms_norm_eps=1e-6, sliding_window=4096, **SILU, **rope(),
 )  # fmt: skip
 QWEN_WINDOW = {"attention.window": layers.layered_window(lambda c, i: i >= c["max_window_layers"], "use_sliding_window")}
+
+
+def gemma_activation(c: r.Config) -> str:
+    """hidden_act, where the first files said gelu and meant its tanh form. Version 4 of the library reads hidden_activation first."""
+    own, other = (r.activation(field, renamed={"gelu": "gelu_pytorch_tanh"}) for field in ("hidden_act", "hidden_activation"))
+    if c["hidden_activation"] is not None and other(c) != own(c):
+        raise r.Refused(
+            "hidden_activation", f"{show(c['hidden_activation'])}, but hidden_act is {show(c['hidden_act'])}: versions of the library differ"
+        )
+    return own(c)
+
 
 # Of the decoders of InternVL 3.5.
 TRAINED_IN_PARALLEL = {"debug", "ep_size", "micro_forward", "skip_checkpoint", "use_deepep"}
@@ -142,8 +154,7 @@ RMSNORM: dict[str, ModelType] = {
             256000, 3072, 28, 16, tied=True, max_position_embeddings=8192, intermediate_size=24576, num_key_value_heads=16, head_dim=256,
             hidden_act="gelu_pytorch_tanh", hidden_activation=None, rms_norm_eps=1e-6, attention_bias=False, **rope(),
         ),
-        # The first files said gelu and meant its tanh form; the library reads them so.
-        knobs={**LLAMA, **GEMMA, "mlp.activation": r.activation("hidden_activation", "hidden_act", renamed={"gelu": "gelu_pytorch_tanh"})},
+        knobs={**LLAMA, **GEMMA, "mlp.activation": gemma_activation},
         fixed=NO_MLP_BIAS,
     ),
     "cwm": ModelType(

@@ -295,7 +295,7 @@ class Train(Strict, kw_only=True):
 
     batch_size: _doc(Size, "sequences a step") = 1
     steps: _doc(Size | None, "optimizer steps") = None
-    tokens: _doc(Annotated[int, Meta(ge=1, le=10**18)] | None, "training tokens; give this or steps") = None
+    tokens: _doc(Annotated[int, Meta(ge=1, le=10**18)] | None, "training tokens, in whole steps that see at least so many; give this or steps") = None
 
 
 class Budget(Strict, kw_only=True):
