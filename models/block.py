@@ -59,11 +59,14 @@ class Block(Routed):
             return self.feed(self.attend(x, at, attend), at)
         normed = self.attn_norm(x)
         beside = normed if self.plan.parallel == "shared_norm" else self.mlp_norm(x)
-        return self._add(self._add(x, (attend or self.attn)(normed, at)), self.ffn(beside, x, at))
+        return self._add(self._add(x, self._attn(attend)(normed, at)), self.ffn(beside, x, at))
 
     def attend(self, x: Tensor, at: Positions, attend: Attend | None = None) -> Tensor:
         """The attention part with its residual."""
-        return self._part("attn", x, lambda y: (attend or self.attn)(y, at))
+        return self._part("attn", x, lambda y: self._attn(attend)(y, at))
+
+    def _attn(self, attend: Attend | None) -> Attend:
+        return self.attn if attend is None else attend  # `or` would ask a function for its truth, which the compiler of torch 2.6 cannot
 
     def feed(self, x: Tensor, at: Positions) -> Tensor:
         """The feed-forward part with its residual."""

@@ -183,7 +183,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "llama", "rope_scaling": "linear"}, "is not an object"),
         ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "names no plain language model"),
         ({"model_type": "llama", "architectures": ["LlamaForCausalLMEagle3"]}, "names no plain language model"),
-        ({"model_type": "gemma", "hidden_act": "relu", "hidden_activation": "gelu_pytorch_tanh"}, 'but hidden_act is "relu": versions of the library'),
+        ({"model_type": "gemma", "hidden_act": "relu", "hidden_activation": "gelu_pytorch_tanh"}, 'but hidden_act is "relu": versions'),
         ({"model_type": "llama", "architectures": "LlamaForCausalLM"}, "is not a list"),
         ({"model_type": "gpt2", "n_embd": 768, "hidden_size": 1024}, "which means the same"),
         ({"model_type": "exaone4", "sliding_window_pattern": False}, "sliding_window_pattern: false is not an integer from 1, or text like LLLG"),

@@ -18,7 +18,7 @@ from modcalc.cost.roofline import step_bytes
 from modcalc.spec.load import loads
 
 torch = pytest.importorskip("torch")
-from modcalc.measure import heap, reach, steptime, sweep  # noqa: E402
+from modcalc.measure import compiling, heap, reach, steptime, sweep  # noqa: E402
 from modcalc.measure.alike import alike  # noqa: E402
 from modcalc.measure.hardware import Peak  # noqa: E402
 from modcalc.measure.point import Job  # noqa: E402
@@ -341,6 +341,22 @@ def test_what_lacks_memory_on_a_cpu_is_not_begun(profile, monkeypatch):
     code, out, err = profile(*words)
     assert code == 2 and out.count('"out_of_memory"') == 2
     assert re.search(r"warning: tiny, forward, batch 1, 16 tokens: out of memory: it takes [0-9.]+ KiB or more, and 1,000 B are free\n", err)
+
+
+@pytest.mark.parametrize(
+    "failure, code, said",
+    [
+        (ImportError("cxy.so: file too short"), 2, "error: --compile: torch.compile fails here: ImportError: cxy.so: file too short; --no-compile"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: no point fitted into memory"),
+    ],
+)
+def test_a_compiler_that_fails_is_told(profile, monkeypatch, failure, code, said):
+    def broken(graph, inputs):
+        raise failure
+
+    monkeypatch.setattr(compiling, "compiled", lambda f: torch.compile(f, fullgraph=True, dynamic=False, backend=broken))
+    found, _, err = profile("tiny.yaml", "--compile", *QUICK)
+    assert found == code and said in err, err
 
 
 @pytest.mark.parametrize("mode, compile, dtype", [("forward", False, "fp32"), ("train", False, "bf16"), ("train", True, "fp32")])

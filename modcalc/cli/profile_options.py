@@ -50,7 +50,7 @@ WarmUp = Annotated[
     option(
         "--warmup",
         min=1,
-        help="Steps of each build before the clock counts (training 2 of the first). [default: at least 3, for at least 1 s; of later builds 1]",
+        help="Steps of each build before the clock (training at least 2 of the first). [default: at least 3, for at least 1 s; of later builds 1]",
     ),
 ]
 Builds = Annotated[

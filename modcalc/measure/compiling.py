@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modcalc.errors import UsageError, reason
+from modcalc.measure.usage import out_of_memory
+
 if TYPE_CHECKING:
     from modcalc.models.decoder import Decoder
 
@@ -37,9 +40,18 @@ def room_for_graphs() -> Iterator[None]:
     """The compiler gives up on a function after a few graphs; blocks of many kinds or lengths need more. And each block stays one graph."""
     import torch._dynamo
 
+    # Of the backend and what it needs, from torch 2.7 on with a base class of its own; what Dynamo itself cannot is a defect of the models.
+    failures = getattr(torch._dynamo.exc, "ShortenTraceback", torch._dynamo.exc.BackendCompilerFailed)
     # The names of torch 2.6, which later releases keep as aliases of (accumulated_)recompile_limit.
     with torch._dynamo.config.patch(cache_size_limit=GRAPHS, accumulated_cache_size_limit=GRAPHS, optimize_ddp=False), _unsaid():
-        yield
+        try:
+            yield
+        except failures as failed:
+            if out_of_memory(failed):
+                raise
+            cut = "; if a file of its cache (TORCHINDUCTOR_CACHE_DIR) is cut off or broken, delete the cache"
+            why = reason(getattr(failed, "inner_exception", failed))
+            raise UsageError(f"--compile: torch.compile fails here: {why}; --no-compile measures without it{cut}") from failed
 
 
 @contextmanager

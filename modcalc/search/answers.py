@@ -13,7 +13,7 @@ from modcalc.search.family import KNOBS
 from modcalc.search.isoflop import MAX_GROUPS, Advance, match, plan
 from modcalc.search.knobs import band, known
 from modcalc.search.question import Terms, at_length, differences, shown, terms
-from modcalc.search.results import OK, Candidate, Exact, Found, Steps, schedule
+from modcalc.search.results import OK, Exact, Found, Steps, schedule
 from modcalc.search.rules import Band
 from modcalc.spec.schema import Spec
 
@@ -82,10 +82,8 @@ def matched(asked: Asked, other: Spec, by: str, progress: Progress) -> Answer:
     with progress(f"searching {asked.terms.size:,} shapes", asked.terms.size) as advance:
         found = match(
             family, asked.terms.axes, target.cost, by, basis, asked.terms.rules,
-            within=asked.within, prefer=prefer, per=per, limit=asked.limit or MATCHES, advance=advance,
+            within=asked.within, prefer=prefer, per=per, limit=asked.limit or MATCHES, budget=budget, advance=advance,
         )  # fmt: skip
-    if budget:
-        found = replace(found, candidates=tuple(with_steps(c, budget, basis) for c in found.candidates))
     order = f"{'most parameters' if prefer == 'params' else prefer} first" + (f", the best of each {' x '.join(per)}" if per else "")
     words = (*asked.terms.words, f"within {percent(asked.within)} of the target (--within), {order} (--prefer, --per)")
     return Answer(asked, ((budget, found),), words, tuple(differences(family.spec, other, basis.seq_len)), target)
@@ -135,12 +133,6 @@ def knobs_apart(text: str | None, prefer: str, scope: Terms) -> tuple[str, ...]:
     return tuple(k for k in KNOBS if k in found)
 
 
-def with_steps(c: Candidate, budget: int, basis: Basis) -> Candidate:
-    """A match with the steps that `budget` pays; dropped where it pays none."""
-    c = replace(c, schedule=schedule(c.train, budget, basis))
-    return c if c.schedule.steps else c.drop("the budget pays no whole step")
-
-
 def percent(x: Fraction) -> str:
     return f"{float(100 * x):g} %"
 
@@ -153,9 +145,9 @@ def _with_light(found: Found, light: Spec, asked: Asked, budget: int) -> Found:
             near = terms(light, other=c.spec)
             best = match(
                 near.family, near.axes, c.forward, "forward", asked.basis, near.rules,
-                within=asked.within, prefer=prefer, per=knobs_apart(None, prefer, near), limit=1,
+                within=asked.within, prefer=prefer, per=knobs_apart(None, prefer, near), limit=1, budget=budget,
             )  # fmt: skip
             found.tally.interrupted = best.tally.interrupted
-            c = replace(c, matched=with_steps(best.candidates[0], budget, asked.basis) if best.candidates else None)
+            c = replace(c, matched=best.candidates[0] if best.candidates else None)
         rows.append(c)
     return replace(found, candidates=tuple(rows))

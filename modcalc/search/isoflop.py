@@ -35,15 +35,17 @@ def match(
     prefer: str = "closest",
     per: tuple[str, ...] = (),
     limit: int = 20,
+    budget: int | None = None,
     advance: Advance = lambda n: None,
 ) -> Found:
     """Shapes whose cost `by` (see COSTS) equals `target`, up to the relative difference `within`.
 
     Those within it come first, by `prefer` and then by closeness; the closest others follow, dropped. per: knobs of which
-    each combination of values gives its best shape only. Ties go to the first in the lattice: fewer layers first,
-    then narrower, in the order of the knobs. An interrupt ends the search with what was found.
+    each combination of values gives its best shape only. budget: training FLOPs, whose whole steps each shape gets; one that it pays none
+    of is dropped. Ties go to the first in the lattice: fewer layers first, then narrower, in the order of the knobs. An interrupt ends
+    the search with what was found.
     """
-    names = tuple(dict.fromkeys((by, *(("params",) if prefer == "params" or rules.params else ()))))
+    names = tuple(dict.fromkeys((by, *(("params",) if prefer == "params" or rules.params else ()), *(("train",) if budget else ()))))
     lattice = Lattice(family, axes, basis, names)
     goal, bound = float(target), float(within * target)
     slack = 0.0 if target < EXACT and _integral(by, family, basis) else goal * 1e-12
@@ -56,11 +58,15 @@ def match(
         bad = broken(chunk, rules, tally)
         if bad is not None:
             np.copyto(away, np.inf, where=bad)
-        tally.broken["relative error"] += int(np.count_nonzero((away > bound + slack) & (away <= LARGEST)))
+        off = {"relative error": away > bound + slack}
+        if budget:
+            off = {"steps": chunk.costs["train"] * basis.batch > budget * (1 + 1e-12), **off}  # the exact count decides on near ties
+        for rule, mask in off.items():
+            tally.broken[rule] += int(np.count_nonzero(mask & (away <= LARGEST)))
         first = None
-        if prefer != "closest":
-            size = {"deepest": chunk.n_layers, "widest": chunk.d_model, "params": chunk.costs.get("params")}[prefer]
-            first = np.where(away <= bound + slack, -size, 1.0)
+        if prefer != "closest" or budget:
+            size = {"closest": 0.0, "deepest": chunk.n_layers, "widest": chunk.d_model, "params": chunk.costs.get("params")}[prefer]
+            first = np.where(np.logical_or.reduce(list(off.values())), 1.0, -size)
         best.offer(chunk, away, first, groups.of(chunk) if per else None)
 
     _sweep(lattice, look, tally, advance)
@@ -68,13 +74,15 @@ def match(
     for index in best.top(limit):
         c = candidate(family, lattice.shape(index), basis, by)
         error = Fraction(c.cost - target) / target
-        c = replace(c, error=error)
-        found.append((c if abs(error) <= within else c.drop(f"{_percent(error)} from the target"), index))
+        c = replace(c, error=error, schedule=schedule(c.train, budget, basis) if budget else None)
+        c = c if abs(error) <= within else c.drop(f"{_percent(error)} from the target")
+        found.append((c if c.schedule is None or c.schedule.steps else c.drop("the budget pays no whole step"), index))
     found.sort(key=lambda f: (f[0].status != OK, _preference(f[0], prefer), abs(f[0].error), f[1]))
     if per:  # the exact count has told near ties apart
         first: dict[tuple, tuple[Candidate, int]] = {}
         for c, index in found:
-            first.setdefault(tuple(getattr(c.shape, knob) for knob in per), (c, index))
+            values = (getattr(c.shape, knob) for knob in per)
+            first.setdefault(tuple((v, isinstance(v, float)) for v in values), (c, index))  # a capacity of 1.0 is all tokens, and of 1 one
         found = list(first.values())
     return Found(tuple(c for c, _ in found[:limit]), tally)
 
