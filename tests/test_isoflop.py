@@ -159,6 +159,33 @@ def test_a_match_says_what_a_budget_pays() -> None:
     assert other.train == account(dense, phase="train", convention="6nd").flops.train_step != answer.target.train
 
 
+def test_what_a_budget_pays_no_step_of_stands_behind_what_it_pays() -> None:
+    """Whatever the number of rows; and the budget is to blame where it alone excludes all."""
+    spec, within = load("dense-60m"), Fraction(1, 5)
+    for prefer in ("closest", "deepest"):
+        scope = terms(spec, other=spec, free="n_layers=4:40,d_model", aspect="none")
+        found = [
+            matched(Asked(scope, basis(spec), within, (141 * 10**12,), prefer=prefer, limit=n, per="none"), spec, "params", quiet).founds[0][1]
+            for n in (3, 500)
+        ]
+        statuses = [c.status for c in found[1].candidates]
+        assert 3 < statuses.count(OK) < len(statuses) and statuses == sorted(statuses, reverse=True)
+        assert [c.spec for c in found[0].candidates] == [c.spec for c in found[1].candidates[:3]]
+    (_, none) = ask_match(spec, spec, budgets=(10**9,), limit=3).founds[0]
+    assert none.to_blame == "steps" and {c.reason for c in none.candidates} == {"the budget pays no whole step"}
+
+
+def test_one_token_is_not_all_of_them() -> None:
+    """A capacity of 1 and one of 1.0, which Python holds for equal."""
+    spec = structs.replace(load("mod-60m"), n_layers=6)
+    axes = {"n_layers": [4, 6], "capacity": [1.0, 1]}
+    found = match(
+        Family(spec), axes, account(spec).flops.forward, "forward", basis(spec), Rules(), within=Fraction(9, 10), per=("n_layers", "capacity")
+    )
+    shapes = [(c.shape.n_layers, type(c.shape.capacity)) for c in found.candidates]
+    assert sorted(shapes, key=str) == sorted([(n, kind) for n in (4, 6) for kind in (float, int)], key=str)
+
+
 @pytest.mark.parametrize("name", ["dense-60m", "dense-220m", "dense-1b", "dense-3b", "gpt2"])
 def test_the_same_shape_at_one_eighth_every_other_block_never_saves_more_than_492_permille_of_the_blocks(name: str) -> None:
     dense = load(name)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,15 @@ def test_several_specs_are_compared(run) -> None:
     ]  # fmt: skip
     out, _ = run("dense-small", "dense-small", "--phase", "decode", "--context", 9)
     assert "KV cache of 10 tokens\n\nspec         blocks " in out
+
+
+def test_csv_of_what_fits_is_one_table(run) -> None:
+    """Whichever of the models has routing, or a limit."""
+    out, err = run("mod-small", "gpt2", "--gpu-memory", "1GiB", "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(out.rpartition("\n\n")[2])))
+    assert [(row["spec"], row["routing"], row["limit"]) for row in rows][-1] == ("gpt2", "", "its learned positions end there")
+    assert Counter(row["spec"] for row in rows) == {"mod-small": 6, "gpt2": 4} and rows[0]["routing"] == "at capacity"
+    assert "what fits into 1.00 GiB" in err and "mod-small: more than the 512 tokens" in err
 
 
 def test_csv_is_data_alone(run) -> None:

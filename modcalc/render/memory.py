@@ -25,7 +25,7 @@ def show_memory(reports: Sequence[MemoryReport], format: str) -> None:
     show([parts_table(alone)] if alone else [comparison(reports)], format)
     facts([("", ""), *remarks(reports)], format)
     more = [choices_table(alone)] if alone and alone.choices else []
-    more += [cache_table(reports), *(fits_table(report) for report in reports if report.room)]
+    more += [cache_table(reports), *fits_tables(reports, format)]
     write("\n")
     show(more, format)
 
@@ -58,12 +58,16 @@ def headline(reports: Sequence[MemoryReport]) -> list[str]:
     how = report.how
     states = "fp32 weights and states" if m.master else f"states in {report.dtype}"
     optimizer = f"{how.optimizer}: {states}" if m.states or m.master else how.optimizer
-    recompute = {"none": "kept, none computed again", "selective": "attention computed again", "full": "every block computed again"}
+    recompute = {
+        "none": "activations kept, none computed again",
+        "selective": "activations kept, but attention computed again",
+        "full": "inputs of blocks kept, every block computed again",
+    }
     activations = recompute[how.recompute]
     sharing = [f"of one of {how.fsdp:,} GPUs, which hold weights, gradients and optimizer in slices (FSDP2)"] if how.fsdp > 1 else []
     return [
         f"{what}; weights, gradients and activations in {report.dtype}; {optimizer}",
-        f"activations {activations}; {_attention(report)}, kernels of {how.device}",
+        f"{activations}; {_attention(report)}, kernels of {how.device}",
         *sharing,
     ]
 
@@ -151,26 +155,55 @@ def cache_table(reports: Sequence[MemoryReport]) -> Table:
     return Table(title=f"KV cache{of}", columns=columns, rows=rows)
 
 
-def fits_table(report: MemoryReport) -> Table:
-    """The largest batch and the longest context, what they hold, and what one more would."""
-    routed, limits = any(fit.routing for fit in report.fits), [_limit(fit, report) for fit in report.fits]
-    columns = [Column("phase"), *([Column("routing")] if routed else []), Column("what grows"), Column("largest", "count")]
-    columns += [Column("bytes", "count", "held_bytes"), Column("bytes with one more", "count", "next_bytes", drop=1)]
-    columns += [Column("why", key="limit")] if any(limits) else []
+FITS = (
+    Column("phase"),
+    Column("routing"),
+    Column("what grows"),
+    Column("largest", "count"),
+    Column("bytes", "count", "held_bytes"),
+    Column("bytes with one more", "count", "next_bytes", drop=1),
+    Column("why", key="limit"),
+)
+
+
+def fits_tables(reports: Sequence[MemoryReport], format: str) -> list[Table]:
+    """What fits, of each model that has room given; csv: all in one."""
+    held = [report for report in reports if report.room]
+    if format != "csv" or not held:
+        return [fits_table(report) for report in held]
+    rows = [[report.plan.name, *row] for report in held for row in _fits(report)]
+    notes = [f"{report.plan.name}: {note}" for report in held for note in fits_table(report).notes]
+    return [Table(title=_room(held[0]), columns=(Column("spec"), *FITS), rows=rows, notes=notes)]
+
+
+def _room(report: MemoryReport) -> str:
+    return f"what fits into {binary_bytes(report.room)} ({count(report.room)} bytes)"
+
+
+def _fits(report: MemoryReport) -> list[list[Any]]:
+    """Cells of FITS; of a model without routing the second is None."""
     rows = []
-    for fit, limit in zip(report.fits, limits, strict=True):
+    routed = any(fit.routing for fit in report.fits)
+    for fit in report.fits:
         tokens = report.plan.seq_len if fit.phase == "train" else report.cached
         what = f"batch, at {tokens:,} tokens" if fit.knob == "batch" else f"tokens, at batch {report.work.batch:,}"
-        routing = {"": "at capacity", "expected": "expected", "all": "worst: all"}[fit.routing]
-        rows.append([fit.phase, *([routing] if routed else []), what, fit.largest, fit.held, fit.next, *([limit] if any(limits) else [])])
-    title = f"{report.plan.name}: what fits into {binary_bytes(report.room)} ({count(report.room)} bytes)"
+        routing = {"": "at capacity", "expected": "expected", "all": "worst: all"}[fit.routing] if routed else None
+        rows.append([fit.phase, routing, what, fit.largest, fit.held, fit.next, _limit(fit, report)])
+    return rows
+
+
+def fits_table(report: MemoryReport) -> Table:
+    """The largest batch and the longest context, what they hold, and what one more would."""
+    rows = _fits(report)
+    used = [i for i, column in enumerate(FITS) if column.title not in ("routing", "why") or any(row[i] for row in rows)]
+    title = f"{report.plan.name}: {_room(report)}"
     notes = []
     if report.outgrown:
         n = report.gpus
         notes.append("in slices it trains on " + (f"{n:,} GPUs: --fsdp {n}" if n else f"none of 2, 4, 8, … up to {MOST_GPUS:,} GPUs"))
     if any(fit.knob != "batch" and not fit.limit and fit.largest > report.spec.seq_len for fit in report.fits):
         notes.append(f"more than the {report.spec.seq_len:,} tokens of the spec fit; memory does not say how well the model works with them")
-    return Table(title=title, columns=columns, rows=rows, notes=notes)
+    return Table(title=title, columns=[FITS[i] for i in used], rows=[[row[i] for i in used] for row in rows], notes=notes)
 
 
 def _limit(fit: Fit, report: MemoryReport) -> str:

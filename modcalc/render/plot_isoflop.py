@@ -8,7 +8,7 @@ from modcalc.search.answers import Answer
 from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size
 from modcalc.search.results import OK, Candidate
 
-TICKS = (1, 1.5, 2, 3, 5, 7)  # sizes that a budget trains lie within one or two powers of ten
+PLATE = dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1)  # under text that lines may cross
 
 
 def plot_isoflop(target: Path, answer: Answer) -> None:
@@ -23,9 +23,10 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
     if answer.target:
         what += f"; same {answer.target.by} cost as {answer.target.spec.name} within {float(answer.asked.within):g}"
     with figure(target, f"{family}: what a budget trains", what, width=9.0, height=5.5) as axes:
-        logarithmic(axes.xaxis, (1, 2, 3, 5))
-        logarithmic(axes.yaxis, TICKS)
+        logarithmic(axes.xaxis)
+        logarithmic(axes.yaxis)
         sizes: list[float] = []
+        marked: list[tuple[tuple[float, int], str]] = []
         for i, (budget, found) in enumerate(answer.founds):
             colour = COLOURS[i % len(COLOURS)]
             rows = [c for c in found.candidates if c.status == OK and c.schedule]
@@ -47,10 +48,8 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
                 if MARKS[0] in c.marks:
                     at = (float(c.params.of(answer.count)), c.schedule.tokens)
                     axes.plot(*at, marker="D", markersize=9, color=colour, markeredgecolor="black")
-                    # Left of it there is room: budgets fall to the right, tokens per parameter to the left.
-                    look = dict(ha="right", va="center", textcoords="offset points", fontsize=8)
-                    axes.annotate(f"{c.spec.n_layers} x {c.spec.d_model}", at, xytext=(-10, -2), **look)
-            if answer.target:
+                    marked.append((at, f"{c.spec.n_layers} x {c.spec.d_model}"))
+            if answer.target and answer.target.schedule.steps:
                 axes.plot(
                     answer.target.params,
                     answer.target.schedule.tokens,
@@ -63,8 +62,15 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
                 sizes.append(float(answer.target.params))
             sizes.append(float(chinchilla_size(budget)))
         if not any(found.ok for _, found in answer.founds):
-            axes.text(0.5, 0.5, "no shape is OK", transform=axes.transAxes, ha="center")
+            axes.text(0.5, 0.5, "no shape is OK", transform=axes.transAxes, ha="center", bbox=PLATE)
         ends = (min(sizes), max(sizes))
+        for axis, ticks in zip((axes.xaxis, axes.yaxis), _ticks(ends[1] / ends[0]), strict=True):
+            logarithmic(axis, ticks)
+        for at, name in marked:
+            # Left of it, as budgets fall to the right and tokens per parameter to the left; but not over the scale.
+            left = at[0] > ends[0] * (ends[1] / ends[0]) ** 0.1
+            look = dict(ha="right" if left else "left", va="center", textcoords="offset points", fontsize=8, bbox=PLATE, zorder=3)
+            axes.annotate(name, at, xytext=(-10 if left else 10, -2), **look)
         axes.plot(
             ends, [TOKENS_PER_PARAM * x for x in ends], color="#666666", linewidth=1, linestyle=":", label=f"{TOKENS_PER_PARAM} tokens per parameter"
         )
@@ -72,6 +78,13 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
         axes.tick_params(axis="x", labelsize=8)
         amounts(axes.yaxis, "training tokens")
         legend_beside(axes, fontsize=8)
+
+
+def _ticks(ratio: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Ticks in each decade of sizes and of tokens, as many as have room where sizes span this ratio."""
+    if ratio > 1000:
+        return (1,), (1,)
+    return ((1, 2, 5), (1, 2, 5)) if ratio > 100 else ((1, 2, 3, 5), (1, 1.5, 2, 3, 5, 7))
 
 
 def _curve(axes: object, rows: list[Candidate], answer: Answer, **style: object) -> list[float]:
