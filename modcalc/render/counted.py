@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from modcalc.cost.account import Report, count_flops
 from modcalc.cost.conventions import MATMUL
-from modcalc.measure.counters import COUNTERS
 from modcalc.render.numbers import change, count
 from modcalc.render.table import Column, Styled, Table, bad, dim, good
 from modcalc.render.wording import Facts, Unit
@@ -57,7 +56,7 @@ def verdicts_document(report: Report, verdicts: Sequence["Verdict"]) -> dict[str
     answers = [v.agrees for v in verdicts]
     forward = {v.counter: v.counted for v in verdicts if not v.backward}
     return {
-        "counters": {"analytic": count_flops(report.rows, report.work, MATMUL).forward, **{name: forward.get(name) for name in COUNTERS}},
+        "counters": {"analytic": count_flops(report.rows, report.work, MATMUL).forward, **{name: forward.get(name) for name in ("fvcore", "torch")}},
         "agree": False if False in answers else None if None in answers or not answers else True,
         "counting": [
             {
