@@ -186,7 +186,7 @@ def test_a_defect_is_one_message_and_with_debug_a_traceback(run, monkeypatch: py
     def broken(*_: object) -> None:
         raise ZeroDivisionError("what")
 
-    monkeypatch.setattr("modcalc.spec.mod_option.load", broken)
+    monkeypatch.setattr("modcalc.cli.loading.load", broken)
     code, out, err = run("flops", "gpt2", "--count", "analytic")
     assert (code, out) == (2, "") and "ZeroDivisionError: what" in err and "defect of modcalc" in err
     monkeypatch.setattr(sys, "argv", ["modcalc", "flops", "gpt2", "--count", "analytic", "--debug"])

@@ -207,9 +207,9 @@ def test_a_survey_is_the_account_under_each_convention() -> None:
     spec = msgspec.convert({**msgspec.to_builtins(GPT2.spec), "mod": {"predictor_width": 5}}, Spec)
     report, entries = survey(spec, seq_len=512, batch=3)
     exact = account(spec, seq_len=512, batch=3, phase="train").flops
-    assert report.flops == exact and [e.rule.name for e in entries] == list(CONVENTIONS)
+    assert report.flops == exact and [e.convention.name for e in entries] == list(CONVENTIONS)
     for e in entries:
-        assert e.flops == account(spec, seq_len=512, batch=3, phase="train", convention=e.rule).flops
+        assert e.flops == account(spec, seq_len=512, batch=3, phase="train", convention=e.convention).flops
         assert e.train_per_token * 3 * 512 == e.flops.train_step
         assert (1 + e.forward_difference) * exact.forward == e.flops.forward
         assert (1 + e.train_difference) * exact.train_step == e.flops.train_step

@@ -290,7 +290,7 @@ def test_nothing_fits() -> None:
     assert decode.largest == 1 and context.largest > 4096
     sgd = Training(optimizer="sgd")
     for n, phase in ((4, dict(phase="train")), (2, dict(phase="decode", context=4095))):
-        report = memory_report(spec, room=2**33, how=sgd, **phase)
+        report = memory_report(spec, room=2**33, training=sgd, **phase)
         assert [(f.largest, f.held) for f in report.fits] == [(0, None)] * n
         assert report.fixed("decode") == 13_476_831_232
         assert report.fixed("train") == 4 * 13_476_831_232 == train_memory(report.plan, 1, sgd).fixed

@@ -63,7 +63,7 @@ def test_parts_of_the_dense_twin_sum_to_its_total(run, tmp_path: Path) -> None:
     shape = "vocab_size: 80, seq_len: 128, d_model: 64, n_layers: 4, attention: {n_heads: 4}, mlp: {d_ff: 128}"
     file.write_text(f"{{name: routed, {shape}, mod: {{capacity: 0.125, every: 1}}}}")
     for words, gpus in (([], 1), (["--fsdp", 2], 2)):
-        report = memory_report(load(str(file)), how=Training(recompute="full", attention="explicit", fsdp=gpus))
+        report = memory_report(load(str(file)), training=Training(recompute="full", attention="explicit", fsdp=gpus))
         table = run(file, "--recompute", "full", "--attention", "explicit", *words, "-f", "csv")[0].partition("\n\n")[0]
         rows = {row.pop("part"): row for row in csv.DictReader(io.StringIO(table))}
         for key, bill in (("bytes", report.memory), ("dense_twin_bytes", report.twin)):

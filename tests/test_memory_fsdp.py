@@ -239,18 +239,18 @@ def test_how_many_gpus_it_takes() -> None:
         assert held <= room < more
         report = memory_report(spec, room=room)
         assert report.gpus == n and {f.phase for f in report.fits} == {"train", "decode"}
-        assert memory_report(spec, room=room, how=Training(fsdp=n)).gpus is None
-        alone = fits(spec, room, seq_len=4096, context=4096, how=Training(fsdp=n))
+        assert memory_report(spec, room=room, training=Training(fsdp=n)).gpus is None
+        alone = fits(spec, room, seq_len=4096, context=4096, training=Training(fsdp=n))
         assert [(f.phase, f.largest > 0) for f in alone] == [("train", True), ("train", True)]
     assert fewest_gpus(resolve(spec), 2**30, 1, "bf16", usual) is None
     experts = modcalc.load(CONFIGS / "mixtral-8x7b-v0.1.json")
-    found = memory_report(experts, seq_len=2048, room=120 * 2**30, how=Training(recompute="full", fsdp=32))
+    found = memory_report(experts, seq_len=2048, room=120 * 2**30, training=Training(recompute="full", fsdp=32))
     assert found.outgrown and found.gpus == 8, "of 8 experts each of 32 GPUs has room for one as well, and puts four times as many together"
     size = dict(d_model=2**17, vocab_size=2**17, seq_len=1, n_layers=1, attention=Attention(n_heads=2), mlp=Mlp(d_ff=2**17))
     wide = Spec(name="wide", norm=Norm(affine=False), **size)
     last = train_memory(resolve(wide), 1, Training(fsdp=2**16)).total
     assert [fewest_gpus(resolve(wide), room, 1, "bf16", usual) for room in (last, last - 1)] == [2**16, None]
-    sampling = fits(spec, 80 * 2**30, seq_len=4096, context=4096, train=False, how=Training(fsdp=8))
+    sampling = fits(spec, 80 * 2**30, seq_len=4096, context=4096, train=False, training=Training(fsdp=8))
     assert [(f.phase, f.knob) for f in sampling] == [("decode", "batch"), ("decode", "context")]
     assert memory_report(spec, room=2**40).gpus is None
     for wrong in (0, -1, 2.5, True):

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from hub_configs import CONFIGS, named
 
+from modcalc.cli.loading import load_as
 from modcalc.errors import UsageError
-from modcalc.spec.mod_option import apply_mod, load_as
+from modcalc.spec.mod_option import apply_mod
 from modcalc.spec.schema import Mod
 
 

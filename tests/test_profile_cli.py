@@ -568,7 +568,7 @@ def test_what_is_reached_is_measured_anew_and_doubted(profile, monkeypatch):
     asked = ("tiny.yaml", "--peaks", "--out", "r.jsonl", "-f", "json", *QUICK)
     rates = iter((1.0, 1e15))
     monkeypatch.setattr("modcalc.measure.reach.reached", lambda device, dtype: Peak(next(rates), 1e9, "a test"))
-    monkeypatch.setattr("modcalc.measure.verdict.busy", lambda *_: "others work")
+    monkeypatch.setattr("modcalc.measure.caveats.busy", lambda *_: "others work")
     code, out, err = profile(*asked)
     assert code == 0 and "warning: --peaks: others work" in err and "of what the device reached, so that was measured when it was slower" in err
     assert json.loads(profile(*asked)[1])["reached"]["flops_per_s"] == 1.0

@@ -6,7 +6,7 @@ from time import sleep
 
 import pytest
 
-from modcalc.measure import steptime, verdict
+from modcalc.measure import caveats, steptime
 from modcalc.measure.hardware import Clocks, Device
 from modcalc.measure.records import Settings, StepTime
 from modcalc.measure.stats import paired_ratio
@@ -162,7 +162,7 @@ MACHINE = Device("cpu", "a processor", 2**34, 4, 2)
 
 
 def test_a_narrow_spread_is_no_news():
-    assert verdict.wide_spread("m", StepTime.of([1.0, 1.01, 1.02] * 5), MACHINE) is None
+    assert caveats.wide_spread("m", StepTime.of([1.0, 1.01, 1.02] * 5), MACHINE) is None
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_a_narrow_spread_is_no_news():
     ],
 )
 def test_a_wide_spread_says_why_and_what_to_do(monkeypatch, samples, load, cause):
-    monkeypatch.setattr(verdict, "_load", lambda: load)
-    with_cause = verdict.wide_spread("mod-220m", StepTime.of(samples), MACHINE)
+    monkeypatch.setattr(caveats, "_load", lambda: load)
+    with_cause = caveats.wide_spread("mod-220m", StepTime.of(samples), MACHINE)
     assert with_cause.startswith("mod-220m: the step times spread ")
     assert re.search(cause, with_cause)
 
@@ -186,41 +186,41 @@ def test_a_wide_spread_says_why_and_what_to_do(monkeypatch, samples, load, cause
 def test_what_held_a_gpus_clock_is_told():
     rising = StepTime.of([1.0 + 0.05 * i for i in range(30)])
     gpu = Device("cuda", "a GPU", 2**34, 4, 2, clocks=Clocks(1300, 1980, 3201, ("the power limit",)))
-    assert "the clock (the power limit held it down) or the load changed" in verdict.wide_spread("m", rising, gpu)
+    assert "the clock (the power limit held it down) or the load changed" in caveats.wide_spread("m", rising, gpu)
     assert device_line(gpu) == "a GPU, SM clock 1300 of 1980 MHz, held down by the power limit"
 
 
 def test_samples_that_agree_on_a_busy_machine(monkeypatch):
-    monkeypatch.setattr(verdict, "_load", lambda: 4.6)
-    assert "too long: 4.6 threads want the 4 cores, of which this process uses 2: run on an idle machine" in verdict.busy(MACHINE)
-    assert verdict.busy(Device("cuda", "a GPU", 2**34, 4, 2)) is None
+    monkeypatch.setattr(caveats, "_load", lambda: 4.6)
+    assert "too long: 4.6 threads want the 4 cores, of which this process uses 2: run on an idle machine" in caveats.busy(MACHINE)
+    assert caveats.busy(Device("cuda", "a GPU", 2**34, 4, 2)) is None
     for idle in (4.5, None):
-        monkeypatch.setattr(verdict, "_load", lambda idle=idle: idle)
-        assert verdict.busy(MACHINE) is None
+        monkeypatch.setattr(caveats, "_load", lambda idle=idle: idle)
+        assert caveats.busy(MACHINE) is None
 
 
 def test_threads_that_wait_for_a_core(monkeypatch):
     """Counted by the kernel, and so true whatever the load of the last minute was."""
-    monkeypatch.setattr(verdict, "_load", lambda: 40.0)
+    monkeypatch.setattr(caveats, "_load", lambda: 40.0)
     says = "on average 0.75 of this process's 2 threads waited for a core: run on an idle machine"
-    assert f"too long: {says}" in verdict.busy(MACHINE, 0.75) and verdict.busy(MACHINE, 0.04) is None
-    assert verdict.busy(Device("cuda", "a GPU", 2**34, 4, 2), 0.75) is None
+    assert f"too long: {says}" in caveats.busy(MACHINE, 0.75) and caveats.busy(MACHINE, 0.04) is None
+    assert caveats.busy(Device("cuda", "a GPU", 2**34, 4, 2), 0.75) is None
     rising = StepTime.of([1.0 + 0.05 * i for i in range(30)])
-    assert says in verdict.wide_spread("m", rising, MACHINE, 0.75) and "rose by" in verdict.wide_spread("m", rising, MACHINE, 0.0)
+    assert says in caveats.wide_spread("m", rising, MACHINE, 0.75) and "rose by" in caveats.wide_spread("m", rising, MACHINE, 0.0)
 
 
 def test_one_thread_cannot_become_fewer(monkeypatch):
-    monkeypatch.setattr(verdict, "_load", lambda: 7.5)
-    said = [verdict.wide_spread("m", StepTime.of([1.0, 1.3] * 15), Device("cpu", "a processor", 2**34, 4, threads)) for threads in (1, 2)]
+    monkeypatch.setattr(caveats, "_load", lambda: 7.5)
+    said = [caveats.wide_spread("m", StepTime.of([1.0, 1.3] * 15), Device("cpu", "a processor", 2**34, 4, threads)) for threads in (1, 2)]
     assert ["OMP_NUM_THREADS" in text for text in said] == [False, True] and all("idle machine" in text for text in said)
 
 
 def test_other_doubts():
-    assert verdict.launch_bound("m", None, 0.01, "rest") is None
-    assert verdict.launch_bound("m", 0.002, 0.01, "rest") is None
-    assert verdict.memory_was_freed(0) is None and "ran out of room 2 times" in verdict.memory_was_freed(2)
+    assert caveats.launch_bound("m", None, 0.01, "rest") is None
+    assert caveats.launch_bound("m", 0.002, 0.01, "rest") is None
+    assert caveats.memory_was_freed(0) is None and "ran out of room 2 times" in caveats.memory_was_freed(2)
     assert (
-        verdict.launch_bound("m", 0.0099, 0.01, "rest")
+        caveats.launch_bound("m", 0.0099, 0.01, "rest")
         == "m: the host needs 9.90 ms to launch a step that takes 10.00 ms, so the GPU seems to wait for it: rest"
     )
     asked = dict(batch=1, seq_len=8, context=0, dtype="fp32", compile=False, cuda_graph=False)
@@ -228,10 +228,10 @@ def test_other_doubts():
     assert [("--cuda-graph" in text, "--seq-len" in text, "--context" in text) for text in busier] == [
         (True, False, False), (True, False, False), (False, True, False), (False, False, True),
     ]  # fmt: skip
-    assert verdict.few_samples(6) is None
-    assert verdict.beyond_peak("m", None, "") is None and verdict.beyond_peak("m", 1.0, "") is None
-    assert "m: MFU 250.0 %, more than all: the peak (--peak-tflops) is not" in verdict.beyond_peak("m", 2.5, "--peak-tflops")
-    assert "at least 6" in verdict.few_samples(5) and verdict.few_samples(1).startswith("1 sample is too few")
-    assert verdict.profiler_slows("m", "layer", 1.4, 1.0) is None
-    assert "m: the step takes 2.0 times as long under the profiler" in verdict.profiler_slows("m", "layer", 2.0, 1.0)
-    assert verdict.not_finite("m", 2.0) is None and "became nan" in verdict.not_finite("m", float("nan"))
+    assert caveats.few_samples(6) is None
+    assert caveats.beyond_peak("m", None, "") is None and caveats.beyond_peak("m", 1.0, "") is None
+    assert "m: MFU 250.0 %, more than all: the peak (--peak-tflops) is not" in caveats.beyond_peak("m", 2.5, "--peak-tflops")
+    assert "at least 6" in caveats.few_samples(5) and caveats.few_samples(1).startswith("1 sample is too few")
+    assert caveats.profiler_slows("m", "layer", 1.4, 1.0) is None
+    assert "m: the step takes 2.0 times as long under the profiler" in caveats.profiler_slows("m", "layer", 2.0, 1.0)
+    assert caveats.not_finite("m", 2.0) is None and "became nan" in caveats.not_finite("m", float("nan"))

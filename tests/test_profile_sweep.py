@@ -23,7 +23,7 @@ from modcalc.spec.load import loads
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
 
 torch = pytest.importorskip("torch")
-from modcalc.measure import results, sweep, verdict  # noqa: E402
+from modcalc.measure import caveats, results, sweep  # noqa: E402
 from modcalc.measure.identity import content_hash  # noqa: E402
 from modcalc.measure.jobs import Axis, axis, jobs, points  # noqa: E402
 from modcalc.measure.point import Job, unlike  # noqa: E402
@@ -310,7 +310,7 @@ def test_one_value_of_an_axis_is_one_point_and_may_be_traced() -> None:
 
 def test_a_breakdown_that_is_kept_keeps_its_doubts(tmp_path, monkeypatch):
     one = replace(TEMPLATE, settings=msgspec.structs.replace(SETTINGS, seq_len=16), by="component")
-    monkeypatch.setattr(verdict, "SLOWED", 0.0)
+    monkeypatch.setattr(caveats, "SLOWED", 0.0)
     with ResultsFile(tmp_path / "r.jsonl") as file:
         for by in ("component", "layer"):
             ((record, new),) = run([replace(one, by=by)], file)
@@ -327,7 +327,7 @@ def test_what_is_known_stands_where_memory_runs_out_later(tmp_path, monkeypatch,
         with monkeypatch.context() as patch:
             patch.setattr(sweep, "lacking", lambda job: "not enough memory: no room")
             ((record, new),) = run([one if again else replace(one, by="layer")], file, again=again)
-    assert new and record == msgspec.structs.replace(known, warnings=[*known.warnings, verdict.ran_out("not enough memory: no room")])
+    assert new and record == msgspec.structs.replace(known, warnings=[*known.warnings, caveats.ran_out("not enough memory: no room")])
     assert (tmp_path / "r.jsonl").read_bytes() == before
 
 
@@ -338,7 +338,7 @@ def test_what_stands_is_rated_under_a_peak_given_just_then(tmp_path, monkeypatch
         monkeypatch.setattr(sweep, "lacking", lambda job: "not enough memory: no room")
         ((record, _),) = run([replace(one, peak=Peak(1e12, None, "told"))], file, again=True)
         assert record.mfu == pytest.approx(known.flops.step / known.step_time_s.median / 1e12)
-        assert file.records[one.key()].mfu == record.mfu and verdict.ran_out("not enough memory: no room") not in file.records[one.key()].warnings
+        assert file.records[one.key()].mfu == record.mfu and caveats.ran_out("not enough memory: no room") not in file.records[one.key()].warnings
 
 
 def test_what_stands_among_many_processes(tmp_path, monkeypatch):

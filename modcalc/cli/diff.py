@@ -19,10 +19,10 @@ def diff(
     format: Format = None,
 ) -> None:
     """What changed in cost from A to B, and which component caused it. Exit 0 whether or not they differ."""
+    from modcalc.cli.loading import noted
     from modcalc.cost.diff import diff as compare
     from modcalc.render.diff import document, tables
     from modcalc.render.output import emit
-    from modcalc.spec.mod_option import noted
     from modcalc.spec.revision import load_side
 
     found = compare(noted(load_side(a)), noted(load_side(b)), seq_len=seq_len, convention=convention)

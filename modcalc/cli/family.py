@@ -53,6 +53,7 @@ def family(
     With --hold params depth trades against width at constant parameters. Counted is what the spec has: embeddings, and
     norms and biases if there are any. Solved values are whole; drift is what that leaves. Exit 1 if no shape is OK.
     """
+    from modcalc.cli.loading import load_as
     from modcalc.cost.conventions import find_convention
     from modcalc.render.family import document, table
     from modcalc.render.numbers import several
@@ -62,7 +63,6 @@ def family(
     from modcalc.search.family import Family
     from modcalc.search.question import at_length
     from modcalc.search.write import folder_for, write_specs
-    from modcalc.spec.mod_option import load_as
     from modcalc.units import parse_bytes, parse_count, parse_difference
 
     if not vary:

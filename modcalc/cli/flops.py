@@ -89,12 +89,12 @@ def flops(
 
     Exit code 1: a counter finds another number (the modules are listed) or cannot count; 2: something cannot be served.
     """
+    from modcalc.cli.loading import load_all
     from modcalc.cost.account import account
     from modcalc.cost.compare import sampling_range, twin
     from modcalc.cost.training import training_run
     from modcalc.render.output import chosen
     from modcalc.render.wording import Unit
-    from modcalc.spec.mod_option import load_all
     from modcalc.units import parse_count
 
     again = {name: value for name, value in {"recompute": recompute, "attention": attention}.items() if value}

@@ -78,13 +78,13 @@ def isoflop(
     exactly, by the rows of each shape, not as 6ND (but for --convention 6nd). Exit code 1 if no shape is OK, 2 if nothing can
     be asked so, 130 if the search was interrupted: what was found until then is printed.
     """
+    from modcalc.cli.loading import load_as
     from modcalc.cost.conventions import find_convention
     from modcalc.search.answers import Asked, matched, planned
     from modcalc.search.costs import Basis
     from modcalc.search.defaults import STEP_BATCH
     from modcalc.search.question import at_length, terms
     from modcalc.search.write import folder_for
-    from modcalc.spec.mod_option import load_as
     from modcalc.units import parse_count, parse_difference
 
     if not budget and not match:

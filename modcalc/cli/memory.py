@@ -63,18 +63,18 @@ def memory(
     plot: Plot = None,
 ) -> None:
     """Weights, gradients, optimizer, activations, logits and KV cache of specs in bytes, on one device that holds all of it, or one of many."""
+    from modcalc.cli.loading import load_all
     from modcalc.cost.memory_report import memory_report
     from modcalc.cost.workload import Training
     from modcalc.render.memory import show_memory
     from modcalc.render.memory_document import memory_document
     from modcalc.render.output import chosen, emit
-    from modcalc.spec.mod_option import load_all
     from modcalc.units import parse_bytes
 
     given = {"optimizer": optimizer, "master": master, "recompute": recompute, "attention": attention, "device": device, "fsdp": fsdp}
     given = {name: value for name, value in given.items() if value is not None}
     _check(phase, context, seq_len, dtype, given)
-    how = Training(**given)
+    training = Training(**given)
     room = parse_bytes(gpu_memory, "--gpu-memory") if gpu_memory is not None else None
     if room is not None and room < 2**20 and not gpu_memory.rstrip()[-1].isalpha():
         raise UsageError(f"--gpu-memory {gpu_memory}: {room:,} bytes? give its unit, such as {gpu_memory.strip()}GiB")
@@ -83,11 +83,13 @@ def memory(
     loaded = load_all(specs, mod)
     for spec in loaded:
         planned = spec.train.batch_size if spec.train else 1
-        own = -(-planned // how.fsdp)
+        own = -(-planned // training.fsdp)
         if phase == "train" and batch == 1 < own:
-            where = f", {own:,} of them on each of {how.fsdp:,} GPUs" if how.fsdp > 1 else ""
+            where = f", {own:,} of them on each of {training.fsdp:,} GPUs" if training.fsdp > 1 else ""
             typer.echo(f"note: {spec.name}: billed for one sequence; its train section has {planned:,} a step{where}: --batch {own}", err=True)
-    reports = [memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context, dtype=dtype, room=room, how=how) for spec in loaded]
+    reports = [
+        memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context, dtype=dtype, room=room, training=training) for spec in loaded
+    ]
     if format == "json":
         documents = [memory_document(report) for report in reports]
         emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

@@ -81,10 +81,10 @@ def profile(
     Each step has new random tokens; warm-up and compilation are not counted. With --baseline both models run in turn; the
     time ratio with its interval, the FLOP ratio and the realised saving are given. Interrupted, the points that are finished are kept.
     """
+    from modcalc.cli.loading import load_as
     from modcalc.measure import hardware
     from modcalc.render.output import chosen
     from modcalc.spec.load import told_apart
-    from modcalc.spec.mod_option import load_as
 
     format = chosen(format)
     check(given(ctx), specs, mode, causal, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
@@ -145,7 +145,7 @@ def _world(device: "torch.device") -> Iterator["World | None"]:
 
 def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: str, world: "World | None") -> None:
     """What the device reaches (under torchrun the first one), and nothing else."""
-    from modcalc.measure import verdict
+    from modcalc.measure import caveats
     from modcalc.measure.hardware import describe
     from modcalc.render.output import emit
     from modcalc.render.profile import peaks_document, peaks_table
@@ -155,7 +155,7 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
         return
     found = _reached(device, dtype, working)
     machine = describe(device)
-    if promise and (doubt := verdict.beyond_peak("matrix product", found.flops_per_s / promise.flops_per_s, promise.source)):
+    if promise and (doubt := caveats.beyond_peak("matrix product", found.flops_per_s / promise.flops_per_s, promise.source)):
         print(f"warning: {doubt}", file=sys.stderr)
     emit(peaks_document(machine, dtype, promise, found), [peaks_table(machine, dtype, promise, found)], format)
 
@@ -256,7 +256,7 @@ def _with_peaks(
 
 def _reached(device: "torch.device", dtype: str, during: "Callable[[str], AbstractContextManager]", world: "World | None" = None) -> "Peak":
     """What the device reaches, as the first process of a torchrun finds; it says if that is doubtful. Raises UsageError where no memory is free."""
-    from modcalc.measure import verdict
+    from modcalc.measure import caveats
     from modcalc.measure.hardware import describe
     from modcalc.measure.reach import reached
     from modcalc.measure.usage import out_of_memory
@@ -276,6 +276,6 @@ def _reached(device: "torch.device", dtype: str, during: "Callable[[str], Abstra
         if world:
             world.from_first(said)
         raise UsageError(said) from error
-    if doubt := verdict.busy(describe(device)):
+    if doubt := caveats.busy(describe(device)):
         print(f"warning: --peaks: {doubt}", file=sys.stderr)
     return world.from_first(found) if world else found

@@ -131,9 +131,9 @@ def account(
     Raises UsageError where the numbers make no workload.
     """
     plan, work = plan_and_work(spec, seq_len, batch, context, phase, routing)
-    rule = find_convention(convention, causal)
+    counted_by = find_convention(convention, causal)
     rows = tuple(ledger(plan, work))
-    return Report(plan, work, rule, rows, count_params(rows), count_flops(rows, work, rule))
+    return Report(plan, work, counted_by, rows, count_params(rows), count_flops(rows, work, counted_by))
 
 
 def plan_and_work(
@@ -155,10 +155,10 @@ def count_params(rows: tuple[Op, ...]) -> Params:
     return Params(total, whole(sum(op.active_params for op in rows)), embedding, total - embedding)
 
 
-def count_flops(rows: tuple[Op, ...], work: Workload, rule: Convention) -> Flops:
-    """FLOPs of these rows for all sequences of `work`, as `rule` counts."""
-    forward = whole(sum(rule.forward(op) for op in rows))
-    backward = whole(sum(rule.backward(op) for op in rows))
+def count_flops(rows: tuple[Op, ...], work: Workload, convention: Convention) -> Flops:
+    """FLOPs of these rows for all sequences of `work`, as `convention` counts."""
+    forward = whole(sum(convention.forward(op) for op in rows))
+    backward = whole(sum(convention.backward(op) for op in rows))
     return Flops(forward, backward, forward + backward, whole(ratio(forward, work.tokens)))
 
 

@@ -47,20 +47,20 @@ def fits(
     dtype: str = DTYPE,
     routings: tuple[str, ...] = ("expected",),
     train: bool = True,
-    how: Training = USUAL,
+    training: Training = USUAL,
 ) -> list[Fit]:
     """What `room` bytes hold: training at `seq_len` (largest batch) and at `batch` (longest sequence), and the same of decode.
 
-    routings: how routed blocks are taken at decode. train: False leaves training out. With how.fsdp > 1 and train, decode is left out.
+    routings: how routed blocks are taken at decode. train: False leaves training out. With training.fsdp > 1 and train, decode is left out.
     """
     plan = resolve(spec, seq_len)
     longest = plan.max_len or MAX_SIZE
     falls = partial(_falls, spec, most=longest)
     found = [] if not train else [
-        _fit("train", "batch", "", lambda n: train_memory(plan, n, how, dtype).total, room, MAX_SIZE),
-        _fit("train", "seq_len", "", lambda n: train_memory(resolve(spec, n), batch, how, dtype).total, room, longest, falls),
+        _fit("train", "batch", "", lambda n: train_memory(plan, n, training, dtype).total, room, MAX_SIZE),
+        _fit("train", "seq_len", "", lambda n: train_memory(resolve(spec, n), batch, training, dtype).total, room, longest, falls),
     ]  # fmt: skip
-    for routing in () if train and how.fsdp > 1 else routings:
+    for routing in () if train and training.fsdp > 1 else routings:
         held = partial(_decode, plan, dtype, routing)
         label = routing if len(routings) > 1 else ""
         found += [
@@ -70,10 +70,10 @@ def fits(
     return found
 
 
-def fewest_gpus(plan: Plan, room: int, batch: int, dtype: str, how: Training) -> int | None:
+def fewest_gpus(plan: Plan, room: int, batch: int, dtype: str, training: Training) -> int | None:
     """The first of 2, 4, 8, ... GPUs that train it in slices with `room` bytes each; None: none. More than there are experts may hold less."""
     doubled = (2**i for i in range(1, MOST_GPUS.bit_length()))
-    return next((n for n in doubled if train_memory(plan, batch, replace(how, fsdp=n), dtype).total <= room), None)
+    return next((n for n in doubled if train_memory(plan, batch, replace(training, fsdp=n), dtype).total <= room), None)
 
 
 def _decode(plan: Plan, dtype: str, routing: str, batch: int, context: int) -> Dim:

@@ -73,25 +73,25 @@ class SampleMemory(Struct, frozen=True):
         return self.weights + self.kv_cache + self.logits
 
 
-def train_memory(plan: Plan, batch: int = 1, how: Training = USUAL, dtype: str = DTYPE) -> TrainMemory:
+def train_memory(plan: Plan, batch: int = 1, training: Training = USUAL, dtype: str = DTYPE) -> TrainMemory:
     """Memory of training on `batch` sequences of the plan's length, on each GPU. dtype: of weights, gradients and activations."""
     work = Workload(batch, plan.seq_len, phase="train")
     rows = ledger(plan, work)
-    params, own = sliced(rows, how.fsdp), element_bytes(dtype)
-    copied = how.master and own < element_bytes("fp32")
-    per_param, counts = OPTIMIZERS[how.optimizer]
-    together = put_together(plan, rows, how.fsdp)
+    params, own = sliced(rows, training.fsdp), element_bytes(dtype)
+    copied = training.master and own < element_bytes("fp32")
+    per_param, counts = OPTIMIZERS[training.optimizer]
+    together = put_together(plan, rows, training.fsdp)
     steps = element_bytes("fp32") * sum(len(op.weights) * op.repeat for op in rows) if counts else 0
 
     def size(*tensors: object) -> int:
         return sum(t.entries * element_bytes(dtype, t.type) for t in tensors)
 
     return TrainMemory(
-        weights=weight_bytes(rows, dtype, how.fsdp),
+        weights=weight_bytes(rows, dtype, training.fsdp),
         gradients=params * own,
         master=params * element_bytes("fp32") if copied else 0,
         states=params * per_param * (element_bytes("fp32") if copied else own) + steps,
-        activations=activations(rows, dtype, how),
+        activations=activations(rows, dtype, training),
         loss=size(*saved_by_loss(plan, work)),
         loss_backward=size(in_its_backward_pass(plan, work)),
         gathered=together.throughout * own,

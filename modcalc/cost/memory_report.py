@@ -47,7 +47,7 @@ class MemoryReport(Struct, frozen=True):
     plan: Plan
     work: Workload
     dtype: str
-    how: Training
+    training: Training
     memory: TrainMemory | SampleMemory
     twin: TrainMemory | SampleMemory | None
     choices: tuple[Choice, ...]
@@ -67,13 +67,13 @@ class MemoryReport(Struct, frozen=True):
     @property
     def attention(self) -> str:
         """How attention runs in training."""
-        return self.how.attention if self.fusible else "explicit"
+        return self.training.attention if self.fusible else "explicit"
 
     def fixed(self, phase: str) -> int:
         """What any phase, not only the one billed, holds whatever the batch: weights; train also gradients, optimizer and gathered weights."""
         if phase != "train":
             return self.memory.weights
-        m = train_memory(self.plan, 1, self.how, self.dtype)
+        m = train_memory(self.plan, 1, self.training, self.dtype)
         return m.fixed + m.gathered
 
     @property
@@ -84,13 +84,13 @@ class MemoryReport(Struct, frozen=True):
     @property
     def gpus(self) -> int | None:
         """How many must share the model for such a step to fit; None: it does, or no number is enough."""
-        return fewest_gpus(self.plan, self.room, self.work.batch, self.dtype, self.how) if self.outgrown else None
+        return fewest_gpus(self.plan, self.room, self.work.batch, self.dtype, self.training) if self.outgrown else None
 
     @property
     def left_out(self) -> tuple[str, ...]:
         if not isinstance(self.memory, TrainMemory):
             return LEFT_OUT_SAMPLE + LEFT_OUT
-        return LEFT_OUT_TRAIN + LEFT_OUT + (LEFT_OUT_MANY if self.how.fsdp > 1 else ())
+        return LEFT_OUT_TRAIN + LEFT_OUT + (LEFT_OUT_MANY if self.training.fsdp > 1 else ())
 
 
 def memory_report(
@@ -102,34 +102,36 @@ def memory_report(
     context: int | None = None,
     dtype: str = DTYPE,
     room: int | None = None,
-    how: Training = USUAL,
+    training: Training = USUAL,
 ) -> MemoryReport:
     """Memory of a spec under one workload. context: tokens already cached, which decode needs; room: bytes of a device.
 
     Raises UsageError for numbers that make no workload, and names that there are not.
     """
     plan, work = plan_and_work(spec, seq_len, batch, context, phase)
-    memory = _memory(plan, work, dtype, how)
+    memory = _memory(plan, work, dtype, training)
     dense = dense_twin(spec) if spec.mod else None
-    twin = _memory(resolve(dense, plan.seq_len), work, dtype, how) if dense else None
+    twin = _memory(resolve(dense, plan.seq_len), work, dtype, training) if dense else None
     cached = work.context + work.seq_len
     routings = ("expected", "all") if plan.cache_varies else ("expected",)
-    asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train", how=how)
+    asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train", training=training)
     found = fits(spec, room, **asked) if room else ()
-    choices = _choices(plan, work, dtype, how) if phase == "train" else ()
-    return MemoryReport(spec, plan, work, dtype, how, memory, twin, choices, cached, _caches(spec, plan, dense, cached, batch), room, tuple(found))
+    choices = _choices(plan, work, dtype, training) if phase == "train" else ()
+    return MemoryReport(
+        spec, plan, work, dtype, training, memory, twin, choices, cached, _caches(spec, plan, dense, cached, batch), room, tuple(found)
+    )
 
 
-def _memory(plan: Plan, work: Workload, dtype: str, how: Training) -> TrainMemory | SampleMemory:
-    return train_memory(plan, work.batch, how, dtype) if work.phase == "train" else sample_memory(plan, work, dtype)
+def _memory(plan: Plan, work: Workload, dtype: str, training: Training) -> TrainMemory | SampleMemory:
+    return train_memory(plan, work.batch, training, dtype) if work.phase == "train" else sample_memory(plan, work, dtype)
 
 
-def _choices(plan: Plan, work: Workload, dtype: str, how: Training) -> tuple[Choice, ...]:
+def _choices(plan: Plan, work: Workload, dtype: str, training: Training) -> tuple[Choice, ...]:
     """Every way to keep activations that differs from those before it."""
     rows, found = ledger(plan, work), []
     for recompute in RECOMPUTE:
         for attention in ATTENTION if fusible(rows) else ("explicit",):
-            kept = activations(rows, dtype, replace(how, recompute=recompute, attention=attention))
+            kept = activations(rows, dtype, replace(training, recompute=recompute, attention=attention))
             if all(kept != other.activations for other in found):
                 found.append(Choice(recompute, attention, kept))
     return tuple(found)

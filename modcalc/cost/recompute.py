@@ -30,7 +30,7 @@ class Hardware(Struct, frozen=True):
     train_step: Dim
 
 
-def hardware_flops(report: Report, how: Training = USUAL) -> Hardware:
+def hardware_flops(report: Report, training: Training = USUAL) -> Hardware:
     """What the device computes for the model FLOPs of `report`.
 
     attention: a fused kernel keeps no scores and computes q k^T again in its backward pass (FlashAttention, arXiv
@@ -41,13 +41,13 @@ def hardware_flops(report: Report, how: Training = USUAL) -> Hardware:
 
     Raises UsageError for a convention that counts recomputation itself.
     """
-    rule = report.convention
-    if rule.recompute_terms:
-        raise UsageError(f"convention {rule.name} counts recomputation itself; hardware FLOPs need one that does not, such as matmul")
-    attention = how.attention if fusible(report.rows, how.device) else "explicit"
-    again = whole(sum(_again(op, rule, how.recompute, attention) for op in report.rows))
+    convention = report.convention
+    if convention.recompute_terms:
+        raise UsageError(f"convention {convention.name} counts recomputation itself; hardware FLOPs need one that does not, such as matmul")
+    attention = training.attention if fusible(report.rows, training.device) else "explicit"
+    again = whole(sum(_again(op, convention, training.recompute, attention) for op in report.rows))
     f = report.flops
-    return Hardware(how.recompute, attention, f.forward, f.backward + again, again, f.train_step + again)
+    return Hardware(training.recompute, attention, f.forward, f.backward + again, again, f.train_step + again)
 
 
 def fusible(rows: Iterable[Op], device: str = "cuda") -> bool:
@@ -55,9 +55,9 @@ def fusible(rows: Iterable[Op], device: str = "cuda") -> bool:
     return all(op.fuses(device) for op in rows if isinstance(op, AttentionCore))
 
 
-def _again(op: Op, rule: Convention, recompute: str, attention: str) -> Dim:
+def _again(op: Op, convention: Convention, recompute: str, attention: str) -> Dim:
     """FLOPs of a row that run a second time in the backward pass."""
-    forward = rule.forward(op)
+    forward = convention.forward(op)
     again = forward if recompute == "full" and in_block(op) else 0
     if isinstance(op, AttentionCore):
         if attention == "fused":

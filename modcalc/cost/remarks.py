@@ -43,7 +43,7 @@ def masked_windows(report: Report, backward: bool = False) -> tuple[list[int], D
     if report.convention.causal != "full":
         return [], 0
     windows = [op for op in report.rows if isinstance(op, AttentionCore) and op.window is not None and not op.decode and op.window < op.context]
-    now, exact = (count_flops(windows, report.work, rule) for rule in (report.convention, replace(report.convention, causal="exact")))
+    now, exact = (count_flops(windows, report.work, one) for one in (report.convention, replace(report.convention, causal="exact")))
     return sorted({i for op in windows for i in op.layers}), whole(now.of(backward) - exact.of(backward))
 
 
@@ -70,13 +70,13 @@ _FREE = {
 
 def free_work(report: Report) -> list[str]:
     """What the model does and the convention bills at 0 FLOPs, in the order of the model."""
-    rule, found, billed = report.convention, {}, set()
+    convention, found, billed = report.convention, {}, set()
     for op in report.rows:
-        if rule.forward(op) == 0:
+        if convention.forward(op) == 0:
             found[_work(op)] = None
         else:
             billed.add(_work(op))  # another row of the same work may have no parameters of its own
-        if isinstance(op, Linear) and op.bias and rule.forward(replace(op, bias=False)) == rule.forward(op):
+        if isinstance(op, Linear) and op.bias and convention.forward(replace(op, bias=False)) == convention.forward(op):
             found["bias additions"] = None
     return [work for work in found if work not in billed]
 

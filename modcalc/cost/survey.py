@@ -15,7 +15,7 @@ from modcalc.spec.schema import Spec
 class Entry(Struct, frozen=True):
     """A convention's FLOPs of a train step of all sequences, and its relative differences to the matmul count."""
 
-    rule: Convention
+    convention: Convention
     flops: Flops
     train_per_token: Dim
     forward_difference: Fraction
@@ -26,11 +26,11 @@ def survey(spec: Spec, *, seq_len: int | None = None, batch: int = 1) -> tuple[R
     """(the report by matmul, an entry for each convention). Raises UsageError as `account` does."""
     report = account(spec, seq_len=seq_len, batch=batch, phase="train", convention=MATMUL)
     exact, entries = report.flops, []
-    for rule in CONVENTIONS.values():
-        f = count_flops(report.rows, report.work, rule)
+    for convention in CONVENTIONS.values():
+        f = count_flops(report.rows, report.work, convention)
         entries.append(
             Entry(
-                rule,
+                convention,
                 f,
                 whole(Fraction(f.train_step) / report.work.tokens),
                 Fraction(f.forward) / Fraction(exact.forward) - 1,

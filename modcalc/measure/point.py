@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
-from modcalc.measure import verdict
+from modcalc.measure import caveats
 from modcalc.measure.attribution import attribute, whole
 from modcalc.measure.hardware import Device, Peak, describe
 from modcalc.measure.identity import point_key
@@ -136,7 +136,7 @@ def measure(job: Job, say: Say = quiet) -> Result:
         baseline=baseline,
         ranks=ranks,
         attribution=attributed,
-        warnings=[doubt for doubt in (*doubts(s, fields, device, found.waiting), verdict.memory_was_freed(found.freed), *doubtful) if doubt],
+        warnings=[doubt for doubt in (*doubts(s, fields, device, found.waiting), caveats.memory_was_freed(found.freed), *doubtful) if doubt],
     )
     result.warnings.extend(unlike(result, attributed))
     return rated(result, job.peak, job.reached)
@@ -179,9 +179,9 @@ def attributions(rigs: Sequence[Rig], job: Job) -> tuple[list[Attribution], list
     except (RuntimeError, MemoryError) as error:
         if job.world or not out_of_memory(error):
             raise
-        doubtful.append(verdict.not_attributed(rig.report.plan.name, job.by))
+        doubtful.append(caveats.not_attributed(rig.report.plan.name, job.by))
     if found and job.trace and not whole(job.trace):
-        doubtful.append(verdict.no_trace(job.trace))
+        doubtful.append(caveats.no_trace(job.trace))
     return found, doubtful
 
 
@@ -193,20 +193,20 @@ def unlike(result: Result, found: Sequence[Attribution]) -> list[str]:
     s, on_cpu = result.settings, result.device.type == "cpu"
     for a in found:
         if on_cpu:
-            doubts.append(verdict.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s))
+            doubts.append(caveats.profiler_slows(a.spec, a.by, a.step_time_s, a.unprofiled_s))
         if not (s.compile or s.cuda_graph):
-            doubts.append(verdict.other_steps(a.spec, a.by, a.unprofiled_s, result.timed(a.spec).step_time_s.median))
+            doubts.append(caveats.other_steps(a.spec, a.by, a.unprofiled_s, result.timed(a.spec).step_time_s.median))
     return [doubt for doubt in doubts if doubt]
 
 
 def doubts(s: Settings, fields: Sequence[dict[str, Any]], device: Device, waiting: float | None) -> list[str | None]:
-    """What a sceptical reader would object to, None for each that there is no reason for. waiting: see `verdict.busy`."""
-    found = [verdict.few_samples(fields[0]["step_time_s"].n)]
-    spreads = [verdict.wide_spread(own["spec"], own["step_time_s"], device, waiting) for own in fields]
-    found += spreads if any(spreads) else [verdict.busy(device, waiting)]
+    """What a sceptical reader would object to, None for each that there is no reason for. waiting: see `caveats.busy`."""
+    found = [caveats.few_samples(fields[0]["step_time_s"].n)]
+    spreads = [caveats.wide_spread(own["spec"], own["step_time_s"], device, waiting) for own in fields]
+    found += spreads if any(spreads) else [caveats.busy(device, waiting)]
     for own in fields:
         found += [
-            verdict.launch_bound(own["spec"], own["launch_s"], own["step_time_s"].median, s.busier),
-            verdict.not_finite(own["spec"], own["loss"]),
+            caveats.launch_bound(own["spec"], own["launch_s"], own["step_time_s"].median, s.busier),
+            caveats.not_finite(own["spec"], own["loss"]),
         ]
     return found

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from modcalc.measure import verdict
+from modcalc.measure import caveats
 from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Failed, Measured, Record, Result
 
@@ -68,5 +68,5 @@ def _shares(m: Measured, peak: Peak | None, reached: Peak | None) -> dict[str, f
 def _doubts(result: Result) -> list[str]:
     doubts: list[str | None] = []
     for m in (result, *([result.baseline] if result.baseline else [])):
-        doubts += [result.peak and verdict.beyond_peak(m.spec, m.mfu, result.peak.source), verdict.beyond_reached(m.spec, m.mfu_reached)]
+        doubts += [result.peak and caveats.beyond_peak(m.spec, m.mfu, result.peak.source), caveats.beyond_reached(m.spec, m.mfu_reached)]
     return [doubt for doubt in doubts if doubt]

@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from modcalc.errors import UsageError, first_line
-from modcalc.measure import verdict
+from modcalc.measure import caveats
 from modcalc.measure.hardware import describe
 from modcalc.measure.heap import give_back, keep
 from modcalc.measure.point import Job, measure, now, unlike
@@ -81,7 +81,7 @@ def run(
         if stands:
             known = _kept(rated(before, job.peak, job.reached), before, results)
             if not job.world:
-                yield msgspec.structs.replace(known, warnings=[*known.warnings, verdict.ran_out(record.error)]), True
+                yield msgspec.structs.replace(known, warnings=[*known.warnings, caveats.ran_out(record.error)]), True
                 continue
         elif results:
             record = record if again else _with_other_parts(record, before)  # figures that are doubted are not kept

@@ -23,14 +23,16 @@ def table(report: Report, entries: Sequence[Entry]) -> Table:
     """One row a convention. `to matmul` compares train steps."""
     w = report.work
     notes = [f"to matmul: relative difference of a train step to the matmul count, {report.flops.train_step:,} FLOPs"]
-    own = [f"{e.rule.name} 1 per multiply-add" for e in entries if e.rule.multiply_add == 1]
+    own = [f"{e.convention.name} 1 per multiply-add" for e in entries if e.convention.multiply_add == 1]
     if own:
         notes.append(f"1 multiply-add = 2 FLOPs, but for {', '.join(own)}")
     return Table(
         title=report.plan.name,
         headline=[f"{several(w.batch, 'sequence')} of {w.seq_len:,} tokens; {report.params.total:,} parameters"],
         columns=COLUMNS,
-        rows=[(e.rule.name, e.flops.forward, e.train_per_token, e.train_difference, e.rule.counts, e.rule.citation) for e in entries],
+        rows=[
+            (e.convention.name, e.flops.forward, e.train_per_token, e.train_difference, e.convention.counts, e.convention.citation) for e in entries
+        ],
         notes=notes,
     )
 
@@ -44,8 +46,8 @@ def document(report: Report, entries: Sequence[Entry]) -> dict[str, Any]:
         "params": {"total": report.params.total},
         "conventions": [
             {
-                **convention_document(e.rule),
-                "flops_per_multiply_add": e.rule.multiply_add,
+                **convention_document(e.convention),
+                "flops_per_multiply_add": e.convention.multiply_add,
                 "forward": e.flops.forward,
                 "train_step": e.flops.train_step,
                 "train_per_token": e.train_per_token,
@@ -57,6 +59,6 @@ def document(report: Report, entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def convention_document(rule: Convention) -> dict[str, Any]:
+def convention_document(convention: Convention) -> dict[str, Any]:
     """What every document says of a convention."""
-    return {"name": rule.name, "causal": rule.causal, "counts": rule.counts, "citation": rule.citation}
+    return {"name": convention.name, "causal": convention.causal, "counts": convention.counts, "citation": convention.citation}

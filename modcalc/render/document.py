@@ -17,12 +17,12 @@ def account_document(
     report: Report, by: str = "component", *, twin: Report | None = None, sampling: Mapping[str, Report] | None = None, macs: bool = False
 ) -> dict[str, Any]:
     """Keys as docs/json.md promises them; `counters` and `agree` are those of an account without counters."""
-    work, rule, p = report.work, report.convention, report.params
+    work, convention, p = report.work, report.convention, report.params
     layers, saved = masked_windows(report)
     document = {
         "spec": report.plan.name,
         "workload": {"batch": work.batch, "seq_len": work.seq_len, "context": work.context, "phase": work.phase, "routing": work.routing},
-        "convention": convention_document(rule) | {"flops_per_multiply_add": rule.multiply_add},
+        "convention": convention_document(convention) | {"flops_per_multiply_add": convention.multiply_add},
         "params": {"total": p.total, "active": p.active, "embedding": p.embedding, "non_embedding": p.non_embedding},
         "flops": flops(report),
         "expectation": is_expectation(report),
@@ -50,7 +50,9 @@ def account_document(
     if work.sampling:
         document["kv_cache"] = {"bytes": kv_bytes(report), "dtype": DTYPE, "tokens": work.context + work.seq_len}
     if macs:
-        document["macs"] = {name: value if value is None else whole(Fraction(value) / rule.multiply_add) for name, value in flops(report).items()}
+        document["macs"] = {
+            name: value if value is None else whole(Fraction(value) / convention.multiply_add) for name, value in flops(report).items()
+        }
     if twin:
         ratio = Fraction(report.flops.forward) / Fraction(twin.flops.forward)
         document["dense_twin"] = {"params": {"total": twin.params.total}, "flops": flops(twin), "forward_ratio": float(ratio)}
@@ -76,12 +78,12 @@ def _trained(report: Report, value: Any) -> Any:
 
 def rows(report: Report) -> list[dict[str, Any]]:
     """Every operation of every module: path, kind, forward FLOPs, parameters."""
-    rule, found = report.convention, []
+    convention, found = report.convention, []
     for op in report.rows:
         one = Fraction(1, op.repeat)
         values = {
-            "flops": whole(rule.forward(op) * one),
-            "backward_flops": _trained(report, whole(rule.backward(op) * one)),
+            "flops": whole(convention.forward(op) * one),
+            "backward_flops": _trained(report, whole(convention.backward(op) * one)),
             "params": whole(op.params * one),
         }
         kind = getattr(op, "what", op.kind)

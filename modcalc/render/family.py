@@ -46,7 +46,7 @@ def table(family: Constant) -> Table:
         f"held: {COSTS[family.hold]}, {grouped(family.target)} {unit}".rstrip(),
         f"varied: {', '.join(family.vary)}; solved for: {family.solve}{steps}",
         f"one sequence of {basis.seq_len:,} tokens; KV cache of as many in bf16",
-        f"{basis.rule.title}: counts {basis.rule.counts}",
+        f"{basis.convention.title}: counts {basis.convention.counts}",
         f"rule: relative difference to what is held at most {float(family.within):g} (--within)",
         *(f"rule: {line}" for line in family.family.rules({*family.vary, family.solve})),
     ]
@@ -64,6 +64,6 @@ def document(family: Constant, files: Mapping[int, str]) -> dict[str, Any]:
         "multiple_of": family.step,
         "within": float(family.within),
         "workload": {"seq_len": family.basis.seq_len, "context": family.basis.context if family.hold == "decode" else None},
-        "convention": convention_document(family.basis.rule),
+        "convention": convention_document(family.basis.convention),
         "candidates": [candidate_document(m.candidate, files, kv_cache_bytes=m.kv_bytes, drift=m.drift) for m in family.members],
     }

@@ -183,8 +183,8 @@ def shape(c: Candidate) -> dict[str, Any]:
 
 
 def _rules(answer: Answer) -> list[str]:
-    rule = answer.asked.basis.rule
-    return [f"{rule.title}: counts {rule.counts}", *(f"rule: {line}" for line in answer.rules)]
+    convention = answer.asked.basis.convention
+    return [f"{convention.title}: counts {convention.counts}", *(f"rule: {line}" for line in answer.rules)]
 
 
 def _tally(found: Found) -> list[str]:

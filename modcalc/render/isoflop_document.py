@@ -37,7 +37,7 @@ def document(answer: Answer, files: Mapping[int, str]) -> dict[str, Any]:
             "seq_len": basis.seq_len,
             "context": basis.context if target and target.by == "decode" else None,
         },
-        "convention": convention_document(basis.rule),
+        "convention": convention_document(basis.convention),
         "within": asked.within,
         "rules": list(answer.rules),
         "notes": list(answer.notes),

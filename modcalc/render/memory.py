@@ -55,19 +55,19 @@ def headline(reports: Sequence[MemoryReport]) -> list[str]:
     what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {tokens} tokens{cached}"
     if not isinstance(m, TrainMemory):
         return [f"{what}{expected}; weights{' and cache' if w.sampling else ''} in {report.dtype}"]
-    how = report.how
+    training = report.training
     states = "fp32 weights and states" if m.master else f"states in {report.dtype}"
-    optimizer = f"{how.optimizer}: {states}" if m.states or m.master else how.optimizer
+    optimizer = f"{training.optimizer}: {states}" if m.states or m.master else training.optimizer
     recompute = {
         "none": "activations kept, none computed again",
         "selective": "activations kept, but attention computed again",
         "full": "inputs of blocks kept, every block computed again",
     }
-    activations = recompute[how.recompute]
-    sharing = [f"of one of {how.fsdp:,} GPUs, which hold weights, gradients and optimizer in slices (FSDP2)"] if how.fsdp > 1 else []
+    activations = recompute[training.recompute]
+    sharing = [f"of one of {training.fsdp:,} GPUs, which hold weights, gradients and optimizer in slices (FSDP2)"] if training.fsdp > 1 else []
     return [
         f"{what}; weights, gradients and activations in {report.dtype}; {optimizer}",
-        f"{activations}; {_attention(report)}, kernels of {how.device}",
+        f"{activations}; {_attention(report)}, kernels of {training.device}",
         *sharing,
     ]
 
@@ -102,7 +102,7 @@ def comparison(reports: Sequence[MemoryReport]) -> Table:
             "weights": lambda m: m.weights,
             "gradients": lambda m: m.gradients,
             "optimizer": lambda m: m.master + m.states,
-            **({"gathered": lambda m: m.gathered} if first.how.fsdp > 1 else {}),
+            **({"gathered": lambda m: m.gathered} if first.training.fsdp > 1 else {}),
             "activations": lambda m: m.activations.total,
             "at the peak": lambda m: m.peak,
         }
@@ -216,7 +216,7 @@ def _limit(fit: Fit, report: MemoryReport) -> str:
     if fit.largest:
         return ""
     fixed = report.fixed(fit.phase)
-    held = "weights, gradients, optimizer and gathered weights" if report.how.fsdp > 1 else "weights, gradients and optimizer"
+    held = "weights, gradients, optimizer and gathered weights" if report.training.fsdp > 1 else "weights, gradients and optimizer"
     what = held if fit.phase == "train" else "weights"
     return f"{what} alone take {binary_bytes(fixed)}" if fixed > report.room else "not even 1 fits"
 
@@ -243,7 +243,7 @@ def remarks(reports: Sequence[MemoryReport]) -> Facts:
     if len(reports) == 1:
         found.append(("parameters", count(report.params)))
         if isinstance(m, TrainMemory):
-            each = " on each GPU" if report.how.fsdp > 1 else ""
+            each = " on each GPU" if report.training.fsdp > 1 else ""
             found.append(("per parameter", f"{float(Fraction(m.fixed, report.params)):.4g} bytes of weights, gradients and optimizer{each}"))
             found.append(("peak", _peak(m)))
         if report.twin:

@@ -8,17 +8,17 @@ from modcalc.cost.memory_report import MemoryReport
 
 def memory_document(report: MemoryReport) -> dict[str, Any]:
     """Keys as docs/json.md promises them; bytes throughout."""
-    w, how = report.work, report.how
+    w, training = report.work, report.training
     train = w.phase == "train"
     return {
         "spec": report.plan.name,
         "workload": {"batch": w.batch, "seq_len": w.seq_len, "context": w.context, "phase": w.phase, "routing": w.routing},
         "dtype": report.dtype,
-        "optimizer": how.optimizer if train else None,
-        "recompute": how.recompute if train else None,
+        "optimizer": training.optimizer if train else None,
+        "recompute": training.recompute if train else None,
         "attention": report.attention if train else None,
-        "device": how.device if train else None,
-        "fsdp": how.fsdp if train else None,
+        "device": training.device if train else None,
+        "fsdp": training.fsdp if train else None,
         "params": {"total": report.params},
         "bytes": memory_bytes(report.memory),
         "activations": [

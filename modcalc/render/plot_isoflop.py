@@ -17,7 +17,7 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
     A matched model is a star among the shapes that cost as much. Both axes are logarithmic.
     """
     basis, family = answer.asked.basis, answer.asked.terms.family.spec.name
-    what = f"whole steps of {basis.batch:,} x {basis.seq_len:,} tokens; {basis.rule.title}"
+    what = f"whole steps of {basis.batch:,} x {basis.seq_len:,} tokens; {basis.convention.title}"
     if answer.light or not answer.target:
         what += f"; diamond: the row nearest to {MARKS[0]}"
     if answer.target:

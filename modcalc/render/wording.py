@@ -67,7 +67,7 @@ def lengths_differ(reports: Sequence[Any]) -> bool:
 
 def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: bool = False) -> list[str]:
     """What is computed, and by whose rule it is counted. own_length: of several specs, each at its own T; backward: a train step."""
-    w, rule = report.work, report.convention
+    w, convention = report.work, report.convention
     sequences = several(w.batch, "sequence")
     cached = f" after {w.context:,} cached" if w.context else ""
     if w.phase == "decode":
@@ -78,15 +78,15 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: 
     if w.phase == "prefill":
         what += ", logits of the last one"
     each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"
-    pairs = PAIRS[rule.causal] if w.phase != "decode" or rule.causal is None else "all keys of the one query count"
-    lines = [what, f"{rule.title}: {each}, {pairs}"]
-    return [*lines, *in_words(rule)]
+    pairs = PAIRS[convention.causal] if w.phase != "decode" or convention.causal is None else "all keys of the one query count"
+    lines = [what, f"{convention.title}: {each}, {pairs}"]
+    return [*lines, *in_words(convention)]
 
 
-def in_words(rule: Convention) -> list[str]:
+def in_words(convention: Convention) -> list[str]:
     """What a convention counts, but for the one that all know here; its own words name its own rule for pairs."""
-    own = rule.name != "matmul" and rule.causal == CONVENTIONS[rule.name].causal
-    return [f"counts {rule.counts}"] if own else []
+    own = convention.name != "matmul" and convention.causal == CONVENTIONS[convention.name].causal
+    return [f"counts {convention.counts}"] if own else []
 
 
 RANKING = f"{CANNOT_SAMPLE}; billed at the share of a whole one that they choose"

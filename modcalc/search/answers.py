@@ -71,7 +71,7 @@ def matched(asked: Asked, other: Spec, by: str, progress: Progress) -> Answer:
     family, basis = asked.terms.family, asked.basis
     there = at_length(other, basis.seq_len)
     budget = asked.budgets[0] if asked.budgets else None
-    report = account(there, convention=basis.rule)
+    report = account(there, convention=basis.convention)
     train = report.flops.train_step
     target = Target(
         there, by, cost(there, by, basis), report.params.total, report.flops.forward, train,

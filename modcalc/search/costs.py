@@ -32,7 +32,7 @@ class Basis:
     seq_len: int
     batch: int
     context: int
-    rule: Convention
+    convention: Convention
 
     def work(self, phase: str) -> Workload:
         """One sequence, or at decode one token of it."""
@@ -59,6 +59,6 @@ def bill(plan: Plan, names: Iterable[str], basis: Basis, rows: Callable[[Op], bo
         if name in ("params", "active", "non_embedding"):
             found[name] = count_params(ops).of(name)
         else:
-            flops = count_flops(ops, basis.work(phase), basis.rule)
+            flops = count_flops(ops, basis.work(phase), basis.convention)
             found[name] = flops.train_step if name == "train" else flops.forward
     return found

@@ -162,10 +162,12 @@ def tokens_per_param(c: Candidate, count: str = "params") -> Fraction:
 
 def _integral(by: str, family: Family, basis: Basis) -> bool:
     """Whether float64 bills `by` in integers alone; shares of routed blocks are none, nor means over where kept tokens stand."""
-    rule, mod = basis.rule, family.spec.mod
+    convention, mod = basis.convention, family.spec.mod
     if by in ("forward", "train"):
-        means = mod is not None and mod.keys == "all" and rule.causal not in ("full", "window")
-        return not means and all(term.basis != "active params" for term in (*rule.forward_terms, *rule.backward_terms, *rule.recompute_terms))
+        means = mod is not None and mod.keys == "all" and convention.causal not in ("full", "window")
+        return not means and all(
+            term.basis != "active params" for term in (*convention.forward_terms, *convention.backward_terms, *convention.recompute_terms)
+        )
     return by in ("params", "non_embedding") or (by == "kv" and mod is None)
 
 

@@ -89,7 +89,7 @@ def candidate(family: Family, shape: Shape, basis: Basis, by: str | None = None)
     """The exact account of one shape; `by` names the cost to match. A spec that cannot be run is dropped, with the reason."""
     spec = family.apply(shape)
     spec = structs.replace(spec, name=family.name(shape, spec))
-    report = account(spec, seq_len=basis.seq_len, convention=basis.rule)
+    report = account(spec, seq_len=basis.seq_len, convention=basis.convention)
     own = None if by is None else cost(spec, by, basis)
     made = Candidate(spec, shape, report.params, report.flops.forward, report.flops.train_step, basis.seq_len, cost=own)
     problems = find_problems(spec)

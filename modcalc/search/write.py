@@ -66,15 +66,17 @@ def specs_of(answer: Answer) -> Iterator[tuple[Candidate, Spec]]:
             if answer.target:
                 by, goal, of, name = answer.target.by, answer.target.cost, c.cost, answer.target.spec.name
                 limits = equal(by, goal, answer.asked.within, basis, basis.batch if c.schedule else Costs(c.spec).batch_size)
-                text = f"{COSTS[by]}: {of}, as many as {name} within {float(answer.asked.within):g}; {basis.rule.title}; a shape of {family.name}"
+                text = (
+                    f"{COSTS[by]}: {of}, as many as {name} within {float(answer.asked.within):g}; {basis.convention.title}; a shape of {family.name}"
+                )
                 yield c, _spec(c, text, limits, c.spec.name, basis)
                 continue
             suffix = f"-{spent}" if several else ""
-            text = f"spends {spent} training FLOPs; {basis.rule.title}; a shape of {family.name}"
+            text = f"spends {spent} training FLOPs; {basis.convention.title}; a shape of {family.name}"
             yield c, _spec(c, text, {}, c.spec.name + suffix, basis)
             if c.matched and c.matched.status == OK:
                 limits = equal("forward", c.forward, answer.asked.within, basis)
-                text = f"spends {spent} training FLOPs; {COSTS['forward']} as {c.spec.name}; {basis.rule.title}; a shape of {answer.light.name}"
+                text = f"spends {spent} training FLOPs; {COSTS['forward']} as {c.spec.name}; {basis.convention.title}; a shape of {answer.light.name}"
                 yield c.matched, _spec(c.matched, text, limits, c.matched.spec.name + suffix, basis)
 
 
@@ -98,4 +100,4 @@ def equal(by: str, goal: Exact, within: Fraction, basis: Basis, batch: int = 1) 
 
 
 def _checkable(basis: Basis) -> bool:
-    return (basis.rule.name, basis.rule.causal) == ("matmul", "full")
+    return (basis.convention.name, basis.convention.causal) == ("matmul", "full")

@@ -1,15 +1,12 @@
 """A `mod` section written on the command line: capacity=0.125,every=2."""
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from modcalc.errors import UsageError
 from modcalc.spec.convert import Problem, dotted
-from modcalc.spec.imported import notes
-from modcalc.spec.load import load, told_apart
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 from modcalc.spec.yaml_nodes import scalar
@@ -42,29 +39,6 @@ def _dotted(problem: Problem) -> Problem:
         meant = dotted((*problem.path[1:], keys.split(", ")[0].split(" ")[0]))
         return msgspec.structs.replace(problem, hint=f"a key inside a section has a dot, as in {meant}=…")
     return problem
-
-
-def noted(spec: Spec) -> Spec:
-    """The spec, once stderr has said what an import left out of it."""
-    for note in notes(spec):
-        print(f"note: {note}", file=sys.stderr)
-    return spec
-
-
-def load_as(source: str, mod: str | None = None) -> Spec:
-    """The spec that a command was given, as the Mixture-of-Depths model that its --mod says, if it has one.
-
-    Says on stderr what is in no bill (what an import did not carry, routing that --mod replaces) and sizes that no file gave.
-    """
-    spec = noted(load(source))
-    if mod is not None and spec.mod is not None:
-        print(f"note: {spec.name}: --mod replaces its own mod section", file=sys.stderr)
-    return spec if mod is None else apply_mod(spec, mod)
-
-
-def load_all(sources: Sequence[str], mod: str | None) -> list[Spec]:
-    """Every spec that a command was given, see `load_as`, and `told_apart`."""
-    return told_apart([load_as(source, mod) for source in sources], sources)
 
 
 def parse_mod(text: str) -> dict[str, Any]:
