@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from modcalc.measure.distributed import World
     from modcalc.measure.hardware import Peak
     from modcalc.measure.point import Job
+    from modcalc.measure.records import Record
     from modcalc.measure.results import ResultsFile
     from modcalc.measure.rigs import Say
 
@@ -162,10 +163,10 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
 
 def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, target: Path | None, format: str) -> None:
     """Measure every job, say what is doubtful, and show all at the end, or what there is when interrupted."""
-    from modcalc.measure.records import Failed, Record, Result
+    from modcalc.measure.records import Failed, Record
     from modcalc.measure.results import ResultsFile
     from modcalc.measure.rigs import quiet
-    from modcalc.measure.sweep import recalled, run
+    from modcalc.measure.sweep import run
     from modcalc.render.output import emit
     from modcalc.render.points import point_name, warnings
     from modcalc.render.profile import document, tables
@@ -179,11 +180,8 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
 
     def measuring(job: "Job") -> "AbstractContextManager[Say]":
         name = point_name(job.spec.name, job.settings)
-        known = file.records.get(job.key()) if first and file else None
-        if known and not again:
-            print(f"{name}: in {out} without {f'--trace {job.trace}' if job.trace else f'--by {job.by}'}, so measured again", file=sys.stderr)
-        elif isinstance(known, Result) and (lost := sorted({a.by for a in known.attribution} - {job.by})):
-            print(f"{name}: its time by {' and '.join(lost)} in {out} is of the measurement that this one replaces", file=sys.stderr)
+        if first and file:
+            _say_what_it_replaces(name, job, file, again)
         return during(f"measuring {name}, {_promise(job)}")
 
     file = ResultsFile(out) if out else None  # in every process, so that all stop at a file that is not ours
@@ -205,10 +203,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
                         print(f"warning: {doubt}", file=sys.stderr)
         except (KeyboardInterrupt, UsageError) as why:
             stopped = why
-            if results:  # points behind this one may be known, and one that the disk had no room for is
-                shown = {record.key: record for record in records}
-                known = [job for job in todo if results.records.get(job.key()) is not before.get(job.key())]
-                records = [record for job in known if (record := shown.get(job.key()) or recalled(job, results))]
+            records = _known(todo, records, results, before) if results else records
         if first and records:
             emit(document(records, len(todo)), tables(records, format), format)
             if target and not all(isinstance(record, Failed) for record in records):
@@ -223,6 +218,28 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
         raise typer.Exit(130)
     if all(isinstance(record, Failed) for record in records):
         raise UsageError(f"no point fitted into memory: {records[0].error}; {records[0].settings.smaller}")
+
+
+def _say_what_it_replaces(name: str, job: "Job", file: "ResultsFile", again: bool) -> None:
+    """Why a point that the file holds is measured once more, or what is lost by that."""
+    from modcalc.measure.records import Result
+
+    known = file.records.get(job.key())
+    if known and not again:
+        print(f"{name}: in {file.path} without {f'--trace {job.trace}' if job.trace else f'--by {job.by}'}, so measured again", file=sys.stderr)
+    elif isinstance(known, Result) and (lost := sorted({a.by for a in known.attribution} - {job.by})):
+        print(f"{name}: its time by {' and '.join(lost)} in {file.path} is of the measurement that this one replaces", file=sys.stderr)
+
+
+def _known(todo: "list[Job]", records: "list[Record]", results: "ResultsFile", before: dict[str, "Record"]) -> "list[Record]":
+    """Of a run that stopped, all that is known of its jobs and was not there `before`: also points behind the last one, and one that the
+    disk had no room for.
+    """
+    from modcalc.measure.sweep import recalled
+
+    shown = {record.key: record for record in records}
+    jobs = [job for job in todo if results.records.get(job.key()) is not before.get(job.key())]
+    return [record for job in jobs if (record := shown.get(job.key()) or recalled(job, results))]
 
 
 def _promise(job: "Job") -> str:

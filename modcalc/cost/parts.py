@@ -17,41 +17,15 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At, keys: At) -> list[Op]:
     """
     H, K, N, Nv = a.n_heads, a.n_kv_heads, a.head_dim, a.v_head_dim
     proj = "attention"
-    rows: list[Op] = []
     decode = at.work.phase == "decode"
     # A window's cache never holds more keys than a query may see beside itself.
     cached = at.cached if a.window is None or not at.work.sampling else least(at.cached, a.window - 1)
-    absorbed = a.latent is not None and decode
     apart = keys is not at
+    rows = _latent_projections(a, D, at, keys, cached) if a.latent else _projections(a, D, at, keys)
     core = dict(d_model=D, softcap=a.softcap is not None, n_heads=H, n_kv_heads=K, head_dim=N, v_head_dim=Nv, part=a)
-    if a.latent:
-        lat = a.latent
-        if lat.q_rank is not None:
-            rows += [
-                at.linear("attn.q_down", proj, D, lat.q_rank, a.q_bias),
-                at.of("attn.q_down").norm("attn.q_down_norm", lat.q_norm),
-                at.of("attn.q_down_norm").linear("attn.q_up", proj, lat.q_rank, H * N),
-            ]
-        else:
-            rows.append(at.linear("attn.q_proj", proj, D, H * N, a.q_bias))
-        rows.append(keys.linear("attn.kv_down", proj, D, lat.kv_rank + lat.rope_dim, a.k_bias))
-        rows.append(keys.of("attn.kv_down").norm("attn.kv_down_norm", lat.kv_norm, beside=lat.rope_dim))
-        # Absorbed or not, a new token multiplies once with the whole of kv_up; where less than one is expected, so are fewer expansions.
-        some = least(at.tokens, 1)
-        new = at.tokens if decode or not apart else keys.tokens * some
-        over = dict(tokens=new if decode else new + cached * some, active=keys.active)
-        rows.append(at.of("attn.kv_down_norm").linear("attn.kv_up", proj, lat.kv_rank, H * (lat.nope_dim + Nv), **over))
-        if absorbed:
-            core |= dict(n_kv_heads=1, head_dim=lat.kv_rank + lat.rope_dim, v_head_dim=lat.kv_rank, absorbed=True)
-        rotated = 1
-    else:
-        rows += [
-            at.linear("attn.q_proj", proj, D, H * N, a.q_bias),
-            keys.linear("attn.k_proj", proj, D, K * N, a.k_bias),
-        ]
-        if not a.values_from_keys:
-            rows.append(keys.linear("attn.v_proj", proj, D, K * Nv, a.v_bias))
-        rotated = K
+    if a.latent and decode:
+        core |= dict(n_kv_heads=1, head_dim=a.latent.kv_rank + a.latent.rope_dim, v_head_dim=a.latent.kv_rank, absorbed=True)
+    rotated = 1 if a.latent else K
     values = "attn.k_proj" if a.values_from_keys else "attn.v_proj"
     norms = (
         (at, "attn.q_norm", "attn.q_proj", a.q_norm, H, N),
@@ -77,6 +51,38 @@ def attention_rows(a: AttentionPlan, D: Dim, at: At, keys: At) -> list[Op]:
         rows.append(at.linear("attn.gate_proj", proj, D, H * a.gate))
         rows.append(at.of("attn.core").point("attn", proj, "gate", H * Nv, part=a))
     rows.append(at.of("attn" if gated else "attn.core").linear("attn.o_proj", proj, H * Nv, D, a.o_bias))
+    return rows
+
+
+def _projections(a: AttentionPlan, D: Dim, at: At, keys: At) -> list[Op]:
+    """To queries, keys and values."""
+    rows: list[Op] = [
+        at.linear("attn.q_proj", "attention", D, a.n_heads * a.head_dim, a.q_bias),
+        keys.linear("attn.k_proj", "attention", D, a.n_kv_heads * a.head_dim, a.k_bias),
+    ]
+    if not a.values_from_keys:
+        rows.append(keys.linear("attn.v_proj", "attention", D, a.n_kv_heads * a.v_head_dim, a.v_bias))
+    return rows
+
+
+def _latent_projections(a: AttentionPlan, D: Dim, at: At, keys: At, cached: Dim) -> list[Op]:
+    """To queries, to latents, and from latents, those of `cached` tokens as well, to keys and values."""
+    lat, H = a.latent, a.n_heads
+    if lat.q_rank is not None:
+        rows: list[Op] = [
+            at.linear("attn.q_down", "attention", D, lat.q_rank, a.q_bias),
+            at.of("attn.q_down").norm("attn.q_down_norm", lat.q_norm),
+            at.of("attn.q_down_norm").linear("attn.q_up", "attention", lat.q_rank, H * a.head_dim),
+        ]
+    else:
+        rows = [at.linear("attn.q_proj", "attention", D, H * a.head_dim, a.q_bias)]
+    rows.append(keys.linear("attn.kv_down", "attention", D, lat.kv_rank + lat.rope_dim, a.k_bias))
+    rows.append(keys.of("attn.kv_down").norm("attn.kv_down_norm", lat.kv_norm, beside=lat.rope_dim))
+    # Absorbed or not, a new token multiplies once with the whole of kv_up; where less than one is expected, so are fewer expansions.
+    decode, some = at.work.phase == "decode", least(at.tokens, 1)
+    new = at.tokens if decode or keys is at else keys.tokens * some
+    over = dict(tokens=new if decode else new + cached * some, active=keys.active)
+    rows.append(at.of("attn.kv_down_norm").linear("attn.kv_up", "attention", lat.kv_rank, H * (lat.nope_dim + a.v_head_dim), **over))
     return rows
 
 
