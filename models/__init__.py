@@ -3,11 +3,12 @@
 from .cache import Cache
 from .decoder import Decoder, Output
 from .losses import auxiliary, cross_entropy, objective, training_loss
-from .routing import Routing
+from .routing import CausalRouting, Routing
 from .sampling import causal_forward, decode, generate, prefill
 
 __all__ = [
     "Cache",
+    "CausalRouting",
     "Decoder",
     "Output",
     "Routing",

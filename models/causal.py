@@ -21,7 +21,7 @@ from .decoder import Decoder
 from .latent import LatentAttention
 from .losses import routings
 from .positions import Positions
-from .routing import Routed, Routing, Sub, blend
+from .routing import CausalRouting, Routed, Routing, Sub, blend
 
 DECIDE = ("router", "predictor")
 # Shapes follow the decisions, and rows that differ bring masks. torch may send masked attention to cuDNN, which plans anew for every
@@ -153,7 +153,7 @@ class Pass:
         if not alike:
             new = torch.where(valid[..., None], new, chosen if routed.bypass is None else routed.gather(x, kept))
         scores = passes.float() if r is None else r
-        return routed.scatter(x, kept, new), Routing(scores, (order % T).masked_fill(order >= T, -1), predicted, at.valid)
+        return routed.scatter(x, kept, new), CausalRouting(scores, (order % T).masked_fill(order >= T, -1), predicted, at.valid)
 
     def _route_rows(self, routed: Routed, index: int, x: Tensor, at: Positions, sub: Sub, then: Sub | None = None) -> tuple[Tensor, Routing]:
         """One token a row: the rows that pass are computed, the others are not."""
@@ -176,7 +176,7 @@ class Pass:
             out = new if all_go else out.index_put((go.there,), new)
             self.rows = outer
         scores = passes.float() if r is None else r
-        return out, Routing(scores, torch.where(passes, 0, -1), predicted)
+        return out, CausalRouting(scores, torch.where(passes, 0, -1), predicted)
 
     def _keys(self, block: Block, place: Place, x: Tensor, at: Positions) -> tuple[Tensor, ...]:
         """Keys and values of x [B, T, D], normed, as `compress` makes them; the cache holds them from then on."""

@@ -9,7 +9,7 @@ from modcalc.spec.plan import Plan, RoutingPlan
 
 from .decoder import Output
 from .precision import wide
-from .routing import Routing
+from .routing import CausalRouting, Routing
 
 
 def cross_entropy(output: Output, targets: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def auxiliary(plan: Plan, output: Output) -> dict[str, Tensor]:
 
     Raises UsageError for an output of causal_forward, which chose no top-k.
     """
-    if any(routing.kept.shape[-1] != r.capacity for r, routing in zip(routings(plan), output.routing, strict=True)):
+    if any(isinstance(routing, CausalRouting) for routing in output.routing):
         raise UsageError(f"{plan.name}: routing of causal_forward; these losses are of the training forward, model(tokens)")
     # All routings of a shape at once: launches of a few small kernels for each block would be time in which nothing computes.
     alike: dict[tuple, list[Routing]] = {}

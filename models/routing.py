@@ -27,7 +27,7 @@ class Routing(NamedTuple):
 
     scores: [B, T'] router outputs in fp32 (fp64 in a double model), noise for the random router. kept: [B, C] int64
     indices, ascending; with selection by threshold those of r > 0 come first and those that only fill the buffer
-    last, each part ascending; of causal_forward T' of them, -1 for each token that did not pass. predicted: [B, T'] logits of the
+    last, each part ascending. predicted: [B, T'] logits of the
     predictor, or None. seen: [B, T'] bool, False for tokens that only fill the buffer of the recursion before; None: all are there.
     """
 
@@ -35,6 +35,10 @@ class Routing(NamedTuple):
     kept: Tensor
     predicted: Tensor | None
     seen: Tensor | None = None
+
+
+class CausalRouting(Routing):
+    """The same of a pass with causal routing: kept holds T', those that passed first, with -1 for the others."""
 
 
 class Router(Linear):

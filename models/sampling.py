@@ -17,7 +17,7 @@ from .decoder import Decoder, Output
 def causal_forward(model: Decoder, tokens: Tensor, *, decide: str | None = None) -> Output:
     """One full forward pass with causal routing. tokens: [B, T] int64, T >= 1.
 
-    decide: "router" or "predictor" (default: the spec's). Routing.kept holds all T tokens, those that passed first, with
+    decide: "router" or "predictor" (default: the spec's). CausalRouting.kept holds all T tokens, those that passed first, with
     -1 for the others. Raises UsageError for an empty sequence, one longer than learned positions, or a model that cannot
     decide causally (experts that choose tokens).
     """

@@ -58,7 +58,7 @@ def test_what_the_profiler_adds_and_whose_steps_were_timed(trained: list[Result]
         spec=r.spec if of == "spec" else r.baseline.spec, by="component", step_time_s=0.03, unprofiled_s=0.02, lines=[line], routing=[line],
         routing_s=0.01, routing_share=0.5,
     )  # fmt: skip
-    notes = "\n".join(attribution(own, r).notes)
+    notes = "\n".join(attribution(own.spec, own, r).notes)
     assert "the profiler's own +50.0 % is taken off" in notes and "routing overhead (in the lines above): 10 ms, 50.0 % of the step" in notes
     assert f"took {seconds((r if of == 'spec' else r.baseline).step_time_s.median)}" in notes
 

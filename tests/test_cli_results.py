@@ -16,9 +16,9 @@ import pytest
 from modcalc.errors import UsageError
 from modcalc.measure.alike import alike, conditions, differences, facts, told_apart
 from modcalc.measure.rating import named
-from modcalc.measure.records import Failed, Ranks, Settings
+from modcalc.measure.records import Failed, Ranks, Result, Settings
 from modcalc.measure.results import ResultsFile, read_results
-from modcalc.render.points import warnings
+from modcalc.render.points import attributed, models, warnings
 from modcalc.render.profile import comparison, ranks, tables
 
 MEASURED = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -196,6 +196,25 @@ def test_models_beside_several_others_say_beside_which(results):
     assert drawn == {f"mod-220m (with {twin})", f"mod-220m (with {matched})", twin, matched}
     _, out, _ = results(*files, "-f", "csv")
     assert {row["model"] for row in csv.DictReader(out.split("\n\n")[0].splitlines())} == drawn
+
+
+def test_a_breakdown_and_its_plot_have_the_names_of_the_times(tmp_path):
+    """Also beside itself, or beside a model of any name."""
+    one = next(r for r in records(*sorted(CPU.glob("where*.jsonl"))) if r.attribution)
+    replace = msgspec.structs.replace
+    (own,) = records(H200 / "self.jsonl")
+
+    def beside(name: str, spec: str = one.spec) -> Result:
+        parts = [replace(one.attribution[0], spec=spec), replace(one.attribution[0], spec=name)]
+        return replace(one, spec=spec, baseline=replace(own.baseline, spec=name), attribution=parts)
+
+    assert [name for name, _, _ in attributed([beside("a")])] == [one.spec, "a"]
+    assert [name for name, _, _ in attributed([beside("itself")])] == [one.spec, "itself"]
+    both = [beside("a"), beside(one.spec)]
+    said = [f"{one.spec} (with a)", "a", f"{one.spec} (with itself)", f"{one.spec} (as baseline)"]
+    assert [name for name, _, _ in attributed(both)] == [name for name, _, _ in models(both)] == said
+    assert [row[0] for row in tables(both, "csv")[-1].rows][:: len(one.attribution[0].lines)] == said
+    assert [name for name, _, _ in models([own])] == [own.spec, f"{own.spec} (as baseline)"]
 
 
 def test_a_ratio_without_an_interval_is_drawn_as_well(tmp_path):

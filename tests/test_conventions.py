@@ -139,6 +139,7 @@ def test_windows(shape: Shape, window: int) -> None:
     assert trained(windowed, "olmo-core") == CLOSED["olmo-core"](windowed)
     assert trained(windowed, "palm") == CLOSED["palm"](shape)
     full, half = (account(windowed.spec, convention=name).flops.forward for name in ("matmul", "causal-half"))
+    assert trained(windowed, "lingua") == CLOSED["lingua"](shape)
     assert full - half == 4 * shape.L * shape.H * shape.N * shape.T * (shape.T - min(Fraction(shape.T, 2), window))
 
 
@@ -195,7 +196,7 @@ def test_names_and_rules_that_there_are_not() -> None:
     for wrong, hint in (("megatorn", "did you mean megatron?"), ("zzz", "chinchilla-printed")):
         with pytest.raises(UsageError, match=hint.replace("?", r"\?")):
             find_convention(wrong)
-    with pytest.raises(UsageError, match="full, window, half, exact"):
+    with pytest.raises(UsageError, match="full, window, half, half-of-all, exact"):
         account(GPT2.spec, causal="halff")
     assert find_convention("lingua", CONVENTIONS["lingua"].causal) is CONVENTIONS["lingua"]
     for name in ("6nd", "kaplan", "fvcore"):

@@ -117,6 +117,7 @@ def test_decode(run) -> None:
     assert column(out, "part ")["KV cache"] == 2 * 1024**3
     assert "expected share" not in out
     assert "decode: 1 new token for 1 sequence, routing at its expected share; weights" in run("mod-small", "--phase", "decode", "--context", 0)[0]
+    assert "expected share" not in run("mod-small", "--mod", "keys=all", "--phase", "decode", "--context", 0)[0]  # all bring keys
     assert "Ways to keep activations" not in out and "one new token" not in out and "decode: 1 new token for 1 sequence after 4,095 cached" in out
 
 

@@ -347,6 +347,11 @@ def test_what_lacks_memory_on_a_cpu_is_not_begun(profile, monkeypatch):
     "failure, code, said",
     [
         (ImportError("cxy.so: file too short"), 2, "error: --compile: torch.compile fails here: ImportError: cxy.so: file too short; --no-compile"),
+        (
+            RuntimeError("C++ compile error\n\nOutput:\nx.cpp:1: fatal error: boom\n"),
+            2,
+            "RuntimeError: C++ compile error: x.cpp:1: fatal error: boom; --no-",
+        ),
         (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: no point fitted into memory"),
     ],
 )

@@ -280,8 +280,9 @@ def test_a_very_low_temperature_takes_the_likeliest(temperature: float) -> None:
 
 def test_auxiliary_losses_are_not_of_a_pass_with_causal_routing() -> None:
     model = model_of("mod")
-    with pytest.raises(UsageError, match="causal_forward"):
-        auxiliary(model.plan, causal_forward(model, tokens_of(model, 2, 5)))
+    for length in (5, 16, next(iter(model.plan.routed.values())).capacity):
+        with pytest.raises(UsageError, match="causal_forward"):
+            auxiliary(model.plan, causal_forward(model, tokens_of(model, 2, length)))
 
 
 def test_temperature_divides_the_logits() -> None:

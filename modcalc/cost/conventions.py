@@ -19,7 +19,7 @@ NO_HEAD: Terms = (Term(2, "products", but=("path:head",)),)
 MATMUL = Convention(
     "matmul",
     "every matrix product at 2 FLOPs per multiply-add, attention over all T x T pairs; lookup, norms, softmax and elementwise work free",
-    "the product counts of Kaplan et al. 2020 (arXiv 2001.08361, table 1) with attention, head and routers counted",
+    "the products of Kaplan et al. 2020 (arXiv 2001.08361, table 1), but both of attention over all pairs, and routers",
     PRODUCTS,
     (Term(1, "gradients"),),
 )
@@ -35,27 +35,29 @@ _ALL = (
     replace(
         MATMUL,
         name="causal-half",
-        counts="matrix products, attention over half of the T x T pairs",
-        citation="Megatron-LM (num_floating_point_operations) and MaxText (train FLOPs with the causal mask)",
+        counts="matrix products, attention over half of the T x T pairs, in a window at most the pairs that it holds",
+        citation="Megatron-LM (num_floating_point_operations) and MaxText (train FLOPs with the causal mask), which have no windows there",
         causal="half",
     ),
     replace(
         MATMUL,
         name="causal-exact",
         counts="matrix products, attention over the pairs that the causal mask and the window leave, (T + 1) / 2 per query without a window",
-        citation="nanochat (prefill); later versions of OLMo-core (Attention.num_flops_per_token)",
+        citation="nanochat (prefill); OLMo-core 3.0 (Attention.num_flops_per_token)",
         causal="exact",
     ),
     _thirds(
         "6nd",
         "6 per parameter and token trained, N = all parameters; forward a third of it",
-        "Kaplan et al. 2020 (arXiv 2001.08361, section 2.1); Hoffmann et al. 2022 (arXiv 2203.15556, appendix F)",
+        "Kaplan et al. 2020 (arXiv 2001.08361, section 2.1), N as in Brown et al. 2020 (arXiv 2005.14165, table D.1) and Hoffmann et al. 2022 "
+        "(arXiv 2203.15556, appendix F)",
         PARAMS,
         None,
     ),
     _thirds(
         "kaplan",
-        "2 per parameter and token forward, 6 trained, N without the tables of tokens and positions and without the head; no attention pairs",
+        "2 per parameter and token forward, 6 trained, N without the tables of tokens and positions and without the head, but with "
+        "biases and norms; no attention pairs",
         "Kaplan et al. 2020 (arXiv 2001.08361, section 2.1)",
         (Term(2, "params", but=tuple(f"path:{path}" for path in EMBEDDINGS)),),
         None,
@@ -94,15 +96,16 @@ _ALL = (
     ),
     _thirds(
         "torchtitan",
-        "6 per active parameter and token trained without embedding tables (with a tied head, with them), and attention; forward a third of it",
-        "torchtitan (torchtitan/models/utils.py, get_dense_model_nparams_and_flops)",
+        "6 per active parameter and token trained without embedding tables (with a tied head, with them), and attention over "
+        "all pairs; forward a third of it",
+        "torchtitan from May to August 2026 (torchtitan/models/utils.py, get_dense_model_nparams_and_flops)",
         (Term(2, "active params", but=("lookup:untied",)), *ATTENTION),
     ),
     _thirds(
         "olmo-core",
         "6 per active parameter and token trained without embedding tables (a tied one counts as the head), and attention over T x min(window, T); "
         "forward a third of it",
-        "OLMo-core (num_flops_per_token of its modules, earlier versions)",
+        "OLMo-core 2.5 (num_flops_per_token of its modules), but with the norms of blocks, as 2.4 has them",
         (Term(2, "active params", but=("kind:lookup",)), Term(2, "tied params"), *ATTENTION),
         "window",
     ),
@@ -119,7 +122,7 @@ _ALL = (
         (Term(2, "params", but=("path:embedding.tokens",)), Term(2, "width pairs")),
         (Term(4, "params", but=("path:embedding.tokens",)), Term(4, "width pairs")),
         (Term(1, "width pairs"),),
-        causal="half",
+        causal="half-of-all",
     ),
     _thirds(
         "levanter",
@@ -136,8 +139,8 @@ _ALL = (
     replace(
         _thirds(
             "fvcore",
-            "1 per multiply-add; attention 0, as fused attention has no formula (here also where sinks or soft caps forbid it); LayerNorm 5 per "
-            "entry, 4 without weight; training as 3 forward passes",
+            "1 per multiply-add; attention 0, as fused attention has no formula (here also where sinks or soft caps forbid it); experts as "
+            "products; LayerNorm 5 per entry, 4 without weight; training as 3 forward passes",
             "fvcore 0.1.5 (fvcore/nn/flop_count.py, jit_handles.py), a forward pass through scaled_dot_product_attention",
             (
                 Term(1, "products", but=("kind:attention",)),

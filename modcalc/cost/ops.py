@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from modcalc.spec.plan import Dim, MlpPlan, least, most
 
-CAUSAL = ("full", "window", "half", "exact")
+CAUSAL = ("full", "window", "half", "half-of-all", "exact")
 
 Weights = dict[str, tuple[Dim, ...]]
 
@@ -133,7 +133,7 @@ class AttentionCore(Op, frozen=True, kw_only=True):
     v_head_dim: head_dim of the values. among: new tokens that bring a key, if others do than the queries, which stand anywhere among
     them: what a query sees is then the mean over all. Full: every query meets every key, as an implementation that masks computes
     it (windows mask too). Window: as many as its window holds (OLMo-core). Half: half of all (Megatron-LM), at most a
-    window, or half of its chunk. Exact: itself and what it may see.
+    window, or half of its chunk. Half of all: whatever the window (lingua). Exact: itself and what it may see.
     """
 
     kind = "attention"
@@ -164,9 +164,9 @@ class AttentionCore(Op, frozen=True, kw_only=True):
             return ratio(t * whole(replace(self, tokens=self.among, among=None).pairs(causal)), self.among)
         if causal == "window":
             return t * (S if w is None else least(S, w))
-        if causal == "half":
+        if causal.startswith("half"):
             mean = S - ratio(t, 2)
-            return t * (mean if w is None else least(mean, w if self.begun is None else ratio(w, 2)))
+            return t * (mean if w is None or causal == "half-of-all" else least(mean, w if self.begun is None else ratio(w, 2)))
         if self.begun is not None:
             return _chunked(self.begun + t, w) - _chunked(self.begun, w)
         # The i-th query (1..t) sees S - t + i keys, at most w of them.

@@ -50,7 +50,10 @@ def room_for_graphs() -> Iterator[None]:
             if out_of_memory(failed):
                 raise
             cut = "; if a file of its cache (TORCHINDUCTOR_CACHE_DIR) is cut off or broken, delete the cache"
-            why = reason(getattr(failed, "inner_exception", failed))
+            cause = getattr(failed, "inner_exception", failed)
+            # Of a compiler of its own, what that said.
+            said = next((line.strip() for line in str(cause).splitlines()[1:] if "error:" in line), "")
+            why = f"{reason(cause)}{': ' if said else ''}{said:.200}"
             raise UsageError(f"--compile: torch.compile fails here: {why}; --no-compile measures without it{cut}") from failed
 
 

@@ -51,7 +51,7 @@ def _plan(answer: Answer, budget: int, found: Found) -> Table:
         f"steps of {basis.batch:,} x {basis.seq_len:,} tokens, rounded down; training FLOPs are counted from each shape's rows",
         *_rules(answer),
     ]
-    notes = [*_marked(answer, budget, found), *answer.notes, *_tally(found)]
+    notes = [*_marked(answer, budget, found), *answer.notes, *_tally(found, bool(answer.target))]
     return _table(f"{answer.asked.terms.family.spec.name}: shapes that spend {float(budget):.6g} training FLOPs", headline, cells, found, notes)
 
 
@@ -101,7 +101,7 @@ def _match(answer: Answer, found: Found) -> Table:
     if budget:
         steps.append(f"steps of {basis.batch:,} x {basis.seq_len:,} tokens that {float(budget):.6g} training FLOPs pay, rounded down")
         steps.append(f"{target.spec.name} would make {grouped(target.schedule.steps)} such steps, {si(target.schedule.tokens)} tokens")
-    notes = [*steps, *answer.notes, *_tally(found)]
+    notes = [*steps, *answer.notes, *_tally(found, bool(answer.target))]
     return _table(f"{answer.asked.terms.family.spec.name}: shapes that cost as much as {target.spec.name}", headline, cells, found, notes)
 
 
@@ -187,13 +187,14 @@ def _rules(answer: Answer) -> list[str]:
     return [f"{convention.title}: counts {convention.counts}", *(f"rule: {line}" for line in answer.rules)]
 
 
-def _tally(found: Found) -> list[str]:
+def _tally(found: Found, matched: bool) -> list[str]:
     t = found.tally
     lines = [
         f"looked at {t.looked:,} of {t.size:,} shapes, shown {len(found.candidates):,}"
         + ("; interrupted, better ones may be left" if t.interrupted else "")
     ]
-    gone = [f"{rule} {n:,} ({OPTIONS[rule]})" for rule, n in t.broken.most_common() if n]
+    options = OPTIONS | ({"steps": "--budget or --batch"} if matched else {})  # at least one step there
+    gone = [f"{rule} {n:,} ({options[rule]})" for rule, n in t.broken.most_common() if n]
     if gone:
         known = "; those of heads and valid spec are of all shapes, looked at or not" if t.interrupted else ""
         lines.append(f"shapes that break a rule (some break several{known}): {', '.join(gone)}")
@@ -201,5 +202,5 @@ def _tally(found: Found) -> list[str]:
         lines.append(f"no valid spec, for one: {t.problem}")
     if found.to_blame and not t.interrupted:
         left = " (of the shapes that keep the other rules; to loosen those helps as well)" if found.to_blame in ON_RESULTS else ""
-        lines.append(f"no shape is OK; {found.to_blame} excluded most: change {OPTIONS[found.to_blame]}{left}")
+        lines.append(f"no shape is OK; {found.to_blame} excluded most: change {options[found.to_blame]}{left}")
     return lines

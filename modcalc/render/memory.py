@@ -49,7 +49,7 @@ def headline(reports: Sequence[MemoryReport]) -> list[str]:
     tokens = "T" if lengths_differ(reports) else f"{w.seq_len:,}"
     sequences = several(w.batch, "sequence")
     cached = f" after {w.context:,} cached" if w.context else ""
-    expected = ", routing at its expected share" if w.sampling and any(r.plan.is_mod for r in reports) else ""
+    expected = ", routing at its expected share" if w.sampling and any(r.plan.cache_varies for r in reports) else ""
     if w.phase == "decode":
         return [f"decode: 1 new token for {sequences}{cached}{expected}; weights and cache in {report.dtype}"]
     what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {tokens} tokens{cached}"

@@ -8,7 +8,7 @@ from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds
 from modcalc.render.plot import layer_ticks, legend_beside, look
 from modcalc.render.plot_bars import parts, stacked
-from modcalc.render.points import at, names, varying
+from modcalc.render.points import at, attributed, varying
 from modcalc.render.profile import OWN_LABELS
 
 FEW = 4  # bars that have room for numbers
@@ -18,15 +18,10 @@ Times = list[tuple[str, dict[str, float]]]
 def broken_down(records: Sequence[Result]) -> dict[str, Times]:
     """By what (component, layer; paths are too many to draw) -> name of each model and point, and its seconds by label."""
     found: dict[str, Times] = {}
-    differ, called = varying([r.settings for r in records if r.attribution]), names(records)
-    for r in records:
-        own, other = called(r)
-        told = set()  # a baseline comes after its spec, also where it is the same model
-        for a in r.attribution:
-            if a.by != "path":
-                name = other if a.by in told or a.spec != r.spec else own
-                told.add(a.by)
-                found.setdefault(a.by, []).append((at(name, r.settings, differ), {line.label: line.time_s for line in a.lines}))
+    differ = varying([r.settings for r in records if r.attribution])
+    for name, a, r in attributed(records):
+        if a.by != "path":
+            found.setdefault(a.by, []).append((at(name, r.settings, differ), {line.label: line.time_s for line in a.lines}))
     return found
 
 

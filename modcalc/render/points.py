@@ -8,7 +8,7 @@ from typing import Any
 from modcalc.cost.workload import SAMPLING
 from modcalc.measure.hardware import Clocks, Device, Peak
 from modcalc.measure.rating import subject
-from modcalc.measure.records import Failed, Measured, Record, Result, Settings
+from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import several, si
 from modcalc.render.wording import PAIRS
 
@@ -18,7 +18,6 @@ MODES = {
     "prefill": "prefill: the prompt into the cache, logits of the last token",
     "decode": "decode: one new token for each sequence",
 }
-ITSELF = "itself"
 # What an axis is called, and how one value of it is.
 AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
 
@@ -44,28 +43,37 @@ def names(records: Sequence[Record]) -> Callable[[Result], tuple[str, str]]:
     """What the two models of one of these are called, the second "" where it has none: with the other one's name where a model ran beside
     several, or also alone, as its times are then not of one kind.
     """
-    beside: dict[str, set[str]] = {}
+    beside: dict[str, set[str | None]] = {}
     for r in records:
         if isinstance(r, Result):
-            beside.setdefault(r.spec, set()).add(_partner(r))
-            if r.baseline:
+            beside.setdefault(r.spec, set()).add(r.baseline and r.baseline.spec)
+            if r.baseline and not _with_itself(r):
                 beside.setdefault(r.baseline.spec, set()).add(r.spec)
 
     def called(r: Result) -> tuple[str, str]:
-        partner = _partner(r)
-        own = f"{r.spec} (with {partner})" if partner and len(beside[r.spec]) > 1 else r.spec
-        if partner == ITSELF:
-            return own, f"{r.spec} (as baseline)"
-        return own, f"{partner} (beside {r.spec})" if partner and len(beside[partner]) > 1 else partner
+        if not r.baseline:
+            return r.spec, ""
+        several, other = len(beside[r.spec]) > 1, r.baseline.spec
+        if _with_itself(r):
+            return f"{r.spec} (with itself)" if several else r.spec, f"{r.spec} (as baseline)"
+        return f"{r.spec} (with {other})" if several else r.spec, f"{other} (beside {r.spec})" if len(beside[other]) > 1 else other
 
     return called
 
 
-def _partner(r: Result) -> str:
-    """Whom it ran beside; "": nobody."""
-    if not r.baseline:
-        return ""
-    return ITSELF if r.baseline.spec in (r.spec, f"{r.spec} (as baseline)") else r.baseline.spec
+def _with_itself(r: Result) -> bool:
+    return r.baseline.spec in (r.spec, f"{r.spec} (as baseline)")
+
+
+def attributed(records: Sequence[Result]) -> Iterator[tuple[str, Attribution, Result]]:
+    """(name of the model that it is of, breakdown, result): all that the results have, a baseline's after its spec's."""
+    called = names(records)
+    for r in records:
+        own, other = called(r)
+        told: set[str] = set()  # of a model beside itself the second is the baseline's
+        for a in r.attribution:
+            yield (other if a.by in told or a.spec != r.spec else own), a, r
+            told.add(a.by)
 
 
 def models(records: Sequence[Record]) -> Iterator[tuple[str, Record, Measured | None]]:

@@ -10,7 +10,7 @@ from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Baseline, Failed, Measured, Record, Result, Settings
 from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds, share
-from modcalc.render.points import about, device_line, headline, models, peak_line, point_name, varying
+from modcalc.render.points import about, attributed, device_line, headline, models, names, peak_line, point_name, varying
 from modcalc.render.table import Column, Styled, Table, bad
 from modcalc.render.wording import LABELS
 
@@ -34,14 +34,14 @@ def tables(records: Sequence[Record], format: str = "") -> list[Table]:
     """
     done = [r for r in records if isinstance(r, Result)]
     compared, parallel = [r for r in done if r.baseline], [r for r in done if r.ranks]
-    times_by = [(a, r) for r in done for a in r.attribution]
+    times_by = list(attributed(done))
     found = [(times(records), [r for _, r, _ in models(records)])]
     found += [(comparison(compared), compared)] if compared else []
     found += [(ranks(parallel), parallel)] if parallel else []
     if format == "csv":
-        found += [(attributions([(a, r.settings) for a, r in times_by]), [r for a, r in times_by for _ in a.lines])] if times_by else []
+        found += [(attributions(times_by), [r for _, a, r in times_by for _ in a.lines])] if times_by else []
         return [_with_conditions(*one) for one in found]
-    return [table for table, _ in found] + [attribution(a, r) for a, r in times_by]
+    return [table for table, _ in found] + [attribution(*one) for one in times_by]
 
 
 def _with_conditions(table: Table, of: Sequence[Record]) -> Table:
@@ -197,10 +197,11 @@ def ranks(done: Sequence[Result]) -> Table:
         Column("exposed", "seconds", "exposed_s", drop=1),
     )
     rows = []
+    called = names(done)
     for r in done:
         k = r.ranks
         medians = [min(k.step_time_s), max(k.step_time_s)]
-        rows.append([r.spec, *_points(r.settings), k.world_size, *medians, k.skew, k.communication_share, k.exposed_s])
+        rows.append([called(r)[0], *_points(r.settings), k.world_size, *medians, k.skew, k.communication_share, k.exposed_s])
     k = done[0].ranks
     notes = [
         f"{k.parallel} over {k.backend}; batch: of each rank; tokens/s and FLOP/s: of all ranks together",
@@ -211,8 +212,8 @@ def ranks(done: Sequence[Result]) -> Table:
     return _used(Table(columns=columns, rows=rows, title="Ranks", notes=notes))
 
 
-def attribution(a: Attribution, r: Result) -> Table:
-    """Where the time of a step of `r` goes, routing overhead on a line of its own."""
+def attribution(name: str, a: Attribution, r: Result) -> Table:
+    """Where the time of a step of `r`'s model `name` goes, routing overhead on a line of its own."""
     columns = (Column(a.by), *TIMES)
     rows = _lines(a)
     parts = ", ".join(f"{line.label} {seconds(line.time_s)}" for line in a.routing)
@@ -229,7 +230,7 @@ def attribution(a: Attribution, r: Result) -> Table:
             "other: between the operations that the profiler sees, above all Python, and those of no block: positions, where they are rotary"
         )
     total = ["total", a.unprofiled_s, 1.0, sum(line.flops for line in a.lines), None]
-    return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(a.spec, r.settings)}", notes=notes)
+    return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(name, r.settings)}", notes=notes)
 
 
 TIMES = (
@@ -242,10 +243,10 @@ def _lines(a: Attribution) -> list[list[Any]]:
     return [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in lines]
 
 
-def attributions(found: Sequence[tuple[Attribution, Settings]]) -> Table:
+def attributions(found: Sequence[tuple[str, Attribution, Result]]) -> Table:
     """The lines of all attributions, each with its model and point."""
-    rows = [[a.spec, *_points(s), a.by, *line] for a, s in found for line in _lines(a)]
-    columns = (Column("model"), *_point_columns([s for _, s in found]), Column("by"), Column("part"), *TIMES)
+    rows = [[name, *_points(r.settings), a.by, *line] for name, a, r in found for line in _lines(a)]
+    columns = (Column("model"), *_point_columns([r.settings for _, _, r in found]), Column("by"), Column("part"), *TIMES)
     return Table(columns=columns, rows=rows, title="Where the time goes")
 
 

@@ -35,6 +35,7 @@ LABELS = {
 PAIRS = {
     "full": "all T x T pairs count",
     "half": "half of the T x T pairs count",
+    "half-of-all": "half of the T x T pairs count, also where a window holds fewer",
     "window": "T x min(window, T) pairs count",
     "exact": "pairs that the causal mask leaves count",
     None: "no attention pairs count",

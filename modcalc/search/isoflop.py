@@ -49,6 +49,10 @@ def match(
     lattice = Lattice(family, axes, basis, names)
     goal, bound = float(target), float(within * target)
     slack = 0.0 if target < EXACT and _integral(by, family, basis) else goal * 1e-12
+    if budget:
+        # One sequence of a step; where float64 is not exact, the exact count decides on near ties.
+        pays = budget // basis.batch
+        pays = pays if pays < EXACT and _integral("train", family, basis) else pays * (1 + 1e-12)
     groups = _Groups(lattice, per)
     best = Best(1 if per else limit, groups.n, slack)
     tally = Tally(lattice.size)
@@ -60,7 +64,7 @@ def match(
             np.copyto(away, np.inf, where=bad)
         off = {"relative error": away > bound + slack}
         if budget:
-            off = {"steps": chunk.costs["train"] * basis.batch > budget * (1 + 1e-12), **off}  # the exact count decides on near ties
+            off = {"steps": chunk.costs["train"] > pays, **off}
         for rule, mask in off.items():
             tally.broken[rule] += int(np.count_nonzero(mask & (away <= LARGEST)))
         first = None
