@@ -41,7 +41,7 @@ class LayerCache:
 
     def __init__(self, batch: int, limit: int | None, all_near: bool = False) -> None:
         self.batch, self.limit, self.all_near = batch, limit, all_near
-        self.count = torch.zeros(batch, dtype=torch.int64)
+        self.count = torch.zeros(batch, dtype=torch.int64, device="cpu")
         self.parts: tuple[Tensor, ...] = ()
         self.positions: Tensor | None = None
 
@@ -65,12 +65,12 @@ class LayerCache:
             self.positions[:, start : start + T] = positions
             self.count += T
             return
-        rows = torch.arange(R) if rows is None else rows.host
+        rows = torch.arange(R, device="cpu") if rows is None else rows.host
         before = self.count[rows]
         new = torch.full_like(before, T) if valid is None else valid.sum(1).cpu()
         self.count[rows] = before + new
         self._grow(int(self.count.max()))
-        place = torch.arange(T)
+        place = torch.arange(T, device="cpu")
         r, t = ((place < new[:, None]) & (place >= new[:, None] - (self.limit or T))).nonzero(as_tuple=True)
         at = torch.stack([rows[r], (before[r] + t) % turn, r, t])
         row, slot, r, t = at.to(self.positions.device, non_blocking=True)

@@ -1,7 +1,8 @@
 """The whole model: embedding, blocks, recursions, head."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,12 @@ class Output(NamedTuple):
 
     logits: Tensor
     routing: tuple[Routing, ...]
+
+
+def demand_sequences(tokens: Tensor) -> None:
+    """Raises UsageError for tokens that are not [B, T]."""
+    if tokens.dim() != 2:
+        raise UsageError(f"tokens of shape {list(tokens.shape)}: sequences of them, [B, T], are needed")
 
 
 class Embedding(nn.Module):
@@ -84,15 +91,26 @@ class Decoder(nn.Module):
         initialise(self)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Decoder":
-        """What moves or converts a model; where that makes new parameters (to_empty of one on the meta device), a tied one would come out twice."""
+        """What moves or converts a model, in place or, as to_empty of one on the meta device does, by new parameters."""
+        with self._tied():
+            return super()._apply(fn, recurse)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module; with `assign`, too, a tied head stays tied."""
+        with self._tied():
+            return super().load_state_dict(state_dict, strict, assign)
+
+    @contextmanager
+    def _tied(self) -> Iterator[None]:
+        """Where the head is tied, it is so afterwards: new parameters would come out twice."""
         ours, its = (part._parameters.get("weight") for part in (self.embedding.tokens, self.head))
-        super()._apply(fn, recurse)
+        yield
         if ours is not None and ours is its:
             self.head.weight = self.embedding.tokens.weight
-        return self
 
     def forward(self, tokens: Tensor) -> Output:
         """tokens: [B, T] int64. A plan with routing is for sequences of exactly plan.seq_len tokens."""
+        demand_sequences(tokens)
         self._check_length(tokens.shape[1])
         at = Positions.of_sequence(tokens.shape[1], tokens.device)
         x = self.embedding(tokens, at)

@@ -13,8 +13,12 @@ from .routing import CausalRouting, Routing
 
 
 def cross_entropy(output: Output, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats per token. targets: [B, T] int64, the token that follows each position; -100: not counted."""
+    """Mean cross-entropy in nats per token. targets: [B, T] int64, the token that follows each position; -100: not counted. Raises
+    UsageError for targets of another shape.
+    """
     logits = output.logits.to(wide(output.logits.dtype))
+    if targets.shape != logits.shape[:-1]:
+        raise UsageError(f"targets of shape {list(targets.shape)}: one for each token is needed, {list(logits.shape[:-1])}")
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 

@@ -152,7 +152,7 @@ class Moe(nn.Module):
         slot = torch.where(kept, expert * (B * slots) + row * slots + place, size).flatten()
         source = slot.new_full((size + 1,), B * T).index_copy(0, slot, (row * T + nth // k).flatten())[:size]
         y = self.experts(F.pad(x.flatten(0, 1), (0, 0, 0, 1)).index_select(0, source).view(E, B * slots, -1))
-        y = y.reshape(size, -1).index_select(0, slot.clamp(max=size - 1))
+        y = y.reshape(size, y.shape[-1]).index_select(0, slot.clamp(max=size - 1))
         y = y.masked_fill_(~kept.view(-1, 1), 0.0).unflatten(0, (B, T, k))
         return (y * weights[..., None].to(y.dtype)).sum(2)
 

@@ -10,7 +10,7 @@ from modcalc.units import whole_number
 
 from .cache import Cache
 from .causal import Pass, check_prompt
-from .decoder import Decoder, Output
+from .decoder import Decoder, Output, demand_sequences
 
 
 @torch.no_grad()
@@ -21,6 +21,7 @@ def causal_forward(model: Decoder, tokens: Tensor, *, decide: str | None = None)
     -1 for the others. Raises UsageError for an empty sequence, one longer than learned positions, or a model that cannot
     decide causally (experts that choose tokens).
     """
+    demand_sequences(tokens)
     x, routing = Pass(model, decide, None, tokens.shape[0]).whole(tokens)
     return Output(model.logits(x), tuple(routing))
 
@@ -28,6 +29,7 @@ def causal_forward(model: Decoder, tokens: Tensor, *, decide: str | None = None)
 @torch.no_grad()
 def prefill(model: Decoder, tokens: Tensor, cache: Cache, *, decide: str | None = None) -> Tensor:
     """Fill an empty cache with the prompt `tokens` [B, T]; returns the last token's logits [B, V]. Raises as causal_forward."""
+    demand_sequences(tokens)
     if cache.length:
         raise UsageError(f"the cache holds {cache.length} tokens: prefill starts with an empty one; feed further tokens with decode")
     x, _ = Pass(model, decide, cache, tokens.shape[0]).whole(tokens)
@@ -65,6 +67,7 @@ def generate(
     max_new_tokens = whole_number(max_new_tokens, "max_new_tokens")
     if max_new_tokens < 0 or not isinstance(temperature, Real) or not temperature >= 0:
         raise UsageError(f"max_new_tokens {max_new_tokens}, temperature {temperature}: both are numbers from 0 on")
+    demand_sequences(tokens)
     # The last token is only returned, never fed.
     check_prompt(model.plan, tokens.shape[1], max(max_new_tokens - 1, 0))
     if not max_new_tokens:

@@ -85,6 +85,14 @@ def test_a_tied_head_stays_tied_when_a_model_on_meta_gets_memory() -> None:
         assert sum(p.numel() for p in model.parameters()) == parameters and not any(p.is_meta for p in model.parameters())
 
 
+def test_a_tied_head_stays_tied_when_a_model_takes_over_weights() -> None:
+    for tied in (True, False):
+        spec = tiny(head=dict(tied=tied))
+        source, model = modcalc.build(spec, seed=1), modcalc.build(spec, device="meta")
+        model.load_state_dict(source.state_dict(), assign=True)
+        assert (model.head.weight is model.embedding.tokens.weight) == tied and same(model, source)
+
+
 def test_a_head_that_was_replaced_stays_so() -> None:
     model = modcalc.build(tiny(head=dict(tied=True)))
     model.head.weight = torch.nn.Parameter(model.head.weight.detach() + 1)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modcalc.models import Cache, Decoder, Output, causal_forward, decode, generate, prefill
 from modcalc.models.causal import noise
-from modcalc.models.losses import auxiliary
+from modcalc.models.losses import auxiliary, training_loss
 from modcalc.models.sampling import choose
 from strategies import specs
 from variants import VARIANTS, spec_of
@@ -316,11 +316,26 @@ def test_an_empty_prompt_is_refused(name: str) -> None:
         (lambda m: causal_forward(m, zeros(0, 3)), "no sequence: a batch has at least one"),
         (lambda m: prefill(m, zeros(2, 3), Cache(model_of("dense").plan, 2)), "tiny: the cache is of tiny, another model"),
         (lambda m: prefill(m, zeros(2, 3), Cache(m.plan, 1)), "2 sequences, but the cache is for 1"),
+        (lambda m: m(zeros(12)), "tokens of shape [12]: sequences of them, [B, T], are needed"),
+        (lambda m: causal_forward(m, zeros(3)), "tokens of shape [3]"),
+        (lambda m: prefill(m, zeros(2), Cache(m.plan, 2)), "tokens of shape [2]"),
+        (lambda m: generate(m, zeros(1, 2, 3), 1), "tokens of shape [1, 2, 3]"),
+        (lambda m: training_loss(m, zeros(2, m.plan.seq_len), zeros(m.plan.seq_len, 2)), "one for each token is needed, [2, "),
     ],
 )
 def test_what_does_not_fit_together(call: Callable, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
         call(model_of("mod"))
+
+
+@each_causal
+def test_torchs_default_device_is_not_the_models(name: str) -> None:
+    """What caches count stays on the host."""
+    model = model_of(name)
+    prompts = tokens_of(model, 3, 5)
+    before = generate(model, prompts, 4)
+    with torch.device("meta"):
+        assert torch.equal(generate(model, prompts, 4), before)
 
 
 def test_decode_may_start_from_nothing() -> None:
