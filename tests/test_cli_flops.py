@@ -216,11 +216,11 @@ def test_how_long_a_run_takes(flops, tiny: Path) -> None:
     own = ("--count", "analytic", "--backward", "--gpus", 1, "--mfu", 1)
     run = flops(tiny, *own, "--peak-tflops", 1e-6, "--format", "json").document["training"]
     assert run["cluster"]["seconds"] == run["flops"] / 1e6 == 3600 * run["cluster"]["device_hours"]
-    said = f"training time: {run['flops'] / 6e7:.3g} minutes, {run['flops'] / 3.6e9:.2f} device-hours: 1 x a device at 100.0 % (--mfu) of 1e-06"
+    said = f"training time: {run['flops'] / 6e7:.3g} minutes, {run['flops'] / 3.6e9:.3g} device-hours: 1 x a device at 100.0 % (--mfu) of 1e-06"
     assert said in flops(tiny, *own, "--peak-tflops", 1e-6).out
     long = (tiny, *own, "--tokens", "1M", "--peak-tflops")
     day = flops(*long, 1, "--format", "json").document["training"]["flops"] / 86400e12
-    assert "training time: 1 days, 24.00 device-hours" in flops(*long, day).out
+    assert "training time: 1 day, 24 device-hours" in flops(*long, day).out
     assert "1 x NVIDIA H200 at" in flops(tiny, *own, "--gpu", "h200").out and "(by --tokens)" in flops(tiny, *own[:3], "--tokens", "1K").out
 
 
@@ -294,6 +294,16 @@ def test_several_specs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
     assert "forward by component" in text and re.search(r"^mod router +- +[\d,]+ +-$", text, re.MULTILINE)
     assert "\nnorms " not in text, "what is free has no line"
     assert re.search(r"^total( +[\d,]+){3}$", flops(tiny, tiny_mod, "gpt2", "--count", "analytic", "--by", "component").out, re.MULTILINE)
+
+
+def test_csv_says_whose_routing_and_tells_names_apart(flops, tmp_path: Path) -> None:
+    found = flops("mod-60m", "mod-220m", "--phase", "decode", "--context", 100, "--format", "csv").out.split("\n\n")[1]
+    assert [row["spec"] for row in csv.DictReader(found.splitlines())] == ["mod-60m"] * 4 + ["mod-220m"] * 4
+    for name in ("Model", "model"):
+        (tmp_path / f"{name}.yaml").write_text(RECURSIVE.replace("name: rec", f"name: {name}"))
+    files = [tmp_path / f"{name}.yaml" for name in ("Model", "model")]
+    header = flops(*files, "--by", "component", "--count", "analytic", "--format", "csv").out.splitlines()[0]
+    assert header == "component,Model_flops,model_flops,ratio_to_first"
 
 
 def test_decode_of_gpt2(flops) -> None:

@@ -202,7 +202,7 @@ def test_conventions_and_lengths_change_the_plan_and_are_printed(run: Runner) ->
         assert other["convention"]["name"] == name and other["candidates"] != plain["candidates"]
     assert other["workload"]["seq_len"] == 1024
     code, out, _ = run("isoflop", "dense-60m", "--budget", "1e18", "--convention", "6nd")
-    assert code == 0 and "convention 6nd: counts 6 per parameter" in out
+    assert code == 0 and "convention 6nd: counts 6 FLOPs per parameter" in out
 
 
 def test_each_rule_is_an_option_and_has_an_effect(run: Runner) -> None:

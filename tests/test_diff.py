@@ -33,7 +33,7 @@ def test_components_explain_the_total() -> None:
 
 def test_a_convention_is_told_in_words_and_what_it_leaves_unchanged_by_name() -> None:
     cost, forward, _ = tables("a", "b", diff(load("dense-220m"), load("mod-220m"), convention="kaplan"))[1:]
-    assert cost.headline[1].startswith("counts 2 per parameter and token forward")
+    assert cost.headline[1].startswith("counts 2 FLOPs per parameter and token forward")
     assert [row[0] for row in forward.rows] == ["mod router"] and forward.notes == ["unchanged: norms, attention, mlp"]
     assert len(tables("a", "b", diff(load("dense-220m"), load("mod-220m")))[1].headline) == 1
 

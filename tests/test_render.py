@@ -152,6 +152,34 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.startswith("### a title\n") and out.endswith("- a note\n")
 
 
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("<b>bold</b>", "\\<b>bold\\</b>"), ("*star*", "\\*star\\*"), ("_a_ d_model", "\\_a\\_ d_model"), ("`x`", "\\`x\\`"),
+        ("[l](u) [FLOPs]", "\\[l](u) [FLOPs]"), ("back\\|slash", "back\\\\\\|slash"), ("< 0.1 % of 2 * 3", "< 0.1 % of 2 * 3"),
+    ],
+)  # fmt: skip
+def test_names_are_no_markup_in_markdown(capsys: pytest.CaptureFixture[str], text: str, shown: str) -> None:
+    show([Table(title=text, headline=[text], columns=[Column("name")], rows=[(text,)], notes=[text])], "markdown")
+    facts([("label", text)], "markdown")
+    out = capsys.readouterr().out
+    assert out.count(shown) == 5 and out.count(text) == (5 if text in shown else 0)
+
+
+def test_a_row_of_latex_begins_with_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    show([Table(columns=[Column("name")], rows=[("[bold]",), ("*star*",), ("x",)])], "latex")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith("\\\\")]
+    assert [row[0] for row in rows] == ["name", "{}[bold]", "{}*star*", "x"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_wide_characters_take_no_place_of_digits(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = ["\N{CJK UNIFIED IDEOGRAPH-6A21}" * 16, "\N{CJK UNIFIED IDEOGRAPH-578B}" * 6]
+    text = boxed(Table(columns=[Column("component"), *(Column(name, "count") for name in names)], rows=[("attention", 123456789, 12)]))
+    assert "123,456,789" in text and "attention" in text and all(name in text for name in names)
+
+
 def test_latex(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = printed(capsys, "latex")
     body = [line for line in out.splitlines() if not line.startswith("%")]

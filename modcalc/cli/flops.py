@@ -202,7 +202,7 @@ def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, fo
         return
     from modcalc.render.breakdown import breakdown, comparison, side_by_side
     from modcalc.render.output import facts, show, write
-    from modcalc.render.sampling import sampling_table
+    from modcalc.render.sampling import sampling_tables
     from modcalc.render.wording import remarks
 
     more = []
@@ -218,7 +218,7 @@ def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, fo
         else:
             show([comparison(reports, unit, backward=backward)], format)
             more += beside
-    more += [sampling_table(one.cases, unit, one.twin) for one in billed if one.cases]
+    more += sampling_tables([(one.cases, one.twin) for one in billed if one.cases], unit, format)
     if more:
         write("\n")
         show(more, format)

@@ -48,7 +48,7 @@ _ALL = (
     ),
     _thirds(
         "6nd",
-        "6 per parameter and token trained, N = all parameters; forward a third of it",
+        "6 FLOPs per parameter and token trained, N = all parameters; forward a third of it",
         "Kaplan et al. 2020 (arXiv 2001.08361, section 2.1), N as in Brown et al. 2020 (arXiv 2005.14165, table D.1) and Hoffmann et al. 2022 "
         "(arXiv 2203.15556, appendix F)",
         PARAMS,
@@ -56,7 +56,7 @@ _ALL = (
     ),
     _thirds(
         "kaplan",
-        "2 per parameter and token forward, 6 trained, N without the tables of tokens and positions and without the head, but with "
+        "2 FLOPs per parameter and token forward, 6 trained, N without the tables of tokens and positions and without the head, but with "
         "biases and norms; no attention pairs",
         "Kaplan et al. 2020 (arXiv 2001.08361, section 2.1)",
         (Term(2, "params", but=tuple(f"path:{path}" for path in EMBEDDINGS)),),
@@ -64,19 +64,19 @@ _ALL = (
     ),
     _thirds(
         "palm",
-        "6 N + 12 L H N_head T per token trained, N without learned positions, a tied table kept; forward a third of it",
+        "6 N + 12 L H N_head T FLOPs per token trained, N without learned positions, a tied table kept; forward a third of it",
         "Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B); nanoGPT (estimate_mfu)",
         (Term(2, "params", but=("path:embedding.positions",)), *ATTENTION),
     ),
     _thirds(
         "chinchilla-printed",
-        "matrix products, the token lookup as one (2 V D per token) and 3 per score for the softmax",
+        "matrix products, the token lookup as one (2 V D FLOPs per token) and 3 FLOPs per score for the softmax",
         "Hoffmann et al. 2022 (Chinchilla, arXiv 2203.15556, appendix F)",
         (*PRODUCTS, Term(2, "params", only=("path:embedding.tokens",)), *SOFTMAX),
     ),
     _thirds(
         "chinchilla",
-        "matrix products without the logits, and 3 per score for the softmax: as Chinchilla's table A4 was computed",
+        "matrix products without the logits, and 3 FLOPs per score for the softmax: as Chinchilla's table A4 was computed",
         "Hoffmann et al. 2022 (Chinchilla, arXiv 2203.15556, table A4)",
         (*NO_HEAD, *SOFTMAX),
     ),
@@ -96,28 +96,28 @@ _ALL = (
     ),
     _thirds(
         "torchtitan",
-        "6 per active parameter and token trained without embedding tables (with a tied head, with them), and attention over "
+        "6 FLOPs per active parameter and token trained without embedding tables (with a tied head, with them), and attention over "
         "all pairs; forward a third of it",
         "torchtitan from May to August 2026 (torchtitan/models/utils.py, get_dense_model_nparams_and_flops)",
         (Term(2, "active params", but=("lookup:untied",)), *ATTENTION),
     ),
     _thirds(
         "olmo-core",
-        "6 per active parameter and token trained without embedding tables (a tied one counts as the head), and attention over T x min(window, T); "
-        "forward a third of it",
+        "6 FLOPs per active parameter and token trained without embedding tables (a tied one counts as the head), and attention over "
+        "T x min(window, T); forward a third of it",
         "OLMo-core 2.5 (num_flops_per_token of its modules), but with the norms of blocks, as 2.4 has them",
         (Term(2, "active params", but=("kind:lookup",)), Term(2, "tied params"), *ATTENTION),
         "window",
     ),
     _thirds(
         "litgpt",
-        "2 per parameter and token, all parameters, and attention with D in place of heads x head_dim (4 L D T)",
+        "2 FLOPs per parameter and token, all parameters, and attention with D in place of heads x head_dim (4 L D T)",
         "litgpt (litgpt/utils.py, estimate_flops)",
         (*PARAMS, Term(2, "width pairs")),
     ),
     Convention(
         "lingua",
-        "6 per parameter and token trained without the token table; half of the attention pairs, D wide, 3.5 times: the scores recomputed",
+        "6 FLOPs per parameter and token trained without the token table; half of the attention pairs, D wide, 3.5 times: the scores recomputed",
         "Meta Lingua (lingua apps/main/transformer.py, get_num_flop_per_token)",
         (Term(2, "params", but=("path:embedding.tokens",)), Term(2, "width pairs")),
         (Term(4, "params", but=("path:embedding.tokens",)), Term(4, "width pairs")),
@@ -126,7 +126,7 @@ _ALL = (
     ),
     _thirds(
         "levanter",
-        "matrix products and 3 per score for the mask",
+        "matrix products and 3 FLOPs per score for the mask",
         "Levanter (levanter/utils/flop_utils.py, lm_flops_per_token)",
         (*PRODUCTS, *SOFTMAX),
     ),

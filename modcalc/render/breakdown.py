@@ -95,7 +95,7 @@ def side_by_side(reports: Sequence[Report], by: str, unit: Unit | None = None, *
     sums = [{line.label: line.flops(backward) for line in r.lines(by)} for r in reports]
     labels = dict.fromkeys(label for one in sums for label, value in one.items() if value)
     lines = ordered([Line(label, 0, 0, 0) for label in labels], by)
-    columns = [Column(_heading(by)), *(Column(r.plan.name, "count", unit=unit.name) for r in reports)]
+    columns = [Column(_heading(by)), *(Column(r.plan.name, "count", f"{r.plan.name}_{unit.key}", unit.name) for r in reports)]
     columns += [Column("ratio", "ratio", "ratio_to_first")] if len(reports) == 2 else []
 
     def row(label: str, values: Sequence[Any]) -> list[Any]:

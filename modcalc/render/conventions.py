@@ -28,7 +28,7 @@ def table(report: Report, entries: Sequence[Entry]) -> Table:
         notes.append(f"1 multiply-add = 2 FLOPs, but for {', '.join(own)}")
     return Table(
         title=report.plan.name,
-        headline=[f"{several(w.batch, 'sequence')} of {w.seq_len:,} tokens; {report.params.total:,} parameters"],
+        headline=[f"{several(w.batch, 'sequence')} of {several(w.seq_len, 'token')}; {report.params.total:,} parameters"],
         columns=COLUMNS,
         rows=[
             (e.convention.name, e.flops.forward, e.train_per_token, e.train_difference, e.convention.counts, e.convention.citation) for e in entries

@@ -9,8 +9,9 @@ from modcalc.render.wording import LABELS, in_words
 
 def tables(a: str, b: str, d: Diff) -> list[Table]:
     """Changed keys, totals, and FLOPs and parameters by component."""
-    where = f"{a} → {b}"
-    rule = f"forward FLOPs of one sequence ({d.before.plan.seq_len:,} → {d.after.plan.seq_len:,} tokens) by convention {d.before.convention.name}"
+    where = f"{a} -> {b}"
+    lengths = " -> ".join(dict.fromkeys(f"{side.plan.seq_len:,}" for side in (d.before, d.after)))
+    rule = f"forward FLOPs of one sequence ({lengths} tokens) by convention {d.before.convention.name}"
     keys = Table(
         title=f"Keys changed, {where}",
         columns=[Column("Key"), Column("Before"), Column("After")],

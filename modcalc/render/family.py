@@ -6,6 +6,7 @@ from typing import Any
 from modcalc.render.conventions import convention_document
 from modcalc.render.isoflop import UNITS, inner_cells, routing_cells, shape
 from modcalc.render.isoflop_document import candidate_document
+from modcalc.render.numbers import several
 from modcalc.render.table import Column, Table, bad, good
 from modcalc.search.costs import COSTS
 from modcalc.search.families import Constant, Member
@@ -45,7 +46,7 @@ def table(family: Constant) -> Table:
     headline = [
         f"held: {COSTS[family.hold]}, {grouped(family.target)} {unit}".rstrip(),
         f"varied: {', '.join(family.vary)}; solved for: {family.solve}{steps}",
-        f"one sequence of {basis.seq_len:,} tokens; KV cache of as many in bf16",
+        f"one sequence of {several(basis.seq_len, 'token')}; KV cache of as many in bf16",
         f"{basis.convention.title}: counts {basis.convention.counts}",
         f"rule: relative difference to what is held at most {float(family.within):g} (--within)",
         *(f"rule: {line}" for line in family.family.rules({*family.vary, family.solve})),

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+import re
 
 from modcalc.render.numbers import machine
 from modcalc.render.table import Styled, Table
@@ -12,19 +12,20 @@ def markdown(table: Table) -> str:
     """A pipe table under a heading, the total in bold, notes as a list."""
     from tabulate import tabulate
 
-    cells = [_unbroken(row) for row in table.cells()]
+    cells = [list(map(escaped, row)) for row in table.cells()]
     if table.total is not None:
         cells[-1] = [f"**{t}**" if t else t for t in cells[-1]]
     align = ["right" if c.right else "left" for c in table.columns]
-    heads = _unbroken(c.header for c in table.columns)
+    heads = [escaped(c.header) for c in table.columns]
     grid = tabulate(cells, heads, tablefmt="pipe", colalign=align, disable_numparse=True) if heads else ""
-    parts = [f"### {table.title}" if table.title else "", "  \n".join(table.headline), grid, "\n".join(f"- {n}" for n in table.notes)]
+    title, *headline = map(escaped, (table.title, *table.headline))
+    parts = [f"### {title}" if title else "", "  \n".join(headline), grid, "\n".join(f"- {escaped(n)}" for n in table.notes)]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def _unbroken(texts: Iterable[str]) -> list[str]:
-    """Texts of cells that no pipe within them ends."""
-    return [text.replace("|", "\\|") for text in texts]
+def escaped(text: str) -> str:
+    """Text that stays text in markdown, also in a cell: backslashes, pipes, backticks, tags, emphasis and links of users' names."""
+    return re.sub(r"[\\|`]|\*(?=\S)|(?<=\S)\*|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w)|\[(?=[^\]]*\]\()", lambda found: f"\\{found[0]}", text)
 
 
 def latex(table: Table) -> str:
@@ -35,7 +36,7 @@ def latex(table: Table) -> str:
     if table.columns:
         align = ["right" if c.right else "left" for c in table.columns]
         text = tabulate(table.cells(), [c.header for c in table.columns], tablefmt="latex_booktabs", colalign=align, disable_numparse=True)
-        grid = text.splitlines()
+        grid = [re.sub(r"^(\s*)(?=[\[*])", r"\1{}", line) for line in text.splitlines()]  # else an option of the row before
         if table.total is not None and table.rows:
             grid.insert(-3, r"\midrule")
         lines += grid

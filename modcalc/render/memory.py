@@ -46,13 +46,13 @@ def headline(reports: Sequence[MemoryReport]) -> list[str]:
     """What is held, and how it runs: as the first of them, of T tokens where lengths differ."""
     report = reports[0]
     w, m = report.work, report.memory
-    tokens = "T" if lengths_differ(reports) else f"{w.seq_len:,}"
+    tokens = "T tokens" if lengths_differ(reports) else several(w.seq_len, "token")
     sequences = several(w.batch, "sequence")
     cached = f" after {w.context:,} cached" if w.context else ""
     expected = ", routing at its expected share" if w.sampling and any(r.plan.cache_varies for r in reports) else ""
     if w.phase == "decode":
         return [f"decode: 1 new token for {sequences}{cached}{expected}; weights and cache in {report.dtype}"]
-    what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {tokens} tokens{cached}"
+    what = f"{'train step' if w.phase == 'train' else w.phase}: {sequences} of {tokens}{cached}"
     if not isinstance(m, TrainMemory):
         return [f"{what}{expected}; weights{' and cache' if w.sampling else ''} in {report.dtype}"]
     training = report.training
@@ -186,7 +186,7 @@ def _fits(report: MemoryReport) -> list[list[Any]]:
     routed = any(fit.routing for fit in report.fits)
     for fit in report.fits:
         tokens = report.plan.seq_len if fit.phase == "train" else report.cached
-        what = f"batch, at {tokens:,} tokens" if fit.knob == "batch" else f"tokens, at batch {report.work.batch:,}"
+        what = f"batch, at {several(tokens, 'token')}" if fit.knob == "batch" else f"tokens, at batch {report.work.batch:,}"
         routing = {"": "at capacity", "expected": "expected", "all": "worst: all"}[fit.routing] if routed else None
         rows.append([fit.phase, routing, what, fit.largest, fit.held, fit.next, _limit(fit, report)])
     return rows

@@ -66,6 +66,10 @@ def facts(pairs: Sequence[tuple[str, str | Styled]], format: str | None = None) 
     for label, said in pairs:
         text = said.text if isinstance(said, Styled) else said
         shown = f"**{label}**" if label and format == "markdown" else label
+        if format == "markdown":
+            from modcalc.render.markup import escaped
+
+            text = escaped(text)
         lines.append(f"{lead}{shown}{': ' if label else ''}{text}" if label or text else "")
     text = "".join(f"{line}\n" for line in lines)
     if format == "csv":

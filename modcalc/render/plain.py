@@ -18,10 +18,10 @@ def plain(table: Table) -> str:
 def _grid(table: Table) -> list[str]:
     headers = [c.header for c in table.columns]
     cells = table.cells()
-    widths = [max(_width(row[i]) for row in [headers, *cells]) for i in range(len(headers))]
+    widths = [max(places(row[i]) for row in [headers, *cells]) for i in range(len(headers))]
 
     def cell(text: str, width: int, right: bool) -> str:
-        blanks = " " * (width - _width(text))
+        blanks = " " * (width - places(text))
         return blanks + text if right else text + blanks
 
     def line(row: list[str]) -> str:
@@ -34,7 +34,7 @@ def _grid(table: Table) -> list[str]:
     return lines
 
 
-def _width(text: str) -> int:
+def places(text: str) -> int:
     """Places that a text takes: two for a wide character, none for an accent of its own."""
     if text.isascii():
         return len(text)

@@ -29,6 +29,7 @@ SUFFIXES = (".svg", ".png")
 # Told apart by people who do not see all colours: Okabe & Ito, Color Universal Design (2008), darkest grey added.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
 MARKERS = ("o", "s", "^", "D")
+LAYERS = 80  # names on an axis
 LIGHT = ("#E69F00", "#56B4E9", "#F0E442")  # text on these is dark
 _STYLE = {
     "axes.spines.top": False,
@@ -120,8 +121,12 @@ def amounts(axis: "Axis", name: str) -> None:
 
 
 def layer_ticks(axes: "Axes", names: Sequence[str], **more: Any) -> None:
-    """A tick for each layer, at 0, 1, …: blocks by their numbers."""
-    axes.set_xticks(range(len(names)), [name.removeprefix("blocks.") for name in names], **more)
+    """A tick for each layer, at 0, 1, …: blocks by their numbers, of more than LAYERS only some."""
+    step = -(-len(names) // LAYERS)
+    blocks = [name.removeprefix("blocks.") for name in names]
+    last = max((int(name) for name in blocks if name.isdigit()), default=0)
+    shown = ["" if name.isdigit() and (int(name) % step or 0 < last - int(name) < step and step > 1) else name for name in blocks]
+    axes.set_xticks(range(len(names)), shown, **more)
     axes.set_xlabel("block, by number, and what stands before and after")
 
 

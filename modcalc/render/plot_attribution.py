@@ -52,6 +52,6 @@ def _layers(axes: Any, labels: Sequence[str], times: Times) -> None:
         colour, marker = look(i)
         seconds_of = [of.get(label, float("nan")) for label in labels]
         axes.plot(range(len(labels)), seconds_of, marker=marker, markersize=4, color=colour, label=name)
-    layer_ticks(axes, labels, rotation=90, fontsize=8)
+    layer_ticks(axes, [OWN_LABELS.get(label, label) for label in labels], rotation=90, fontsize=8)
     axes.set_ylim(bottom=0)
     legend_beside(axes)

@@ -6,6 +6,7 @@ from textwrap import fill
 from typing import Any
 
 from modcalc.render.numbers import share
+from modcalc.render.plain import places
 from modcalc.render.plot import COLOURS, LIGHT, legend_beside
 
 
@@ -26,9 +27,14 @@ def stacked(axes: Any, names: Sequence[str], sums: Sequence[Mapping[str, Any]], 
         axes.annotate(
             f"{amount(total)}{relative}", (i, float(total)), xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=9
         )
-    axes.set_xticks(range(len(sums)), [fill(name, 24 if len(names) < 5 else 17) for name in names])
+    axes.set_xticks(range(len(sums)), [_folded(name, 24 if len(names) < 5 else 17) for name in names])
     axes.set_ylim(0, 1.15 * float(max(totals)))
     legend_beside(axes, reverse=True)
+
+
+def _folded(name: str, width: int) -> str:
+    """On lines of `width` places, of which wide characters take two."""
+    return fill(name, max(1, width * len(name) // max(places(name), 1)))
 
 
 def with_length(name: str, tokens: int) -> str:

@@ -1,9 +1,10 @@
 """IsoFLOP slices: tokens against parameters, one curve a budget."""
 
+from math import log
 from pathlib import Path
 
 from modcalc.render.isoflop import SIZES
-from modcalc.render.plot import COLOURS, amounts, figure, legend_beside, logarithmic
+from modcalc.render.plot import amounts, figure, legend_beside, logarithmic, look
 from modcalc.search.answers import Answer
 from modcalc.search.isoflop import MARKS, TOKENS_PER_PARAM, chinchilla_size
 from modcalc.search.results import OK, Candidate
@@ -28,18 +29,18 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
         sizes: list[float] = []
         marked: list[tuple[tuple[float, int], str]] = []
         for i, (budget, found) in enumerate(answer.founds):
-            colour = COLOURS[i % len(COLOURS)]
+            colour, marker = look(i)
             rows = [c for c in found.candidates if c.status == OK and c.schedule]
             beside = [c.matched for c in rows if c.matched and c.matched.status == OK]
             label = f"{float(budget):.3g} FLOPs"
-            sizes += _curve(axes, rows, answer, color=colour, marker="o", linestyle="" if answer.target else "-", label=f"{family}, {label}")
+            sizes += _curve(axes, rows, answer, color=colour, marker=marker, linestyle="" if answer.target else "-", label=f"{family}, {label}")
             if answer.light:
                 sizes += _curve(
                     axes,
                     beside,
                     answer,
                     color=colour,
-                    marker="o",
+                    marker=marker,
                     markerfacecolor="white",
                     linestyle="--",
                     label=f"{answer.light.name}, same forward FLOPs",
@@ -66,11 +67,16 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
         ends = (min(sizes), max(sizes))
         for axis, ticks in zip((axes.xaxis, axes.yaxis), _ticks(ends[1] / ends[0]), strict=True):
             logarithmic(axis, ticks)
+        named: list[tuple[float, int]] = []
         for at, name in marked:
+            span = log(ends[1] / ends[0])
+            if any(abs(log(at[0] / x)) < 0.12 * span and abs(log(at[1] / y)) < 0.06 * span for x, y in named):
+                continue  # it would lie on that one's
+            named.append(at)
             # Left of it, as budgets fall to the right and tokens per parameter to the left; but not over the scale.
             left = at[0] > ends[0] * (ends[1] / ends[0]) ** 0.1
-            look = dict(ha="right" if left else "left", va="center", textcoords="offset points", fontsize=8, bbox=PLATE, zorder=3)
-            axes.annotate(name, at, xytext=(-10 if left else 10, -2), **look)
+            style = dict(ha="right" if left else "left", va="center", textcoords="offset points", fontsize=8, bbox=PLATE, zorder=3)
+            axes.annotate(name, at, xytext=(-10 if left else 10, -2), **style)
         axes.plot(
             ends, [TOKENS_PER_PARAM * x for x in ends], color="#666666", linewidth=1, linestyle=":", label=f"{TOKENS_PER_PARAM} tokens per parameter"
         )
@@ -82,6 +88,8 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
 
 def _ticks(ratio: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Ticks in each decade of sizes and of tokens, as many as have room where sizes span this ratio."""
+    if ratio < 4:
+        return (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     if ratio > 1000:
         return (1,), (1,)
     return ((1, 2, 5), (1, 2, 5)) if ratio > 100 else ((1, 2, 3, 5), (1, 1.5, 2, 3, 5, 7))

@@ -1,6 +1,6 @@
 """Measured steps drawn: time against the setting that was swept, with the FLOPs, and the roofline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,9 +35,12 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
     compared = [r for r in done if r.baseline]
     panels = 2 + bool(compared) + len(breakdowns)
     height = 6.5 if any(len(times) > FEW for times in breakdowns.values()) else 5.0  # names of many bars stand upright below them
-    with figure(target, "Step time and FLOPs", subtitle, width=6.5 * panels, height=height, grid=(1, panels)) as axes:
-        along = swept(done)
-        lines = _lines(done, along)
+    along = swept(done)
+    lines = _lines(done, along)
+    height += 0.2 * max(0, -(-len(lines) // _columns(lines)) - 2)  # legends stand below the axes
+    layers = max((len({label for _, of in times for label in of}) for by, times in breakdowns.items() if by == "layer"), default=0)
+    width = min(max(6.5, 0.14 * layers), 12.0)
+    with figure(target, "Step time and FLOPs", subtitle, width=width * panels, height=height, grid=(1, panels)) as axes:
         _times(axes[0], lines, along)
         _roofline(axes[1], lines, along, done[-1])
         if compared:
@@ -162,9 +165,13 @@ def _legend_below(axes: "Axes") -> None:
     from matplotlib.transforms import ScaledTranslation
 
     below_label = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)  # inches, however high the axes are
-    longest = max(len(name) for name in axes.get_legend_handles_labels()[1])
-    columns = 1 if longest > 44 else 2  # what half the width of one panel holds
+    columns = _columns(axes.get_legend_handles_labels()[1])
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below_label, frameon=False, ncols=columns, fontsize=8)
+
+
+def _columns(names: Iterable[str]) -> int:
+    """Of a legend below one panel, which holds two names of 44 characters."""
+    return 1 if max(map(len, names)) > 44 else 2
 
 
 def _ticked(axis: "Axis") -> None:

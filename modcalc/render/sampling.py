@@ -1,6 +1,6 @@
 """Causal routing costs a random number of FLOPs at sampling: its expectation, its worst and its best case, side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from modcalc.cost.account import Report
@@ -12,6 +12,16 @@ from modcalc.render.wording import Unit
 
 ROUTED = {"expected": "expected, at the capacity's share", "all": "every token routed", "none": "no token routed"}
 CASES = ROUTED | {"all": f"worst: {ROUTED['all']}", "none": f"best: {ROUTED['none']}"}
+
+
+def sampling_tables(asked: Sequence[tuple[Mapping[str, Report], Report | None]], unit: Unit, format: str) -> list[Table]:
+    """`sampling_table` of each of several models; csv: all in one."""
+    tables = [sampling_table(*one[:1], unit, one[1]) for one in asked]
+    if format != "csv" or len(tables) < 2:
+        return tables
+    names = [reports["expected"].plan.name for reports, _ in asked]
+    rows = [[name, *row] for name, table in zip(names, tables, strict=True) for row in table.rows]
+    return [Table(title="routing, token by token", columns=[Column("spec"), *tables[0].columns], rows=rows)]
 
 
 def sampling_table(reports: Mapping[str, Report], unit: Unit, twin: Report | None) -> Table:

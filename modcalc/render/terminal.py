@@ -4,9 +4,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from textwrap import wrap
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -29,7 +29,7 @@ def boxed(table: Table) -> str:
     for i, column in enumerate(table.columns):
         if column.below and i not in keep:
             parts.append(labelled([(row[0], row[i]) for row in table.cells()]))
-    left_out = ", ".join(_told(table.columns, i) for i, c in enumerate(table.columns) if i not in keep and not c.below)
+    left_out = "; ".join(_told(table.columns, i) for i, c in enumerate(table.columns) if i not in keep and not c.below)
     hint = [Text(f"too narrow for: {left_out} (--format plain shows all)", "dim italic")] if left_out else []
     parts.append(_printed(console, *map(Text, table.notes), *hint))
     return "".join(parts)
@@ -77,10 +77,10 @@ def fitting(table: Table, width: int) -> tuple[list[int], list[int]]:
     keep, cells = list(range(len(table.columns))), table.cells()
 
     def widths(header: Callable[[str], int], text: int = 24) -> list[int]:
-        wide = [max(header(c.header), *(len(row[i]) for row in cells), 0) for i, c in enumerate(table.columns)]
-        return [w if c.right else min(max(w, len(c.header)), text) for w, c in zip(wide, table.columns, strict=True)]
+        wide = [max(header(c.header), *(cell_len(row[i]) for row in cells), 0) for i, c in enumerate(table.columns)]
+        return [w if c.right else min(max(w, cell_len(c.header)), text) for w, c in zip(wide, table.columns, strict=True)]
 
-    wide = widths(len)
+    wide = widths(cell_len)
     if _needed(wide, keep) > width:
         wide = widths(_longest_word)
     for drop in (*sorted({c.drop for c in table.columns} - {0}, reverse=True), 0):
@@ -94,7 +94,18 @@ def fitting(table: Table, width: int) -> tuple[list[int], list[int]]:
 
 
 def _longest_word(text: str) -> int:
-    return max(map(len, text.split()), default=0)
+    return max(map(cell_len, text.split()), default=0)
+
+
+def _wrapped(header: str, width: int) -> str:
+    """Its words on lines of at most `width` places, where a word is no wider."""
+    lines: list[str] = []
+    for word in header.split():
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def _needed(wide: Sequence[int], keep: Sequence[int]) -> int:
@@ -105,7 +116,7 @@ def _grid(table: Table, keep: list[int], wide: list[int]) -> RichTable:
     grid = RichTable(box=box.ROUNDED, header_style="bold", border_style="dim", pad_edge=True)
     for i in keep:
         column = table.columns[i]
-        header = column.header if not column.right else "\n".join(wrap(column.header, wide[i]))
+        header = column.header if not column.right else _wrapped(column.header, wide[i])
         grid.add_column(Text(header), justify="right" if column.right else "left", no_wrap=column.right, overflow="fold")
     cells, styles = table.cells(), table.styles()
     for at, (row, style) in enumerate(zip(cells, styles, strict=True)):

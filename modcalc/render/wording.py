@@ -75,7 +75,7 @@ def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: 
         what = f"decode: 1 new token for {sequences}{cached}"
     else:
         phase = "train step" if backward or w.phase == "train" else w.phase
-        what = f"{phase}: {sequences} of {'T' if own_length else f'{w.seq_len:,}'} tokens{cached}"
+        what = f"{phase}: {sequences} of {'T tokens' if own_length else several(w.seq_len, 'token')}{cached}"
     if w.phase == "prefill":
         what += ", logits of the last one"
     each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"
@@ -167,9 +167,12 @@ def training(run: TrainingRun, unit: Unit, said: str, cluster: Cluster | None) -
     facts = [("training", f"{text}, {count(run.tokens)} tokens (by {said})")]
     if cluster:
         hours, spent = cluster.seconds(run.flops) / 3600, cluster.device_hours(run.flops)
-        time = f"{hours / 24:,.3g} days" if hours >= 24 else f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.3g} minutes"
+        scales = (("day", 24), ("hour", 1), ("minute", 1 / 60), ("second", 1 / 3600))
+        unit_of_time, size = next((scale for scale in scales if hours >= scale[1]), scales[-1])
+        value = f"{hours / size:,.3g}"
+        time = f"{value} {unit_of_time}{'' if value == '1' else 's'}"
         what = f"{cluster.devices:,} x {cluster.device or 'a device'} at {share(cluster.mfu)} (--mfu) of {cluster.flops_per_s / 1e12:g} TFLOP/s"
-        facts.append(("training time", f"{time}, {spent:,.{0 if spent >= 100 else 2}f} device-hours: {what} ({cluster.source})"))
+        facts.append(("training time", f"{time}, {f'{spent:,.0f}' if spent >= 100 else f'{spent:.3g}'} device-hours: {what} ({cluster.source})"))
     return facts
 
 
