@@ -1,5 +1,6 @@
 """`modcalc flops` as a user runs it: numbers, conventions, phases, and several specs."""
 
+import csv
 import re
 from fractions import Fraction
 from pathlib import Path
