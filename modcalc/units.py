@@ -59,6 +59,9 @@ def parse_bound(value: Any, metric: str, *, ratio: bool = False, name: str = "va
     UsageError as `parse_count` does.
     """
     parse = parse_ratio if ratio else _bytes if metric.endswith("_bytes") else parse_count
+    unit = _UNITS.search(value.strip()) if isinstance(value, str) else None
+    if unit and unit[0][0].lower() != ("f" if "flops" in metric else "p"):
+        raise UsageError(f"{name}: found {_shown(value)}; {metric} is no number of {unit[0].lower()}")
     bound = parse(value, name)
     return int(bound) if bound == int(bound) and not ratio else bound
 
@@ -102,14 +105,14 @@ def _amount(value: Any, name: str, suffixes: dict[str, int], examples: str, rule
 
 def _parsed(text: str, suffixes: dict[str, int]) -> Fraction | None:
     """The number in `text`; 0 stands for one that is too large to be worth computing; None: not a number."""
-    match = _NUMBER.fullmatch(text.strip()) if len(text) <= 100 else None
+    text = text.strip()
+    bare = _UNITS.sub("", text) if "b" in suffixes else text  # of counts
+    match = _NUMBER.fullmatch(bare.rstrip()) if len(text) <= 100 else None
     if not match:
         return None
     suffix = match[2].lower()
-    if suffix == "e":
+    if suffix == "e" and bare == text:
         return None  # 1e is an exponent cut short as often as an exa
-    if suffix not in suffixes and "b" in suffixes:  # counts
-        suffix = _UNITS.sub("", suffix)
     if suffix not in suffixes:
         return None
     number = Decimal(match[1].replace("_", "").replace(",", ""))

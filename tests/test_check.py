@@ -227,6 +227,26 @@ def test_a_rule_may_compare_with_a_revision(run, spec, git, tmp_path: Path, monk
     assert "git cannot show it" in run("mod-220m", *rules[:2]).stderr, "a shipped spec is in no repository of the user's"
 
 
+def test_an_empty_revision_is_a_variable_that_is_not_set(run, spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not git's index, which holds whatever the file is becoming."""
+    monkeypatch.chdir(tmp_path)
+    spec("params: {max: 1.1, relative_to: ':'}", "own.yaml")
+    spec("params: {max: 1G}", "a.yaml")
+    git("add", "a.yaml")
+    for words in (("own.yaml",), ("a.yaml", "-r", "params <= 1.05 * :"), ("a.yaml", "-r", "params <= 1.05 * :a.yaml"), ("",)):
+        done = run(*words)
+        assert done.returncode == 2 and "is a variable not set?" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("rule", ["params <= 60 GFLOPs", "forward_flops <= 5 tokens", "params <= 5 tokens", "train_flops <= 6e18 params"])
+def test_a_bound_is_of_its_metrics_unit(run, spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec("params: {max: 1G}", "a.yaml")
+    done = run("a.yaml", "-r", rule)
+    assert done.returncode == 2 and re.search(r"is no number of (gflops|flops|tokens|params)", done.stderr), done.stderr
+    assert "2 held" in run("a.yaml", "-r", "params <= 1G params").stdout
+
+
 def test_a_revision_is_looked_up_where_the_file_is(run, spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the current folder, its repository, and links; a folder is its config.json; in a spec paths start at its file."""
     (tmp_path / "sub").mkdir()

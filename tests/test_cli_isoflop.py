@@ -262,6 +262,8 @@ def test_differences_to_the_other_model_are_told(run: Runner) -> None:
         (("dense-60m", "--budget", "1e18", "--multiple-of", 96, "--free", "d_ff=960+1000"), "d_ff=960+1000: 1,000 is no multiple of 96"),
         (("dense-60m", "--budget", "1e18", "--multiple-of", 64, "--free", "d_ff=3:4"), "d_ff=3:4: no multiple of 64 within it"),
         (("dense-60m", "--budget", "1e18", "--multiple-of", 64, "--free", "d_ff=-5:100"), "d_ff: found -5; allowed are 1 to"),
+        (("dense-60m", "--budget", "1e18", "--match", ""), "--match '': an empty name"),
+        (("mod-60m", "--budget", "1e18", "--free", "capacity=2.0"), "found 2.0; a share is"),
         (("dense-60m", "--budget", "1e18", "--context", 8), "--context: it belongs to --by decode"),
         (("dense-60m", "--budget", "1e18", "--multiple-of", 8, "--free", "n_layers"), "--multiple-of: neither d_model nor d_ff is free"),
         (("dense-60m", "--budget", "1e18", "--by", "kv"), "--by: it belongs to --match"),

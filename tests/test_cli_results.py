@@ -186,6 +186,14 @@ def test_a_plot(results):
     assert results(H200 / "train.jsonl", H200 / "forward.jsonl", "--plot", "both.svg", "--only", "mode=forward")[0] == 0
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, ""], ids=["deep", "rule"])
+def test_a_line_that_nobody_can_show(results, line):
+    whole = (H200 / "self.jsonl").read_text()
+    Path("r.jsonl").write_text(whole + line if line else whole.replace('{"name":"matmul","causal":"full"', '{"name":"matmul","causal":"fuller"'))
+    code, out, err = results("r.jsonl")
+    assert code == 2 and out == "" and re.search(r"error: r.jsonl:[12]: not a result of modcalc profile", err) and "internal" not in err, err
+
+
 def test_models_beside_several_others_say_beside_which(results):
     """Else one line of a plot would join times of several measurements."""
     files = [H200 / name for name in ("decode.jsonl", "context.jsonl")]

@@ -168,7 +168,7 @@ def test_a_share_of_a_parameter_is_no_budget() -> None:
     ("vary", "solve", "cost", "message"),
     [
         (["n_layers=1,2"], "n_layers", "params", "it is what --solve looks for"),
-        (["n_layers=1,2"], "capacity", "params", "costs grow with them"),
+        (["n_layers=1,2"], "capacity", "params", "found 'capacity'; allowed knobs are n_layers, d_model, d_ff"),
         (["n_layers=1,2"], "d_fff", "params", "did you mean d_ff"),
         (["n_layers=1,2"], "d_ff", "kv", "do not change with it"),
         (["capacity=0.5"], "d_ff", "params", "dense family"),

@@ -22,7 +22,7 @@ from modcalc.units import binary_bytes, grouped, params, parse_bound, parse_byte
         ("291.65 GFLOPs", 291_650_000_000),
         ("1 TFLOP", 10**12),
         ("100.00 EFLOPs", 10**20),
-        ("7B params", None),
+        ("7B params", 7 * 10**9),
         ("300Btokens", 300 * 10**9),
         ("124_439_808", 124_439_808),
         ("124,439,808", 124_439_808),

@@ -37,6 +37,7 @@ def import_(config: Config, output: Output = None, mod: AsMod = None, seq_len: S
     if output is not None:
         demand_name("-o", output)
     file, section = sectioned(config)
+    demand_name("CONFIG", config)
     if file.lower().endswith((".yaml", ".yml")):
         raise UsageError(f"{config}: YAML is what import writes; it takes a config.json, or a folder that holds one")
     if output and output.lower().endswith(".json"):

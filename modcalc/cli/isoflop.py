@@ -31,7 +31,7 @@ from modcalc.cli.search_options import (
     Within,
 )
 from modcalc.cli.targets import targets
-from modcalc.errors import UsageError
+from modcalc.errors import UsageError, demand_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,6 +87,9 @@ def isoflop(
     from modcalc.search.write import folder_for
     from modcalc.units import parse_count, parse_difference
 
+    for option, name in (("--match", match), ("--beside", beside)):
+        if name is not None:
+            demand_name(option, name)
     if not budget and not match:
         raise UsageError("give --budget FLOPS (such as --budget 6e18), --match OTHER, or both")
     if match and budget and len(budget) > 1:

@@ -145,7 +145,7 @@ def plan_and_work(
     # A token that decides by itself passes at the share of whole sequences, however short its prompt is.
     plan = spec if isinstance(spec, Plan) else resolve(spec, None if phase in SAMPLING else seq_len)
     new = seq_len if seq_len is not None else 1 if phase == "decode" else plan.seq_len
-    return plan, Workload(batch, new, context or 0, phase, routing)
+    return plan, Workload(batch, new, 0 if context is None else context, phase, routing)
 
 
 def count_params(rows: tuple[Op, ...]) -> Params:

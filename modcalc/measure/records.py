@@ -233,6 +233,14 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="status", tag=
         return [f"out of memory: {''.join(c if c.isprintable() else ' ' for c in said)}"]
 
 
+class CountedBy(msgspec.Struct, frozen=True):
+    """By whose rule FLOPs are counted. causal: which pairs of tokens count."""
+
+    name: Text
+    causal: Literal["full", "half", "exact"]
+    counts: Text
+
+
 class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     """A finished point. protocol: see PROTOCOL; records did not say it at first. time: when it was measured (UTC); rated: when it was
     told another peak.
@@ -249,7 +257,7 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     dtype: Text
     settings: Settings
     workload: dict[str, int]
-    convention: dict[str, str]
+    convention: CountedBy
     peak: Peak | None
     reached: Peak | None
     baseline: Baseline | None

@@ -22,6 +22,8 @@ BOM = b"\xef\xbb\xbf"  # some editors and shells put it in front
 OPENING = b'{"status":"'  # how every record begins
 JOINED = re.compile(rb'(?<!^)(?=\{"status":")')  # `cat` of files without a newline at their end; within a string quotes are escaped
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last for what is nested too deeply
+
 
 class Held(NamedTuple):
     """What a results file holds. records: by key, of which the last counts, in the order of these lines. lost: lines that are cut
@@ -48,7 +50,7 @@ def read_results(path: Path) -> Held:
             cut = False
             try:
                 record = msgspec.json.decode(line, type=Record)
-            except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+            except UNREADABLE as wrong:
                 if not _cut_off(line):
                     raise UsageError(f"{path}:{number}: not a result of modcalc profile ({_other(content) or wrong})") from wrong
                 lost, cut = lost + 1, True
@@ -76,7 +78,7 @@ def _other(content: bytes) -> str | None:
     """What a file is that modcalc wrote, but not with --out, or by another schema."""
     found = None
     for part in (content, content.partition(b"\n")[0]):
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        with suppress(*UNREADABLE):
             found = msgspec.json.decode(part)
             break
     if not isinstance(found, dict) or "schema" not in found:
@@ -172,6 +174,6 @@ def _cut_off(line: bytes) -> bool:
     """Whether a line is the beginning of a record of ours and no whole JSON value."""
     try:
         msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return line.startswith(OPENING) or OPENING.startswith(line)
     return False

@@ -113,8 +113,8 @@ def headline(records: Sequence[Record]) -> list[str]:
         whole = "a kept token is counted with as many keys as a token sees in the mean, however many stand before it"
         lines.append(f"{sampling if s.mode in SAMPLING else whole}, so FLOPs are expectations")
     if isinstance(record, Result):
-        pairs = f"; {PAIRS[record.convention['causal']]}" if s.mode != "decode" else ""  # its one token attends to all cached ones
-        lines.append(f"convention {record.convention['name']}: 1 multiply-add = 2 FLOPs{pairs}")
+        pairs = f"; {PAIRS[record.convention.causal]}" if s.mode != "decode" else ""  # its one token attends to all cached ones
+        lines.append(f"convention {record.convention.name}: 1 multiply-add = 2 FLOPs{pairs}")
         lines += [
             peak_line(record.peak, s.dtype, record.reached is not None),
             *([f"reached: {_rates(record.reached)} ({record.reached.source})"] if record.reached else []),

@@ -1,6 +1,6 @@
 """What the user may vary, in text: `n_layers=4:40:2,d_model=512:2048:64,capacity=0.125,0.25` -> values of each knob."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
 from modcalc.errors import UsageError
@@ -73,10 +73,10 @@ def _multiples(knob: str, text: str, multiple: int) -> Values:
     return values
 
 
-def known(option: str, name: str) -> str:
-    """`name`, if it is a knob. Raises UsageError, with the nearest one."""
-    if name not in KNOBS:
-        raise UsageError(f"{option}: found {name!r}; allowed knobs are {', '.join(KNOBS)}{hint(name, KNOBS)}")
+def known(option: str, name: str, allowed: Sequence[str] = KNOBS) -> str:
+    """`name`, if it is a knob, one of those allowed. Raises UsageError, with the nearest one."""
+    if name not in allowed:
+        raise UsageError(f"{option}: found {name!r}; allowed knobs are {', '.join(allowed)}{hint(name, allowed)}")
     return name
 
 
@@ -138,11 +138,12 @@ def checked(knob: str, value: int | Fraction) -> int | float:
     """`value` as a spec holds it. Raises UsageError outside the limits."""
     if isinstance(value, Fraction):
         if not 0 < value <= 1:
-            raise UsageError(f"{knob}: found {float(value):g}; a share is above 0 and at most 1 (a whole number without a point counts tokens)")
+            raise UsageError(f"{knob}: found {float(value)!r}; a share is above 0 and at most 1 (a whole number without a point counts tokens)")
         return float(value)
     limit = MAX_LAYERS if knob in ("n_layers", "every") else MAX_SIZE
     if not 1 <= value <= limit:
-        raise UsageError(f"{knob}: found {value}; allowed are 1 to {limit:,}")
+        share = " tokens, or a share such as 0.125" if knob == "capacity" else ""
+        raise UsageError(f"{knob}: found {value}; allowed are 1 to {limit:,}{share}")
     return value
 
 

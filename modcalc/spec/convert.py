@@ -226,6 +226,8 @@ def _range(kind: Any) -> str:
 
 # The number that a section is about.
 MAIN = {"Mod": "capacity", "Attention": "n_heads", "Mlp": "d_ff", "Moe": "n_experts"}
+# Sections that must say something, whatever that is.
+SOME = {"Limits", "FullAttention"}
 
 
 def _section(value: Any, kind: Any) -> str:
@@ -245,6 +247,8 @@ def _least(kind: Any) -> str:
     """How to write a section that has no more than it must."""
     main = MAIN.get(kind.cls.__name__)
     needed = [field.encode_name for field in kind.fields if field.required or (field.encode_name == main and field.default is None)]
+    if kind.cls.__name__ in SOME:
+        return f"give it {' or '.join(field.encode_name for field in kind.fields[:3])}"
     return f"give it {', '.join(needed)}" if needed else "write {} for its defaults"
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from modcalc.errors import UsageError
+from modcalc.errors import UsageError, demand_name
 from modcalc.spec.hub_read import of_model
 from modcalc.spec.load import shipped_specs
 
@@ -16,6 +16,7 @@ def sources(paths: Iterable[str]) -> Iterator[str]:
     Raises UsageError for a folder without any spec: a check of nothing must not pass.
     """
     for path in paths:
+        demand_name("SPEC", path)
         folder = Path(path)
         if not os.path.isdir(folder):
             yield path

@@ -1,5 +1,6 @@
 """A `mod` section written on the command line: capacity=0.125,every=2."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,8 @@ import msgspec
 
 from modcalc.errors import UsageError
 from modcalc.spec.convert import Problem, dotted
-from modcalc.spec.schema import Spec
+from modcalc.spec.near import SYNONYMS
+from modcalc.spec.schema import Mod, Spec
 from modcalc.spec.validate import checked
 from modcalc.spec.yaml_nodes import scalar
 
@@ -38,7 +40,18 @@ def _dotted(problem: Problem) -> Problem:
     if section and (problem.hint.startswith("did you mean {") or "number" not in problem.allowed):
         meant = dotted((*problem.path[1:], keys.split(", ")[0].split(" ")[0]))
         return msgspec.structs.replace(problem, hint=f"a key inside a section has a dot, as in {meant}=…")
-    return problem
+    return msgspec.structs.replace(problem, hint=_as_option(problem.hint, problem.path[-1]))
+
+
+def _as_option(hint: str, key: Any) -> str:
+    """A hint of the schema's, as it is written here: names of `mod` alone, without the section, and lists joined by +."""
+    if hint.startswith("write ") and key in SYNONYMS:
+        return ""
+    asked = re.fullmatch(r"did you mean (.*)\?", hint)
+    if asked and "{" not in hint:
+        meant = [name.removeprefix("mod.") for name in asked[1].split(" or ") if name.startswith("mod.") or name in Mod.__struct_fields__]
+        return f"did you mean {' or '.join(meant)}?" if meant else ""
+    return re.sub(r"\[([^\]]+)\]", lambda found: found[1].replace(", ", "+"), hint)
 
 
 def parse_mod(text: str) -> dict[str, Any]:
@@ -50,7 +63,7 @@ def parse_mod(text: str) -> dict[str, Any]:
         if not equals or not all(steps) or not value.strip():
             hint = (
                 "; a list joins its entries by +, as in layers=1+3"
-                if section and not equals and isinstance(scalar(pair.strip()), int | float)
+                if section and not equals and isinstance(scalar(pair.strip("[] ")), int | float)
                 else ""
             )
             raise UsageError(f"--mod {text}: found {pair.strip()!r}; allowed key=value pairs joined by commas, such as {EXAMPLE}{hint}")

@@ -37,7 +37,8 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     """The one of `words` that was probably meant."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(word[:60], words, 1, 0.6)), None)
+    known = {other.lower(): other for other in words}
+    return next((known[near] for near in get_close_matches(word[:60].lower(), known, 1, 0.6)), None)
 
 
 def hint(word: str, words: Iterable[str]) -> str:
@@ -50,6 +51,7 @@ def key_hint(key: str, here: list[str], homes: Mapping[str, list[str]]) -> str:
     """What to write for an unknown key. here: keys of its section; homes: key -> the dotted paths where the schema has it."""
     from difflib import SequenceMatcher
 
+    key = str(key)
     if key in SYNONYMS:
         return f"write {SYNONYMS[key]}"
     same = [word for word in here if word.lower() == key.lower()]

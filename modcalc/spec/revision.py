@@ -6,8 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from modcalc.errors import MissingDependency, SpecError, UsageError
-from modcalc.spec.load import demand_no_section, load, loads, sectioned
+from modcalc.spec.load import MAX_BYTES, demand_no_section, load, loads, sectioned
 from modcalc.spec.schema import Spec
+from modcalc.spec.text import decoded
 
 
 def load_side(text: str) -> Spec:
@@ -18,6 +19,8 @@ def load_side(text: str) -> Spec:
     revision, colon, file = text.partition(":")
     if not colon or not file or os.path.exists(text) or revision.startswith("-"):
         return load(text)
+    if not revision.strip():  # git would take its index
+        raise UsageError(f"{text}: an empty revision; is a variable not set?")
     file, section = sectioned(file)
     if _git(file, "cat-file", "-t", revision).stdout == b"tree\n":
         file = os.path.join(file, "config.json")
@@ -29,10 +32,7 @@ def load_side(text: str) -> Spec:
     if file.endswith(".json"):
         return _config(done.stdout, file, section, text)
     demand_no_section(text, section)
-    try:
-        return loads(done.stdout.decode(), file=text)
-    except UnicodeDecodeError:
-        raise UsageError(f"{text}: not a text file") from None
+    return loads(decoded(done.stdout, text, MAX_BYTES, "a spec"), file=text)
 
 
 def is_new(revision: str, file: str) -> bool:

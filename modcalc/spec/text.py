@@ -16,6 +16,11 @@ def read_text(path: Path, name: str, most: int, kind: str, needed: str = "") -> 
             raw = file.read(most + 1)
     except (OSError, ValueError) as wrong:  # the latter for a name that holds a NUL
         raise SpecError([f"{name}: not readable: {getattr(wrong, 'strerror', None) or wrong}{needed}"]) from None
+    return decoded(raw, name, most, kind)
+
+
+def decoded(raw: bytes, name: str, most: int, kind: str) -> str:
+    """The text that `read_text` promises, of what a file holds."""
     if len(raw) > most:
         raise SpecError([f"{name}: found more than {most // 1024:,} KiB; {kind} is a short file"])
     try:

@@ -49,10 +49,7 @@ def check_spec(spec: Spec) -> Spec:
     Raises SpecError with all problems, types and ranges of single values among them, and UsageError for what is no Spec.
     """
     demand_spec(spec)
-    try:
-        data, problems = structure(to_builtins(spec, enc_hook=_plain))
-    except TypeError as wrong:
-        problems = [wrong]
+    data, problems = structure(to_builtins(spec, enc_hook=_plain))
     if not problems:
         spec = convert(data, Spec)
         problems = find_problems(spec)
@@ -62,10 +59,8 @@ def check_spec(spec: Spec) -> Spec:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy or torch as Python's own."""
-    if not hasattr(value, "item"):
-        raise TypeError(f"found {value!r:.100}, a {type(value).__name__}; allowed numbers, text, lists and sections")
-    return value.item()
+    """Numbers of numpy or torch as Python's own; anything else as text that no rule allows."""
+    return value.tolist() if hasattr(value, "tolist") else f"{value!r:.100}, a {type(value).__name__}"
 
 
 def text_rules(r: Rules) -> None:
@@ -137,7 +132,12 @@ def position_rules(r: Rules) -> None:
         return
     if pattern_rule(r, "positions.rotated"):
         if p.rotated is not None and not any(p.rotated):
-            r.wrong("positions.rotated", "true for some layer", "for no positions at all write positions.kind: none", "found only false")
+            r.wrong(
+                "positions.rotated",
+                "true for some layer",
+                "" if spec.attention.latent else "for no positions at all write positions.kind: none",
+                "found only false",
+            )
         elif spec.attention.window != [] and all(window is None for window, rotated in by_layer(spec) if rotated):
             r.idle("without a rotated layer that has an attention.window", "positions.local_theta")
     latent = spec.attention.latent
@@ -161,7 +161,11 @@ def position_rules(r: Rules) -> None:
 def _turns_pairs(r: Rules, width: int, where: str) -> None:
     fraction = r.spec.positions.fraction
     if fraction == 1 and width % 2:
-        r.wrong(where, "an even head dim with rotary positions, which turn pairs", f"head dim is {width}; or give positions.fraction below 1")
+        r.wrong(
+            where,
+            "an even head dim with rotary positions, which turn pairs",
+            f"head dim is {width}" + ("; or give positions.fraction below 1" if width > 2 else ""),
+        )
     elif int(exact(fraction) * width) < 2:
         r.wrong("positions.fraction", f"a share that rotates at least 2 of {width} dims")
 
@@ -194,7 +198,7 @@ def norm_rules(r: Rules) -> None:
             r.idle("with norm.affine false: there is no weight", "norm.unit_offset")
         if norm.kind == "layernorm":
             r.need(norm.bias is not True, "norm.bias", "false or nothing with norm.affine false")
-    if r.spec.parallel != "none":
+    if r.spec.parallel != "none" and not (r.spec.moe and r.spec.moe.own_norms):
         r.need(norm.placement == "pre", "norm.placement", f"pre with parallel {r.spec.parallel}")
     if qk is None:
         return

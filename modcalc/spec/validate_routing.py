@@ -103,6 +103,7 @@ def moe_rules(r: Rules) -> None:
         r.idle("without shared experts", "moe.shared_gate", hint="give n_shared, or remove shared_gate")
     if moe.own_norms:
         own = "with moe.own_norms"
+        r.need(r.spec.parallel == "none", "parallel", f"none {own}")
         r.need(r.spec.norm.placement == "sandwich", "norm.placement", f"sandwich {own}")
         r.need(moe.n_shared > 0, "moe.n_shared", f"at least 1 {own}, which stand beside shared experts")
         r.need(not (moe.shared_gate and moe.n_shared), "moe.shared_gate", f"false {own}")

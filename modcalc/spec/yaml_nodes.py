@@ -116,7 +116,9 @@ def read_yaml(text: str, file: str) -> tuple[Node, list[tuple[int, str]]]:
 def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
     problem = wrong.problem or ""
     unended = "simple key" in (wrong.context or "")  # shows only in the lines behind it
-    mark = wrong.context_mark if unended else wrong.problem_mark or wrong.context_mark
+    # What was opened and is not closed shows only behind it, at the next key or at the end.
+    unclosed = "quoted scalar" in (wrong.context or "") or "flow" in (wrong.context or "") and "',' or" in problem
+    mark = wrong.context_mark if unended or unclosed else wrong.problem_mark or wrong.context_mark
     line = mark.line + 1 if mark else 1
     lines = text.splitlines()
     here = lines[line - 1] if line <= len(lines) else ""
