@@ -294,7 +294,7 @@ class Plan(Struct, frozen=True):
         if self.recursion is None:
             return tuple((self.seq_len, r) for r in self.routed.values())
         each = self.recursion.routings
-        return tuple(zip((self.seq_len, *(r.capacity for r in each)), each, strict=False))
+        return tuple(zip((self.seq_len, *(r.capacity for r in each[:-1])), each, strict=True))
 
     def demand_room(self, length: int) -> None:
         """Raises UsageError where learned positions end before `length` tokens."""
