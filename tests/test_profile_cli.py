@@ -103,6 +103,7 @@ def test_unknown_device_no_mfu(profile):
 
 
 def test_several_specs_and_points_make_one_document(profile):
+    pytest.importorskip("matplotlib")
     Path("b.yaml").write_text(YAML.replace("name: tiny", "name: b").replace("n_layers: 2", "n_layers: 3"))
     code, out, err = profile("tiny.yaml", "b.yaml", "--sweep", "batch=1,2", "--sweep", "seq-len=8,16", "-f", "json", "--plot", "p.svg", *QUICK)
     assert code == 0
