@@ -61,7 +61,7 @@ def parse_bound(value: Any, metric: str, *, ratio: bool = False, name: str = "va
     parse = parse_ratio if ratio else _bytes if metric.endswith("_bytes") else parse_count
     unit = _UNITS.search(value.strip()) if isinstance(value, str) else None
     if unit and unit[0][0].lower() != ("f" if "flops" in metric else "p"):
-        raise UsageError(f"{name}: found {_shown(value)}; {metric} is no number of {unit[0].lower()}")
+        raise UsageError(f"{name}: found {_shown(value)}; allowed what {metric} may be, which is no number of {unit[0].lower()}")
     bound = parse(value, name)
     return int(bound) if bound == int(bound) and not ratio else bound
 

@@ -102,11 +102,17 @@ class Decoder(nn.Module):
 
     @contextmanager
     def _tied(self) -> Iterator[None]:
-        """Where the head is tied, it is so afterwards: new parameters would come out twice."""
-        ours, its = (part._parameters.get("weight") for part in (self.embedding.tokens, self.head))
-        yield
-        if ours is not None and ours is its:
-            self.head.weight = self.embedding.tokens.weight
+        """Where the head is tied, it is so afterwards: new parameters would come out twice. The head's is taken where it alone is new."""
+        table, head = self.embedding.tokens, self.head
+        ours, its = (part._parameters.get("weight") for part in (table, head))
+        try:
+            yield
+        finally:
+            if ours is not None and ours is its:
+                if table.weight is ours:
+                    table.weight = head.weight
+                else:
+                    head.weight = table.weight
 
     def forward(self, tokens: Tensor) -> Output:
         """tokens: [B, T] int64. A plan with routing is for sequences of exactly plan.seq_len tokens."""

@@ -245,6 +245,8 @@ def test_a_bound_is_of_its_metrics_unit(run, spec, tmp_path: Path, monkeypatch: 
     done = run("a.yaml", "-r", rule)
     assert done.returncode == 2 and re.search(r"is no number of (gflops|flops|tokens|params)", done.stderr), done.stderr
     assert "2 held" in run("a.yaml", "-r", "params <= 1G params").stdout
+    spec("params: 5 tokens", "b.yaml")
+    assert re.search(r"b.yaml:\d+: budget.params: found '5 tokens'; allowed what params may be, which is no number of tokens", run("b.yaml").stderr)
 
 
 def test_a_revision_is_looked_up_where_the_file_is(run, spec, git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

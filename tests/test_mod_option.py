@@ -55,6 +55,8 @@ def test_apply_mod() -> None:
         ("n_layers=4", "z_loss\n"),  # and no key of another section
         ("hidden_size=4", "z_loss\n"),
         ("d_ff=64", "did you mean bypass.d_ff?"),
+        ("selection=thresold", "did you mean threshold?"),
+        ("bypass.d_f=64", "did you mean d_ff?"),
         ("recursions=2", "such as 1.0+0.67"),
         ("recursions=2,capacity=[1.0, 0.67]", "a list joins its entries by +"),
         ("every=2,every=3", "given twice"),

@@ -91,6 +91,12 @@ def test_a_tied_head_stays_tied_when_a_model_takes_over_weights() -> None:
         source, model = modcalc.build(spec, seed=1), modcalc.build(spec, device="meta")
         model.load_state_dict(source.state_dict(), assign=True)
         assert (model.head.weight is model.embedding.tokens.weight) == tied and same(model, source)
+    spec = tiny(head=dict(tied=True))
+    source, model = modcalc.build(spec, seed=1), modcalc.build(spec, device="meta")
+    state = source.state_dict()
+    del state["embedding.tokens.weight"]
+    model.load_state_dict(state, strict=False, assign=True)
+    assert model.head.weight is model.embedding.tokens.weight and same(model, source)
 
 
 def test_a_head_that_was_replaced_stays_so() -> None:

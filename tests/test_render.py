@@ -156,7 +156,8 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     "text, shown",
     [
         ("<b>bold</b>", "\\<b>bold\\</b>"), ("*star*", "\\*star\\*"), ("_a_ d_model", "\\_a\\_ d_model"), ("`x`", "\\`x\\`"),
-        ("[l](u) [FLOPs]", "\\[l](u) [FLOPs]"), ("back\\|slash", "back\\\\\\|slash"), ("< 0.1 % of 2 * 3", "< 0.1 % of 2 * 3"),
+        ("[l](u) [FLOPs]", "\\[l](u) [FLOPs]"), ("__init__", "\\_\\_init\\_\\_"), ("~~x~~ &lt;", "\\~\\~x\\~\\~ \\&lt;"),
+        ("back\\|slash", "back\\\\\\|slash"), ("< 0.1 % of 2 * 3", "< 0.1 % of 2 * 3"),
     ],
 )  # fmt: skip
 def test_names_are_no_markup_in_markdown(capsys: pytest.CaptureFixture[str], text: str, shown: str) -> None:

@@ -2,8 +2,10 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from strategies import specs
@@ -355,6 +357,9 @@ def test_numbers_become_those_of_a_file() -> None:
     for wrong in (Fraction(1, 2), object(), {1: 2}):
         with pytest.raises(SpecError, match=r"'a': mod.capacity(\[1\])?: (found|unknown key).*; allowed "):
             check_spec(make(mod=Mod(capacity=wrong)))
+    for path, over in (("name", dict(name=Path("x"))), ("source", dict(source=Fraction(1, 2))), ("name", dict(name=b"x"))):
+        with pytest.raises(SpecError, match=rf": {path}: found .*; allowed text"):
+            check_spec(msgspec.structs.replace(make(), **over))
     for other in ("mod-small", None, resolve(make())):
         with pytest.raises(UsageError, match="is no Spec|a Plan"):
             check_spec(other)

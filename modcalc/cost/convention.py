@@ -100,7 +100,7 @@ def times(factor: int, terms: Terms) -> Terms:
 class Convention(Struct, frozen=True):
     """A named choice of what counts, in FLOPs (or what `multiply_add` makes of them).
 
-    counts: one line for a reader. causal: full, half, window or exact (see AttentionCore.pairs) where pairs of tokens
+    counts: one line for a reader. causal: full, window, half, half-of-all or exact (see AttentionCore.pairs) where pairs of tokens
     count, else None. forward_terms, backward_terms: what each pass counts. recompute_terms: what the backward pass
     computes a second time, part of `backward`. multiply_add: what one multiply-add counts as.
     """

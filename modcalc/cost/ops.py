@@ -164,7 +164,7 @@ class AttentionCore(Op, frozen=True, kw_only=True):
             return ratio(t * whole(replace(self, tokens=self.among, among=None).pairs(causal)), self.among)
         if causal == "window":
             return t * (S if w is None else least(S, w))
-        if causal.startswith("half"):
+        if causal in ("half", "half-of-all"):
             mean = S - ratio(t, 2)
             return t * (mean if w is None or causal == "half-of-all" else least(mean, w if self.begun is None else ratio(w, 2)))
         if self.begun is not None:

@@ -23,9 +23,13 @@ def markdown(table: Table) -> str:
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
+# Emphasis and links only where they could be: a lone * or [ of a sentence stays readable as it is written.
+_MARKUP = re.compile(r"[\\|`~]|\*(?=\S)|(?<=\S)\*|<(?=[A-Za-z/!?])|&(?=\w+;|#)|(?<![^\W_])_|_(?![^\W_])|\[(?=.*\]\()")
+
+
 def escaped(text: str) -> str:
     """Text that stays text in markdown, also in a cell: backslashes, pipes, backticks, tags, emphasis and links of users' names."""
-    return re.sub(r"[\\|`]|\*(?=\S)|(?<=\S)\*|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w)|\[(?=[^\]]*\]\()", lambda found: f"\\{found[0]}", text)
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", text)
 
 
 def latex(table: Table) -> str:

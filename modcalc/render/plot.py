@@ -124,8 +124,13 @@ def layer_ticks(axes: "Axes", names: Sequence[str], **more: Any) -> None:
     """A tick for each layer, at 0, 1, …: blocks by their numbers, of more than LAYERS only some."""
     step = -(-len(names) // LAYERS)
     blocks = [name.removeprefix("blocks.") for name in names]
-    last = max((int(name) for name in blocks if name.isdigit()), default=0)
-    shown = ["" if name.isdigit() and (int(name) % step or 0 < last - int(name) < step and step > 1) else name for name in blocks]
+    ends = [i for i, name in enumerate(blocks) if not name.isdigit()]
+
+    def hidden(i: int) -> bool:
+        """Between the steps, or so near to a name that it would lie on it."""
+        return step > 1 and i not in ends and (int(blocks[i]) % step > 0 or any(abs(i - end) < step for end in ends))
+
+    shown = ["" if hidden(i) else name for i, name in enumerate(blocks)]
     axes.set_xticks(range(len(names)), shown, **more)
     axes.set_xlabel("block, by number, and what stands before and after")
 

@@ -51,8 +51,8 @@ def match(
     slack = 0.0 if target < EXACT and _integral(by, family, basis) else goal * 1e-12
     if budget:
         # One sequence of a step; where float64 is not exact, the exact count decides on near ties.
-        pays = budget // basis.batch
-        pays = pays if pays < EXACT and _integral("train", family, basis) else pays * (1 + 1e-12)
+        exact = budget < EXACT and _integral("train", family, basis)
+        pays = budget // basis.batch if exact else budget / basis.batch * (1 + 1e-12)
     groups = _Groups(lattice, per)
     best = Best(1 if per else limit, groups.n, slack)
     tally = Tally(lattice.size)

@@ -40,15 +40,16 @@ def _dotted(problem: Problem) -> Problem:
     if section and (problem.hint.startswith("did you mean {") or "number" not in problem.allowed):
         meant = dotted((*problem.path[1:], keys.split(", ")[0].split(" ")[0]))
         return msgspec.structs.replace(problem, hint=f"a key inside a section has a dot, as in {meant}=…")
-    return msgspec.structs.replace(problem, hint=_as_option(problem.hint, problem.path[-1]))
+    return msgspec.structs.replace(problem, hint=_as_option(problem))
 
 
-def _as_option(hint: str, key: Any) -> str:
-    """A hint of the schema's, as it is written here: names of `mod` alone, without the section, and lists joined by +."""
-    if hint.startswith("write ") and key in SYNONYMS:
+def _as_option(problem: Problem) -> str:
+    """A hint of the schema's, as it is written here: keys of `mod` alone, without the section, and lists joined by +."""
+    hint, own_key = problem.hint, problem.found == "unknown key" and len(problem.path) == 2
+    if own_key and problem.path[-1] in SYNONYMS:
         return ""
     asked = re.fullmatch(r"did you mean (.*)\?", hint)
-    if asked and "{" not in hint:
+    if asked and own_key:
         meant = [name.removeprefix("mod.") for name in asked[1].split(" or ") if name.startswith("mod.") or name in Mod.__struct_fields__]
         return f"did you mean {' or '.join(meant)}?" if meant else ""
     return re.sub(r"\[([^\]]+)\]", lambda found: found[1].replace(", ", "+"), hint)

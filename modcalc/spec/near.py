@@ -37,7 +37,9 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     """The one of `words` that was probably meant."""
     from difflib import get_close_matches
 
-    known = {other.lower(): other for other in words}
+    known: dict[str, str] = {}
+    for other in words:
+        known.setdefault(other.lower(), other)
     return next((known[near] for near in get_close_matches(word[:60].lower(), known, 1, 0.6)), None)
 
 

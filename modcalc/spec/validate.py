@@ -13,7 +13,7 @@ from modcalc.spec.resolve import by_layer, demand_spec, exact, heads, mlp_layers
 from modcalc.spec.rules import Rules
 from modcalc.spec.schema import FullAttention, Limits, ProjectionBias, Spec
 from modcalc.spec.validate_routing import mod_rules, moe_rules
-from modcalc.spec.yaml_nodes import Lines
+from modcalc.spec.yaml_nodes import Lines, Unusable
 from modcalc.units import parse_bound
 
 # More elements than torch can address, or than any machine holds.
@@ -49,7 +49,7 @@ def check_spec(spec: Spec) -> Spec:
     Raises SpecError with all problems, types and ranges of single values among them, and UsageError for what is no Spec.
     """
     demand_spec(spec)
-    data, problems = structure(to_builtins(spec, enc_hook=_plain))
+    data, problems = structure(_named(to_builtins(spec, enc_hook=_plain, builtin_types=(bytes,))))
     if not problems:
         spec = convert(data, Spec)
         problems = find_problems(spec)
@@ -59,8 +59,17 @@ def check_spec(spec: Spec) -> Spec:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy or torch as Python's own; anything else as text that no rule allows."""
-    return value.tolist() if hasattr(value, "tolist") else f"{value!r:.100}, a {type(value).__name__}"
+    """Numbers of numpy or torch as Python's own; of anything else its description, as bytes, which a spec has nowhere."""
+    return value.tolist() if hasattr(value, "tolist") else f"{value!r:.100}, a {type(value).__name__}".encode()
+
+
+def _named(data: Any) -> Any:
+    """The same with bytes as what no field takes."""
+    if isinstance(data, dict):
+        return {key: _named(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_named(value) for value in data]
+    return Unusable(data.decode(errors="replace")) if isinstance(data, bytes) else data
 
 
 def text_rules(r: Rules) -> None:

@@ -113,12 +113,22 @@ def read_yaml(text: str, file: str) -> tuple[Node, list[tuple[int, str]]]:
         raise SpecError([_syntax(wrong, text, file)]) from None
 
 
+def _unclosed(wrong: yaml.MarkedYAMLError, text: str) -> bool:
+    """Whether a quote or bracket is open where the text ends, or where a key stands that is no deeper than the line that opened it."""
+    opened, found = wrong.context_mark, wrong.problem_mark
+    if not opened or not found or not re.search("quoted scalar|flow", wrong.context or ""):
+        return False
+    lines = text.splitlines()
+    if not "".join(lines[found.line :])[found.column :].strip():
+        return True
+    behind = lines[found.line]
+    return found.line > opened.line and ": " in f"{behind} " and _column(behind) <= _column(lines[opened.line])
+
+
 def _syntax(wrong: yaml.MarkedYAMLError, text: str, file: str) -> str:
     problem = wrong.problem or ""
     unended = "simple key" in (wrong.context or "")  # shows only in the lines behind it
-    # What was opened and is not closed shows only behind it, at the next key or at the end.
-    unclosed = "quoted scalar" in (wrong.context or "") or "flow" in (wrong.context or "") and "',' or" in problem
-    mark = wrong.context_mark if unended or unclosed else wrong.problem_mark or wrong.context_mark
+    mark = wrong.context_mark if unended or _unclosed(wrong, text) else wrong.problem_mark or wrong.context_mark
     line = mark.line + 1 if mark else 1
     lines = text.splitlines()
     here = lines[line - 1] if line <= len(lines) else ""
