@@ -133,7 +133,6 @@ def isoflop(
 
 
 def _only(what: str, given: bool, options: dict[str, object]) -> None:
-
     for name, value in options.items():
         if value is not None and not given:
             raise UsageError(f"{name}: it belongs to {what}, so it would change nothing")

@@ -103,7 +103,6 @@ def memory(
 
 def _check(phase: str, context: int | None, seq_len: int | None, dtype: str, of_training: dict) -> None:
     """Options that contradict each other; Workload checks the rest."""
-
     check_decode("--phase", phase, context is not None, seq_len is not None)
     if of_training and phase != "train":
         options = ", ".join("--no-master" if value is False else f"--{name}" for name, value in of_training.items())

@@ -68,7 +68,6 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
 
 def _within(path: Path) -> list[Path]:
     """The file itself, or the results files of a folder. Raises UsageError where it has none."""
-
     if not path.is_dir():
         return [path]
     try:

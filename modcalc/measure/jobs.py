@@ -14,7 +14,7 @@ import torch
 from modcalc.cost.account import dense_twin
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure.point import Job
-from modcalc.measure.records import Settings
+from modcalc.measure.records import Settings, as_baseline
 from modcalc.measure.rigs import promised
 from modcalc.measure.stats import MIN_SAMPLES
 from modcalc.measure.steps import waits
@@ -82,7 +82,7 @@ def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: b
             )
         against = dense_twin(spec) if dense else template.baseline
         if against and against.name == spec.name:
-            against = msgspec.structs.replace(against, name=f"{spec.name} (as baseline)")
+            against = msgspec.structs.replace(against, name=as_baseline(spec.name))
         own = replace(template, spec=spec, baseline=against)
         for s in points(template.settings, axes):
             length = 1 if s.mode == "decode" else s.seq_len or spec.seq_len

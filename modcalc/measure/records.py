@@ -148,6 +148,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     expectation: bool = False
 
 
+def as_baseline(spec: str) -> str:
+    """What a model is called that runs beside itself."""
+    return f"{spec} (as baseline)"
+
+
 class Baseline(Measured, frozen=True, kw_only=True):
     """The other model of a comparison, and the ratios spec / baseline. Intervals are [low, high] at `confidence`, null with too few samples.
     build_ratios: the median of each build of both models, where they were built more than once.

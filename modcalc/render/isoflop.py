@@ -51,7 +51,7 @@ def _plan(answer: Answer, budget: int, found: Found) -> Table:
         f"steps of {basis.batch:,} x {basis.seq_len:,} tokens, rounded down; training FLOPs are counted from each shape's rows",
         *_rules(answer),
     ]
-    notes = [*_marked(answer, budget, found), *answer.notes, *_tally(found, bool(answer.target))]
+    notes = [*_marked(answer, budget, found), *answer.notes, *_tally(found)]
     return _table(f"{answer.asked.terms.family.spec.name}: shapes that spend {float(budget):.6g} training FLOPs", headline, cells, found, notes)
 
 
@@ -101,7 +101,7 @@ def _match(answer: Answer, found: Found) -> Table:
     if budget:
         steps.append(f"steps of {basis.batch:,} x {basis.seq_len:,} tokens that {float(budget):.6g} training FLOPs pay, rounded down")
         steps.append(f"{target.spec.name} would make {grouped(target.schedule.steps)} such steps, {si(target.schedule.tokens)} tokens")
-    notes = [*steps, *answer.notes, *_tally(found, bool(answer.target))]
+    notes = [*steps, *answer.notes, *_tally(found, matched=True)]
     return _table(f"{answer.asked.terms.family.spec.name}: shapes that cost as much as {target.spec.name}", headline, cells, found, notes)
 
 
@@ -187,7 +187,7 @@ def _rules(answer: Answer) -> list[str]:
     return [f"{convention.title}: counts {convention.counts}", *(f"rule: {line}" for line in answer.rules)]
 
 
-def _tally(found: Found, matched: bool) -> list[str]:
+def _tally(found: Found, *, matched: bool = False) -> list[str]:
     t = found.tally
     lines = [
         f"looked at {t.looked:,} of {t.size:,} shapes, shown {len(found.candidates):,}"

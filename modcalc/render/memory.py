@@ -172,7 +172,7 @@ def fits_tables(reports: Sequence[MemoryReport], format: str) -> list[Table]:
     if format != "csv" or not held:
         return [fits_table(report) for report in held]
     rows = [[report.plan.name, *row] for report in held for row in _fits(report)]
-    notes = [f"{report.plan.name}: {note}" for report in held for note in fits_table(report).notes]
+    notes = [f"{report.plan.name}: {note}" for report in held for note in _fit_notes(report)]
     return [Table(title=_room(held[0]), columns=(Column("spec"), *FITS), rows=rows, notes=notes)]
 
 
@@ -196,14 +196,18 @@ def fits_table(report: MemoryReport) -> Table:
     """The largest batch and the longest context, what they hold, and what one more would."""
     rows = _fits(report)
     used = [i for i, column in enumerate(FITS) if column.title not in ("routing", "why") or any(row[i] for row in rows)]
-    title = f"{report.plan.name}: {_room(report)}"
+    columns, cells = [FITS[i] for i in used], [[row[i] for i in used] for row in rows]
+    return Table(title=f"{report.plan.name}: {_room(report)}", columns=columns, rows=cells, notes=_fit_notes(report))
+
+
+def _fit_notes(report: MemoryReport) -> list[str]:
     notes = []
     if report.outgrown:
         n = report.gpus
         notes.append("in slices it trains on " + (f"{n:,} GPUs: --fsdp {n}" if n else f"none of 2, 4, 8, … up to {MOST_GPUS:,} GPUs"))
     if any(fit.knob != "batch" and not fit.limit and fit.largest > report.spec.seq_len for fit in report.fits):
         notes.append(f"more than the {report.spec.seq_len:,} tokens of the spec fit; memory does not say how well the model works with them")
-    return Table(title=title, columns=[FITS[i] for i in used], rows=[[row[i] for i in used] for row in rows], notes=notes)
+    return notes
 
 
 def _limit(fit: Fit, report: MemoryReport) -> str:

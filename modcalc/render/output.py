@@ -64,12 +64,11 @@ def facts(pairs: Sequence[tuple[str, str | Styled]], format: str | None = None) 
     lead = {"markdown": "- ", "latex": "% "}.get(format, "")
     lines = []
     for label, said in pairs:
-        text = said.text if isinstance(said, Styled) else said
-        shown = f"**{label}**" if label and format == "markdown" else label
+        text, shown = said.text if isinstance(said, Styled) else said, label
         if format == "markdown":
             from modcalc.render.markup import escaped
 
-            text = escaped(text)
+            text, shown = escaped(text), f"**{label}**" if label else ""
         lines.append(f"{lead}{shown}{': ' if label else ''}{text}" if label or text else "")
     text = "".join(f"{line}\n" for line in lines)
     if format == "csv":

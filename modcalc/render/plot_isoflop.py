@@ -24,8 +24,6 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
     if answer.target:
         what += f"; same {answer.target.by} cost as {answer.target.spec.name} within {float(answer.asked.within):g}"
     with figure(target, f"{family}: what a budget trains", what, width=9.0, height=5.5) as axes:
-        logarithmic(axes.xaxis)
-        logarithmic(axes.yaxis)
         sizes: list[float] = []
         marked: list[tuple[tuple[float, int], str]] = []
         for i, (budget, found) in enumerate(answer.founds):
@@ -68,8 +66,8 @@ def plot_isoflop(target: Path, answer: Answer) -> None:
         for axis, ticks in zip((axes.xaxis, axes.yaxis), _ticks(ends[1] / ends[0]), strict=True):
             logarithmic(axis, ticks)
         named: list[tuple[float, int]] = []
+        span = log(ends[1] / ends[0])
         for at, name in marked:
-            span = log(ends[1] / ends[0])
             if any(abs(log(at[0] / x)) < 0.12 * span and abs(log(at[1] / y)) < 0.06 * span for x, y in named):
                 continue  # it would lie on that one's
             named.append(at)

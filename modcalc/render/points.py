@@ -8,7 +8,7 @@ from typing import Any
 from modcalc.cost.workload import SAMPLING
 from modcalc.measure.hardware import Clocks, Device, Peak
 from modcalc.measure.rating import subject
-from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings
+from modcalc.measure.records import Attribution, Failed, Measured, Record, Result, Settings, as_baseline
 from modcalc.render.numbers import several, si
 from modcalc.render.wording import PAIRS
 
@@ -55,14 +55,14 @@ def names(records: Sequence[Record]) -> Callable[[Result], tuple[str, str]]:
             return r.spec, ""
         several, other = len(beside[r.spec]) > 1, r.baseline.spec
         if _with_itself(r):
-            return f"{r.spec} (with itself)" if several else r.spec, f"{r.spec} (as baseline)"
+            return f"{r.spec} (with itself)" if several else r.spec, as_baseline(r.spec)
         return f"{r.spec} (with {other})" if several else r.spec, f"{other} (beside {r.spec})" if len(beside[other]) > 1 else other
 
     return called
 
 
 def _with_itself(r: Result) -> bool:
-    return r.baseline.spec in (r.spec, f"{r.spec} (as baseline)")
+    return r.baseline.spec in (r.spec, as_baseline(r.spec))
 
 
 def attributed(records: Sequence[Result]) -> Iterator[tuple[str, Attribution, Result]]:

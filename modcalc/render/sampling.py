@@ -16,7 +16,7 @@ CASES = ROUTED | {"all": f"worst: {ROUTED['all']}", "none": f"best: {ROUTED['non
 
 def sampling_tables(asked: Sequence[tuple[Mapping[str, Report], Report | None]], unit: Unit, format: str) -> list[Table]:
     """`sampling_table` of each of several models; csv: all in one."""
-    tables = [sampling_table(*one[:1], unit, one[1]) for one in asked]
+    tables = [sampling_table(cases, unit, twin) for cases, twin in asked]
     if format != "csv" or len(tables) < 2:
         return tables
     names = [reports["expected"].plan.name for reports, _ in asked]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import reduce
 from math import isqrt, prod
 
 import numpy as np
@@ -65,12 +66,11 @@ def match(
         off = {"relative error": away > bound + slack}
         if budget:
             off = {"steps": chunk.costs["train"] > pays, **off}
-        for rule, mask in off.items():
-            tally.broken[rule] += int(np.count_nonzero(mask & (away <= LARGEST)))
+        dropped = _tallied(off, away <= LARGEST, tally)
         first = None
         if prefer != "closest" or budget:
             size = {"closest": 0.0, "deepest": chunk.n_layers, "widest": chunk.d_model, "params": chunk.costs.get("params")}[prefer]
-            first = np.where(np.logical_or.reduce(list(off.values())), 1.0, -size)
+            first = np.where(dropped, 1.0, -size)
         best.offer(chunk, away, first, groups.of(chunk) if per else None)
 
     _sweep(lattice, look, tally, advance)
@@ -126,9 +126,7 @@ def plan(
         if ratio:
             tokens = steps * (B * T)
             off["tokens per parameter"] = (tokens < params * float(ratio[0])) | (tokens > params * float(ratio[1]))
-        for rule, mask in off.items():
-            tally.broken[rule] += int(np.count_nonzero(mask if bad is None else mask & ~bad))
-        dropped = np.logical_or.reduce(list(off.values()))
+        dropped = _tallied(off, None if bad is None else ~bad, tally)
         x = (pays * T / TOKENS_PER_PARAM) / (train * params)
         far = np.maximum(x, 1 / x)
         if bad is not None:
@@ -202,6 +200,13 @@ def _preference(c: Candidate, prefer: str) -> Exact:
 
 def _percent(x: Fraction) -> str:
     return f"{abs(float(100 * x)):.3g} %"
+
+
+def _tallied(off: dict[str, np.ndarray], among: np.ndarray | None, tally: Tally) -> np.ndarray:
+    """Where any rule of `off` is broken; each is counted in the tally, among these shapes (None: all)."""
+    for rule, mask in off.items():
+        tally.broken[rule] += int(np.count_nonzero(mask if among is None else mask & among))
+    return reduce(np.logical_or, off.values())
 
 
 def _sweep(lattice: Lattice, look: Callable[[Chunk], None], tally: Tally, advance: Advance) -> None:
