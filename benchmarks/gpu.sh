@@ -7,7 +7,7 @@
 # DDP and FSDP2.
 #
 #   benchmarks/gpu.sh [--quick] [STAGE ...]
-#   stages: peaks tests train forward graph repeat self decode context llama where experts ranks learn; default: all
+#   stages: peaks largest tests where train forward graph repeat self decode context llama experts ranks learn; default: all
 #
 # Planned for a GPU of 141 GB; what does not fit into a smaller one becomes a row. Stages run in the order in which they are named;
 # what is there already is not measured again, and a stage that fails does not stop the others. --quick takes two samples of
@@ -23,15 +23,19 @@ stage_peaks() {
     once "$results/peaks.json" peaks "$python" -m modcalc.cli.app profile --peaks --device cuda --dtype bf16 --format json
 }
 
-# Sequences of 2,048 tokens, the batches that fill the GPU first: they are what is judged, should time run out.
-pairs() { # MODE, batches of the 3B pair
+# Sequences of 2,048 tokens. The batches that fill the GPU are what is judged, so they go before all others, should time run out.
+pairs() { # MODE, batches of the 220M, 1B and 3B pair
     local against=(--baseline dense --mode "$1" "${long[@]}")
-    point "$1-220m" mod-220m --sweep batch=64,16,4 "${against[@]}"
-    point "$1-1b" mod-1b --sweep batch=32,16,4 "${against[@]}"
-    point "$1-3b" mod-3b --sweep "batch=$2" "${against[@]}"
+    point "$1-220m" mod-220m --sweep "batch=$2" "${against[@]}"
+    point "$1-1b" mod-1b --sweep "batch=$3" "${against[@]}"
+    point "$1-3b" mod-3b --sweep "batch=$4" "${against[@]}"
 }
-stage_train() { pairs train 12,4; }
-stage_forward() { pairs forward 16,4; }
+stage_largest() {
+    pairs train 64 32 12
+    pairs forward 64 32 16
+}
+stage_train() { pairs train 64,16,4 32,16,4 12,4; }
+stage_forward() { pairs forward 64,16,4 32,16,4 16,4; }
 stage_graph() {
     # What is left of the small models' time once the host's launches are gone.
     point graph mod-220m --baseline dense --mode train --cuda-graph --sweep batch=4,16 "${long[@]}"

@@ -85,20 +85,22 @@ outer() {
 run_stages() {
     local stage
     for stage in "${stages[@]}"; do "stage_$stage"; done
-    attempt summary "$python" -m benchmarks.summary "$results"
+    attempt summary summarize
     if [ ${#failed[@]} -gt 0 ]; then
         echo "failed: ${failed[*]}" >&2
         exit 1
     fi
 }
 
-# attempt NAME COMMAND...: a failure is told, kept for the end, and does not end the run; an interrupt does.
+summarize() { "$python" -m benchmarks.summary "$results"; }
+
+# attempt NAME COMMAND...: a failure is told, kept for the end, and does not end the run; an interrupt does, with a summary of what is there.
 attempt() {
     local name=$1 code=0
     shift
     echo "== $name" >&2
     "$@" || code=$?
-    [ $code -ne 130 ] || exit 130
+    [ $code -ne 130 ] || { summarize || true; exit 130; }
     [ $code -eq 0 ] || { echo "$name: exit code $code" >&2; failed+=("$name"); }
 }
 

@@ -59,7 +59,11 @@ def gather(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def scatter(x: Tensor, rows: Tensor, new: Tensor) -> Tensor:
-    """x [N, D] with its `rows` [M] (unique) replaced by new [M, D]."""
+    """x [N, D] with its `rows` [M] (unique) replaced by new [M, D]: in x itself where no gradient is wanted, as nothing reads a block's
+    input after the block.
+    """
+    if not torch.is_grad_enabled():
+        return x.index_copy_(0, rows, new)
     back = inverse(rows, x.shape[0])
     return torch.where(back[:, None] >= 0, Take.apply(new, back, rows), x)
 

@@ -30,7 +30,7 @@ if "isoflop" in words:
     os.makedirs(words[-1], exist_ok=True)
     open(words[-1] + "/other.yaml", "w").write("x")
 if any(broken in " ".join(words) for broken in os.environ.get("BROKEN", "").split(",") if broken):
-    sys.exit(3)
+    sys.exit(int(os.environ["CODE"]))
 print("done")
 """
 
@@ -42,10 +42,10 @@ def script(tmp_path):
     python.write_text(NOTES)
     python.chmod(0o755)
 
-    def run(name: str, *words: str, broken: str = "", root: Path = ROOT) -> tuple[int, str, list[list[str]]]:
+    def run(name: str, *words: str, broken: str = "", code: int = 3, root: Path = ROOT) -> tuple[int, str, list[list[str]]]:
         log = tmp_path / "log"
         log.write_text("")
-        env = {**os.environ, "PYTHON": str(python), "LOG": str(log), "BROKEN": broken}
+        env = {**os.environ, "PYTHON": str(python), "LOG": str(log), "BROKEN": broken, "CODE": str(code)}
         if root == ROOT:
             env["RESULTS"] = str(tmp_path / "results")
         done = subprocess.run(["bash", str(root / "benchmarks" / name), *words], env=env, capture_output=True, text=True, timeout=60)
@@ -101,6 +101,12 @@ def test_a_failing_check_does_not_stop_the_others_and_is_named(script):
     assert code == 1 and any("benchmarks.train_mod" in words for words in commands)
     assert commands[-1][:2] == ["-m", "benchmarks.summary"]
     assert err.splitlines()[-1] == "failed: decode self", "in the order in which they were asked for"
+
+
+def test_an_interrupt_ends_the_run_with_a_summary(script):
+    code, _, commands = script("gpu.sh", "peaks", "repeat", "graph", broken="repeat-1.jsonl", code=130)
+    assert code == 130 and "--peaks" in commands[0]
+    assert "repeat-1.jsonl" in " ".join(commands[-2]) and commands[-1][:2] == ["-m", "benchmarks.summary"]
 
 
 def test_a_failed_check_is_tried_again(script):

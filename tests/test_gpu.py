@@ -26,6 +26,7 @@ from modcalc.measure.hardware import describe  # noqa: E402
 from modcalc.measure.point import Job, measure  # noqa: E402
 from modcalc.measure.steps import build_step  # noqa: E402
 
+torch.set_float32_matmul_precision("highest")  # the environment of an image may allow TF32
 CPU = torch.device("cpu")
 gpu_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 each_device = pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=gpu_only)])

@@ -41,6 +41,13 @@ def test_rows_and_their_gradients_are_the_same(case: tuple[int, list[int]], seed
     assert torch.equal(g, other_g)
 
 
+def test_without_gradients_rows_are_put_into_what_they_came_from() -> None:
+    x = torch.arange(8.0).view(4, 2)
+    with torch.no_grad():
+        y = fusible.scatter(x, torch.tensor([2, 0]), -torch.ones(2, 2))
+    assert y.data_ptr() == x.data_ptr() and y.tolist() == [[-1, -1], [2, 3], [-1, -1], [6, 7]]
+
+
 def test_a_compiled_block_makes_no_pass_over_all_tokens_for_gather_scatter_or_router() -> None:
     """Forward and backward: nothing as large as x is written or added into, and no product runs in fp32."""
     made: list[tuple[str, Tensor]] = []

@@ -15,7 +15,7 @@ from modcalc.measure.stats import WIDE, Interval, quartiles
 
 # Grows when a step, its timing, its count of bytes or hardware FLOPs or a default of the schema changes: what was measured before is
 # then measured again.
-PROTOCOL = 13
+PROTOCOL = 14
 BYTES_SINCE = 10  # the protocol from which on cached keys and values of routed blocks are read for tokens that pass alone
 
 Mode = Literal["forward", "train", "prefill", "decode"]
