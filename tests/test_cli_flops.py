@@ -185,6 +185,13 @@ def test_hardware_flops_of_a_train_step(flops, tiny: Path, how: dict[str, str]) 
     assert f"hardware: {h['train_step']:,} FLOPs per train step" in flops(tiny, *options).out
 
 
+def test_what_runs_again_where_attention_pairs_do_not_count(flops, tiny: Path) -> None:
+    options = ("--count", "analytic", "--backward", "--convention", "6nd")
+    assert "hardware: " not in flops(tiny, *options).out
+    said = next(line for line in flops(tiny, *options, "--recompute", "full").out.splitlines() if line.startswith("hardware: "))
+    assert said.endswith("(every block); attention pairs count nothing by this convention, nor when they are computed again)")
+
+
 def test_hardware_flops_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
     d = flops(tiny, tiny_mod, "--count", "analytic", "--phase", "train", "--format", "json").document
     assert all(r["hardware"]["train_step"] > r["flops"]["train_step"] for r in d["reports"])

@@ -257,7 +257,9 @@ def test_one_of_many_gpus(run, tmp_path: Path) -> None:
     d = json.loads(run("llama-2-7b", "--fsdp", 16, "--gpu-memory", "24GiB", "-f", "json")[0])
     assert (d["fsdp"], d["fewest_gpus"], d["bytes"]["whole_at_a_block"]) == (16, 64, bill.under_way)
     assert "in slices it trains on 2 GPUs" in run("llama-2-7b", "--gpu-memory", "80GiB")[0]
-    assert "in slices it trains on none of 2, 4, 8, … up to 65,536 GPUs" in run("llama-2-7b", "--gpu-memory", "8GiB")[0]
+    assert "in slices it trains on none of 2, 4, 8, … up to 65,536 GPUs\n" in run("llama-2-7b", "--gpu-memory", "8GiB")[0]
+    many = run("llama-2-7b", "--gpu-memory", "80GiB", "--batch", "512")[0]
+    assert "none of 2, 4, 8, … up to 65,536 GPUs, with 512 sequences on each; fewer need less (--batch)\n" in many
     few = run("gpt2", "--fsdp", 4, "-T", 8, "--recompute", "full")[0]  # of 50,257 words
     assert "outside blocks, less activations" in column(few, "part ")
     assert "weights before all blocks or gradients after them 235.88 MiB in place of activations" in few
@@ -313,8 +315,12 @@ def test_a_small_size_with_its_unit(run, tmp_path: Path) -> None:
 
 def test_the_batch_of_the_train_section_is_mentioned(run, tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text((SPECS / "dense-small.yaml").read_text() + "train: {batch_size: 8}\n")
-    said = "note: dense-small: billed for one sequence; its train section has 8 a step: --batch 8\n"
+    said = (
+        "note: dense-small: billed for one sequence; its train section has 8 a step: --batch 8, if one GPU is to hold them all "
+        "(--fsdp N bills one of N)\n"
+    )
+    shared = said.partition(": --batch")[0] + ", 3 of them on each of 3 GPUs: --batch 3\n"
     assert run(tmp_path / "t.yaml")[1] == said
-    assert run(tmp_path / "t.yaml", "--fsdp", 3)[1] == said.replace("step: --batch 8", "step, 3 of them on each of 3 GPUs: --batch 3")
+    assert run(tmp_path / "t.yaml", "--fsdp", 3)[1] == shared
     assert run(tmp_path / "t.yaml", "--fsdp", 8)[1] == ""
     assert run(tmp_path / "t.yaml", "--batch", 8)[1] == "" == run(tmp_path / "t.yaml", "--phase", "forward")[1]

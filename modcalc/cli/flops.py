@@ -170,7 +170,10 @@ def _cluster(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: 
         raise UsageError("--gpus: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
     rule = find_convention(convention)
     if rule.multiply_add != 2 or rule.recompute_terms:
-        raise UsageError(f"--gpus with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention")
+        rates = "; of a published rate with recomputation in it, only the model's share is MFU" if rule.recompute_terms else ""
+        raise UsageError(
+            f"--gpus with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention{rates}"
+        )
     from modcalc.measure.hardware import named_peak, peak
 
     name, found = (None, peak("", "bf16", peak_tflops)) if gpu is None else named_peak(gpu, "bf16")

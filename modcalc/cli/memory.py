@@ -85,8 +85,10 @@ def memory(
         planned = spec.train.batch_size if spec.train else 1
         own = -(-planned // training.fsdp)
         if phase == "train" and batch == 1 < own:
-            where = f", {own:,} of them on each of {training.fsdp:,} GPUs" if training.fsdp > 1 else ""
-            typer.echo(f"note: {spec.name}: billed for one sequence; its train section has {planned:,} a step{where}: --batch {own}", err=True)
+            sliced = training.fsdp > 1
+            where = f", {own:,} of them on each of {training.fsdp:,} GPUs" if sliced else ""
+            advice = f"--batch {own}" + ("" if sliced else ", if one GPU is to hold them all (--fsdp N bills one of N)")
+            typer.echo(f"note: {spec.name}: billed for one sequence; its train section has {planned:,} a step{where}: {advice}", err=True)
     reports = [
         memory_report(spec, batch=batch, seq_len=seq_len, phase=phase, context=context, dtype=dtype, room=room, training=training) for spec in loaded
     ]

@@ -132,7 +132,8 @@ _ALL = (
     ),
     _thirds(
         "deepseek",
-        "matrix products without the logits: 72 L D^2 + 12 L D S per token trained for a plain MLP of 4D; forward a third of it",
+        "matrix products without the logits: 72 L D^2 + 12 L D S per token trained for a plain MLP of 4D and ungrouped heads; forward a "
+        "third of it",
         "DeepSeek LLM (arXiv 2401.02954, section 3.2, M = 72 n_layer d_model^2 + 12 n_layer d_model l_seq)",
         NO_HEAD,
     ),

@@ -37,7 +37,8 @@ def hardware_flops(report: Report, training: Training = USUAL) -> Hardware:
     2205.14135, algorithm 4), so that its backward pass is 2.5 times its forward pass where keys and values are equally
     wide; explicit products keep them: 2 times. What `fusible` excludes needs explicit products. recompute: none; selective:
     the attention core runs again (Korthikanti et al. 2022, arXiv 2205.05198, section 5), which a fused kernel's backward
-    pass does anyway; full: every block runs again from its input (Chen et al. 2016, arXiv 1604.06174).
+    pass does anyway; full: every block runs again from its input (Chen et al. 2016, arXiv 1604.06174). Once, the forward pass of the core is a
+    third of it: the hardware FLOPs that Korthikanti et al. print for selective recomputation (1 + S/3h) count the whole core again.
 
     Raises UsageError for a convention that counts recomputation itself.
     """

@@ -17,6 +17,7 @@ def hardware_facts(report: Report, h: Hardware, unit: Unit) -> Facts:
     more = Fraction(h.recomputed) / Fraction(report.flops.train_step)
     forward = Fraction(h.backward) / Fraction(h.forward)
     needed = "" if fusible(report.rows) else FORCED
-    how = f"{ATTENTION[h.attention]}{needed}; {RECOMPUTE[h.recompute]}"
+    unseen = "; attention pairs count nothing by this convention, nor when they are computed again" if report.convention.causal is None else ""
+    how = f"{ATTENTION[h.attention]}{needed}; {RECOMPUTE[h.recompute]}{unseen}"
     over = f"{share(more)} more than the model's; backward {float(forward):.2f} times forward"
     return [("hardware", f"{count(unit.of(h.train_step))} {unit.name} per train step, {over} ({how})")]

@@ -17,7 +17,7 @@ def markdown(table: Table) -> str:
         cells[-1] = [f"**{t}**" if t else t for t in cells[-1]]
     align = ["right" if c.right else "left" for c in table.columns]
     heads = [escaped(c.header) for c in table.columns]
-    grid = tabulate(cells, heads, tablefmt="pipe", colalign=align, disable_numparse=True) if heads else ""
+    grid = tabulate(cells, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
     title, *headline = map(escaped, (table.title, *table.headline))
     parts = [f"### {title}" if title else "", "  \n".join(headline), grid, "\n".join(f"- {escaped(n)}" for n in table.notes)]
     return "\n\n".join(p for p in parts if p) + "\n"
@@ -36,21 +36,17 @@ def latex(table: Table) -> str:
     """A tabular with the rules of the booktabs package; title, headline and notes as comments."""
     from tabulate import tabulate
 
-    lines = [f"% {line}" for line in (table.title, *table.headline) if line]
-    if table.columns:
-        align = ["right" if c.right else "left" for c in table.columns]
-        text = tabulate(table.cells(), [c.header for c in table.columns], tablefmt="latex_booktabs", colalign=align, disable_numparse=True)
-        grid = [re.sub(r"^(\s*)(?=[\[*])", r"\1{}", line) for line in text.splitlines()]  # else an option of the row before
-        if table.total is not None and table.rows:
-            grid.insert(-3, r"\midrule")
-        lines += grid
-    return "\n".join([*lines, *(f"% {n}" for n in table.notes)]) + "\n"
+    lines = [f"% {line}" for line in (table.title, *table.headline, r"needs \usepackage{booktabs}") if line]
+    align = ["right" if c.right else "left" for c in table.columns]
+    text = tabulate(table.cells(), [c.header for c in table.columns], tablefmt="latex_booktabs", colalign=align, disable_numparse=True)
+    grid = [re.sub(r"^(\s*)(?=[\[*])", r"\1{}", line) for line in text.splitlines()]  # else an option of the row before
+    if table.total is not None and table.rows:
+        grid.insert(-3, r"\midrule")
+    return "\n".join([*lines, *grid, *(f"% {n}" for n in table.notes)]) + "\n"
 
 
 def csv_text(table: Table) -> str:
     """Raw values under `Column.names`, without the total (it is the sum) where there are other rows; unknown is empty."""
-    if not table.columns:
-        return ""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([name for column in table.columns for name in column.names])

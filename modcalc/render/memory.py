@@ -204,7 +204,8 @@ def _fit_notes(report: MemoryReport) -> list[str]:
     notes = []
     if report.outgrown:
         n = report.gpus
-        notes.append("in slices it trains on " + (f"{n:,} GPUs: --fsdp {n}" if n else f"none of 2, 4, 8, … up to {MOST_GPUS:,} GPUs"))
+        each = f", with {several(report.work.batch, 'sequence')} on each; fewer need less (--batch)" if report.work.batch > 1 else ""
+        notes.append("in slices it trains on " + (f"{n:,} GPUs: --fsdp {n}" if n else f"none of 2, 4, 8, … up to {MOST_GPUS:,} GPUs") + each)
     if any(fit.knob != "batch" and not fit.limit and fit.largest > report.spec.seq_len for fit in report.fits):
         notes.append(f"more than the {report.spec.seq_len:,} tokens of the spec fit; memory does not say how well the model works with them")
     return notes
