@@ -33,7 +33,8 @@ def parse_count(value: Any, name: str = "value") -> int:
 
     Raises UsageError, which names `name`, for anything else: 0, negative, NaN, 1e400, "12.5%", a size in bytes.
     """
-    return _whole(value, name, _COUNTS, "6e18, 1.5B or 300G", "counts take K, M, B or G, T, P")
+    examples = "6e18, 1.5B or 300G"
+    return int(_demand_whole(_amount(value, name, _COUNTS, examples, "counts take K, M, B or G, T, P"), value, name, examples))
 
 
 def parse_bytes(value: Any, name: str = "value") -> int:
@@ -72,10 +73,6 @@ def _bytes(value: Any, name: str) -> Fraction:
     amount = _amount(value, name, _BYTES, examples, rule)
     in_unit = isinstance(value, str) and value.strip()[-1:].isalpha()
     return amount if in_unit and amount >= 1 else _demand_whole(amount, value, name, examples)
-
-
-def _whole(value: Any, name: str, suffixes: dict[str, int], examples: str, rule: str) -> int:
-    return int(_demand_whole(_amount(value, name, suffixes, examples, rule), value, name, examples))
 
 
 def _demand_whole(amount: Fraction, value: Any, name: str, examples: str) -> Fraction:

@@ -70,6 +70,18 @@ class Pass:
         at = Positions.of_sequence(1, token.device, start=length, sampling=True)
         return self._blocks(self.model.embedding(token[:, None], at), at, self._route_rows)
 
+    def fill(self, tokens: Tensor) -> Tensor:
+        """The prompt [B, T] into an empty cache -> logits [B, V] of its last token."""
+        x, _ = self.whole(tokens)
+        self.cache.length = tokens.shape[1]
+        return self.model.logits(x[:, -1])
+
+    def extend(self, token: Tensor) -> Tensor:
+        """One more token [B] of every sequence, which the cache then holds -> logits [B, V]."""
+        x, _ = self.one(token)
+        self.cache.length += 1
+        return self.model.logits(x[:, -1])
+
     def _blocks(self, x: Tensor, at: Positions, route: Callable) -> tuple[Tensor, list[Routing]]:
         routing: list[Routing] = []
         blocks, rec = self.model.blocks, self.model.plan.recursion

@@ -32,9 +32,7 @@ def prefill(model: Decoder, tokens: Tensor, cache: Cache, *, decide: str | None 
     demand_sequences(tokens)
     if cache.length:
         raise UsageError(f"the cache holds {cache.length} tokens: prefill starts with an empty one; feed further tokens with decode")
-    x, _ = Pass(model, decide, cache, tokens.shape[0]).whole(tokens)
-    cache.length = tokens.shape[1]
-    return model.logits(x[:, -1])
+    return Pass(model, decide, cache, tokens.shape[0]).fill(tokens)
 
 
 @torch.no_grad()
@@ -44,9 +42,7 @@ def decode(model: Decoder, token: Tensor, cache: Cache, *, decide: str | None = 
     """
     if token.dim() != 1:
         raise UsageError(f"tokens of shape {list(token.shape)}: decode takes one of each sequence, [B]")
-    x, _ = Pass(model, decide, cache, token.shape[0]).one(token)
-    cache.length += 1
-    return model.logits(x[:, -1])
+    return Pass(model, decide, cache, token.shape[0]).extend(token)
 
 
 @torch.no_grad()

@@ -385,6 +385,10 @@ def test_a_folder_is_its_results_files(results, tmp_path):
     code, out, _ = results("a", "b")
     assert code == 0 and "mod-220m (a/self.jsonl)" in out and "mod-220m (b/self.jsonl)" in out
     assert "; measured 2026-11-20 to 2026-11-21\n" in out
+    Path("b", "c", "a").mkdir(parents=True)
+    Path("b", "c", "a", "self.jsonl").write_text(Path("b", "self.jsonl").read_text())
+    out = results(Path("a").resolve(), Path("b", "c", "a").resolve())[1]
+    assert f"mod-220m ({Path('a').resolve()}/self.jsonl)" in out, "two parts are not enough to tell them apart"
     Path("c").mkdir()
     assert results("c")[::2] == (2, "error: c: no .jsonl file in this folder; profile --out FILE.jsonl writes one\n")
 

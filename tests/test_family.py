@@ -35,7 +35,7 @@ def hold(name: str, depths: list[int], cost: str = "params", solve: str = "d_ff"
 
 
 def inner(c: Candidate) -> int:
-    return inner_width(c.spec, c.spec.d_model)
+    return inner_width(c.spec)
 
 
 def test_the_41m_family() -> None:

@@ -145,7 +145,7 @@ def test_without_torch():
     code = "import sys; sys.modules['torch'] = None; sys.argv = ['modcalc', 'profile', 'mod-small']; from modcalc.cli.app import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "error: measuring needs torch, which is not installed: pip install 'modcalc[torch]'\n"
+    assert done.stderr == "error: torch is not installed, which building and measuring models need: pip install 'modcalc[torch]'\n"
 
 
 @pytest.fixture

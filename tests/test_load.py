@@ -185,8 +185,10 @@ def test_names_of_what_is_shipped() -> None:
     assert {"gpt2", "llama-2-7b", "mod-220m", "dense-220m"} <= set(shipped_specs())
     with pytest.raises(SpecError, match="mod-22m: no such file, and no shipped spec of that name; did you mean mod-220m"):
         load("mod-22m")
-    with pytest.raises(SpecError, match="did you mean gpt2"):
+    with pytest.raises(SpecError, match=r"did you mean gpt2\?$"):
         load("some/where/gpt-2.yaml")
+    with pytest.raises(SpecError, match="a model of the transformers library is read from its config.json, downloaded$"):
+        load("Llama-3.2-1B")
     with pytest.raises(SpecError, match="shipped: dense-1b, "):
         load("zzz")
 

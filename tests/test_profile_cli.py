@@ -395,7 +395,9 @@ def test_six_builds_are_enough_for_an_interval(profile):
 def test_what_is_reached_is_counted_both_ways(monkeypatch):
     """2 FLOPs per multiply-add; a copy reads and writes."""
     monkeypatch.setattr(reach, "_median", lambda step, device: 0.5)
-    found = reach.reached(torch.device("cpu"), "fp32", size=10, copy_bytes=4000)
+    monkeypatch.setitem(reach.MATMUL, "cpu", 10)
+    monkeypatch.setitem(reach.COPY_BYTES, "cpu", 4000)
+    found = reach.reached(torch.device("cpu"), "fp32")
     assert (found.flops_per_s, found.bytes_per_s) == (2 * 10**3 / 0.5, 2 * 4000 / 0.5)
 
 

@@ -116,7 +116,7 @@ def test_decisions_are_drawn_at_the_plans_share(spec, expected):
     model = build(spec)
     tokens = Tokens(3000, 1, 50, CPU, 0)
     cache = Cache(model.plan, 3000)
-    DrawnPass(model, cache, 3000, tokens.generator).one(tokens.buffer[:, 0])
+    DrawnPass(model, cache, tokens).one(tokens.buffer[:, 0])
     for key, share in expected.items():
         layer = cache.layers[(key, 0) if spec is RECURSIVE else (0, key)]
         assert layer.count.double().mean().item() == pytest.approx(share, abs=0.04)
@@ -126,16 +126,17 @@ def test_where_nothing_is_drawn_it_is_the_models_own_sampling():
     """A dense model: the timed steps compute what modcalc.models.sampling computes."""
     dense = msgspec.structs.replace(SPEC, mod=None)
     model = build(dense)
-    step = sampling_step(model, settings("prefill"), CPU, 0)
     seen = []
-    step._fill = lambda tokens, fill=step._fill: seen.append(fill(tokens))
+    head = model.head.register_forward_hook(lambda module, inputs, logits: seen.append(logits))
+    step = sampling_step(model, settings("prefill"), CPU, 0)
     step.run()
+    timed = sampling_step(model, settings("decode"), CPU, 0)
+    timed.cache = step.cache
+    timed.run()
+    head.remove()
     cache = Cache(model.plan, 4)
     assert torch.equal(seen[0], prefill(model, step.tokens.buffer, cache))
-    token = torch.tensor([1, 2, 3, 4])
-    timed = sampling_step(model, settings("decode"), CPU, 0)
-    timed.cache, timed.context = step.cache, 8
-    assert torch.equal(timed._one(token), decode(model, token, cache))
+    assert torch.equal(seen[1], decode(model, timed.tokens.buffer[:, 0], cache))
 
 
 @pytest.mark.parametrize("spec", [SPEC, ALL_KEYS], ids=["plain", "keys of all"])

@@ -200,6 +200,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(budget=dict(params=dict(max=5, within=0.1))), "budget.params.within", "not without equals"),
     (dict(budget=dict(params=dict(max="1K", relative_to="gpt2"))), "budget.params.max", "a ratio takes no suffix"),
     (dict(budget=dict(params=dict(max=1, relative_to=" "))), "budget.params.relative_to", "a shipped name"),
+    (dict(budget=dict(params=dict(max=1, relative_to="\x1b[31mx"))), "budget.params.relative_to", "a shipped name"),
     (dict(budget=dict(train_flops=1e20)), "budget.train_flops", "add train.steps or train.tokens"),
     (dict(budget=dict(train_flops=1e20), train=dict(batch_size=2)), "budget.train_flops", "add train.steps or train.tokens"),
     (dict(name=""), "name", "1 to 200 printable characters"),
@@ -219,6 +220,8 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ),
     (dict(d_model=10**9, mlp=dict(d_ff=1), moe=dict(**MOE, n_shared=2, shared_d_ff=10**9)), "moe.n_shared", "weights of at most 1e+18 elements"),
     (dict(d_model=10**9, mlp=dict(ratio=1000), moe=dict(n_experts=2, top_k=1, d_ff=8, every=2)), "mlp.ratio", "weights of at most 1e+18 elements"),
+    (dict(d_model=3 * 10**8, mlp=dict(ratio=11, multiple_of=10**9)), "mlp.ratio", "this one would have 1.2e+18"),
+    (dict(d_model=10**9, positions=dict(kind="learned", max_len=10**9, offset=10**9)), "positions.offset", "this one would have 2.0e+18"),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from modcalc.cli.options import Causal, ConventionName, Format, OneSpec, SeqLen, option
-from modcalc.cli.search_options import CostName, Force, Out
+from modcalc.cli.search_options import CostName, Force, Out, only_with
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
@@ -67,10 +67,8 @@ def family(
 
     if not vary:
         raise UsageError("give --vary KNOB=VALUES, such as --vary n_layers=1,2,4,8")
-    if context is not None and hold != "decode":
-        raise UsageError("--context: it belongs to --hold decode, so it would change nothing")
-    if force and not out:
-        raise UsageError("--force: it belongs to --out, so it would change nothing")
+    only_with("--hold decode", hold == "decode", {"--context": context})
+    only_with("--out", bool(out), {"--force": force or None})
     values = parse_vary(vary)
     loaded = load_as(spec)
     T = seq_len or loaded.seq_len

@@ -29,6 +29,7 @@ from modcalc.cli.search_options import (
     Ratio,
     StepBatch,
     Within,
+    only_with,
 )
 from modcalc.cli.targets import targets
 from modcalc.errors import UsageError, demand_name
@@ -94,13 +95,13 @@ def isoflop(
         raise UsageError("give --budget FLOPS (such as --budget 6e18), --match OTHER, or both")
     if match and budget and len(budget) > 1:
         raise UsageError("--budget with --match: one budget, whose steps are shown for every match")
-    _only("--match", bool(match), {"--by": by, "--per": per})
-    _only("--budget", bool(budget), {"--batch": batch, "--plot": plot})
+    only_with("--match", bool(match), {"--by": by, "--per": per})
+    only_with("--budget", bool(budget), {"--batch": batch, "--plot": plot})
     plans = {"--tokens-per-param": tokens_per_param, "--count": count, "--min-steps": min_steps, "--beside": beside}
-    _only("--budget without --match", bool(budget and not match), plans)
-    _only("--match or --beside", bool(match or beside), {"--prefer": prefer})
-    _only("--by decode", by == "decode", {"--context": context})
-    _only("--out", bool(out), {"--force": force or None})
+    only_with("--budget without --match", bool(budget and not match), plans)
+    only_with("--match or --beside", bool(match or beside), {"--prefer": prefer})
+    only_with("--by decode", by == "decode", {"--context": context})
+    only_with("--out", bool(out), {"--force": force or None})
     budgets = list(dict.fromkeys(parse_count(b, "--budget") for b in budget or ()))
     target = targets({"--plot": plot}, {})
     family = load_as(spec, mod)
@@ -130,12 +131,6 @@ def isoflop(
         light = at_length(load_as(beside), T) if beside else None
         answer = planned(asked, light, tokens_per_param, count or "params", min_steps or 1, _progress)
     _report(answer, folder, target, format)
-
-
-def _only(what: str, given: bool, options: dict[str, object]) -> None:
-    for name, value in options.items():
-        if value is not None and not given:
-            raise UsageError(f"{name}: it belongs to {what}, so it would change nothing")
 
 
 @contextmanager

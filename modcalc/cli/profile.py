@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +162,7 @@ def _peaks(device: "torch.device", dtype: str, promise: "Peak | None", format: s
 
 def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, target: Path | None, format: str) -> None:
     """Measure every job, say what is doubtful, and show all at the end, or what there is when interrupted."""
+    from modcalc.measure.reach import with_peaks
     from modcalc.measure.records import Failed, Record
     from modcalc.measure.results import ResultsFile
     from modcalc.measure.rigs import quiet
@@ -189,7 +189,7 @@ def _measure(todo: "list[Job]", peaks: bool, out: str | None, again: bool, targe
     stopped: BaseException | None = None
     with file if file and first else nullcontext() as results:
         before = dict(results.records) if results and again else {}
-        todo = _with_peaks(todo, file, peaks, again, during)
+        todo = with_peaks(todo, file, again, lambda device, dtype: _reached(device, dtype, during, world) if peaks else None)
         if results and results.cut:
             print(f"warning: {out}: its last line is cut off; the point there counts as not measured", file=sys.stderr)
         try:
@@ -250,49 +250,14 @@ def _promise(job: "Job") -> str:
     return f"{si(step_flops(promised(job.spec, job.settings), job.device.type).step, 'FLOPs')} a step"
 
 
-def _with_peaks(
-    todo: "list[Job]", file: "ResultsFile | None", measure: bool, again: bool, during: "Callable[[str], AbstractContextManager]"
-) -> "list[Job]":
-    """The jobs, all with one peak and one of what the device reaches: as given now or earlier to the results file, else in its datasheet.
-
-    measure: find out what is reached where the file does not say, or, again, anew.
-    """
-    import torch
-
-    from modcalc.measure.hardware import describe
-
-    device, dtype = todo[0].device, todo[0].settings.dtype
-    filed = file.peaks(describe(device), dtype, str(torch.__version__)) if file else (None, None)
-    world = todo[0].world
-    peak, found = world.from_first(filed) if world else filed  # one process may have a file that another lacks
-    if measure and (found is None or again):
-        found = _reached(device, dtype, during, world)
-    peak = min(filter(None, (todo[0].peak, peak)), key=lambda known: not known.given, default=None)
-    return [replace(job, peak=peak, reached=found) for job in todo]
-
-
 def _reached(device: "torch.device", dtype: str, during: "Callable[[str], AbstractContextManager]", world: "World | None" = None) -> "Peak":
-    """What the device reaches, as the first process of a torchrun finds; it says if that is doubtful. Raises UsageError where no memory is free."""
+    """What the device reaches, with a sign of life, and a word if that is doubtful."""
     from modcalc.measure import caveats
     from modcalc.measure.hardware import describe
-    from modcalc.measure.reach import reached
-    from modcalc.measure.usage import out_of_memory
+    from modcalc.measure.reach import shared
 
-    if world and world.rank:  # all at once would be in each other's way
-        found = world.from_first(None)
-        if isinstance(found, str):
-            raise UsageError(found)
-        return found
-    try:
-        with during("measuring what the device reaches"):
-            found = reached(device, dtype)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        said = f"--peaks: memory ran out on the {device.type}; does something else use it?"
-        if world:
-            world.from_first(said)
-        raise UsageError(said) from error
-    if doubt := caveats.busy(describe(device)):
+    with during("measuring what the device reaches"):
+        found = shared(device, dtype, world)
+    if (world is None or world.rank == 0) and (doubt := caveats.busy(describe(device))):
         print(f"warning: --peaks: {doubt}", file=sys.stderr)
-    return world.from_first(found) if world else found
+    return found

@@ -97,7 +97,7 @@ def _read(paths: "dict[Path, bool]") -> "list[tuple[str, Record]]":
                 raise
             print(f"warning: {wrong}; left out", file=sys.stderr)
             continue
-        found += [("/".join(path.parts[-deep:]), record) for record in held.records.values()]
+        found += [(str(Path(*path.parts[-deep:])), record) for record in held.records.values()]
         if held.lost:
             lines = "a line is cut off" if held.lost == 1 else f"{held.lost:,} lines are cut off"
             print(f"warning: {path}: {lines}, and points that were not measured again are missing", file=sys.stderr)

@@ -1,10 +1,12 @@
-"""Option types of the commands that search shapes. Help texts state the default."""
+"""Option types of the commands that search shapes, and which of them need another. Help texts state the default."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
 
 from modcalc.cli.options import option
+from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
 Budgets = Annotated[list[str] | None, option("--budget", metavar="FLOPS", help="Training FLOPs to spend, such as 6e18; may be repeated.")]
@@ -97,3 +99,10 @@ Limit = Annotated[
 ]
 Out = Annotated[str | None, option("--out", "-o", metavar="DIR", help="Write every OK row as a spec into this folder.")]
 Force = Annotated[bool, typer.Option("--force", help="With --out: write into a folder that is not empty.")]
+
+
+def only_with(what: str, given: bool, options: Mapping[str, object]) -> None:
+    """Raises UsageError for options (name -> value, None: not given) that belong to `what`, unless that is given."""
+    for name, value in options.items():
+        if value is not None and not given:
+            raise UsageError(f"{name}: it belongs to {what}, so it would change nothing")

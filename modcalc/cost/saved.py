@@ -46,9 +46,9 @@ def saved(op: Op, how: How) -> Iterator[Tensor]:
     return rule(op, how) if rule and op.tokens else iter(())
 
 
-def in_full_precision(op: Op, how: How, name: str, entries: int) -> Tensor:
-    """A tensor read in full precision: itself in a wide model, else a copy of the row's own."""
-    return Tensor(name, entries) if how.wide else Tensor(f"{op.path}:{name}", entries, "wide")
+def in_full_precision(op: Op, how: How, entries: int) -> Tensor:
+    """What a row reads, in full precision: itself in a wide model, else a copy of the row's own."""
+    return Tensor(op.reads, entries) if how.wide else Tensor(f"{op.path}:{op.reads}", entries, "wide")
 
 
 def _lookup(op: Lookup, how: How) -> Iterator[Tensor]:
@@ -61,7 +61,7 @@ def _linear(op: Linear, how: How) -> Iterator[Tensor]:
     if not op.precise:
         yield Tensor(op.reads, entries)
         return
-    yield in_full_precision(op, how, op.reads, entries)
+    yield in_full_precision(op, how, entries)
     if not how.wide:
         yield Tensor(f"{op.path}:weight", op.d_in * op.d_out, "wide")
 
@@ -90,7 +90,7 @@ def _norm(op: NormOp, how: How) -> Iterator[Tensor]:
         yield Tensor(op.reads, held)
         yield Tensor(f"{name}:statistics", vectors, "wide")
     else:
-        yield in_full_precision(op, how, op.reads, held if how.wide else entries)
+        yield in_full_precision(op, how, held if how.wide else entries)
         yield Tensor(f"{name}:statistics", vectors, "wide")
         if op.weight and not split:
             yield Tensor(f"{name}:normed", entries, "wide")
@@ -206,7 +206,7 @@ def _scatter(op: Pointwise, how: How) -> Iterator[Tensor]:
         # x + r (y - x): both sides and r in full precision, and the places of r among all scores.
         # In a wide model x is what a sublayer reads; in a recursion its first block counts it under a name of its own.
         if not (how.wide and op.path.startswith("recursions.")):
-            yield in_full_precision(op, how, op.reads, kept * op.size)
+            yield in_full_precision(op, how, kept * op.size)
         yield Tensor(f"{op.path}:new", kept * op.size, "wide")
         yield Tensor(f"{op.path}:r", kept, "wide")
         yield Tensor(f"{op.path}:places", kept, "index")

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from modcalc.errors import MissingDependency, UsageError, first_line
+from modcalc.errors import UsageError, first_line
 from modcalc.measure import hardware
 from modcalc.spec.near import hint
 from modcalc.spec.plan import Plan
@@ -36,10 +36,7 @@ def build(
     Raises MissingDependency without torch, UsageError for a device, dtype, attention or seed that there is not, or seq_len
     that contradicts a plan.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependency("torch is not installed; building a model needs it: pip install 'modcalc[torch]'") from error
+    torch = hardware.import_torch()
     from modcalc.models.decoder import Decoder
 
     plan = spec if isinstance(spec, Plan) else resolve(spec, seq_len)

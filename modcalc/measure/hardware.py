@@ -75,12 +75,12 @@ def import_torch() -> "torch":
     try:
         import torch
     except ImportError as missing:
-        raise MissingDependency("measuring needs torch, which is not installed: pip install 'modcalc[torch]'") from missing
+        raise MissingDependency("torch is not installed, which building and measuring models need: pip install 'modcalc[torch]'") from missing
     return torch
 
 
 def pick(name: str) -> "torch.device":
-    """The torch device for `auto`, `cuda` or `cpu`. Raises MissingDependency where there is no GPU for `cuda`."""
+    """The torch device for `auto`, `cuda` or `cpu`. Raises MissingDependency where there is no GPU for `cuda`, UsageError for another name."""
     torch = import_torch()
     if name not in DEVICES:
         raise UsageError(f"device {name!r}: one of {', '.join(DEVICES)}")

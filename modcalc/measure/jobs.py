@@ -18,7 +18,7 @@ from modcalc.measure.records import Settings, as_baseline
 from modcalc.measure.rigs import promised
 from modcalc.measure.stats import MIN_SAMPLES
 from modcalc.measure.steps import waits
-from modcalc.spec.near import nearest
+from modcalc.spec.near import hint
 from modcalc.spec.plan import CANNOT_SAMPLE
 from modcalc.spec.schema import MAX_SIZE, Spec
 
@@ -37,9 +37,8 @@ def axis(text: str) -> Axis:
     name = written.replace("-", "_")
     allowed = {"batch": 1, "seq_len": 1, "context": 0}
     if name not in allowed:
-        meant = nearest(name, allowed)
-        hint = f"; did you mean {meant.replace('_', '-')}?" if meant else ""
-        raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of batch, seq-len, context{hint}")
+        names = [known.replace("_", "-") for known in allowed]
+        raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of {', '.join(names)}{hint(written, names)}")
     if not equals:
         raise UsageError(f"sweep {text!r}: without values; write {written}=1,2,4")
     values = []

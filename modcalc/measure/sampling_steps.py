@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class DrawnPass(Pass):
     """A pass whose decisions are drawn. Under the profiler, work between modules is named after the module that it serves."""
 
-    def __init__(self, model: "Decoder", cache: Cache, batch: int, generator: torch.Generator) -> None:
-        super().__init__(model, None, cache, batch)
-        self.generator = generator
+    def __init__(self, model: "Decoder", cache: Cache, tokens: Tokens) -> None:
+        super().__init__(model, None, cache, tokens.buffer.shape[0])
+        self.generator = tokens.generator
 
     def _decide(self, routed: Routed, index: int, x: Tensor, at: Positions) -> tuple[Tensor | None, Tensor, Tensor | None]:
         r, passes, predicted = super()._decide(routed, index, x, at)
@@ -84,12 +84,7 @@ class PrefillStep:
 
     def run(self) -> None:
         with torch.no_grad():
-            self._fill(self.tokens.buffer)
-
-    def _fill(self, tokens: Tensor) -> Tensor:
-        x, _ = DrawnPass(self.model, self.cache, tokens.shape[0], self.tokens.generator).whole(tokens)
-        self.cache.length = tokens.shape[1]
-        return self.model.logits(x[:, -1])
+            DrawnPass(self.model, self.cache, self.tokens).fill(self.tokens.buffer)
 
 
 class DecodeStep:
@@ -109,12 +104,7 @@ class DecodeStep:
 
     def run(self) -> None:
         with torch.no_grad():
-            self._one(self.tokens.buffer[:, 0])
-
-    def _one(self, token: Tensor) -> Tensor:
-        x, _ = DrawnPass(self.model, self.cache, token.shape[0], self.tokens.generator).one(token)
-        self.cache.length += 1
-        return self.model.logits(x[:, -1])
+            DrawnPass(self.model, self.cache, self.tokens).extend(self.tokens.buffer[:, 0])
 
 
 @torch.no_grad()

@@ -13,9 +13,8 @@ from modcalc.spec.plan import Plan
 Field = tuple[Column, Callable[[Any], Any]]
 
 
-def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *, backward: bool = False, twin: Report | None = None) -> Table:
+def breakdown(report: Report, by: str, unit: Unit, *, backward: bool = False, twin: Report | None = None) -> Table:
     """One model: parameters and FLOPs by component, layer or path, with shares, per sequence and per token; total last."""
-    unit = unit or Unit()
     total = report.lines("total")[0]
     B, tokens = report.work.batch, report.work.tokens
     label = LABELS if by == "component" else {}
@@ -59,9 +58,8 @@ def breakdown(report: Report, by: str = "component", unit: Unit | None = None, *
     )
 
 
-def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward: bool = False) -> Table:
+def comparison(reports: Sequence[Report], unit: Unit, *, backward: bool = False) -> Table:
     """Several models: parameters, FLOPs, per token, and the ratio of each to the first: of forward passes, or with `backward` of train steps."""
-    unit = unit or Unit()
     first = reports[0]
     own_length = lengths_differ(reports)
     rated = "train step" if backward else "forward"
@@ -89,9 +87,8 @@ def comparison(reports: Sequence[Report], unit: Unit | None = None, *, backward:
     )
 
 
-def side_by_side(reports: Sequence[Report], by: str, unit: Unit | None = None, *, backward: bool = False) -> Table:
+def side_by_side(reports: Sequence[Report], by: str, unit: Unit, *, backward: bool = False) -> Table:
     """Several models by component, layer or path: forward FLOPs of each (with `backward`: of the train step)."""
-    unit = unit or Unit()
     sums = [{line.label: line.flops(backward) for line in r.lines(by)} for r in reports]
     labels = dict.fromkeys(label for one in sums for label, value in one.items() if value)
     lines = ordered([Line(label, 0, 0, 0) for label in labels], by)

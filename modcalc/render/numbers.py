@@ -56,10 +56,6 @@ KINDS = {
 
 
 def machine(x: Any) -> Any:
-    """A value for csv and json: whole Fractions as int, others as float; nothing infinite; numpy scalars as Python's."""
+    """A value for csv and json: whole Fractions as int, others as float; nothing infinite."""
     x = number(x)
-    if isinstance(x, float):
-        return x if isfinite(x) else None
-    if x is None or isinstance(x, (int, str)):
-        return x
-    return machine(x.item())
+    return None if isinstance(x, float) and not isfinite(x) else x

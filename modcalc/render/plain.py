@@ -8,8 +8,7 @@ from modcalc.render.table import Table
 def plain(table: Table) -> str:
     """Title, headline, columns two spaces apart under a rule, notes; no colour, no box, ASCII but for the user's own names."""
     parts = [line for line in (table.title, *table.headline) if line]
-    if table.columns:
-        parts += ["", *_grid(table)] if parts else _grid(table)
+    parts += ["", *_grid(table)] if parts else _grid(table)
     if table.notes:
         parts += ["", *table.notes]
     return "\n".join(parts) + "\n"

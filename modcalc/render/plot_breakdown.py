@@ -15,12 +15,11 @@ from modcalc.render.plot_bars import parts, stacked, with_length
 from modcalc.render.wording import LABELS, Unit, headline, lengths_differ
 
 
-def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit | None = None, *, backward: bool = False) -> None:
+def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit, *, backward: bool = False) -> None:
     """One bar a model: components that cost something from the bottom up in the order of the tables, the total on top.
 
     reports: for a Mixture-of-Depths model, itself and its dense twin. backward: the train step instead of the forward pass.
     """
-    unit = unit or Unit()
     sums = [{line.label: unit.of(line.flops(backward)) for line in ordered(r.lines("component"), "component")} for r in reports]
     own_length = lengths_differ(reports)
     counted = "\n".join(headline(reports[0], unit, own_length=own_length, backward=backward)[:2])

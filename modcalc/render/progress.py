@@ -27,7 +27,7 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def progress(text: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar over `total` steps; yields advance(n). Where stderr is no terminal, the text once."""
     if not sys.stderr.isatty():
         print(f"{text} ...", file=sys.stderr, flush=True)

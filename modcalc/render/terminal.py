@@ -23,9 +23,8 @@ def boxed(table: Table) -> str:
     console = _console()
     keep, wide = fitting(table, console.width)
     parts = [_printed(console, *[Text(table.title, "bold")] * bool(table.title), *(Text(line, "dim") for line in table.headline))]
-    if table.columns:
-        # A terminal that is too narrow even so breaks the lines itself: no digit may be cut off.
-        parts.append(_printed(_console(max(console.width, _needed(wide, keep))), _grid(table, keep, wide)))
+    # A terminal that is too narrow even so breaks the lines itself: no digit may be cut off.
+    parts.append(_printed(_console(max(console.width, _needed(wide, keep))), _grid(table, keep, wide)))
     for i, column in enumerate(table.columns):
         if column.below and i not in keep:
             parts.append(labelled([(row[0], row[i]) for row in table.cells()]))

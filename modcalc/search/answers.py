@@ -10,7 +10,7 @@ from modcalc.cost.account import account
 from modcalc.errors import UsageError
 from modcalc.search.costs import Basis, cost
 from modcalc.search.family import KNOBS
-from modcalc.search.isoflop import MAX_GROUPS, Advance, match, plan
+from modcalc.search.isoflop import MATCHES, MAX_GROUPS, ROWS, Advance, match, plan
 from modcalc.search.knobs import band, known
 from modcalc.search.question import Terms, at_length, differences, shown, terms
 from modcalc.search.results import OK, Exact, Found, Steps, schedule
@@ -18,7 +18,6 @@ from modcalc.search.rules import Band
 from modcalc.spec.schema import Spec
 
 RATIO = ("1", "400")  # tokens per parameter: sizes from a 4.5th of sqrt(C/120) to 4.5 times it
-ROWS, MATCHES = 50, 20
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 

@@ -161,7 +161,7 @@ class Family:
             if scale is not None and isclose(scale, spec.d_model**0.5, rel_tol=1e-6):  # Gemma's rule
                 changes["embedding"] = structs.replace(spec.embedding, scale=shape.d_model**0.5)
         d_ff = shape.d_ff or w.d_ff
-        if d_ff != inner_width(spec, spec.d_model) or shape.d_model != spec.d_model:
+        if d_ff != inner_width(spec) or shape.d_model != spec.d_model:
             changes["mlp"] = structs.replace(spec.mlp, d_ff=d_ff, ratio=None, multiple_of=1)
         if shape.capacity is not None or shape.every is not None:
             given = {k: v for k, v in (("capacity", shape.capacity), ("every", shape.every)) if v is not None}

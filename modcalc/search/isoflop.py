@@ -18,6 +18,7 @@ from modcalc.search.select import LARGEST, Best
 
 TOKENS_PER_PARAM = 20  # Hoffmann et al. 2022 (arXiv 2203.15556, table 3)
 MARKS = (f"{TOKENS_PER_PARAM} tokens per parameter", "sqrt(C/120)")
+ROWS, MATCHES = 50, 20  # shown of a plan and of a match
 MAX_GROUPS = 10_000
 EXACT = 2**51  # below this, sums of integers and their differences to a target are exact in float64
 
@@ -35,7 +36,7 @@ def match(
     within: Fraction,
     prefer: str = "closest",
     per: tuple[str, ...] = (),
-    limit: int = 20,
+    limit: int = MATCHES,
     budget: int | None = None,
     advance: Advance = lambda n: None,
 ) -> Found:
@@ -102,7 +103,7 @@ def plan(
     ratio: Band = None,
     min_steps: int = 1,
     count: str = "params",
-    limit: int = 50,
+    limit: int = ROWS,
     advance: Advance = lambda n: None,
 ) -> Found:
     """Shapes, and the whole steps of each that spend `budget` training FLOPs.

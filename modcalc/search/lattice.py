@@ -199,7 +199,7 @@ class Lattice:
                 groups, recursion = part.groups, part.recursion
                 recursion = structs.replace(recursion, routings=tuple(structs.replace(r, share=float(r.share)) for r in recursion.routings))
             groups = tuple(structs.replace(g, block=block(g.block)) for g in groups)
-            plan = Plan(n_layers=1, groups=groups, recursion=recursion, **frame(spec, D, spec.vocab_size, T))
+            plan = Plan(n_layers=1, groups=groups, recursion=recursion, **frame(spec, D, T))
             for name, cost in bill(plan, self.names, self.basis, lambda op: op.path.startswith(("blocks.", "recursions."))).items():
                 costs[name][k] = cost
         index = (
@@ -215,7 +215,7 @@ class Lattice:
         """Costs of embedding and head, in `names`; exact until here."""
         if d_model not in self._frames:
             spec = self.family.spec
-            plan = Plan(n_layers=0, groups=(), **frame(spec, d_model, spec.vocab_size, self.basis.seq_len))
+            plan = Plan(n_layers=0, groups=(), **frame(spec, d_model, self.basis.seq_len))
             found = bill(plan, self.names, self.basis)
             self._frames[d_model] = [float(found[n]) for n in self.names]
         return self._frames[d_model]

@@ -231,7 +231,7 @@ SOME = {"Limits", "FullAttention"}
 
 
 def _section(value: Any, kind: Any) -> str:
-    """The section of which somebody wrote only what matters: {kind: alibi} for alibi, {capacity: 0.125} for 0.125, {} for true."""
+    """The section of which somebody wrote only what matters: {kind: alibi} for alibi, {capacity: 0.125} for 0.125."""
     for field in kind.fields:
         options = {_name(option): option for option in _options(field.type)}
         if value == field.encode_name and "Bool" in options:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from modcalc.errors import SpecError
 from modcalc.spec.convert import TOLD, given
@@ -13,7 +14,7 @@ from modcalc.spec.near import nearest
 from modcalc.spec.schema import Mod, Spec
 from modcalc.spec.text import read_text
 from modcalc.spec.validate import checked
-from modcalc.spec.yaml_nodes import Lines, read_yaml
+from modcalc.spec.yaml_nodes import Lines, read_yaml, scalar
 
 # Hundreds of times any shipped spec.
 MAX_BYTES = 256 * 1024
@@ -75,7 +76,7 @@ def locate(source: str | Path) -> Path:
     if not name.isprintable() or not 0 < len(name) < 1000:
         raise SpecError([f"{name[:100]!r}: allowed are names of 1 to 999 characters that can be shown"])
     try:
-        if path.is_file() or (path.exists() and not path.is_dir()):
+        if path.exists() and not path.is_dir():
             return path
         config = path / "config.json"
         if path.is_dir() and config.is_file():
@@ -87,7 +88,7 @@ def locate(source: str | Path) -> Path:
             raise SpecError([f"{name}: found a folder without config.json; allowed a YAML spec, a config.json or a folder that holds one"])
     except OSError as wrong:
         raise SpecError([f"{name}: not readable: {wrong.strerror}"]) from None
-    raise SpecError([f"{name}: no such file, and no shipped spec of that name{_nearest(name, list(shipped))}"])
+    raise SpecError([f"{name}: no such file, and no shipped spec of that name{_nearest(name, list(shipped))}{_hub(path)}"])
 
 
 def shipped_specs() -> dict[str, Path]:
@@ -100,9 +101,6 @@ def shipped_specs() -> dict[str, Path]:
 
 def dump(spec: Spec) -> str:
     """YAML that loads back to an equal Spec; what has its default is left out, but for what a `mod` section is about."""
-    import yaml
-
-    from modcalc.spec.yaml_nodes import scalar
 
     class Dumper(yaml.SafeDumper):
         pass
@@ -155,6 +153,11 @@ def _told(problems: list[tuple[int, str]], file: str) -> list[str]:
 def _label(path: Path, source: str | Path) -> str:
     """What messages call the file: as the user named it, or a shipped spec's file name."""
     return str(source) if path == Path(source) else path.name
+
+
+def _hub(path: Path) -> str:
+    """What a name that may be one of a model elsewhere needs."""
+    return "" if path.suffix in (".yaml", ".yml", ".json") else "; a model of the transformers library is read from its config.json, downloaded"
 
 
 def _nearest(name: str, names: list[str]) -> str:

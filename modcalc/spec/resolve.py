@@ -78,11 +78,11 @@ def norm_plan(norm: Norm, width: Dim, *, kind: str | None = None, affine: bool |
     return NormPlan(kind, width, affine, bias and affine, norm.eps, norm.unit_offset, groups)
 
 
-def inner_width(spec: Spec, d_model: Dim) -> int:
+def inner_width(spec: Spec) -> int:
     """F: as given, or ratio * d_model rounded up to a multiple."""
     if spec.mlp.d_ff is not None:
         return spec.mlp.d_ff
-    return up(exact(spec.mlp.ratio) * d_model, spec.mlp.multiple_of)
+    return up(exact(spec.mlp.ratio) * spec.d_model, spec.mlp.multiple_of)
 
 
 def up(width: int | Fraction, multiple: int) -> int:
@@ -212,7 +212,7 @@ def mlp_layers(spec: Spec) -> int:
 def inner_widths(spec: Spec) -> tuple[int | None, int | None]:
     """(d_ff, None where no layer uses it; that of experts, None where there are none or they have no width of their own)."""
     expert = spec.moe.d_ff if spec.moe else None
-    return inner_width(spec, spec.d_model) if mlp_layers(spec) or expert is None else None, expert
+    return inner_width(spec) if mlp_layers(spec) or expert is None else None, expert
 
 
 def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
@@ -227,7 +227,7 @@ def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
     return RecursionPlan(min(layers), max(layers), tuple(routings))
 
 
-def frame(spec: Spec, d_model: Dim, vocab_size: Dim, seq_len: int) -> dict:
+def frame(spec: Spec, d_model: Dim, seq_len: int) -> dict:
     """The parts of a Plan that are not blocks."""
     learned = spec.positions.kind == "learned"
     max_len = (spec.positions.max_len or spec.seq_len) if learned else None
@@ -237,7 +237,7 @@ def frame(spec: Spec, d_model: Dim, vocab_size: Dim, seq_len: int) -> dict:
         max_len=max_len,
         d_model=d_model,
         embedding=EmbeddingPlan(
-            vocab_size,
+            spec.vocab_size,
             spec.embedding.dim or d_model,
             max_len + spec.positions.offset if learned else 0,
             spec.positions.offset if learned else 0,
@@ -273,11 +273,7 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
         raise UsageError(f"{spec.name}: {full.n_kv_heads} must divide {H} heads")
     if H % K or not (spec.attention.head_dim or spec.attention.latent or spec.d_model % H == 0):
         raise UsageError(f"{spec.name}: {K} must divide {H} heads, and these d_model {spec.d_model} unless attention.head_dim is given")
-    if spec.moe and spec.moe.own_norms and (spec.moe.n_noop or not spec.moe.n_shared or spec.moe.choice != "token"):
-        raise UsageError(f"{spec.name}: moe.own_norms needs choice token, shared experts and no no-ops")
-    if spec.moe and spec.mlp.activation == "xielu":
-        raise UsageError(f"{spec.name}: experts have no weights of their own for the activation xielu")
-    F = inner_width(spec, spec.d_model)
+    F = inner_width(spec)
     recursion = recursion_plan(spec, T)
     routings: dict[int, RoutingPlan] = {}
     if spec.mod and not recursion:
@@ -303,6 +299,6 @@ def resolve(spec: Spec, seq_len: int | None = None) -> Plan:
         )
         for (window, rotated, moe, _), layers in alike.items()
     )  # fmt: skip
-    plan = Plan(n_layers=spec.n_layers, groups=groups, recursion=recursion, **frame(spec, spec.d_model, spec.vocab_size, T))
+    plan = Plan(n_layers=spec.n_layers, groups=groups, recursion=recursion, **frame(spec, spec.d_model, T))
     plan.demand_room(T)
     return plan

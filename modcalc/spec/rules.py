@@ -1,23 +1,24 @@
 """What the cross-field rules of `validate` and `validate_routing` share."""
 
+from collections.abc import Container
 from typing import Any
 
 from msgspec import structs
 
 from modcalc.spec.convert import Problem, shown
 from modcalc.spec.schema import Spec
-from modcalc.spec.yaml_nodes import Lines, Path
+from modcalc.spec.yaml_nodes import Path
 
 
 class Rules:
     """A Spec under check. Paths are given as dotted text: "mod.capacity".
 
-    lines: what the file says, where the Spec was read from one. A key counts as given if it is written there with
+    lines: the keys that a file says, where the Spec was read from one. A key counts as given if it is written there with
     something else than null or false; for a Spec made in Python, if it is not the default. whole: false where parts of
     the file could not be used; then nobody knows what has no effect.
     """
 
-    def __init__(self, spec: Spec, lines: Lines | None = None, whole: bool = True) -> None:
+    def __init__(self, spec: Spec, lines: Container[Path] | None = None, whole: bool = True) -> None:
         self.spec = spec
         self.whole = whole
         self.problems: list[Problem] = []

@@ -3,24 +3,25 @@
 Limits that one value breaks alone stand in `schema`. Rules of `mod` and `moe` stand in `validate_routing`.
 """
 
+from collections.abc import Container
 from typing import Any
 
 from msgspec import convert, to_builtins
 
 from modcalc.errors import SpecError, UsageError
 from modcalc.spec.convert import Problem, shown, structure, to_spec
-from modcalc.spec.resolve import by_layer, demand_spec, exact, heads, mlp_layers
+from modcalc.spec.resolve import by_layer, demand_spec, exact, frame, heads, inner_width, mlp_layers
 from modcalc.spec.rules import Rules
 from modcalc.spec.schema import FullAttention, Limits, ProjectionBias, Spec
 from modcalc.spec.validate_routing import mod_rules, moe_rules
-from modcalc.spec.yaml_nodes import Lines, Unusable
+from modcalc.spec.yaml_nodes import Path, Unusable
 from modcalc.units import parse_bound
 
 # More elements than torch can address, or than any machine holds.
 MAX_WEIGHT = 10**18
 
 
-def checked(data: Any, lines: Lines | None = None) -> tuple[Spec | None, list[Problem]]:
+def checked(data: Any, lines: Container[Path] | None = None) -> tuple[Spec | None, list[Problem]]:
     """Plain data as (Spec, no problems), or (None, every problem found).
 
     What is left of a file with unknown keys and unusable values is held to the rules too, but for the sections where they
@@ -33,7 +34,7 @@ def checked(data: Any, lines: Lines | None = None) -> tuple[Spec | None, list[Pr
     return (None if problems else spec), problems
 
 
-def find_problems(spec: Spec, lines: Lines | None = None, whole: bool = True) -> list[Problem]:
+def find_problems(spec: Spec, lines: Container[Path] | None = None, whole: bool = True) -> list[Problem]:
     """Every rule that `spec` breaks. lines: the file that it was read from, to tell what is written from what is default;
     whole: whether all of it could be used."""
     rules = Rules(spec, lines, whole)
@@ -266,7 +267,8 @@ def limits_rules(r: Rules, path: str, rule: Limits, name: str) -> None:
     if values.get("min") and values.get("max") and values["min"] > values["max"]:
         r.wrong(f"{path}.min", f"at most max, {shown(rule.max)}")
     if rule.relative_to is not None:
-        r.need(bool(rule.relative_to.strip()), f"{path}.relative_to", "the path of a spec, or a shipped name")
+        named = rule.relative_to.strip() != "" and rule.relative_to.isprintable()
+        r.need(named, f"{path}.relative_to", "the path of a spec, or a shipped name")
 
 
 def _amount(r: Rules, path: str, name: str, ratio: bool) -> object:
@@ -283,10 +285,11 @@ def size_rules(r: Rules) -> None:
     """Each weight matrix within what can exist; single dims are bounded by the schema."""
     spec, a = r.spec, r.spec.attention
     width = a.n_heads * ((a.latent.nope_dim + a.latent.rope_dim + a.latent.v_dim) if a.latent else heads(spec)[2])
-    inner = spec.mlp.d_ff or int((spec.mlp.ratio or 0) * spec.d_model)
+    inner = inner_width(spec) if spec.mlp.d_ff or spec.mlp.ratio else 0
     weights = {
         "attention.n_heads": spec.d_model * width,
         "mlp.d_ff" if spec.mlp.d_ff else "mlp.ratio": spec.d_model * inner,
+        "positions.offset": spec.d_model * frame(spec, spec.d_model, spec.seq_len)["embedding"].position_rows,
     }
     if a.latent:
         weights["attention.latent.kv_rank"] = a.latent.kv_rank * a.n_heads * (a.latent.nope_dim + a.latent.v_dim)
