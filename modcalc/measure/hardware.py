@@ -95,8 +95,8 @@ def pick(name: str) -> "torch.device":
 
 
 def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
-    """The torch dtype for fp32, bf16 or fp16; fp32 is that from here on, and nothing shorter. Raises UsageError where the device has no
-    arithmetic for it.
+    """The torch dtype for fp32, bf16 or fp16; fp32 is that from here on, and nothing shorter. Raises UsageError for another name, and
+    where the device has no arithmetic for it.
     """
     torch = import_torch()
     if name not in DTYPES:

@@ -28,7 +28,9 @@ Amount = Count | NotNegative
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the user chose for one point. seq_len: new tokens T of a sequence (1 for decode); context: tokens cached before them."""
+    """Everything that the user chose for one point. seq_len: new tokens T of a sequence (1 for decode; 0 where
+    many points begin from these: each spec's own); context: tokens cached before them.
+    """
 
     mode: Mode
     batch: Whole
