@@ -74,7 +74,7 @@ def test_what_is_beyond_a_spec_are_types_of_the_library() -> None:
 
 # Decoders of the library that are neither read nor refused by name: most are models of images or sound around one that may be.
 OTHERS = {
-    "beam", "cohere_compass_text", "dbrx", "emu3", "fuyu", "gemma3", "gemma4", "gemma4_unified", "git", "got_ocr2", "llama4", "mllama", "moshi",
+    "cohere_compass_text", "dbrx", "emu3", "fuyu", "gemma3", "gemma4", "gemma4_unified", "git", "got_ocr2", "llama4", "mllama",
     "moss_transcribe_diarize", "musicgen", "musicgen_melody", "phi4_multimodal", "trocr",
 }  # fmt: skip
 

@@ -68,7 +68,9 @@ BEYOND = {
     **dict.fromkeys(("laguna", "step3p5"), "layers with more heads of queries than others"),
     **dict.fromkeys(("inkling2_loop_text", "inkling2_text", "inkling_text", "zaya"), "convolutions of keys and values"),
     **dict.fromkeys(("ctrl", "xglm"), "positions as sines"),
+    **dict.fromkeys(("molmo2_text", "moshi"), "more tokens in the embedding than in the head"),
     "axk1": "a norm on what experts add, but not on what dense layers do",
+    "beam": "residuals that are weighted by depth",
     "bitnet": "norms within attention and MLP",
     "blt": "bytes in patches of changing length",
     "cohere2_moe": "the mean of routed and shared experts",
@@ -76,17 +78,20 @@ BEYOND = {
     "diffllama": "differences of two attentions",
     "doge": "masks that are made of the values",
     "dory": "a residual stream that keeps its length (nGPT)",
+    "ernie4_5_vl_moe_text": "experts of images beside those of text",
     "gpt_neox_japanese": "a bias in the last layer alone",
     **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts of another model's tokens"),
     "hrm_text": "layers that are applied in nested loops",
     "jetmoe": "experts within attention",
     "longcat_flash": "two attentions and MLPs a layer, with experts beside them",
-    "mimo_v2_flash": "layers with fewer heads of keys and values than others",
+    "mimo_v2_flash": "values narrower than keys",
     "mllama_text_model": "attention to images",
     "modernbert-decoder": "a first layer without a norm",
-    "muse_glimmer_text": "norms without a weight beside norms with one",
+    "muse_glimmer_text": "a norm without a weight on the embedding, beside norms with one",
     "muse_spark_text": "gates of the residual stream",
+    "moshi_depth": "weights of their own for each codebook",
     "reformer": "attention within hashed buckets",
+    "voxtral_realtime_text": "MLPs whose input is scaled by a delay",
 }  # fmt: skip
 # Types for more than text, of encoders or of diffusion, whose names are near to a decoder's.
 NAMESAKES = {"colqwen2", "glmga", "llada", "llava", "medgemma", "mistral3", "mllama", "molmo", "molmo2", "mpnet", "pixtral"}
@@ -174,21 +179,25 @@ def _meant(name: str) -> str | None:
 def _decoder(at: Source) -> str:
     """Where the config of a text decoder stands in that of a model of images or audio."""
     flat = f"{at.fields.get('model_type')}{OF_TEXT}" in TYPES and "hidden_size" in at.fields
-    return _section(at) or (f"; its fields stand beside: give {at.label}#{TEXT_SECTION}" if flat else "")
+    return _section(at) or (f"; its fields stand beside: give {at.part(TEXT_SECTION)}" if flat else "")
 
 
 def _section(at: Source) -> str:
-    """Which section is a text decoder's own, and can be read; or why it cannot."""
+    """Which section is a text decoder's own, and can be read; or why it cannot. The outermost goes first."""
     why = ""
-    for key, value in at.fields.items():
-        inner = value.get("model_type") if isinstance(value, Mapping) else None
-        if not isinstance(inner, str):
-            continue
-        own = f"; its own is the section {key} (model_type {show(inner)})"
-        if inner in TYPES or inner in ALIASES:
-            return f"{own}: give {at.label}#{key}"
-        if key == TEXT_SECTION:
-            why = f"{own}, {f'whose {_beyond(inner)}' if inner in BEYOND else 'which is not supported'}"
+    around = [("", at.fields)]
+    for path, fields in around:
+        sections = [(f"{path}{key}", value) for key, value in fields.items() if isinstance(value, Mapping)]
+        around += [(f"{name}.", value) for name, value in sections]
+        for name, value in sections:
+            inner = value.get("model_type")
+            if not isinstance(inner, str):
+                continue
+            own = f"; its own is the section {name} (model_type {show(inner)})"
+            if inner in TYPES or inner in ALIASES:
+                return f"{own}: give {at.part(name)}"
+            if name.rpartition(".")[2] == TEXT_SECTION:
+                why = why or f"{own}, {f'whose {_beyond(inner)}' if inner in BEYOND else 'which is not supported'}"
     return why
 
 

@@ -22,13 +22,20 @@ TEXT_SECTION, OF_TEXT = "text_config", "_text"
 
 @dataclass(frozen=True)
 class Source:
-    """The fields of a config, the name of the model, and where they come from. around: of the file, if these are one section of it."""
+    """The fields of a config, the name of the model, and where they come from. around: what is beside them, if they are one section, of the
+    dotted name `section`.
+    """
 
     fields: Mapping[str, Any]
     name: str
     label: str
     text: str = ""
     around: Mapping[str, Any] = field(default_factory=dict)
+    section: str = ""
+
+    def part(self, name: str) -> str:
+        """How a section of these fields is given."""
+        return f"{self.label}#{self.section and f'{self.section}.'}{name}"
 
     def problem(self, key: str, text: str) -> str:
         """`file:line: key: text`; the line where the file holds the key exactly once."""
@@ -51,27 +58,30 @@ def of_model(path: Path) -> bool:
 
 
 def read_config(source: str | Path | Mapping[str, Any], section: str | None = None) -> Source:
-    """The config, or that in its field `section`. Raises SpecError where `source` is no file, no JSON (with the line), no object, or
-    without that section.
+    """The config, or that in its field `section`, dots between a section and one within it. Raises SpecError where `source` is no file, no
+    JSON (with the line), no object, or without that section.
     """
-    whole = _read(source)
-    return whole if section is None else _part(whole, section)
+    config = _read(source)
+    for name in () if section is None else section.split("."):
+        config = _part(config, name)
+    return config
 
 
 def _part(whole: Source, section: str) -> Source:
     """A section of a config, which the model ties as a whole where the section does not say."""
-    inner = whole.fields.get(section)
+    inner, path = whole.fields.get(section), f"{whole.section}.{section}".lstrip(".")
     if inner is None and section == TEXT_SECTION and "vision_config" in whole.fields and "hidden_size" in whole.fields:
         # Before it had sections: what the library's own reading makes of such a file.
         inner = {key: value for key, value in whole.fields.items() if key != "vision_config"}
         inner["model_type"] = f"{inner.get('model_type')}{OF_TEXT}"
-        return Source(inner, whole.name, whole.label, whole.text, whole.fields)
+        return Source(inner, whole.name, whole.label, whole.text, whole.fields, path)
     if not isinstance(inner, Mapping):
-        there = ", ".join(key for key, value in whole.fields.items() if isinstance(value, Mapping))
-        raise SpecError([whole.problem(section, f"found no such section; allowed: {there or 'none, for this file has no sections'}")])
+        there = ", ".join(f"{whole.section}.{key}".lstrip(".") for key, value in whole.fields.items() if isinstance(value, Mapping))
+        none = f"none, for {whole.section or 'this file'} has no sections"
+        raise SpecError([whole.problem(path, f"found no such section; allowed: {there or none}")])
     tied = {TIED: whole.fields[TIED]} if TIED in whole.fields else {}
     usual = {TIED: WHOLE_TIED[kind]} if (kind := whole.fields.get("model_type")) in WHOLE_TIED else {}
-    part = Source({**usual, **tied, **inner}, whole.name, whole.label, _only(whole.text, section, inner), whole.fields)
+    part = Source({**usual, **tied, **inner}, whole.name, whole.label, _only(whole.text, section, inner), whole.fields, path)
     if tied and part.fields[TIED] != tied[TIED]:
         said = (
             f"{show(inner[TIED])}, but {show(tied[TIED])} beside {section}: which of them counts depends on the library's version; give both the same"
