@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hub_configs import CONFIGS, draw, named, nulled
 
+from modcalc.cost.account import account
 from modcalc.errors import SpecError
 from modcalc.spec.hub import TYPES, from_config
 from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, NULLABLE
@@ -103,6 +104,21 @@ def test_llama_4_attends_in_chunks_where_it_rotates() -> None:
     assert tiny("llama4_text", **own, moe_layers=[1, 2, 9]).moe.layers == [1, 2]
     assert tiny("llama4_text", **own, moe_layers=[]).moe is None
     assert tiny("llama4_text", **own, moe_layers=[3, 1, 1]).moe.every == 2
+
+
+def test_llama_4_without_experts() -> None:
+    """MobileLLM-R1-950M, of whose counts of experts the file says 0."""
+    zeros = dict.fromkeys(("interleave_moe_layer_step", "num_experts_per_tok", "num_local_experts"), 0)
+    sizes = dict(vocab_size=128256, hidden_size=1536, num_hidden_layers=22, num_attention_heads=24, num_key_value_heads=6, head_dim=64)
+    sizes |= dict(intermediate_size=6144, intermediate_size_mlp=6144, tie_word_embeddings=True, no_rope_layers=[1] * 22)
+    spec = from_config({"model_type": "llama4_text", "moe_layers": [], **sizes, **zeros})
+    assert spec.moe is None and account(spec, seq_len=8).params.total == 949_685_760
+
+
+def test_the_chunks_of_qwen_2_5_for_a_million_tokens_are_told() -> None:
+    assert "dual chunk attention" in left_out(
+        tiny("qwen2", num_key_value_heads=2, intermediate_size=8, dual_chunk_attention_config={"chunk_size": 2})
+    )
 
 
 def test_granite_4_without_state_spaces() -> None:

@@ -76,6 +76,17 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "apertus1p5_text", "output_vocab_size": 131072}, "131072, but vocab_size is 266752: a spec has one vocabulary"),
         ({"model_type": "apertus", "qk_norm": False}, "only true here"),
         ({"model_type": "mixtral", "hidden_act": "xielu"}, "as a spec, mlp.activation"),
+        ({"model_type": "mimo_v2_flash"}, "its models may have values narrower than keys, which no spec can describe"),
+        ({"model_type": "muse_glimmer_text"}, "its models may have a norm without a weight on the embedding, beside norms with one"),
+        ({"model_type": "beam"}, "its models may have residuals that are weighted by depth"),
+        ({"model_type": "moshi"}, "its models may have more tokens in the embedding than in the head"),
+        (
+            {"model_type": "molmo2", "vision_config": {}, "text_config": {"model_type": "molmo2_text"}},
+            'text_config (model_type "molmo2_text"), whose models may have more tokens in the embedding than in the head',
+        ),
+        ({"model_type": "llama", "activation": "gelu"}, 'activation: "gelu"; models of this model_type have only "swiglu" here'),
+        ({"model_type": "llama4_text", "interleave_moe_layer_step": 0}, "interleave_moe_layer_step: null, or left out, but a number is needed"),
+        ({"model_type": "llama4_text", "num_local_experts": 0}, "num_local_experts: null, or left out, but a number is needed"),
         ({"model_type": "bert"}, '"bert": its models may have attention to tokens that come later, which no spec can describe'),
         (
             {"model_type": "mllama", "vision_config": {}, "text_config": {"model_type": "mllama_text_model"}},

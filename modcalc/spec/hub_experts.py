@@ -25,7 +25,7 @@ from modcalc.spec.hub_parts import (
     rope,
     sizes,
 )
-from modcalc.spec.hub_rmsnorm import RMSNORM, TRAINED_IN_PARALLEL
+from modcalc.spec.hub_rmsnorm import CHUNKS, RMSNORM, TRAINED_IN_PARALLEL
 from modcalc.spec.hub_rules import of
 
 ROUTED_FREE = {"output_router_logits", "router_aux_loss_coef"}
@@ -123,7 +123,7 @@ EXPERTS: dict[str, ModelType] = {
         },
         only_if={"moe": layers.qwen_sparse_layers},
         names={"num_local_experts": "num_experts"},
-        free=ROUTED_FREE | TRAINED_IN_PARALLEL | {"max_window_layers"},
+        free=ROUTED_FREE | TRAINED_IN_PARALLEL | CHUNKS | {"max_window_layers"},
         # Qwen3-Coder's file says what its class builds.
         fixed=NO_MLP_BIAS | {"qkv_bias": (False, None), "shared_expert_intermediate_size": (0, None), "use_qk_norm": (True,)},
     ),

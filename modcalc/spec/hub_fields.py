@@ -110,6 +110,7 @@ DROPPED: dict[str, tuple[str, tuple]] = {
     "alibi": ("Falcon's ALiBi divided by sqrt(head_dim)", (False, None)),
     "apply_residual_connection_post_layernorm": ("the residual taken after the norm", (False, None)),
     "clip_qkv": ("clip_qkv", (None,)),
+    "dual_chunk_attention_config": ("dual chunk attention", (None,)),
     "moe_norm_min": ("a least sum of the experts' weights", (1e-12,)),
     "num_mtp_layers": ("the modules for multi-token prediction", (0, None)),
     "num_mtp_modules": ("the modules for multi-token prediction", (0, None)),

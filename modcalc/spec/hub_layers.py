@@ -277,7 +277,7 @@ def if_grouped(field: str) -> Rule:
 def llama4_sparse_layers(c: Config) -> list[int]:
     """Llama 4: the layers of moe_layers, or every interleave_moe_layer_step-th."""
     if c["moe_layers"] is None:
-        return every_nth(c, c["interleave_moe_layer_step"])
+        return every_nth(c, needed("interleave_moe_layer_step")(c))
     return sorted({i for i in c["moe_layers"] if i < c["num_hidden_layers"]})
 
 

@@ -50,6 +50,7 @@ def gemma_activation(c: r.Config) -> str:
     return own(c)
 
 
+CHUNKS = frozenset({"dual_chunk_attention_config"})  # of Qwen's files for a million tokens, which the library does not read
 # Of the decoders of InternVL 3.5.
 TRAINED_IN_PARALLEL = {"debug", "ep_size", "micro_forward", "skip_checkpoint", "use_deepep"}
 _LLAMA = ModelType(
@@ -57,7 +58,8 @@ _LLAMA = ModelType(
     knobs={**LLAMA, **LLAMA_BIASES},
     # Also of the decoders of Idefics3 and SmolVLM, whose files keep their predecessor's resampler, unused.
     free={"max_sequence_length", "perceiver_config", "pixel_shuffle_factor", "pretraining_tp", "rope_interleaved"},
-    fixed=NO_WINDOW | {"is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
+    # Falcon 3 says what the activation is for.
+    fixed=NO_WINDOW | {"activation": ("swiglu",), "is_llama_config": (True,), "qk_layer_norms": (False,), "use_resampler": (False,)},
 )
 
 _APERTUS = ModelType(
@@ -137,6 +139,7 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-6, use_sliding_window=False, sliding_window=4096, max_window_layers=28, layer_types=None, **SILU, **rope(),
         ),
         knobs={**LLAMA, **QKV_BIAS, **QWEN_WINDOW},
+        free=CHUNKS,
         fixed=NO_MLP_BIAS | {"use_mrope": (False, None)},
     ),
     "qwen3": ModelType(

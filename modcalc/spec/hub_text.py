@@ -113,6 +113,9 @@ TEXT: dict[str, ModelType] = {
         only_if={
             "attention.qk_norm": lambda c: c["use_qk_norm"] and any(layers.llama4_rotates(c)), "moe": layers.llama4_sparse_layers,
         },
+        # Of dense ones.
+        zeros=frozenset({"interleave_moe_layer_step", "num_experts_per_tok", "num_local_experts"}),
+        nulls=frozenset({"interleave_moe_layer_step"}),
         free=ROUTED_FREE | {"attn_scale", "floor_scale", "for_llm_compressor", "router_jitter_noise"},
         fixed=NO_WINDOW | NO_MLP_BIAS,
         dropped=(
