@@ -54,11 +54,14 @@ NAMES = {
     "exaone": {"num_hidden_layers": "num_layers"},
     **dict.fromkeys(("sarvam_mla", "sarvam_moe"), {"n_routed_experts": "num_experts", "n_shared_experts": "num_shared_experts"}),
     "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "max_position_embeddings": "seq_length"},
-    "mpt": {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "max_position_embeddings": "max_seq_len"},
+    **dict.fromkeys(
+        ("mpt", "dbrx"),
+        {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "max_position_embeddings": "max_seq_len"},
+    ),
 }
 INNER = {
     **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), "n_inner"), "opt": "ffn_dim", "falcon": "ffn_hidden_size", "bloom": None, "mpt": None,
-    "openai-gpt": None, "kolibri1": None,
+    "openai-gpt": None, "kolibri1": None, "dbrx": None,
 }  # fmt: skip
 
 
@@ -226,6 +229,13 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(attention_types=runs, window_size=window)
         case "mpt":
             return dict(attn_config=dict(softmax_scale=rng.choice((0.25, 1.5)))) if flag() else {}
+        case "dbrx":
+            experts = dict(ffn_hidden_size=rng.randint(3, 20), moe_num_experts=top + rng.randint(0, 3), moe_top_k=top)
+            experts |= dict(ffn_act_fn=dict(name=rng.choice(("silu", "gelu"))) if flag() else None)
+            experts |= dict(moe_normalize_expert_weights=rng.choice((1.0, None))) if flag() else {}
+            # The class cannot run without clip_qkv, here one that clips nothing.
+            groups = dict(kv_n_heads=rng.choice([k for k in range(1, H + 1) if H % k == 0]), rope_theta=10000.0, clip_qkv=1e6)
+            return dict(tie_word_embeddings=False, attn_config=groups, ffn_config=experts)
         case "cwm":
             return dict(mlp_bias=flag(), sliding_window=window, **(dict(layer_types=layers) if flag() else {}))
         case "gemma2" | "gemma3_text" | "vaultgemma":

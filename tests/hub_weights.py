@@ -55,7 +55,9 @@ COMMON = {
     **{f"{name}.{p}_proj": f"blocks.{{}}.mlp.{p}_proj" for name in ("mlp", "ffn") for p in ("gate", "up", "down")},
     **dict.fromkeys(("fc1", "mlp.fc1", "mlp.c_fc", "mlp.fc_in", "mlp.dense_h_to_4h"), "blocks.{}.mlp.up_proj"),
     **dict.fromkeys(("fc2", "mlp.fc2", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h"), "blocks.{}.mlp.down_proj"),
-    **dict.fromkeys(("mlp.gate", "mlp.gate.wg", "mlp.router", "mlp.router.gate", "block_sparse_moe.router"), "blocks.{}.moe.router"),
+    **dict.fromkeys(
+        ("mlp.gate", "mlp.gate.wg", "mlp.router", "mlp.router.gate", "block_sparse_moe.router", "ffn.router.layer"), "blocks.{}.moe.router"
+    ),
     "shared_mlp.output_linear": "blocks.{}.moe.shared.down_proj",
     "mlp.shared_expert_gate": "blocks.{}.moe.shared_gate",
     "mlp.act_fn": "blocks.{}.mlp.act",
@@ -110,6 +112,7 @@ def convert(model: torch.nn.Module) -> dict[str, Tensor]:
         i = layer.group(1) if layer else ""
         rest = name[layer.end() :] if layer else name.removeprefix("model.").rpartition("decoder.")[2]
         rest = rest.removeprefix("transformer.").removeprefix("gpt_neox.").removeprefix("biogpt.")
+        rest = rest.removeprefix("norm_attn_norm.")
         rest = rest.replace("feed_forward.", "mlp.") if config.model_type == "llama4_text" else rest
         for ours, part in _split(config, rest, value.detach(), bool(layer)):
             path = f"blocks.{i}.{ours}" if ours.startswith(("attn.", "moe.", "mlp.")) else ours.format(i)
@@ -132,6 +135,8 @@ def _split(config: object, rest: str, value: Tensor, in_layer: bool) -> Iterator
     elif module.endswith("sinks") or rest == "self_attn.sinks":
         yield "attn.core.sinks", value
     elif "experts." in f"{module}.{leaf}." and "shared" not in module:
+        if kind == "dbrx":  # one expert's rows below the other's
+            value = value.unflatten(0, (config.ffn_config.moe_num_experts, -1))
         yield from _experts(kind, rest, value)
     elif module in ("self_attn.qkv_proj", "attn.qkv_proj", "attn.c_attn", "attn.Wqkv", *(f"{a}.query_key_value" for a in ATTENTIONS)):
         if kind in CONV1D:
@@ -195,7 +200,7 @@ def _qkv(config: object, fused: Tensor) -> list[Tensor]:
         K = config.num_kv_heads
         q, k, v = fused.unflatten(0, (K, H // K + 2, N)).split((H // K, 1, 1), dim=1)
         return [part.flatten(0, 2) for part in (q, k, v)]
-    K = {"falcon": 1, "phi3": getattr(config, "num_key_value_heads", H)}.get(kind, H)
+    K = {"falcon": 1, **dict.fromkeys(("dbrx", "phi3"), getattr(config, "num_key_value_heads", H))}.get(kind, H)
     return list(fused.split((H * N, K * N, K * N)))
 
 
@@ -205,6 +210,10 @@ def _experts(kind: str, rest: str, value: Tensor) -> Iterator[tuple[str, Tensor]
     leaf = "bias" if name.endswith("_bias") else "weight"
     if kind in ("gpt_oss", "aria_text", "llama4_text") and leaf == "weight":
         value = value.transpose(1, 2)
+    if name.startswith("mlp."):
+        ours, value = {"mlp.w1": ("gate_proj", value), "mlp.v1": ("up_proj", value), "mlp.w2": ("down_proj", value.transpose(1, 2))}[name]
+        yield f"moe.experts.{ours}.{leaf}", value
+        return
     if name.startswith("down_proj"):
         yield f"moe.experts.down_proj.{leaf}", value
         return

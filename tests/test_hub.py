@@ -121,6 +121,16 @@ def test_the_chunks_of_qwen_2_5_for_a_million_tokens_are_told() -> None:
     )
 
 
+def test_dbrx_tells_of_the_rotary_base_that_version_5_does_not_read() -> None:
+    spec = named("dbrx")
+    assert (spec.attention.n_kv_heads, spec.moe.n_experts, spec.moe.top_k, spec.moe.renormalize, spec.positions.theta) == (8, 16, 4, True, 1e4)
+    assert "clip_qkv" in left_out(spec) and "rope_theta 500000 of attn_config, in place of which version 5 of the library takes 10000" in left_out(
+        spec
+    )
+    file = {"attn_config": {"rope_theta": 5e5}, "rope_theta": 5e5}
+    assert left_out(from_config({"model_type": "dbrx", **file})) == ""
+
+
 def test_granite_4_without_state_spaces() -> None:
     micro = named("granite-4.0-micro")
     assert (micro.moe, micro.mlp.d_ff, micro.positions.kind, micro.positions.theta) == (None, 8192, "rotary", 1e7)

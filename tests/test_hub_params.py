@@ -74,7 +74,7 @@ def test_what_is_beyond_a_spec_are_types_of_the_library() -> None:
 
 # Decoders of the library that are neither read nor refused by name: most are models of images or sound around one that may be.
 OTHERS = {
-    "cohere_compass_text", "dbrx", "emu3", "fuyu", "gemma3", "gemma4", "gemma4_unified", "git", "got_ocr2", "llama4", "mllama",
+    "cohere_compass_text", "emu3", "fuyu", "gemma3", "gemma4", "gemma4_unified", "git", "got_ocr2", "llama4", "mllama",
     "moss_transcribe_diarize", "musicgen", "musicgen_melody", "phi4_multimodal", "trocr",
 }  # fmt: skip
 
@@ -186,6 +186,7 @@ NO_FIELDS = {
     "glm4_moe_lite": ("first_k_dense_replace",),
     # The class of the whole model ties, and by default does not.
     **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
+    "dbrx": ("num_key_value_heads", "attn_config", "ffn_config"),
     "hy_v3": ("expert_hidden_dim", "first_k_dense_replace"),
     "sarvam_moe": ("moe_shared_expert_intermediate_size",),
     "gemma4_text": ("expert_intermediate_size", "global_head_dim", "num_global_key_value_heads", "per_layer_config"),
@@ -200,6 +201,7 @@ NO_FIELDS = {
 # Fields without which the default model cannot run.
 NEEDED = {
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "nemotron": {"num_key_value_heads": 48},
     "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
     "qwen3_vl_moe_text": {"tie_word_embeddings": False},

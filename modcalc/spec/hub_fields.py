@@ -54,7 +54,7 @@ KINDS = {
     **dict.fromkeys(
         ("activation", "activation_function", "afn", "hidden_act", "hidden_activation", "position_embedding_type", "topk_method"), "text"
     ),
-    **dict.fromkeys(("attn_config", "per_layer_config", "rope_parameters", "rope_scaling"), "section"),
+    **dict.fromkeys(("attn_config", "ffn_config", "per_layer_config", "rope_parameters", "rope_scaling"), "section"),
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
     **dict.fromkeys(("attn_type_list", "mlp_only_layers", "moe_layers", "no_rope_layers"), "counts"),
     "attn_temperature_tuning": "switch",
@@ -68,7 +68,7 @@ KINDS = {
 # null stands for "derive it" or "without" in these; in a flag it is false, as the library takes it.
 NULLABLE = {
     "attention_chunk_size", "attention_head_dim", "attention_layers", "attention_multiplier", "attention_types", "attn_config",
-    "attn_logit_softcapping", "attn_temperature_tuning", "attn_type_list", "dim_model_base", "expert_hidden_dim", "ffn_hidden_size",
+    "attn_logit_softcapping", "attn_temperature_tuning", "attn_type_list", "dim_model_base", "expert_hidden_dim", "ffn_config", "ffn_hidden_size",
     "final_logit_softcapping", "head_dim", "hidden_activation", "hidden_size_per_layer_input", "intermediate_size", "layer_rope_theta", "layer_types",
     "mlp_layer_types", "mlp_only_layers", "moe_layers", "moe_shared_expert_intermediate_size", "n_group", "n_inner", "no_rope_layers",
     "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "num_local_experts",
@@ -195,12 +195,17 @@ def wrong(field: str, value: Any) -> str | None:
         if field in NULLABLE or KINDS[field] == "flag":
             return None
         return f"null, but {_CHECKS[KINDS[field]][1]} is needed"
-    good, allowed = _CHECKS[KINDS[field]]
+    return misfit(KINDS[field], value)
+
+
+def misfit(kind: str, value: Any) -> str | None:
+    """What is wrong with a value of this kind, which is no null; None if nothing is."""
+    good, allowed = _CHECKS[kind]
     if good(value):
         return None
     hint = ""
-    if isinstance(value, str) and KINDS[field] in ("size", "layers", "count", "index", "number", "flag"):
+    if isinstance(value, str) and kind in ("size", "layers", "count", "index", "number", "flag"):
         hint = "; write it without quotes" if value.strip().replace(".", "", 1).isdigit() or value in ("true", "false") else ""
-    if isinstance(value, list) and KINDS[field] in ("size", "count"):
+    if isinstance(value, list) and kind in ("size", "count"):
         hint = ", the same for all layers"
     return f"{show(value)} is not {allowed}{hint}"

@@ -1,4 +1,4 @@
-"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BioGPT, BLOOM, MPT, Phi, Persimmon, StarCoder, StableLM, Falcon, OLMo,
+"""Model types with LayerNorm: the GPT family, CodeGen, OPT, BioGPT, BLOOM, Phi, Persimmon, StarCoder, StableLM, Falcon, OLMo,
 Command R, Nemotron, Jais 2."""
 
 from modcalc.spec import hub_layers as layers
@@ -135,23 +135,6 @@ LAYERNORM: dict[str, ModelType] = {
             "masked_softmax_fusion", "offset_alibi", "pretraining_tp", "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact",
         },
         fixed={"n_inner": (None,)},
-    ),
-    "mpt": ModelType(
-        defaults=sizes(50368, 2048, 24, 16, tied=True, max_seq_len=2048, layer_norm_epsilon=1e-5, attn_config=None),
-        # Published files also say learned_pos_emb, which counts only without ALiBi.
-        knobs={
-            **DECODER, **norm("layernorm", "layer_norm_epsilon"), "norm.bias": False, "seq_len": of("max_seq_len"), "positions.kind": "alibi",
-            "mlp.d_ff": r.inner(), "mlp.activation": "gelu", "attention.scale": r.mpt_score_scale,
-        },
-        checks=(r.mpt_attention,),
-        names={"d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"},
-        free=frozenset({
-            "emb_pdrop", "embedding_fraction", "init_config", "init_device", "learned_pos_emb", "resid_pdrop", "tokenizer_name", "verbose",
-        }),
-        fixed={
-            "expansion_ratio": (4,), "logit_scale": (None,), "no_bias": (True,), "norm_type": ("low_precision_layernorm", "layernorm"),
-        },
-        dropped=(lambda c: "clip_qkv" if (c["attn_config"] or {}).get("clip_qkv") else None,),
     ),
     "persimmon": ModelType(
         defaults=sizes(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from modcalc.spec.hub_fields import ACTIVATIONS, FIXED, FREE, same, show, wrong
+from modcalc.spec.hub_fields import ACTIVATIONS, same, show
 
 
 class Refused(Exception):
@@ -168,33 +168,6 @@ def own_kv_heads(c: Config) -> None:
     K, H = c["num_key_value_heads"], c["num_attention_heads"]
     if K is not None and K != H:
         raise Refused("num_key_value_heads", f"{K}: this model_type has one key and value per head, so num_attention_heads ({H}) is needed")
-
-
-# What MPT's section of attention says of a model as the library's class builds it, and what costs nothing there.
-MPT_FIXED = {"alibi": (True,), "alibi_bias_max": (8,), "attn_type": ("multihead_attention",), "prefix_lm": (False,), "qk_ln": (False,)}
-MPT_FREE = FREE | FIXED.keys() | {"attn_impl", "attn_pdrop", "attn_uses_sequence_id", "clip_qkv", "softmax_scale"}
-
-
-def mpt_attention(c: Config) -> None:
-    for key, value in (c["attn_config"] or {}).items():
-        if key in MPT_FIXED and not any(same(value, allowed) for allowed in MPT_FIXED[key]):
-            raise Refused("attn_config", f"{key}: {show(value)}; the transformers library builds only {show(MPT_FIXED[key][0])} in any case")
-        if key not in MPT_FIXED and key not in MPT_FREE:
-            raise Refused("attn_config", f"{key}: unknown, so it may change what the model costs; correct it, or remove it if it does not")
-    for key in ("clip_qkv", "softmax_scale"):
-        _mpt_number(c, key)
-
-
-def _mpt_number(c: Config, key: str) -> float | None:
-    value = (c["attn_config"] or {}).get(key)
-    problem = None if value is None else wrong("attention_multiplier", value)  # a number above 0, as this one
-    if problem:
-        raise Refused("attn_config", f"{key}: {problem}")
-    return None if value is None else float(value)
-
-
-def mpt_score_scale(c: Config) -> float | None:
-    return _mpt_number(c, "softmax_scale")
 
 
 def activation(*fields: str, renamed: dict[str, str] | None = None) -> Rule:
