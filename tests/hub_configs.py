@@ -21,7 +21,8 @@ KV_FREE = (
     "qwen3_vl_moe_text", "phimoe", "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "hyperclovax", "mellum",
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
     "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text", "apertus", "apertus1p5_text", "flint",
-    "kolibri1",
+    "kolibri1", "qwen2_5_omni_text", "qwen3_omni_moe_text", "glm_ocr_text", "hunyuan_vl_text", "granite4_vision_text", "granite_docling_text",
+    "emu3_text_model",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -32,14 +33,15 @@ OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
     "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe", "llama4_text", "sarvam_moe", "gemma4_text",
-    "gemma4_unified_text", "flint", "kolibri1",
+    "gemma4_unified_text", "flint", "kolibri1", "hunyuan_vl_text",
 )  # fmt: skip
 # Whose class wants a width that is a multiple of the heads, whatever head_dim says.
 MULTIPLE = ("llama", "exaone", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct",
     **dict.fromkeys(
-        ("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron", "persimmon", "glm4v_text", "glm4v_moe_text"), "partial_rotary_factor"
+        ("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron", "persimmon", "glm4v_text", "glm4v_moe_text", "glm_ocr_text"),
+        "partial_rotary_factor",
     ),
 }  # fmt: skip
 # The library's own names where they differ from hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings.
@@ -68,7 +70,14 @@ INNER = {
 BALANCE = ("e_score_correction_bias", "expert_bias")
 TEXT_DECODERS = (
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "paddleocr_vl_text", "mistral4",
+    "qwen2_5_omni_text", "qwen3_omni_moe_text", "glm_ocr_text", "hunyuan_vl_text", "granite4_vision_text", "granite_docling_text",
+    "emu3_text_model",
 )  # fmt: skip
+# Of these, classes that the library's AutoModel does not know.
+TEXT_CLASSES = {
+    "paddleocr_vl_text": "PaddleOCRTextModel", "qwen2_5_omni_text": "Qwen2_5OmniThinkerTextModel",
+    "qwen3_omni_moe_text": "Qwen3OmniMoeThinkerTextModel", "granite4_vision_text": "Granite4VisionTextModel", "emu3_text_model": "Emu3TextModel",
+}  # fmt: skip
 
 
 def named(name: str) -> Spec:
@@ -127,7 +136,9 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(scale_embedding=flag())
         case "iquestcoder":
             return dict(attention_bias=flag(), mlp_bias=flag())
-        case "glm4v_text" | "glm4v_moe_text" | "paddleocr_vl_text":
+        case "emu3_text_model":
+            return dict(attention_bias=flag(), mlp_bias=flag())
+        case "glm4v_text" | "glm4v_moe_text" | "paddleocr_vl_text" | "glm_ocr_text" | "hunyuan_vl_text":
             N = c.get("head_dim") or c["hidden_size"] // H
             rotated = int(N * c.get("partial_rotary_factor", 1)) // 2
             more = {rng.choice(("rope_scaling", "rope_parameters")): dict(type="default", mrope_section=[rotated - rotated // 2, rotated // 2, 0])}
@@ -136,6 +147,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
                     n_group=2, topk_group=rng.randint(1, 2), n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=rng.randint(3, 20)
                 )
                 more |= dict(first_k_dense_replace=rng.randint(0, L), norm_topk_prob=flag(), attention_bias=flag())
+            more |= dict(attention_bias=flag()) if model_type == "hunyuan_vl_text" else {}
             return more | (dict(use_bias=flag()) if model_type == "paddleocr_vl_text" else {})
         case "aria_text":
             return dict(attention_bias=flag(), moe_num_experts=top + rng.randint(0, 3), moe_topk=top, moe_num_shared_experts=rng.randint(1, 2))
@@ -162,10 +174,12 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(sliding_window=window, **more)
         case "qwen3_vl_text":
             return dict(attention_bias=flag())
-        case "qwen2" | "qwen3" | "qwen2_vl_text" | "qwen2_5_vl_text":
+        case "qwen2" | "qwen3" | "qwen2_vl_text" | "qwen2_5_vl_text" | "qwen2_5_omni_text":
             more = dict(attention_bias=flag()) if model_type == "qwen3" else {}
-            if "vl" in model_type:  # pairs of rotated dims that count time, height and width
-                more[rng.choice(("rope_scaling", "rope_parameters"))] = dict(type="mrope", mrope_section=[c["hidden_size"] // H // 2 - 2, 1, 1])
+            if model_type.endswith("_text"):  # pairs of rotated dims that count time, height and width
+                N = c.get("head_dim") or c["hidden_size"] // H
+                kind = "mrope" if "vl" in model_type else "default"
+                more[rng.choice(("rope_scaling", "rope_parameters"))] = dict(type=kind, mrope_section=[N // 2 - 2, 1, 1])
             on = flag()
             more |= dict(layer_types=layers) if on and flag() else dict(max_window_layers=rng.randint(0, L))
             return dict(use_sliding_window=on, sliding_window=window, **more)
@@ -212,7 +226,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
                 listed = dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)])
                 where |= listed if flag() else dict(first_k_dense_replace=rng.randint(0, L))
             return dict(sliding_window=window, **where)
-        case "granite" | "hyperclovax":
+        case "granite" | "hyperclovax" | "granite4_vision_text" | "granite_docling_text":
             more = dict(use_post_norm=flag()) if model_type == "hyperclovax" else {}
             return dict(**more, attention_bias=flag(), mlp_bias=flag(), **_multipliers(rng, flag))
         case "cohere":
@@ -269,10 +283,11 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             else:
                 more = dict(multi_query=flag(), parallel_attn=flag())
             return dict(new_decoder_architecture=new, alibi=flag(), bias=flag(), **more)
-        case "qwen3_moe" | "qwen3_vl_moe_text":
+        case "qwen3_moe" | "qwen3_vl_moe_text" | "qwen3_omni_moe_text":
             more = dict(mlp_only_layers=sorted(rng.sample(range(L), rng.randint(0, L)))) if flag() else {}
             if model_type == "qwen3_moe":
                 more |= dict(use_sliding_window=True, sliding_window=window) if flag() else {}
+            if model_type != "qwen3_vl_moe_text":
                 more |= dict(norm_topk_prob=flag())
             experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, moe_intermediate_size=rng.randint(3, 20))
             return dict(attention_bias=flag(), decoder_sparse_step=rng.randint(1, 3), **experts, **more)
@@ -412,9 +427,10 @@ def library_model(config: Any, device: str) -> Any:
 def _with_head(config: Any) -> Any:
     """A text decoder under the head that the class of the whole model puts on it."""
     import torch
-    from transformers import AutoModel, PaddleOCRTextModel
+    import transformers
 
-    of_config = PaddleOCRTextModel._from_config if config.model_type == "paddleocr_vl_text" else AutoModel.from_config
+    own = TEXT_CLASSES.get(config.model_type)
+    of_config = getattr(transformers, own)._from_config if own else transformers.AutoModel.from_config
 
     class WithHead(torch.nn.Module):
         def __init__(self) -> None:
@@ -426,7 +442,7 @@ def _with_head(config: Any) -> Any:
                 self.lm_head.weight = self.model.embed_tokens.weight
 
         def forward(self, input_ids: torch.Tensor, use_cache: bool, return_dict: bool = True) -> Any:
-            logits = self.lm_head(self.model(input_ids=input_ids, use_cache=use_cache)[0])
+            logits = self.lm_head(self.model(input_ids=input_ids, use_cache=use_cache)[0]) / getattr(config, "logits_scaling", 1)
             return SimpleNamespace(logits=logits) if return_dict else (logits,)
 
     return WithHead()

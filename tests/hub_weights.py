@@ -88,13 +88,28 @@ OWN = {
     "afmoe": NORM_AFTER | {"pre_mlp_layernorm": "blocks.{}.mlp_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
     **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo", "exaone4", "gemma4_text", "gemma4_unified_text"), NORM_AFTER),
     **dict.fromkeys(
-        ("glm4", "glm4v_text", "kolibri1"), {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"}
+        ("glm4", "glm4v_text", "glm_ocr_text", "kolibri1"),
+        {"post_self_attn_layernorm": "blocks.{}.attn_out_norm", "post_mlp_layernorm": "blocks.{}.mlp_out_norm"},
     ),
 }
 GATED = {"mlp.gate_up_proj": "mlp", "shared_mlp.input_linear": "moe.shared"}  # gate and up in one
 CONV1D = ("gpt2", "openai-gpt")  # whose projections are [d_in, d_out]
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
-NEIGHBOURS = ("glm", "glm4", "glm4v_text", "ernie4_5", "ernie4_5_moe", "cohere", "cohere2", "gptj", "codegen", "deepseek_v2", "helium", "llama4_text")
+NEIGHBOURS = (
+    "glm",
+    "glm4",
+    "glm4v_text",
+    "glm_ocr_text",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "cohere",
+    "cohere2",
+    "gptj",
+    "codegen",
+    "deepseek_v2",
+    "helium",
+    "llama4_text",
+)
 
 
 def tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -20,7 +20,10 @@ DATA = Path(__file__).parent / "data"
 PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
 FILES = sorted(CONFIGS.glob("*.json"))
 # Types of which no published file was at hand; the library's class alone holds them.
-NO_FILE = {"apertus1p5_text", "flint", "granite_swa", "granitemoe_swa", "granitemoeshared", "hyperclovax", "kolibri1"}
+NO_FILE = {
+    "apertus1p5_text", "emu3_text_model", "flint", "glm_ocr_text", "granite4_vision_text", "granite_docling_text", "hunyuan_vl_text",
+    "qwen2_5_omni_text", "qwen3_omni_moe_text", "granite_swa", "granitemoe_swa", "granitemoeshared", "hyperclovax", "kolibri1",
+}  # fmt: skip
 DRAWS = 8
 B, T = 2, 7
 
@@ -191,7 +194,7 @@ NO_FIELDS = {
     "sarvam_moe": ("moe_shared_expert_intermediate_size",),
     "gemma4_text": ("expert_intermediate_size", "global_head_dim", "num_global_key_value_heads", "per_layer_config"),
     "gemma4_unified_text": ("global_head_dim", "num_global_key_value_heads", "per_layer_config"),
-    "glm4v_text": ("partial_rotary_factor", "tie_word_embeddings"),
+    **dict.fromkeys(("glm4v_text", "glm_ocr_text"), ("partial_rotary_factor", "tie_word_embeddings")),
     "mistral4": ("rope_theta",),
     "hunyuan_v1_dense": ("attention_head_dim",),
     "hunyuan_v1_moe": ("attention_head_dim", "moe_intermediate_size"),
@@ -207,7 +210,7 @@ NEEDED = {
     "qwen3_vl_moe_text": {"tie_word_embeddings": False},
     "granitemoehybrid": {"layer_types": ["attention"] * 32},
     "gemma4_text": {"hidden_size_per_layer_input": 0},
-    **dict.fromkeys(("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe"), {"head_dim": 128}),
+    **dict.fromkeys(("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text", "qwen3_omni_moe_text"), {"head_dim": 128}),
 }
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from modcalc.cost.account import account
 from modcalc.errors import SpecError
 from modcalc.spec.hub import from_config
+from modcalc.spec.imported import left_out
 from modcalc.spec.load import load
 
 TEXT = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 50}
@@ -70,3 +72,26 @@ def test_deeply_nested_sections_are_looked_through() -> None:
     for _ in range(900):
         inner = {"a": inner}
     assert ".text_config (model_type" in refused({"model_type": "some", **inner}, None)
+
+
+def test_the_text_of_qwen_2_5_omni() -> None:
+    """Fields of Qwen2.5-Omni-7B, whose thinker is by default not tied, as its text alone is: Qwen2.5-7B with 7.62 billion parameters."""
+    text = dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, vocab_size=152064)
+    text |= dict(model_type="qwen2_5_omni_text", rope_theta=1e6, init_std=0.02, rope_scaling=dict(type="default", mrope_section=[16, 24, 24]))
+    thinker = {"model_type": "qwen2_5_omni_thinker", "audio_config": {}, "vision_config": {}, "text_config": text}
+    file = {"model_type": "qwen2_5_omni", "talker_config": {"model_type": "qwen2_5_omni_talker"}, "thinker_config": thinker}
+    assert refused(file, None).endswith("give config#thinker_config.text_config")
+    spec = from_config(file, "thinker_config.text_config")
+    assert f"{account(spec, seq_len=8).params.total / 1e9:.2f}" == "7.62" and not spec.head.tied
+    assert from_config(text).head.tied
+
+
+def test_the_text_of_hunyuan_ocr_stands_beside_its_tower() -> None:
+    """Fields of HunyuanOCR's file, without sections, which names the width of a head as its class used to."""
+    file = {"model_type": "hunyuan_vl", "vision_config": {"hidden_size": 1152}, "hidden_size": 1024, "num_attention_heads": 16}
+    file |= {"num_key_value_heads": 8, "attention_head_dim": 128, "head_dim": 128, "num_hidden_layers": 24, "intermediate_size": 3584}
+    file |= {"vocab_size": 120818, "org_vocab_size": 120818, "rope_scaling": {"type": "xdrope", "alpha": 1000.0, "xdrope_section": [16, 16, 16, 16]}}
+    assert refused(file, None).endswith("its fields stand beside: give config#text_config")
+    spec = from_config(file, "text_config")
+    assert (spec.attention.head_dim, spec.attention.n_kv_heads, spec.head.tied, spec.vocab_size) == (128, 8, True, 120818)
+    assert "xdrope RoPE scaling" in left_out(spec)

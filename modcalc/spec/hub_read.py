@@ -16,7 +16,7 @@ from modcalc.spec.yaml_nodes import printable
 # id2label of a large classifier fits; weights given by mistake do not.
 MAX_BYTES = 16 * 1024 * 1024
 TIED = "tie_word_embeddings"
-WHOLE_TIED = {"qwen3_vl_moe": False}  # where the library's default of a whole is not its text's
+WHOLE_TIED = dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_vl_moe"), False)  # where the library's default of a whole is not its text's
 TEXT_SECTION, OF_TEXT = "text_config", "_text"
 
 

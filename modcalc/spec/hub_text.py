@@ -1,5 +1,5 @@
-"""Text decoders of models of images, which stand in the section text_config of those models' files: Qwen2-VL to Qwen3-VL, GLM-4.1V to
-GLM-4.6V, PaddleOCR-VL, Llama 4.
+"""Text decoders of models of images or audio, which stand in the section text_config of those models' files: Qwen2-VL to Qwen3-Omni, GLM-4.1V
+to GLM-OCR, PaddleOCR-VL, HunYuan-VL, Granite 4 Vision and Docling, Emu3, Llama 4.
 
 Their rotary positions count an image's tokens by time, height and width; those of text they count as any other model does.
 """
@@ -9,14 +9,16 @@ from dataclasses import replace
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_deepseek import AFTER_DENSE, DEEPSEEK
-from modcalc.spec.hub_experts import QWEN_EXPERTS, ROUTED_FREE, experts
+from modcalc.spec.hub_experts import EXPERTS, QWEN_EXPERTS, ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     GLM,
     IF_BIASED,
     LLAMA,
+    NO_BIAS,
     NO_MLP_BIAS,
     NO_WINDOW,
+    PARTIAL,
     QK_HEAD,
     SILU,
     ModelType,
@@ -36,6 +38,8 @@ _qwen2_vl = replace(
     free=RMSNORM["qwen2"].free | {"image_token_id", "video_token_id", "vision_end_token_id", "vision_start_token_id", "vision_token_id"},
 )  # fmt: skip
 _glm4_moe = DEEPSEEK["glm4_moe"]
+_qwen3_moe = EXPERTS["qwen3_moe"]
+_granite, _hunyuan, _llama, _qwen2 = (RMSNORM[name] for name in ("granite", "hunyuan_v1_dense", "llama", "qwen2"))
 
 # Of the whole model, left beside the fields of the decoder in files without sections.
 _IMAGE_TOKENS = frozenset({
@@ -66,6 +70,28 @@ TEXT: dict[str, ModelType] = {
         free=ROUTED_FREE,
         fixed=NO_WINDOW | NO_MLP_BIAS | {"norm_topk_prob": (True,)},
     ),
+    # The thinker's; the talker's embedding has a width of its own.
+    "qwen2_5_omni_text": replace(
+        _qwen2,
+        defaults=_qwen2.defaults | sizes(
+            152064, 3584, 28, 28, tied=True, num_key_value_heads=4, intermediate_size=18944, sliding_window=32768, rope_theta=1000000.0,
+        ),
+        free=_qwen2.free | {"init_std"},
+    ),
+    "qwen3_omni_moe_text": ModelType(
+        defaults=sizes(
+            3584, 2048, 28, 28, max_position_embeddings=32768, intermediate_size=18944, num_key_value_heads=4, head_dim=None, rms_norm_eps=1e-6,
+            attention_bias=False, decoder_sparse_step=1, moe_intermediate_size=768, num_experts_per_tok=8, num_experts=128, norm_topk_prob=True,
+            mlp_only_layers=None, **SILU, **rope(1000000.0),
+        ),
+        knobs={
+            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_EXPERTS, "attention.head_dim": r.floored_head_dim,
+            "moe.renormalize": of("norm_topk_prob"),
+        },
+        only_if={"moe": layers.qwen_sparse_layers},
+        free=_qwen3_moe.free,
+        fixed=_qwen3_moe.fixed | NO_WINDOW,
+    ),
     # GLM-4.1V: the decoder of GLM-4, with biases in any case.
     "glm4v_text": ModelType(
         defaults=sizes(
@@ -75,6 +101,15 @@ TEXT: dict[str, ModelType] = {
         knobs={**GLM, "norm.placement": "sandwich"},
         free=_IMAGE_TOKENS,
         fixed=NO_MLP_BIAS | {"attention_bias": (True,)},
+    ),
+    "glm_ocr_text": ModelType(
+        defaults=sizes(
+            59392, 1024, 16, 16, max_position_embeddings=131072, intermediate_size=4096, num_key_value_heads=8, head_dim=None, rms_norm_eps=1e-5,
+            **SILU, **rope(partial_rotary_factor=1.0),
+        ),
+        knobs={**LLAMA, **PARTIAL, "norm.placement": "sandwich"},
+        free=_IMAGE_TOKENS | {"num_nextn_predict_layers"},
+        fixed=NO_BIAS,
     ),
     # GLM-4.5V, without GLM-4.5's option of norms of queries and keys.
     "glm4v_moe_text": replace(
@@ -94,6 +129,31 @@ TEXT: dict[str, ModelType] = {
             "attention_probs_dropout_prob", "compression_ratio", "hidden_dropout_prob", "ignored_index", "max_sequence_length", "use_flash_attention",
         },
         fixed=RMSNORM["ernie4_5"].fixed | NO_WINDOW | {"rope_is_neox_style": (True,), "use_3d_rope": (True,), "weight_share_add_bias": (True,)},
+    ),
+    # HunYuan-VL: its class reads the older name of head_dim.
+    "hunyuan_vl_text": replace(
+        _hunyuan,
+        defaults={field: value for field, value in _hunyuan.defaults.items() if field != "attention_head_dim"} | {"tie_word_embeddings": True},
+        checks=(r.needed("head_dim"),),
+        names={"attention_head_dim": "head_dim", "org_vocab_size": "vocab_size"},
+        free=_hunyuan.free - {"org_vocab_size"},
+    ),
+    "granite4_vision_text": _granite,
+    "granite_docling_text": replace(
+        _granite,
+        defaults=_granite.defaults | sizes(
+            133800, 1024, 28, 16, tied=True, max_position_embeddings=32768, intermediate_size=2048, num_key_value_heads=4, rms_norm_eps=1e-5,
+            embedding_multiplier=12.0, logits_scaling=4.0, residual_multiplier=0.263, attention_multiplier=0.015625,
+        ),
+    ),
+    "emu3_text_model": replace(
+        _llama,
+        defaults=_llama.defaults | sizes(
+            184622, 4096, 32, 32, max_position_embeddings=9216, intermediate_size=14336, num_key_value_heads=8, rms_norm_eps=1e-5,
+            rope_theta=1000000.0,
+        ),
+        free=frozenset(),
+        fixed=NO_WINDOW,
     ),
     # The library's class computes all experts for each token and weighs those that were not chosen by 0; the bill is that of the chosen.
     "llama4_text": ModelType(
