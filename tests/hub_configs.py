@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from shallow import shallow
 
@@ -22,7 +23,7 @@ KV_FREE = (
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
     "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text", "apertus", "apertus1p5_text", "flint",
     "kolibri1", "qwen2_5_omni_text", "qwen3_omni_moe_text", "glm_ocr_text", "hunyuan_vl_text", "granite4_vision_text", "granite_docling_text",
-    "emu3_text_model",
+    "emu3_text_model", "phi4_multimodal",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -40,7 +41,8 @@ MULTIPLE = ("llama", "exaone", "arcee", "gemma2", "gemma3_text", "cwm", "vaultge
 ROTARY_PARTIAL = {
     "gpt_neox": "rotary_pct",
     **dict.fromkeys(
-        ("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron", "persimmon", "glm4v_text", "glm4v_moe_text", "glm_ocr_text"),
+        ("phi", "phi3", "stablelm", "glm", "glm4", "glm4_moe", "nemotron", "persimmon", "glm4v_text", "glm4v_moe_text", "glm_ocr_text",
+         "phi4_multimodal"),
         "partial_rotary_factor",
     ),
 }  # fmt: skip
@@ -71,7 +73,7 @@ BALANCE = ("e_score_correction_bias", "expert_bias")
 TEXT_DECODERS = (
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "paddleocr_vl_text", "mistral4",
     "qwen2_5_omni_text", "qwen3_omni_moe_text", "glm_ocr_text", "hunyuan_vl_text", "granite4_vision_text", "granite_docling_text",
-    "emu3_text_model",
+    "emu3_text_model", "phi4_multimodal",
 )  # fmt: skip
 # Of these, classes that the library's AutoModel does not know.
 TEXT_CLASSES = {
@@ -168,7 +170,7 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(attention_bias=flag(), mup_enabled=flag(), sliding_window=window, **experts, **where)
         case "internlm3":
             return dict(zip(("qkv_bias", "bias"), [flag()] * 2, strict=True))
-        case "mistral" | "phi3" | "starcoder2" | "mixtral":
+        case "mistral" | "phi3" | "phi4_multimodal" | "starcoder2" | "mixtral":
             more = dict(use_bias=flag()) if model_type == "starcoder2" else {}
             more |= dict(num_local_experts=top + rng.randint(0, 3), num_experts_per_tok=top) if model_type == "mixtral" else {}
             return dict(sliding_window=window, **more)
@@ -432,11 +434,19 @@ def _with_head(config: Any) -> Any:
     own = TEXT_CLASSES.get(config.model_type)
     of_config = getattr(transformers, own)._from_config if own else transformers.AutoModel.from_config
 
+    class NoTowers(torch.nn.Module):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+
+        def forward(self, ids: torch.Tensor, embedded: torch.Tensor, **_: Any) -> torch.Tensor:
+            return embedded
+
     class WithHead(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.config = config
-            self.model = of_config(config, attn_implementation="eager", experts_implementation="eager")
+            with patch("transformers.models.phi4_multimodal.modeling_phi4_multimodal.Phi4MultimodalFeatureEmbedding", NoTowers):
+                self.model = of_config(config, attn_implementation="eager", experts_implementation="eager")
             self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
             if getattr(config, "tie_word_embeddings", False):
                 self.lm_head.weight = self.model.embed_tokens.weight

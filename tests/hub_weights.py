@@ -215,7 +215,7 @@ def _qkv(config: object, fused: Tensor) -> list[Tensor]:
         K = config.num_kv_heads
         q, k, v = fused.unflatten(0, (K, H // K + 2, N)).split((H // K, 1, 1), dim=1)
         return [part.flatten(0, 2) for part in (q, k, v)]
-    K = {"falcon": 1, **dict.fromkeys(("dbrx", "phi3"), getattr(config, "num_key_value_heads", H))}.get(kind, H)
+    K = {"falcon": 1, **dict.fromkeys(("dbrx", "phi3", "phi4_multimodal"), getattr(config, "num_key_value_heads", H))}.get(kind, H)
     return list(fused.split((H * N, K * N, K * N)))
 
 

@@ -95,3 +95,14 @@ def test_the_text_of_hunyuan_ocr_stands_beside_its_tower() -> None:
     spec = from_config(file, "text_config")
     assert (spec.attention.head_dim, spec.attention.n_kv_heads, spec.head.tied, spec.vocab_size) == (128, 8, True, 120818)
     assert "xdrope RoPE scaling" in left_out(spec)
+
+
+def test_the_decoder_of_phi_4_multimodal_stands_beside_its_towers() -> None:
+    """Its fields are those of Phi-4-mini, of 3.84 billion parameters."""
+    file = dict(model_type="phi4_multimodal", vision_config={"hidden_size": 1152}, audio_config={"hidden_size": 1024}, hidden_size=3072)
+    file |= dict(num_attention_heads=24, num_key_value_heads=8, num_hidden_layers=32, intermediate_size=8192, vocab_size=200064)
+    file |= dict(partial_rotary_factor=0.75, tie_word_embeddings=True)
+    assert refused(file, None).endswith("remove this section for that; its fields stand beside: give config#text_config")
+    spec = from_config(file, "text_config")
+    assert f"{account(spec, seq_len=8).params.total / 1e9:.2f}" == "3.84" and spec.positions.fraction == 0.75
+    assert left_out(spec) == "the part for images (vision_config), the part for audio (audio_config)"

@@ -21,7 +21,7 @@ from modcalc.spec.hub_layernorm import LAYERNORM
 from modcalc.spec.hub_nested import NESTED
 from modcalc.spec.hub_outnorm import OUTNORM
 from modcalc.spec.hub_parts import UNROTATED, ModelType
-from modcalc.spec.hub_read import OF_TEXT, TEXT_SECTION, TIED, WHOLE_TIED, Source, read_config
+from modcalc.spec.hub_read import OF_TEXT, TEXT_SECTION, TIED, TOWERS, WHOLE_TIED, Source, read_config
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rope import odd_rotation, sections
 from modcalc.spec.hub_rules import Config, Refused
@@ -33,7 +33,7 @@ from modcalc.spec.validate import checked
 TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **NESTED, **EXPERTS, **DEEPSEEK, **TEXT, **GEMMA4}
 # Another type under a name of its own: Kimi K2's is there to tell it from DeepSeek-V3, whose class its file names, GPT-SW3's its tokenizer;
 # EXAONE 4.5's decoder had one when it was first published.
-ALIASES = {"exaone4_5_text": "exaone4", "gpt-sw3": "gpt2", "kimi_k2": "deepseek_v3"}
+ALIASES = {"exaone4_5_text": "exaone4", "gpt-sw3": "gpt2", "kimi_k2": "deepseek_v3", f"phi4_multimodal{OF_TEXT}": "phi4_multimodal"}
 
 # For a better message only: what people try, and what cannot be billed as a decoder.
 ENCODER_DECODERS = {
@@ -136,11 +136,10 @@ def _model_type(at: Source) -> ModelType:
         raise SpecError([at.problem("model_type", f"{show(name)} is an encoder-decoder; only decoder-only models can be billed; {supported}")])
     if isinstance(name, str) and name in TYPES:
         # A supported type with a tower of its own would be under-counted.
-        for key in ("vision_config", "audio_config"):
+        for key in TOWERS:
             if raw.get(key) is not None:
-                raise SpecError(
-                    [at.problem(key, f"this model reads {SECTIONS[key]} too; only its text decoder can be billed: remove this section for that")]
-                )
+                text = f"this model reads {SECTIONS[key]} too; only its text decoder can be billed: remove this section for that"
+                raise SpecError([at.problem(key, f"{text}{_decoder(at)}")])
         # As the library's AutoConfig does, but not in a section: Ministral's published file calls itself mistral.
         return TYPES["ministral" if name == "mistral" and "layer_types" in raw and not at.around else name]
     for key, what in SECTIONS.items():
@@ -179,7 +178,7 @@ def _meant(name: str) -> str | None:
 
 def _decoder(at: Source) -> str:
     """Where the config of a text decoder stands in that of a model of images or audio."""
-    flat = f"{at.fields.get('model_type')}{OF_TEXT}" in TYPES and "hidden_size" in at.fields
+    flat = f"{at.fields.get('model_type')}{OF_TEXT}" in {*TYPES, *ALIASES} and "hidden_size" in at.fields
     return _section(at) or (f"; its fields stand beside: give {at.part(TEXT_SECTION)}" if flat else "")
 
 

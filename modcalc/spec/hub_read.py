@@ -18,6 +18,7 @@ MAX_BYTES = 16 * 1024 * 1024
 TIED = "tie_word_embeddings"
 WHOLE_TIED = dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_vl_moe"), False)  # where the library's default of a whole is not its text's
 TEXT_SECTION, OF_TEXT = "text_config", "_text"
+TOWERS = ("vision_config", "audio_config")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _part(whole: Source, section: str) -> Source:
     inner, path = whole.fields.get(section), f"{whole.section}.{section}".lstrip(".")
     if inner is None and section == TEXT_SECTION and "vision_config" in whole.fields and "hidden_size" in whole.fields:
         # Before it had sections: what the library's own reading makes of such a file.
-        inner = {key: value for key, value in whole.fields.items() if key != "vision_config"}
+        inner = {key: value for key, value in whole.fields.items() if key not in TOWERS}
         inner["model_type"] = f"{inner.get('model_type')}{OF_TEXT}"
         return Source(inner, whole.name, whole.label, whole.text, whole.fields, path)
     if not isinstance(inner, Mapping):

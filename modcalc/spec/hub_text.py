@@ -1,5 +1,5 @@
 """Text decoders of models of images or audio, which stand in the section text_config of those models' files: Qwen2-VL to Qwen3-Omni, GLM-4.1V
-to GLM-OCR, PaddleOCR-VL, HunYuan-VL, Granite 4 Vision and Docling, Emu3, Llama 4.
+to GLM-OCR, PaddleOCR-VL, HunYuan-VL, Granite 4 Vision and Docling, Phi-4-multimodal, Emu3, Llama 4.
 
 Their rotary positions count an image's tokens by time, height and width; those of text they count as any other model does.
 """
@@ -39,7 +39,7 @@ _qwen2_vl = replace(
 )  # fmt: skip
 _glm4_moe = DEEPSEEK["glm4_moe"]
 _qwen3_moe = EXPERTS["qwen3_moe"]
-_granite, _hunyuan, _llama, _qwen2 = (RMSNORM[name] for name in ("granite", "hunyuan_v1_dense", "llama", "qwen2"))
+_granite, _hunyuan, _llama, _phi3, _qwen2 = (RMSNORM[name] for name in ("granite", "hunyuan_v1_dense", "llama", "phi3", "qwen2"))
 
 # Of the whole model, left beside the fields of the decoder in files without sections.
 _IMAGE_TOKENS = frozenset({
@@ -145,6 +145,10 @@ TEXT: dict[str, ModelType] = {
             133800, 1024, 28, 16, tied=True, max_position_embeddings=32768, intermediate_size=2048, num_key_value_heads=4, rms_norm_eps=1e-5,
             embedding_multiplier=12.0, logits_scaling=4.0, residual_multiplier=0.263, attention_multiplier=0.015625,
         ),
+    ),
+    # Phi-4-multimodal has no section for its decoder. The library's class has no LoRAs.
+    "phi4_multimodal": replace(
+        _phi3, defaults=_phi3.defaults | sizes(200064, 3072, 32, 32, max_position_embeddings=131072, num_key_value_heads=8),
     ),
     "emu3_text_model": replace(
         _llama,
