@@ -27,7 +27,7 @@ KV_FREE = (
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
-    "qwen2_5_vl_text", "granitemoeshared", "granitemoehybrid", "glm4v_text",
+    "qwen2_5_vl_text", "granitemoeshared", "granitemoehybrid", "glm4v_text", "deepseek_ocr2_text",
 )  # fmt: skip
 # Types whose own default of head_dim is no width of D / H, or that have no default.
 OWN_HEAD_DIM = (
@@ -73,12 +73,13 @@ BALANCE = ("e_score_correction_bias", "expert_bias")
 TEXT_DECODERS = (
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text", "glm4v_moe_text", "paddleocr_vl_text", "mistral4",
     "qwen2_5_omni_text", "qwen3_omni_moe_text", "glm_ocr_text", "hunyuan_vl_text", "granite4_vision_text", "granite_docling_text",
-    "emu3_text_model", "phi4_multimodal",
+    "emu3_text_model", "phi4_multimodal", "deepseek_ocr2_text",
 )  # fmt: skip
 # Of these, classes that the library's AutoModel does not know.
 TEXT_CLASSES = {
     "paddleocr_vl_text": "PaddleOCRTextModel", "qwen2_5_omni_text": "Qwen2_5OmniThinkerTextModel",
     "qwen3_omni_moe_text": "Qwen3OmniMoeThinkerTextModel", "granite4_vision_text": "Granite4VisionTextModel", "emu3_text_model": "Emu3TextModel",
+    "deepseek_ocr2_text": "DeepseekOcr2TextModel",
 }  # fmt: skip
 
 
@@ -366,23 +367,36 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             widths = (rng.randint(2, 9),) if model_type == "youtu" else ("null", rng.randint(2, 9))
             dims |= dict(v_head_dim=rng.choice(widths), qk_nope_head_dim=rng.randint(2, 9))
             return dict(num_key_value_heads=H, attention_bias=flag(), **dims, **more)
-        case "deepseek_v2" | "deepseek_v3" | "mistral4" | "glm4_moe" | "glm4_moe_lite" | "dots1" | "solar_open" | "sarvam_mla" | "sarvam_moe":
+        case (
+            "deepseek_v2"
+            | "deepseek_v3"
+            | "mistral4"
+            | "glm4_moe"
+            | "glm4_moe_lite"
+            | "dots1"
+            | "solar_open"
+            | "sarvam_mla"
+            | "sarvam_moe"
+            | "deepseek_ocr2_text"
+        ):
             groups = rng.choice((1, 2))
             # Groups are ranked by their two best experts, so each needs two.
             chosen = dict(n_group=groups, topk_group=rng.randint(1, groups), n_routed_experts=groups * rng.randint(2, 4), num_experts_per_tok=2)
             chosen |= dict(n_shared_experts=rng.randint(1, 2), moe_intermediate_size=rng.randint(3, 20))
             if model_type == "glm4_moe_lite":
                 chosen |= dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)]) if flag() else {}
+            elif model_type == "deepseek_ocr2_text":
+                chosen |= dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)])
             elif model_type != "solar_open":
                 chosen |= dict(first_k_dense_replace=rng.randint(0, L))
-            if model_type == "deepseek_v2":
+            if model_type in ("deepseek_v2", "deepseek_ocr2_text"):
                 chosen |= dict(topk_method=rng.choice(("greedy", "group_limited_greedy")), routed_scaling_factor=2.0)
             else:
                 chosen |= dict(norm_topk_prob=flag())
             if model_type == "dots1":
                 more = dict(layer_types=layers) if flag() else dict(max_window_layers=rng.randint(0, L))
                 return dict(attention_bias=flag(), sliding_window=window, **more, **chosen)
-            if model_type == "solar_open":
+            if model_type in ("solar_open", "deepseek_ocr2_text"):
                 return dict(attention_bias=flag(), **chosen)
             if model_type in ("glm4_moe", "sarvam_moe"):
                 return dict(attention_bias=flag(), use_qk_norm=flag(), **chosen)

@@ -21,8 +21,9 @@ PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
 FILES = sorted(CONFIGS.glob("*.json"))
 # Types of which no published file was at hand; the library's class alone holds them.
 NO_FILE = {
-    "apertus1p5_text", "emu3_text_model", "flint", "glm_ocr_text", "granite4_vision_text", "granite_docling_text", "hunyuan_vl_text",
-    "phi4_multimodal", "qwen2_5_omni_text", "qwen3_omni_moe_text", "granite_swa", "granitemoe_swa", "granitemoeshared", "hyperclovax", "kolibri1",
+    "apertus1p5_text", "deepseek_ocr2_text", "emu3_text_model", "flint", "glm_ocr_text", "granite4_vision_text", "granite_docling_text",
+    "granite_swa", "granitemoe_swa", "granitemoeshared", "hunyuan_vl_text", "hyperclovax", "kolibri1", "phi4_multimodal", "qwen2_5_omni_text",
+    "qwen3_omni_moe_text",
 }  # fmt: skip
 DRAWS = 8
 B, T = 2, 7
@@ -205,6 +206,7 @@ NO_FIELDS = {
 # Fields without which the default model cannot run.
 NEEDED = {
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "deepseek_ocr2_text": {"num_experts_per_tok": 2, "mlp_layer_types": ["dense"] + ["sparse"] * 31},
     "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "nemotron": {"num_key_value_heads": 48},
     "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},

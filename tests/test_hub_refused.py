@@ -58,6 +58,7 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "dbrx", "ffn_config": {"ffn_act_fn": {"name": "gelu", "approximate": "tanh"}}}, 'is not like {"name": "silu"}'),
         ({"model_type": "dbrx", "ffn_config": {"ffn_act_fn": {"name": ["gelu"]}}}, 'is not like {"name": "silu"}'),
         ({"model_type": "dbrx", "ffn_config": {"ffn_act_fn": "gelu"}}, 'ffn_act_fn: "gelu" is not an object'),
+        ({"model_type": "deepseek_ocr2_text"}, "mlp_layer_types: null, or left out, but this model_type needs dense or sparse for each layer"),
         ({"model_type": "internlm3", "bias": True}, "bias: qkv_bias is false and bias true"),
         ({"model_type": "mpt", "attn_config": {"clip_qkv": -1}}, "attn_config: clip_qkv: -1 is not a number above 0"),
         ({"model_type": "mpt", "attn_config": 8}, "attn_config: 8 is not an object"),

@@ -226,7 +226,13 @@ def one_dense(c: Config) -> int:
     return 1
 
 
+def none_said(c: Config) -> int:
+    """DeepSeek-OCR 2: no layers by default."""
+    raise Refused("mlp_layer_types", "null, or left out, but this model_type needs dense or sparse for each layer")
+
+
 glm_sparse_layers = sparse_after(one_dense)
+ocr_sparse_layers = sparse_after(none_said)
 exaone_sparse_layers = sparse_after(of("first_k_dense_replace"))
 mellum_sparse_layers = sparse_after(lambda c: 0)
 

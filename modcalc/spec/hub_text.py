@@ -1,5 +1,5 @@
 """Text decoders of models of images or audio, which stand in the section text_config of those models' files: Qwen2-VL to Qwen3-Omni, GLM-4.1V
-to GLM-OCR, PaddleOCR-VL, HunYuan-VL, Granite 4 Vision and Docling, Phi-4-multimodal, Emu3, Llama 4.
+to GLM-OCR, DeepSeek-OCR 2, PaddleOCR-VL, HunYuan-VL, Granite 4 Vision and Docling, Phi-4-multimodal, Emu3, Llama 4.
 
 Their rotary positions count an image's tokens by time, height and width; those of text they count as any other model does.
 """
@@ -22,6 +22,7 @@ from modcalc.spec.hub_parts import (
     QK_HEAD,
     SILU,
     ModelType,
+    like_llama,
     rope,
     sizes,
 )
@@ -37,7 +38,7 @@ _qwen2_vl = replace(
     checks=(r.equal_heads,),
     free=RMSNORM["qwen2"].free | {"image_token_id", "video_token_id", "vision_end_token_id", "vision_start_token_id", "vision_token_id"},
 )  # fmt: skip
-_glm4_moe = DEEPSEEK["glm4_moe"]
+_deepseek_v2, _glm4_moe = DEEPSEEK["deepseek_v2"], DEEPSEEK["glm4_moe"]
 _qwen3_moe = EXPERTS["qwen3_moe"]
 _granite, _hunyuan, _llama, _phi3, _qwen2 = (RMSNORM[name] for name in ("granite", "hunyuan_v1_dense", "llama", "phi3", "qwen2"))
 
@@ -121,6 +122,22 @@ TEXT: dict[str, ModelType] = {
         only_if=IF_BIASED | AFTER_DENSE,
         free=_glm4_moe.free | _IMAGE_TOKENS,
         fixed=_glm4_moe.fixed | {"qk_layernorm": (False,), "use_qk_norm": (False,)},
+    ),
+    # The experts of DeepSeek-V2, without its attention.
+    "deepseek_ocr2_text": ModelType(
+        defaults=like_llama(
+            102400, rms_norm_eps=1e-6, moe_intermediate_size=1407, n_shared_experts=2, n_routed_experts=64, routed_scaling_factor=1.0, n_group=None,
+            topk_group=None, num_experts_per_tok=None, topk_method="greedy", mlp_layer_types=None,
+        ),
+        knobs={
+            **LLAMA, **ATTENTION_BIAS, **{path: rule for path, rule in _deepseek_v2.knobs.items() if path.startswith("moe.")},
+            **layers.to_the_end(layers.ocr_sparse_layers),
+        },
+        only_if={"moe": layers.ocr_sparse_layers},
+        checks=(r.equal_heads,),
+        names={"num_experts": "n_routed_experts"},
+        free=ROUTED_FREE | {"pretraining_tp"},
+        fixed=NO_MLP_BIAS,
     ),
     # PaddleOCR-VL: the decoder of ERNIE 4.5, whose file says in the words of its training code what the library's class always is.
     "paddleocr_vl_text": replace(
