@@ -192,6 +192,7 @@ NO_FIELDS = {
     # The class of the whole model ties, and by default does not.
     **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
     "dbrx": ("num_key_value_heads", "attn_config", "ffn_config"),
+    "deepseek_ocr2_text": ("first_k_dense_replace", "tie_word_embeddings"),
     "hy_v3": ("expert_hidden_dim", "first_k_dense_replace"),
     "sarvam_moe": ("moe_shared_expert_intermediate_size",),
     "gemma4_text": ("expert_intermediate_size", "global_head_dim", "num_global_key_value_heads", "per_layer_config"),

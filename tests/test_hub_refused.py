@@ -58,7 +58,12 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "dbrx", "ffn_config": {"ffn_act_fn": {"name": "gelu", "approximate": "tanh"}}}, 'is not like {"name": "silu"}'),
         ({"model_type": "dbrx", "ffn_config": {"ffn_act_fn": {"name": ["gelu"]}}}, 'is not like {"name": "silu"}'),
         ({"model_type": "dbrx", "ffn_config": {"ffn_act_fn": "gelu"}}, 'ffn_act_fn: "gelu" is not an object'),
-        ({"model_type": "deepseek_ocr2_text"}, "mlp_layer_types: null, or left out, but this model_type needs dense or sparse for each layer"),
+        ({"model_type": "deepseek_ocr2_text"}, "first_k_dense_replace: null, or left out, but a number is needed here"),
+        (
+            {"model_type": "deepseek_ocr2_text", "num_hidden_layers": 2, "mlp_layer_types": ["sparse"] * 2, "first_k_dense_replace": 1},
+            "first_k_dense_replace: 1, but mlp_layer_types says otherwise; remove one of them",
+        ),
+        ({"model_type": "deepseek_v2", "use_mla": False, "norm_topk_prob": True}, "norm_topk_prob: true; models of this model_type have only false"),
         ({"model_type": "internlm3", "bias": True}, "bias: qkv_bias is false and bias true"),
         ({"model_type": "mpt", "attn_config": {"clip_qkv": -1}}, "attn_config: clip_qkv: -1 is not a number above 0"),
         ({"model_type": "mpt", "attn_config": 8}, "attn_config: 8 is not an object"),

@@ -106,3 +106,19 @@ def test_the_decoder_of_phi_4_multimodal_stands_beside_its_towers() -> None:
     spec = from_config(file, "text_config")
     assert f"{account(spec, seq_len=8).params.total / 1e9:.2f}" == "3.84" and spec.positions.fraction == 0.75
     assert left_out(spec) == "the part for images (vision_config), the part for audio (audio_config)"
+
+
+def test_deepseek_v2_without_latent_attention() -> None:
+    """Fields of DeepSeek-OCR, whose decoder is called a 3B of 570M active parameters: that of DeepSeek-OCR 2 under another type."""
+    text = dict(model_type="deepseek_v2", hidden_size=1280, intermediate_size=6848, num_hidden_layers=12, num_attention_heads=10, vocab_size=129280)
+    text |= dict(num_key_value_heads=10, n_routed_experts=64, n_shared_experts=2, num_experts_per_tok=6, moe_intermediate_size=896, n_group=1)
+    text |= dict(first_k_dense_replace=1, topk_group=1, topk_method="greedy", kv_lora_rank=None, q_lora_rank=None, qk_nope_head_dim=0, v_head_dim=0)
+    file = {
+        "model_type": "deepseek_vl_v2",
+        "vision_config": {},
+        "language_config": {**text, "use_mla": False, "qk_rope_head_dim": 0, "lm_head": True},
+    }
+    spec = from_config(file, "language_config")
+    params = account(spec, seq_len=8).params
+    assert (spec.attention.latent, spec.moe.offset, f"{params.total / 1e9:.2f}") == (None, 1, "2.93")
+    assert 0.5e9 < params.active - spec.vocab_size * spec.d_model < 0.65e9

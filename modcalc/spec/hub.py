@@ -141,7 +141,9 @@ def _model_type(at: Source) -> ModelType:
                 text = f"this model reads {SECTIONS[key]} too; only its text decoder can be billed: remove this section for that"
                 raise SpecError([at.problem(key, f"{text}{_decoder(at)}")])
         # As the library's AutoConfig does, but not in a section: Ministral's published file calls itself mistral.
-        return TYPES["ministral" if name == "mistral" and "layer_types" in raw and not at.around else name]
+        if name == "mistral" and "layer_types" in raw and not at.around:
+            return TYPES["ministral"]
+        return TYPES["deepseek_ocr2_text" if name == "deepseek_v2" and raw.get("use_mla") is False else name]
     for key, what in SECTIONS.items():
         if raw.get(key) is not None:
             text = f"{show(name)} is a model of {what} ({key}); only text decoders can be billed"

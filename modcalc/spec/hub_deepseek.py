@@ -71,7 +71,7 @@ _DEEPSEEK: dict[str, ModelType] = {
         checks=(r.own_kv_heads, r.no_bias_in_shared_experts_alone),
         names={"num_experts": "n_routed_experts"},
         free=DEEPSEEK_FREE | MLA_FREE | {"aux_loss_alpha", "ep_size", "head_dim", "norm_topk_prob", "seq_aux"},
-        fixed={"moe_layer_freq": (1,), "scoring_func": ("softmax",)},
+        fixed={"moe_layer_freq": (1,), "scoring_func": ("softmax",), "use_mla": (True,)},
         dropped=MLA_DROPPED,
     ),
     "deepseek_v3": ModelType(

@@ -219,6 +219,13 @@ def sparse_after(dense: Callable[[Config], int]) -> Callable[[Config], list[int]
     return rule
 
 
+def dense_alike(c: Config) -> None:
+    """DeepSeek-OCR 2: its older files say first_k_dense_replace, which the library's class does not read."""
+    first, types = c["first_k_dense_replace"], c["mlp_layer_types"]
+    if None not in (first, types) and ocr_sparse_layers(c) != list(range(first, c["num_hidden_layers"])):
+        raise Refused("first_k_dense_replace", f"{first}, but mlp_layer_types says otherwise; remove one of them")
+
+
 def one_dense(c: Config) -> int:
     """GLM-4.7-Flash: the first layer, which first_k_dense_replace must not deny."""
     if c["first_k_dense_replace"] != 1:
@@ -226,13 +233,8 @@ def one_dense(c: Config) -> int:
     return 1
 
 
-def none_said(c: Config) -> int:
-    """DeepSeek-OCR 2: no layers by default."""
-    raise Refused("mlp_layer_types", "null, or left out, but this model_type needs dense or sparse for each layer")
-
-
 glm_sparse_layers = sparse_after(one_dense)
-ocr_sparse_layers = sparse_after(none_said)
+ocr_sparse_layers = sparse_after(needed("first_k_dense_replace"))
 exaone_sparse_layers = sparse_after(of("first_k_dense_replace"))
 mellum_sparse_layers = sparse_after(lambda c: 0)
 

@@ -127,17 +127,22 @@ TEXT: dict[str, ModelType] = {
     "deepseek_ocr2_text": ModelType(
         defaults=like_llama(
             102400, rms_norm_eps=1e-6, moe_intermediate_size=1407, n_shared_experts=2, n_routed_experts=64, routed_scaling_factor=1.0, n_group=None,
-            topk_group=None, num_experts_per_tok=None, topk_method="greedy", mlp_layer_types=None,
+            topk_group=None, num_experts_per_tok=None, topk_method="greedy", mlp_layer_types=None, first_k_dense_replace=None,
         ),
         knobs={
             **LLAMA, **ATTENTION_BIAS, **{path: rule for path, rule in _deepseek_v2.knobs.items() if path.startswith("moe.")},
             **layers.to_the_end(layers.ocr_sparse_layers),
         },
         only_if={"moe": layers.ocr_sparse_layers},
-        checks=(r.equal_heads,),
+        checks=(r.equal_heads, layers.dense_alike),
         names={"num_experts": "n_routed_experts"},
-        free=ROUTED_FREE | {"pretraining_tp"},
-        fixed=NO_MLP_BIAS,
+        nulls=frozenset({"first_k_dense_replace"}),
+        # Also of DeepSeek-OCR and the smallest DeepSeek-VL2, whose files call this a deepseek_v2 without latent attention.
+        free=ROUTED_FREE | {"aux_loss_alpha", "ep_size", "pretraining_tp", "seq_aux"},
+        fixed=_deepseek_v2.fixed | NO_MLP_BIAS | {
+            **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), (None, 0)),
+            "lm_head": (True,), "norm_topk_prob": (False,), "rm_head": (False,), "use_mla": (False,),
+        },
     ),
     # PaddleOCR-VL: the decoder of ERNIE 4.5, whose file says in the words of its training code what the library's class always is.
     "paddleocr_vl_text": replace(
