@@ -23,7 +23,7 @@ KV_FREE = (
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
     "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text", "apertus", "apertus1p5_text", "flint",
     "kolibri1", "qwen2_5_omni_text", "qwen3_omni_moe_text", "glm_ocr_text", "hunyuan_vl_text", "granite4_vision_text", "granite_docling_text",
-    "emu3_text_model", "phi4_multimodal",
+    "emu3_text_model", "phi4_multimodal", "cohere_compass_text",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -234,6 +234,11 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             return dict(**more, attention_bias=flag(), mlp_bias=flag(), **_multipliers(rng, flag))
         case "cohere":
             return dict(attention_bias=flag(), use_qk_norm=flag(), logit_scale=rng.choice((0.0625, 1.0)))
+        case "cohere_compass_text":
+            by_type = {kind: rng.choice((None, dict(rope_theta=base))) for kind, base in (("full_attention", 300.0), ("sliding_attention", 30.0))}
+            more = dict(layer_types=layers) if flag() else {}
+            more |= dict(logit_scale=0.25) if flag() else {}
+            return dict(attention_bias=flag(), sliding_window=window, rope_parameters=by_type, **more)
         case "cohere2":
             more = dict(layer_types=layers) if flag() else dict(sliding_window_pattern=rng.randint(1, 4)) if flag() else {}
             return dict(attention_bias=flag(), sliding_window=window, logit_scale=0.25, **more)

@@ -21,9 +21,9 @@ PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
 FILES = sorted(CONFIGS.glob("*.json"))
 # Types of which no published file was at hand; the library's class alone holds them.
 NO_FILE = {
-    "apertus1p5_text", "deepseek_ocr2_text", "emu3_text_model", "flint", "glm_ocr_text", "granite4_vision_text", "granite_docling_text",
-    "granite_swa", "granitemoe_swa", "granitemoeshared", "hunyuan_vl_text", "hyperclovax", "kolibri1", "phi4_multimodal", "qwen2_5_omni_text",
-    "qwen3_omni_moe_text",
+    "apertus1p5_text", "cohere_compass_text", "deepseek_ocr2_text", "emu3_text_model", "flint", "glm_ocr_text", "granite4_vision_text",
+    "granite_docling_text", "granite_swa", "granitemoe_swa", "granitemoeshared", "hunyuan_vl_text", "hyperclovax", "kolibri1",
+    "phi4_multimodal", "qwen2_5_omni_text", "qwen3_omni_moe_text",
 }  # fmt: skip
 DRAWS = 8
 B, T = 2, 7
@@ -78,7 +78,7 @@ def test_what_is_beyond_a_spec_are_types_of_the_library() -> None:
 
 # Decoders of the library that are neither read nor refused by name: most are models of images or sound around one that may be.
 OTHERS = {
-    "cohere_compass_text", "emu3", "fuyu", "gemma3", "gemma4", "gemma4_unified", "git", "got_ocr2", "llama4", "mllama",
+    "emu3", "fuyu", "gemma3", "gemma4", "gemma4_unified", "git", "got_ocr2", "llama4", "mllama",
     "moss_transcribe_diarize", "musicgen", "musicgen_melody", "trocr",
 }  # fmt: skip
 
@@ -207,6 +207,7 @@ NO_FIELDS = {
 # Fields without which the default model cannot run.
 NEEDED = {
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": None}},
     "deepseek_ocr2_text": {"num_experts_per_tok": 2, "mlp_layer_types": ["dense"] + ["sparse"] * 31},
     "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "nemotron": {"num_key_value_heads": 48},

@@ -27,6 +27,7 @@ from modcalc.spec.hub_parts import (
 )
 from modcalc.spec.hub_rmsnorm import CHUNKS, RMSNORM, TRAINED_IN_PARALLEL
 from modcalc.spec.hub_rules import of
+from modcalc.spec.hub_thetas import GRANITE_SWA
 
 ROUTED_FREE = {"output_router_logits", "router_aux_loss_coef"}
 
@@ -232,7 +233,7 @@ EXPERTS: dict[str, ModelType] = {
     "granitemoe_swa": replace(
         GRANITE_SHARED,
         defaults=GRANITE_SHARED.defaults | dict(sliding_window=128, layer_types=None, layer_rope_theta=None),
-        knobs={**GRANITE_SHARED.knobs, **layers.GRANITE_SWA},
+        knobs={**GRANITE_SHARED.knobs, **GRANITE_SWA},
     ),
     "phimoe": ModelType(
         defaults=sizes(

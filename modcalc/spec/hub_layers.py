@@ -128,40 +128,6 @@ def windowed(window: Rule) -> Callable[[Config], list[bool]]:
 
 
 LLAMA4_WINDOW = layered_window(lambda c, i: llama4_rotates(c)[i], field="attention_chunk_size", name="chunked_attention")
-GRANITE_WINDOW = layered_window(lambda c, i: i % 4 != 0)
-
-
-def granite_thetas(c: Config) -> list[float]:
-    """Granite with windows: a rotary base for each layer, 0 for one that is not rotated."""
-    thetas = each_layer(c, "layer_rope_theta")
-    return [rope_theta(c)] * c["num_hidden_layers"] if thetas is None else thetas
-
-
-def granite_theta(has_window: bool) -> Rule:
-    """The base of its layers with a window, or of the others; a spec has one of each."""
-
-    def rule(c: Config) -> float | None:
-        own = {theta for theta, sliding in zip(granite_thetas(c), windowed(GRANITE_WINDOW)(c), strict=True) if theta and sliding == has_window}
-        if len(own) > 1:
-            which = "with" if has_window else "without"
-            raise Refused("layer_rope_theta", f"{len(own)} bases for layers {which} a window, of which a spec has one")
-        return float(own.pop()) if own else None
-
-    return rule
-
-
-def granite_local_theta(c: Config) -> float | None:
-    full, local = granite_theta(False)(c), granite_theta(True)(c)
-    return None if full in (None, local) else local
-
-
-GRANITE_SWA = {
-    **unrotated(lambda c: [theta > 0 for theta in granite_thetas(c)]),
-    "positions.theta": lambda c: granite_theta(False)(c) or granite_theta(True)(c),
-    "positions.local_theta": granite_local_theta,
-    "attention.window": GRANITE_WINDOW,
-    "attention.sinks": True,
-}
 
 
 def gemma_pattern(c: Config) -> None:

@@ -32,6 +32,7 @@ from modcalc.spec.hub_parts import (
     sizes,
 )
 from modcalc.spec.hub_rules import of
+from modcalc.spec.hub_thetas import GRANITE_SWA
 
 MISTRAL_DEFAULTS = sizes(
     32000, 4096, 32, 32, max_position_embeddings=131072, intermediate_size=14336, num_key_value_heads=8, head_dim=None,
@@ -241,7 +242,7 @@ RMSNORM: dict[str, ModelType] = {
             rms_norm_eps=1e-5, attention_bias=False, mlp_bias=False, sliding_window=128, layer_types=None, layer_rope_theta=None,
             **SILU, **rope(), **NO_MULTIPLIERS,
         ),
-        knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES, **layers.GRANITE_SWA},
+        knobs={**LLAMA, **MULTIPLIERS, **LLAMA_BIASES, **GRANITE_SWA},
     ),
     "hunyuan_v1_dense": ModelType(
         defaults=like_llama(290943, rms_norm_eps=1e-5, attention_head_dim=None),

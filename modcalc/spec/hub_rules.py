@@ -54,8 +54,8 @@ def one_or_more(field: str) -> Rule:
 
 
 def factor(field: str) -> Rule:
-    """A factor that may be 1, which is none."""
-    return lambda c: None if c[field] == 1 else float(c[field])
+    """A factor that may be 1, or null where a type allows that, which is none."""
+    return lambda c: None if c[field] in (None, 1) else float(c[field])
 
 
 def scaled_by_depth(c: Config) -> float | None:
