@@ -23,7 +23,7 @@ KV_FREE = (
     "iquestcoder", "hy_v3", "granite_swa", "granitemoe_swa", "aria_text", "glm4v_moe_text", "paddleocr_vl_text", "afmoe",
     "llama4_text", "exaone", "sarvam_moe", "gemma4_text", "gemma4_unified_text", "apertus", "apertus1p5_text", "flint",
     "kolibri1", "qwen2_5_omni_text", "qwen3_omni_moe_text", "glm_ocr_text", "hunyuan_vl_text", "granite4_vision_text", "granite_docling_text",
-    "emu3_text_model", "phi4_multimodal", "cohere_compass_text",
+    "emu3_text_model", "phi4_multimodal", "cohere_compass_text", "cohere2_moe",
 )  # fmt: skip
 KV_HEADS = (
     *KV_FREE, "phi", "stablelm", "olmo", "olmoe", "cohere", "cohere2", "granitemoe", "helium", "ernie4_5_moe", "flex_olmo", "qwen2_vl_text",
@@ -34,7 +34,7 @@ OWN_HEAD_DIM = (
     "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_oss", "seed_oss", "glm", "glm4", "ernie4_5", "minimax_m2", "ministral", "ministral3",
     "solar_open", "cwm", "vaultgemma", "internlm3", "qwen3_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "mellum",
     "iquestcoder", "hy_v3", "paddleocr_vl_text", "afmoe", "llama4_text", "sarvam_moe", "gemma4_text",
-    "gemma4_unified_text", "flint", "kolibri1", "hunyuan_vl_text",
+    "gemma4_unified_text", "flint", "kolibri1", "hunyuan_vl_text", "cohere2_moe",
 )  # fmt: skip
 # Whose class wants a width that is a multiple of the heads, whatever head_dim says.
 MULTIPLE = ("llama", "exaone", "arcee", "gemma2", "gemma3_text", "cwm", "vaultgemma", "internlm3", "jais2", "hyperclovax", "iquestcoder", "aria_text")
@@ -239,6 +239,17 @@ def _own(model_type: str, rng: random.Random, flag: Any, c: dict[str, Any]) -> d
             more = dict(layer_types=layers) if flag() else {}
             more |= dict(logit_scale=0.25) if flag() else {}
             return dict(attention_bias=flag(), sliding_window=window, rope_parameters=by_type, **more)
+        case "cohere2_moe":
+            shared = rng.randint(0, 2)
+            experts = dict(num_experts=top + rng.randint(0, 3), num_experts_per_tok=top, num_shared_experts=shared, norm_topk_prob=flag())
+            experts |= dict(shared_expert_combination_strategy="sum") if shared else {}
+            experts |= dict(prefix_dense_intermediate_size=rng.randint(3, 20)) if flag() else {}
+            experts |= dict(expert_selection_fn=rng.choice(("softmax", "sigmoid")))
+            more = dict(layer_types=layers) if flag() else dict(sliding_window_pattern=rng.randint(1, 4))
+            more |= dict(mlp_layer_types=[rng.choice(("dense", "sparse")) for _ in range(L)]) if flag() else {}
+            more |= dict(first_k_dense_replace=rng.randint(0, L), prefix_dense_sliding_window_pattern=rng.randint(1, 2)) if flag() else {}
+            more |= dict(rms_norm_eps=1e-6) if flag() else {}
+            return dict(attention_bias=flag(), sliding_window=window, logit_scale=0.25, **experts, **more)
         case "cohere2":
             more = dict(layer_types=layers) if flag() else dict(sliding_window_pattern=rng.randint(1, 4)) if flag() else {}
             return dict(attention_bias=flag(), sliding_window=window, logit_scale=0.25, **more)

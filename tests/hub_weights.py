@@ -96,20 +96,9 @@ GATED = {"mlp.gate_up_proj": "mlp", "shared_mlp.input_linear": "moe.shared"}  # 
 CONV1D = ("gpt2", "openai-gpt")  # whose projections are [d_in, d_out]
 # Rotated pairs are neighbours, where ours (and most of the library's) stand half the rotated dims apart.
 NEIGHBOURS = (
-    "glm",
-    "glm4",
-    "glm4v_text",
-    "glm_ocr_text",
-    "ernie4_5",
-    "ernie4_5_moe",
-    "cohere",
-    "cohere2",
-    "gptj",
-    "codegen",
-    "deepseek_v2",
-    "helium",
-    "llama4_text",
-)
+    "glm", "glm4", "glm4v_text", "glm_ocr_text", "ernie4_5", "ernie4_5_moe", "cohere", "cohere2", "cohere2_moe", "gptj", "codegen",
+    "deepseek_v2", "helium", "llama4_text",
+)  # fmt: skip
 
 
 def tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:

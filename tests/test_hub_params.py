@@ -21,9 +21,9 @@ PUBLISHED = json.loads((DATA / "published_params.json").read_text())["models"]
 FILES = sorted(CONFIGS.glob("*.json"))
 # Types of which no published file was at hand; the library's class alone holds them.
 NO_FILE = {
-    "apertus1p5_text", "cohere_compass_text", "deepseek_ocr2_text", "emu3_text_model", "flint", "glm_ocr_text", "granite4_vision_text",
-    "granite_docling_text", "granite_swa", "granitemoe_swa", "granitemoeshared", "hunyuan_vl_text", "hyperclovax", "kolibri1",
-    "phi4_multimodal", "qwen2_5_omni_text", "qwen3_omni_moe_text",
+    "apertus1p5_text", "cohere2_moe", "cohere_compass_text", "deepseek_ocr2_text", "emu3_text_model", "flint", "glm_ocr_text",
+    "granite4_vision_text", "granite_docling_text", "granite_swa", "granitemoe_swa", "granitemoeshared", "hunyuan_vl_text", "hyperclovax",
+    "kolibri1", "phi4_multimodal", "qwen2_5_omni_text", "qwen3_omni_moe_text",
 }  # fmt: skip
 DRAWS = 8
 B, T = 2, 7
@@ -193,6 +193,7 @@ NO_FIELDS = {
     **dict.fromkeys(TEXT_DECODERS, ("tie_word_embeddings",)),
     "dbrx": ("num_key_value_heads", "attn_config", "ffn_config"),
     "deepseek_ocr2_text": ("first_k_dense_replace", "tie_word_embeddings"),
+    "cohere2_moe": ("first_k_dense_replace",),
     "hy_v3": ("expert_hidden_dim", "first_k_dense_replace"),
     "sarvam_moe": ("moe_shared_expert_intermediate_size",),
     "gemma4_text": ("expert_intermediate_size", "global_head_dim", "num_global_key_value_heads", "per_layer_config"),

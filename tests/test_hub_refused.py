@@ -67,6 +67,12 @@ def problems(source: Any) -> list[str]:
         ({"model_type": "cohere_compass_text"}, "rope_parameters: no full_attention, of which there are layers: its rotary settings are needed, or"),
         ({"model_type": "cohere_compass_text", "rope_parameters": {"full_attention": {}}}, "no rope_theta in full_attention, of which there are"),
         ({"model_type": "cohere_compass_text", "rope_parameters": {"full_attention": 3}}, "rope_parameters: "),
+        (
+            {"model_type": "cohere2_moe", "num_shared_experts": 1},
+            'shared_expert_combination_strategy: "average": the mean of routed and shared experts, which no spec can describe',
+        ),
+        ({"model_type": "cohere2_moe", "num_shared_experts": 1, "shared_expert_combination_strategy": "max"}, '"max" is not sum'),
+        ({"model_type": "cohere2_moe", "expert_selection_fn": "relu"}, 'expert_selection_fn: "relu" is neither softmax nor sigmoid'),
         ({"model_type": "internlm3", "bias": True}, "bias: qkv_bias is false and bias true"),
         ({"model_type": "mpt", "attn_config": {"clip_qkv": -1}}, "attn_config: clip_qkv: -1 is not a number above 0"),
         ({"model_type": "mpt", "attn_config": 8}, "attn_config: 8 is not an object"),

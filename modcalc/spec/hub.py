@@ -1,9 +1,9 @@
 """config.json of the transformers library -> Spec.
 
-Every field is understood, known to cost nothing, or an error that names it (`hub_fields`); which is which, each type's
-defaults and the knob that a field sets are tables: `hub_rmsnorm`, `hub_outnorm`, `hub_layernorm`, `hub_nested`,
-`hub_experts`, `hub_deepseek`, `hub_text`, `hub_gemma4`. What costs nothing is not carried where the spec has no knob for it (RoPE scaling,
-dropout): a Spec bills the model, it does not load its weights.
+Every field is understood, known to cost nothing, or an error that names it (`hub_fields`); which is which, each type's defaults and the knob that a
+field sets are tables: `hub_rmsnorm`, `hub_outnorm`, `hub_layernorm`, `hub_nested`, `hub_cohere`, `hub_experts`, `hub_deepseek`, `hub_text`,
+`hub_gemma4`. What costs nothing is not carried where the spec has no knob for it (RoPE scaling, dropout): a Spec bills the model, it does not load
+its weights.
 """
 
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modcalc.errors import SpecError
+from modcalc.spec.hub_cohere import COHERE_TYPES
 from modcalc.spec.hub_deepseek import DEEPSEEK
 from modcalc.spec.hub_experts import EXPERTS
 from modcalc.spec.hub_fields import DROPPED, FIXED, FREE, KINDS, alike, same, show, wrong
@@ -30,7 +31,7 @@ from modcalc.spec.imported import DEFAULTED, NOT_CARRIED
 from modcalc.spec.schema import Spec
 from modcalc.spec.validate import checked
 
-TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **NESTED, **EXPERTS, **DEEPSEEK, **TEXT, **GEMMA4}
+TYPES: dict[str, ModelType] = {**RMSNORM, **OUTNORM, **LAYERNORM, **NESTED, **COHERE_TYPES, **EXPERTS, **DEEPSEEK, **TEXT, **GEMMA4}
 # Another type under a name of its own: Kimi K2's is there to tell it from DeepSeek-V3, whose class its file names, GPT-SW3's its tokenizer;
 # EXAONE 4.5's decoder had one when it was first published.
 ALIASES = {"exaone4_5_text": "exaone4", "gpt-sw3": "gpt2", "kimi_k2": "deepseek_v3", f"phi4_multimodal{OF_TEXT}": "phi4_multimodal"}
@@ -74,7 +75,6 @@ BEYOND = {
     "beam": "residuals that are weighted by depth",
     "bitnet": "norms within attention and MLP",
     "blt": "bytes in patches of changing length",
-    "cohere2_moe": "the mean of routed and shared experts",
     "cpmant": "positions as learned biases of the scores",
     "diffllama": "differences of two attentions",
     "doge": "masks that are made of the values",

@@ -19,9 +19,9 @@ KINDS = {
             "intermediate_size", "intermediate_size_mlp", "kv_lora_rank", "max_position_embeddings", "max_seq_len", "moe_intermediate_size",
             "moe_layer_interval", "moe_num_experts", "moe_shared_expert_intermediate_size", "moe_topk", "n_group", "n_inner", "n_routed_experts",
             "no_rope_layer_interval", "num_attention_heads", "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads",
-            "num_kv_heads", "num_local_experts", "output_vocab_size", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim",
-            "seq_length", "shared_expert_intermediate_size", "sliding_window", "_sliding_window_pattern", "top_k_experts", "topk_group",
-            "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
+            "num_kv_heads", "num_local_experts", "output_vocab_size", "prefix_dense_intermediate_size", "prefix_dense_sliding_window_pattern",
+            "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim", "seq_length", "shared_expert_intermediate_size", "sliding_window",
+            "_sliding_window_pattern", "top_k_experts", "topk_group", "v_head_dim", "vocab_size", "window_size", "word_embed_proj_dim",
         ),
         "size",
     ),
@@ -52,7 +52,8 @@ KINDS = {
         "number",
     ),
     **dict.fromkeys(
-        ("activation", "activation_function", "afn", "hidden_act", "hidden_activation", "position_embedding_type", "topk_method"), "text"
+        ("activation", "activation_function", "afn", "expert_selection_fn", "hidden_act", "hidden_activation", "position_embedding_type",
+         "shared_expert_combination_strategy", "topk_method"), "text"
     ),
     **dict.fromkeys(("attn_config", "ffn_config", "per_layer_config", "rope_parameters", "rope_scaling"), "section"),
     **dict.fromkeys(("attention_layers", "layer_types", "mlp_layer_types"), "texts"),
@@ -69,12 +70,12 @@ KINDS = {
 NULLABLE = {
     "attention_chunk_size", "attention_head_dim", "attention_layers", "attention_multiplier", "attention_types", "attn_config",
     "attn_logit_softcapping", "attn_temperature_tuning", "attn_type_list", "dim_model_base", "expert_hidden_dim", "ffn_config", "ffn_hidden_size",
-    "final_logit_softcapping", "head_dim", "hidden_activation", "hidden_size_per_layer_input", "intermediate_size", "layer_rope_theta", "layer_types",
-    "mlp_layer_types", "mlp_only_layers", "moe_layers", "moe_shared_expert_intermediate_size", "n_group", "n_inner", "no_rope_layers",
-    "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn", "num_local_experts",
-    "output_vocab_size", "partial_rotary_factor", "per_layer_config", "position_embedding_type", "q_lora_rank", "rope_parameters", "rope_scaling",
-    "rotary_dim", "scale_depth", "sliding_window", "sliding_window_pattern", "_sliding_window_pattern", "topk_group", "v_head_dim",
-    "word_embed_proj_dim",
+    "final_logit_softcapping", "head_dim", "hidden_activation", "hidden_size_per_layer_input", "intermediate_size", "layer_rope_theta",
+    "layer_types", "mlp_layer_types", "mlp_only_layers", "moe_layers", "moe_shared_expert_intermediate_size", "n_group", "n_inner",
+    "no_rope_layers", "num_experts_per_tok", "num_global_key_value_heads", "num_key_value_heads", "num_kv_heads", "num_ln_in_parallel_attn",
+    "num_local_experts", "output_vocab_size", "partial_rotary_factor", "per_layer_config", "position_embedding_type",
+    "prefix_dense_intermediate_size", "q_lora_rank", "rope_parameters", "rope_scaling", "rotary_dim", "scale_depth", "sliding_window",
+    "sliding_window_pattern", "_sliding_window_pattern", "topk_group", "v_head_dim", "word_embed_proj_dim",
 }  # fmt: skip
 
 # Free in every type: what the library writes or once wrote into any config, generation settings of version 4, tokens, storage.

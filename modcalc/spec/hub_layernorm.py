@@ -1,5 +1,5 @@
 """Model types with LayerNorm: the GPT family, CodeGen, OPT, BioGPT, BLOOM, Phi, Persimmon, StarCoder, StableLM, Falcon, OLMo,
-Command R, Nemotron, Jais 2."""
+Nemotron, Jais 2."""
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
@@ -46,12 +46,6 @@ GPTJ = {
 GPTJ_DEFAULTS = sizes(
     50400, 4096, 28, 16, max_position_embeddings=2048, n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, rotary_dim=64,
 )  # fmt: skip
-COHERE = {
-    **DECODER, **GROUPED, **GATED, **ATTENTION_BIAS, **norm("layernorm", "layer_norm_eps"), "norm.bias": False, "parallel": "shared_norm",
-    "head.scale": r.factor("logit_scale"),
-}  # fmt: skip
-COHERE_2_WINDOW = layers.layered_window(layers.but_each("sliding_window_pattern"))
-
 NEOX_THETA, NEOX_FRACTION = rotary.theta_beside("rotary_emb_base"), rotary.fraction_beside("rotary_pct")
 
 LAYERNORM: dict[str, ModelType] = {
@@ -264,30 +258,5 @@ LAYERNORM: dict[str, ModelType] = {
         knobs={**DECODER, **GROUPED, **ROTARY, **GATED, **ATTENTION_BIAS, "norm.kind": "layernorm", "norm.affine": False},
         free={"clip_qkv", "pretraining_tp"},
         fixed=NO_MLP_BIAS,
-    ),
-    "cohere": ModelType(
-        defaults=sizes(
-            256000, 8192, 40, 64, tied=True, max_position_embeddings=8192, intermediate_size=22528, num_key_value_heads=None, head_dim=None,
-            layer_norm_eps=1e-5, logit_scale=0.0625, attention_bias=False, use_qk_norm=False, **SILU, **rope(500000.0),
-        ),
-        knobs={**COHERE, **ROTARY, "attention.qk_norm.scope": "per_head"},
-        only_if={"attention.qk_norm": of("use_qk_norm")},
-        free={"pretraining_tp"},
-        fixed=NO_MLP_BIAS,
-    ),
-    "cohere2": ModelType(
-        defaults=sizes(
-            256000, 8192, 40, 64, tied=True, max_position_embeddings=8192, intermediate_size=22528, num_key_value_heads=None, head_dim=None,
-            layer_norm_eps=1e-5, logit_scale=0.0625, attention_bias=False, sliding_window=4096, sliding_window_pattern=4, layer_types=None,
-            **SILU, **rope(),
-        ),
-        # Layers without a window have no positions.
-        knobs={**COHERE, **layers.unrotated(layers.windowed(COHERE_2_WINDOW)), "attention.window": COHERE_2_WINDOW},
-        # The published file says in the words of its training code what the library's class always is.
-        free={"_sliding_window_pattern", "layer_switch", "order_of_interleaved_layers", "use_parallel_embedding"},
-        fixed=NO_MLP_BIAS | {
-            "position_embedding_type": ("rope_gptj",), "rotary_pct": (1,), "use_embedding_sharing": (True,), "use_gated_activation": (True,),
-            "use_parallel_block": (True,), "use_qk_norm": (False, None),
-        },
     ),
 }  # fmt: skip

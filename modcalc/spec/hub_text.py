@@ -1,6 +1,5 @@
 """Text decoders of models of images or audio, which stand in the section text_config of those models' files: Qwen2-VL to Qwen3-Omni, GLM-4.1V
-to GLM-OCR, DeepSeek-OCR 2, PaddleOCR-VL, HunYuan-VL, Granite 4 Vision and Docling, Phi-4-multimodal, Emu3, Cohere Compass,
-Llama 4.
+to GLM-OCR, DeepSeek-OCR 2, PaddleOCR-VL, HunYuan-VL, Granite 4 Vision and Docling, Phi-4-multimodal, Emu3, Llama 4.
 
 Their rotary positions count an image's tokens by time, height and width; those of text they count as any other model does.
 """
@@ -8,11 +7,9 @@ Their rotary positions count an image's tokens by time, height and width; those 
 from dataclasses import replace
 
 from modcalc.spec import hub_layers as layers
-from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
 from modcalc.spec.hub_deepseek import AFTER_DENSE, DEEPSEEK
 from modcalc.spec.hub_experts import EXPERTS, QWEN_EXPERTS, ROUTED_FREE, experts
-from modcalc.spec.hub_layernorm import COHERE
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     GLM,
@@ -31,7 +28,6 @@ from modcalc.spec.hub_parts import (
 )
 from modcalc.spec.hub_rmsnorm import RMSNORM
 from modcalc.spec.hub_rules import of
-from modcalc.spec.hub_thetas import COMPASS
 
 _qwen2_vl = replace(
     RMSNORM["qwen2"],
@@ -184,20 +180,6 @@ TEXT: dict[str, ModelType] = {
         ),
         free=frozenset(),
         fixed=NO_WINDOW,
-    ),
-    # Cohere Compass: Command R with rotary settings by type of layer, without which its class cannot do.
-    "cohere_compass_text": ModelType(
-        defaults=sizes(
-            256000, 8192, 40, 64, tied=True, max_position_embeddings=8192, intermediate_size=22528, num_key_value_heads=None, head_dim=None,
-            layer_norm_eps=1e-5, logit_scale=None, attention_bias=False, sliding_window=4096, layer_types=None, rope_parameters=None, **SILU,
-        ),
-        knobs={**COHERE, **COMPASS, "attention.head_dim": r.floored_head_dim, "head.scale": r.factor("logit_scale")},
-        rotation=rotary.all_rotated_by_layer,
-        nulls=frozenset({"logit_scale"}),
-        free=_IMAGE_TOKENS | {"pooling"},
-        # Rotary settings are read in rope_parameters alone.
-        fixed=NO_MLP_BIAS | {"rope_scaling": (None,), "rope_theta": (None,)},
-        by_layer=True,
     ),
     # The library's class computes all experts for each token and weighs those that were not chosen by 0; the bill is that of the chosen.
     "llama4_text": ModelType(
