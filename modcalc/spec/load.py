@@ -22,8 +22,8 @@ MAX_BYTES = 256 * 1024
 
 def load(source: str | Path) -> Spec:
     """The Spec at `source`: a YAML file, the name of a shipped spec ("mod-220m"), or a config.json of the transformers
-    library (or a folder that holds one), of which `config.json#text_config` is one section. A file that exists goes before
-    a shipped name.
+    library (or a folder that holds one), of which `config.json#text_config` is one section, and `#thinker_config.text_config`
+    one within another. A file that exists goes before a shipped name.
 
     Raises SpecError with every problem found, each with file and line.
     """
