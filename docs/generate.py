@@ -15,7 +15,7 @@ INTRODUCTION = """\
 
 A spec is one YAML file that describes a decoder-only transformer. It is strict: an unknown key, a key twice, a wrong type
 or a key that would have no effect is an error, with file, line and the nearest valid key. All problems of a file are
-reported at once, but for rules between values of a section in which one cannot be used.
+reported at once, except that rules between keys of a section are not checked while one of its values cannot be used.
 `modcalc schema` prints this page as JSON Schema, which editors use for completion.
 
 The smallest spec that is accepted:

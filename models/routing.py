@@ -38,7 +38,7 @@ class Routing(NamedTuple):
 
 
 class CausalRouting(Routing):
-    """The same of a pass with causal routing: kept holds T', those that passed first, with -1 for the others."""
+    """What one routed block decided in causal routing: as Routing, but kept holds all T' tokens, those that passed first, with -1 for the others."""
 
 
 class Router(Linear):

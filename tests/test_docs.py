@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from modcalc.cli import app
 from modcalc.spec.hub import TYPES
@@ -174,14 +175,23 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(there), f"{page.name}: {target}"
 
 
+def test_workflow_and_hook_are_given_what_they_take() -> None:
+    shown = {block.lines[0]: yaml.safe_load(block.text) for block in BLOCKS if "OWNER/modcalc" in block.text}
+    (job,), hook = shown["# .github/workflows/budgets.yml"]["jobs"].values(), shown["# .pre-commit-config.yaml"]
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    assert set(job["steps"][-1]["with"]) <= set(action["inputs"])
+    (offered,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    assert [one["id"] for one in hook["repos"][0]["hooks"]] == [offered["id"]]
+
+
 def test_the_page_of_the_spec_is_up_to_date() -> None:
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     assert (ROOT / "docs" / "spec.md").read_text(encoding="utf-8") == generate["text"](), "run: python docs/generate.py"
 
 
-def test_readme_names_every_model_type() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
-    count, dense, experts = re.search(r"(\d+) types of models.*? logits: (.*?); with experts (.*?)\. ", text).groups()
+def test_every_model_type_is_named() -> None:
+    text, readme = ((ROOT / page).read_text(encoding="utf-8").replace("\n", " ") for page in ("docs/transformers.md", "README.md"))
+    count, dense, experts = re.search(r"(\d+) types of models.*?  Dense: (.*?)\.  With experts: (.*?)\. ", text).groups()
     names = [*dense.split(", "), *experts.split(", ")]
-    assert len(names) == int(count) and set(names) == set(TYPES)
+    assert len(names) == int(count) and set(names) == set(TYPES) and f"{count} types of models ([list]" in readme
     assert {name for name, kind in TYPES.items() if "moe.n_experts" in kind.knobs} == set(experts.split(", "))

@@ -142,6 +142,8 @@ def _replace(file: Path, text: str) -> None:
 
 if __name__ == "__main__":
     try:
-        typer.run(main)
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)  # rich's help shows no defaults that texts state
+        app.command()(main)
+        app()
     except ModcalcError as wrong:
         sys.exit(f"error: {wrong}")

@@ -13,7 +13,9 @@ from modcalc.spec.schema import MAX_SIZE
 
 Specs = Annotated[
     list[str] | None,
-    typer.Argument(help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False),
+    typer.Argument(
+        metavar="[SPEC...]", help="Spec files, shipped names (modcalc specs), or config.json of the transformers library.", show_default=False
+    ),
 ]
 DeviceName = Annotated[Literal["auto", "cuda", "cpu"], typer.Option("--device", help="auto: the GPU if there is one.")]
 Mode = Annotated[

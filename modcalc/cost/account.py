@@ -124,7 +124,7 @@ def account(
 
     seq_len: T, tokens of each sequence (default: the spec's; 1 in phase decode). batch: B sequences. phase: forward,
     train, prefill or decode; context: tokens already cached, for prefill (default: 0) and decode (required). routing: expected, all or none,
-    for routed blocks at sampling; expected is C / T at the spec's own T. convention: a name (see `conventions.CONVENTIONS`)
+    for routed blocks at sampling; expected is C / T at the spec's own T. convention: a name (see `modcalc.cost.conventions.CONVENTIONS`)
     or a Convention; causal: full, window, half or exact overrides its rule.
 
     A Spec changed in Python is taken as it is: see `check_spec`. Returns a Report; its FLOPs are those of all B sequences.
