@@ -95,7 +95,10 @@ def kept_bytes(model: nn.Module, recompute: str, run: Callable[[], Any]) -> int:
 
 def again_bytes(model: nn.Module, recompute: str, run: Callable[[], Any]) -> int:
     """The most that one part keeps beside what goes into it, when it runs alone."""
-    calls = Calls(parts(model, recompute), lambda forward, *args: forward(*args))
+    modules = parts(model, recompute)
+    if not modules:
+        return 0
+    calls = Calls(modules, lambda forward, *args: forward(*args))
     run()
     calls.restore()
     most = 0

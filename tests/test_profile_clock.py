@@ -45,8 +45,8 @@ def test_steps_take_turns_with_new_inputs_each():
 
 
 def test_making_inputs_is_not_timed():
-    (samples,) = steptime.alternate([Noted("A", [], seconds=0.01, preparing=0.05)], CPU, 3)
-    assert all(0.01 <= s < 0.05 for s in samples)
+    (samples,) = steptime.alternate([Noted("A", [], seconds=0.01, preparing=0.3)], CPU, 3)
+    assert all(0.01 <= s < 0.3 for s in samples)
 
 
 def test_warm_up_for_a_number_of_steps():

@@ -552,6 +552,7 @@ def test_what_was_measured_is_kept(tmp_path, stop):
     out, err = child.communicate(timeout=60)
     kept = ResultsFile(path)
     assert len(kept.records) >= 2
+    assert [r.settings.batch for r in kept.records.values()] == list(range(1, len(kept.records) + 1))
     if stop == signal.SIGINT:
         assert child.returncode == 130 and f"interrupted: {len(kept.records)} of 399 points were measured" in err
         assert out.startswith("Measured step times") and out.count("\na  ") == len(kept.records)

@@ -165,11 +165,11 @@ def test_best_and_worst_case(name: str, routing: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Pass, "_decide", forced)
     s, model = spec_of(name), model_of(name, dtype="fp32", attention="explicit")
-    tokens = tokens_of(model, 2, 10)
+    tokens = tokens_of(model, 2, 7)
     first, cache = prefilled(model, tokens[:, :4])
     assert first == billed(s, phase="prefill", seq_len=4, batch=2, routing=routing)
-    assert decoded(model, tokens, cache) == [billed(s, phase="decode", context=c, batch=2, routing=routing) for c in range(4, 10)]
-    assert cache.used_bytes == kv_cache_bytes(account(s).plan, 10, "fp32", batch=2, routing=routing)
+    assert decoded(model, tokens, cache) == [billed(s, phase="decode", context=c, batch=2, routing=routing) for c in range(4, 7)]
+    assert cache.used_bytes == kv_cache_bytes(account(s).plan, 7, "fp32", batch=2, routing=routing)
 
 
 @pytest.mark.parametrize("top_k, n_noop, fewest, most", [(1, 1, 0, 1), (2, 1, 1, 2), (2, 4, 0, 2), (4, 2, 2, 3)])
