@@ -17,7 +17,8 @@ from modcalc.cost.ledger import ledger
 from modcalc.cost.memory import train_memory
 from modcalc.cost.workload import RECOMPUTE, Training, Workload
 from modcalc.errors import UsageError
-from modcalc.spec.hub import TYPES, from_config
+from modcalc.spec.hub import from_config
+from modcalc.spec.hub_types import TYPES
 from modcalc.spec.load import loads, shipped_specs
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Mod, Positions, Spec

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from modcalc.cli import app
-from modcalc.spec.hub import TYPES
+from modcalc.spec.hub_types import TYPES
 from modcalc.spec.load import loads
 
 ROOT = Path(__file__).parent.parent

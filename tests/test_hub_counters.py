@@ -12,7 +12,8 @@ from shallow import shallow
 
 from modcalc import account, build
 from modcalc.measure import agreement
-from modcalc.spec.hub import TYPES, from_config
+from modcalc.spec.hub import from_config
+from modcalc.spec.hub_types import TYPES
 from modcalc.spec.mod_option import apply_mod
 
 RUNS = (("fvcore", False), ("torch", True))

@@ -12,7 +12,8 @@ from hub_configs import BALANCE, draw, library_config, library_model, nulled  # 
 from hub_weights import convert, tensors  # noqa: E402
 
 from modcalc import build  # noqa: E402
-from modcalc.spec.hub import TYPES, from_config  # noqa: E402
+from modcalc.spec.hub import from_config  # noqa: E402
+from modcalc.spec.hub_types import TYPES  # noqa: E402
 
 TOKENS = 12  # longer than any window drawn
 

@@ -13,7 +13,8 @@ import pytest
 from hub_configs import CONFIGS, named, section_of
 
 from modcalc.cost.account import account
-from modcalc.spec.hub import ALIASES, BEYOND, ENCODER_DECODERS, TYPES, from_config
+from modcalc.spec.hub import from_config
+from modcalc.spec.hub_types import ALIASES, BEYOND, ENCODER_DECODERS, TYPES
 from modcalc.spec.schema import Spec
 
 DATA = Path(__file__).parent / "data"

@@ -3,6 +3,7 @@
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
+from modcalc.spec import hub_sparse as sparse
 from modcalc.spec.hub_experts import ROUTED_FREE, experts
 from modcalc.spec.hub_fields import show
 from modcalc.spec.hub_parts import ATTENTION_BIAS, DECODER, GATED, GROUPED, NO_MLP_BIAS, ROTARY, SILU, ModelType, norm, rope, sizes
@@ -24,7 +25,7 @@ def _behind_prefix(c: r.Config, i: int) -> bool:
 
 
 MOE_WINDOW = layers.layered_window(_behind_prefix)
-moe_sparse_layers = layers.sparse_after(of("first_k_dense_replace"))
+moe_sparse_layers = sparse.sparse_after(of("first_k_dense_replace"))
 
 
 def _moe_rotates(c: r.Config) -> list[bool]:
@@ -97,7 +98,7 @@ COHERE_TYPES: dict[str, ModelType] = {
             shared_expert_combination_strategy="average", expert_selection_fn="softmax", rope_theta=10000.0, rope_parameters=None, **SILU,
         ),
         knobs={
-            **COHERE, **layers.unrotated(_moe_rotates), **experts("num_experts"), **layers.to_the_end(moe_sparse_layers),
+            **COHERE, **layers.unrotated(_moe_rotates), **experts("num_experts"), **sparse.to_the_end(moe_sparse_layers),
             "norm.kind": lambda c: "layernorm" if c["rms_norm_eps"] is None else "rmsnorm",
             "norm.eps": lambda c: c["layer_norm_eps"] if c["rms_norm_eps"] is None else c["rms_norm_eps"],
             "norm.bias": lambda c: False if c["rms_norm_eps"] is None else None,

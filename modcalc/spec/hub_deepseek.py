@@ -6,6 +6,7 @@ from dataclasses import replace
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
+from modcalc.spec import hub_sparse as sparse
 from modcalc.spec.hub_experts import ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
@@ -64,8 +65,8 @@ _DEEPSEEK: dict[str, ModelType] = {
         ),
         # Its router does not renormalise, whatever norm_topk_prob says.
         knobs={
-            **LLAMA, **MLA, **SHARED, **OFFSET, **experts("n_routed_experts"), "mlp.bias": of("mlp_bias"), "moe.groups": layers.if_grouped("n_group"),
-            "moe.top_groups": layers.if_grouped("topk_group"), "moe.renormalize": False,
+            **LLAMA, **MLA, **SHARED, **OFFSET, **experts("n_routed_experts"), "mlp.bias": of("mlp_bias"), "moe.groups": sparse.if_grouped("n_group"),
+            "moe.top_groups": sparse.if_grouped("topk_group"), "moe.renormalize": False,
         },
         only_if=IF_BIASED | AFTER_DENSE,
         checks=(r.own_kv_heads, r.no_bias_in_shared_experts_alone),
@@ -173,9 +174,9 @@ _DEEPSEEK: dict[str, ModelType] = {
             norm_topk_prob=True, mlp_layer_types=None, first_k_dense_replace=1, rms_norm_eps=1e-5, attention_bias=False, **SILU, **rope(),
         ),
         knobs={
-            **LLAMA, **MLA, **SHARED, **SIGMOID, **layers.to_the_end(layers.glm_sparse_layers),
+            **LLAMA, **MLA, **SHARED, **SIGMOID, **sparse.to_the_end(sparse.glm_sparse_layers),
         },
-        only_if=IF_BIASED | {"moe": layers.glm_sparse_layers},
+        only_if=IF_BIASED | {"moe": sparse.glm_sparse_layers},
         checks=(r.own_kv_heads,),
         # Its head_dim is another name of the rotated part.
         names={"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
@@ -208,11 +209,11 @@ _DEEPSEEK: dict[str, ModelType] = {
             **rope(11158840.0),
         ),
         knobs={
-            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts", "sigmoid"), **layers.to_the_end(layers.glm_sparse_layers),
+            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts", "sigmoid"), **sparse.to_the_end(sparse.glm_sparse_layers),
             "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": r.one_or_more("num_shared_experts"), "moe.scaling": of("router_scaling_factor"),
             "moe.balance_bias": True,
         },
-        only_if={"moe": layers.glm_sparse_layers},
+        only_if={"moe": sparse.glm_sparse_layers},
         checks=(r.read_instead("expert_hidden_dim", "moe_intermediate_size", of("moe_intermediate_size")),),
         names={"num_local_experts": "num_experts"},
         free=DEEPSEEK_FREE | {"enable_attention_fp32_softmax", "enable_lm_head_fp32", "enable_moe_fp32_combine", "eod_token_id", "use_grouped_mm"},
@@ -230,9 +231,9 @@ _DEEPSEEK: dict[str, ModelType] = {
         # As EXAONE 4, but with the norms before: where some layers have windows, these alone are rotated.
         knobs={
             **LLAMA, **layers.unrotated(layers.exaone_rotates), **QK_HEAD, **SHARED, **SIGMOID, **experts("num_experts", "sigmoid"),
-            **layers.to_the_end(layers.exaone_sparse_layers), "attention.window": layers.exaone_window, "moe.n_shared": of("num_shared_experts"),
+            **sparse.to_the_end(sparse.exaone_sparse_layers), "attention.window": layers.exaone_window, "moe.n_shared": of("num_shared_experts"),
         },
-        only_if={"moe": layers.exaone_sparse_layers},
+        only_if={"moe": sparse.exaone_sparse_layers},
         zeros=frozenset({"sliding_window_pattern"}),
         # Of the release before the library had the class, which reads neither.
         free=DEEPSEEK_FREE | {"first_last_k_dense_replace", "is_moe_layer"},

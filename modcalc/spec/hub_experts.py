@@ -6,6 +6,7 @@ from dataclasses import replace
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rope as rotary
 from modcalc.spec import hub_rules as r
+from modcalc.spec import hub_sparse as sparse
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     LLAMA,
@@ -39,7 +40,7 @@ def experts(count: str, score: str = "softmax_topk") -> dict:
 
 # Experts with a width of their own, in every decoder_sparse_step-th layer.
 QWEN_EXPERTS = {
-    **experts("num_experts"), "moe.d_ff": of("moe_intermediate_size"), "moe.every": layers.qwen_every, "moe.layers": layers.qwen_explicit_layers,
+    **experts("num_experts"), "moe.d_ff": of("moe_intermediate_size"), "moe.every": sparse.qwen_every, "moe.layers": sparse.qwen_explicit_layers,
 }  # fmt: skip
 # Of files whose training code could have latent attention and groups of experts too, both off.
 NO_LATENT = {
@@ -107,7 +108,7 @@ EXPERTS: dict[str, ModelType] = {
             "moe.n_shared": 1, "moe.shared_d_ff": of("shared_expert_intermediate_size"), "moe.shared_gate": True,
             "moe.renormalize": of("norm_topk_prob"),
         },
-        only_if={"attention.bias": of("qkv_bias"), "moe": layers.qwen_sparse_layers},
+        only_if={"attention.bias": of("qkv_bias"), "moe": sparse.qwen_sparse_layers},
         zeros=frozenset({"sliding_window"}),
         free=ROUTED_FREE,
         fixed=NO_MLP_BIAS,
@@ -122,7 +123,7 @@ EXPERTS: dict[str, ModelType] = {
             **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_EXPERTS, "attention.window": layers.switched_window,
             "moe.renormalize": of("norm_topk_prob"),
         },
-        only_if={"moe": layers.qwen_sparse_layers},
+        only_if={"moe": sparse.qwen_sparse_layers},
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE | TRAINED_IN_PARALLEL | CHUNKS | {"max_window_layers"},
         # Qwen3-Coder's file says what its class builds.
@@ -138,11 +139,11 @@ EXPERTS: dict[str, ModelType] = {
         ),
         knobs={
             **LLAMA, **layers.unrotated(layers.windowed(layers.flint_window)), **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts", "sigmoid"),
-            **layers.to_the_end(layers.flint_sparse_layers), "attention.window": layers.flint_window, "attention.sinks": True,
+            **sparse.to_the_end(sparse.flint_sparse_layers), "attention.window": layers.flint_window, "attention.sinks": True,
             "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": 1, "moe.shared_d_ff": of("shared_expert_intermediate_size"),
             "moe.renormalize": of("norm_topk_prob"),
         },
-        only_if={"moe": layers.flint_sparse_layers},
+        only_if={"moe": sparse.flint_sparse_layers},
         checks=(*WITHOUT_NULLS,),
         free=ROUTED_FREE,
         fixed=NO_MLP_BIAS,
@@ -271,12 +272,12 @@ EXPERTS: dict[str, ModelType] = {
             num_experts=64, norm_topk_prob=True, rope_parameters=None, **SILU,
         ),
         knobs={
-            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts"), **layers.to_the_end(layers.mellum_sparse_layers),
+            **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **experts("num_experts"), **sparse.to_the_end(sparse.mellum_sparse_layers),
             "positions.theta": rotary.theta_of_layers("full_attention", 500000.0, lambda c: not all(layers.windowed(MELLUM_WINDOW)(c))),
             "positions.local_theta": rotary.theta_of_layers("sliding_attention", 10000.0, lambda c: any(layers.windowed(MELLUM_WINDOW)(c))),
             "attention.window": MELLUM_WINDOW, "moe.d_ff": of("moe_intermediate_size"), "moe.renormalize": of("norm_topk_prob"),
         },
-        only_if={"moe": layers.mellum_sparse_layers},
+        only_if={"moe": sparse.mellum_sparse_layers},
         rotation=rotary.all_rotated_by_layer,
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE | {"max_window_layers", "mtp_layer_types", "mtp_mlp_layer_types", "num_mtp_layers", "num_nextn_predict_layers"},
@@ -303,12 +304,12 @@ EXPERTS: dict[str, ModelType] = {
             moe_layer_start_index=1, moe_layer_end_index=-1, moe_layer_interval=1, **SILU, **rope(500000.0),
         ),
         knobs={
-            **LLAMA, **experts("num_experts"), **layers.to_the_end(layers.ernie_sparse_layers), "attention.head_dim": r.floored_head_dim,
-            "attention.bias": of("use_bias"), "mlp.bias": layers.ernie_mlp_bias, "head.bias": of("use_bias"),
+            **LLAMA, **experts("num_experts"), **sparse.to_the_end(sparse.ernie_sparse_layers), "attention.head_dim": r.floored_head_dim,
+            "attention.bias": of("use_bias"), "mlp.bias": sparse.ernie_mlp_bias, "head.bias": of("use_bias"),
             "moe.d_ff": of("moe_intermediate_size"), "moe.n_shared": of("moe_num_shared_experts"), "moe.balance_bias": True,
         },
-        only_if={"moe": layers.ernie_sparse_layers},
-        checks=(layers.ernie_biases,),
+        only_if={"moe": sparse.ernie_sparse_layers},
+        checks=(sparse.ernie_biases,),
         names={"moe_k": "num_experts_per_tok", "moe_num_experts": "num_experts"},
         free=ROUTED_FREE | {"moe_capacity", "moe_gate", "moe_norm_min", "num_nextn_predict_layers"},
         fixed=NO_BIAS | {"moe_use_aux_free": (True,)},

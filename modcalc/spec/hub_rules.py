@@ -170,11 +170,10 @@ def own_kv_heads(c: Config) -> None:
         raise Refused("num_key_value_heads", f"{K}: this model_type has one key and value per head, so num_attention_heads ({H}) is needed")
 
 
-def activation(*fields: str, renamed: dict[str, str] | None = None) -> Rule:
-    """The first field that is set."""
+def activation(field: str, renamed: dict[str, str] | None = None) -> Rule:
+    """The activation that the field names."""
 
     def rule(c: Config) -> str:
-        field = next((f for f in fields if c[f] is not None), fields[-1])
         name = (renamed or {}).get(c[field], c[field])
         if name not in ACTIVATIONS:
             raise Refused(field, f"activation {show(name)} is not one of {', '.join(sorted(ACTIVATIONS))}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
+from modcalc.spec import hub_sparse as sparse
 from modcalc.spec.hub_deepseek import AFTER_DENSE, DEEPSEEK
 from modcalc.spec.hub_experts import EXPERTS, QWEN_EXPERTS, ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
@@ -66,7 +67,7 @@ TEXT: dict[str, ModelType] = {
             mlp_only_layers=None, tied=True, **SILU, **rope(500000.0),
         ),
         knobs={**LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_EXPERTS},
-        only_if={"moe": layers.qwen_sparse_layers},
+        only_if={"moe": sparse.qwen_sparse_layers},
         names={"num_local_experts": "num_experts"},
         free=ROUTED_FREE,
         fixed=NO_WINDOW | NO_MLP_BIAS | {"norm_topk_prob": (True,)},
@@ -89,7 +90,7 @@ TEXT: dict[str, ModelType] = {
             **LLAMA, **QK_HEAD, **ATTENTION_BIAS, **QWEN_EXPERTS, "attention.head_dim": r.floored_head_dim,
             "moe.renormalize": of("norm_topk_prob"),
         },
-        only_if={"moe": layers.qwen_sparse_layers},
+        only_if={"moe": sparse.qwen_sparse_layers},
         free=_qwen3_moe.free,
         fixed=_qwen3_moe.fixed | NO_WINDOW,
     ),
@@ -131,10 +132,10 @@ TEXT: dict[str, ModelType] = {
         ),
         knobs={
             **LLAMA, **ATTENTION_BIAS, **{path: rule for path, rule in _deepseek_v2.knobs.items() if path.startswith("moe.")},
-            **layers.to_the_end(layers.ocr_sparse_layers),
+            **sparse.to_the_end(sparse.ocr_sparse_layers),
         },
-        only_if={"moe": layers.ocr_sparse_layers},
-        checks=(r.equal_heads, layers.dense_alike),
+        only_if={"moe": sparse.ocr_sparse_layers},
+        checks=(r.equal_heads, sparse.dense_alike),
         names={"num_experts": "n_routed_experts"},
         nulls=frozenset({"first_k_dense_replace"}),
         # Also of DeepSeek-OCR and the smallest DeepSeek-VL2, whose files call this a deepseek_v2 without latent attention.
@@ -192,12 +193,12 @@ TEXT: dict[str, ModelType] = {
         knobs={
             **LLAMA, **ATTENTION_BIAS, **layers.unrotated(layers.llama4_rotates), **experts("num_local_experts", "sigmoid"),
             "mlp.d_ff": of("intermediate_size_mlp"), "moe.d_ff": r.needed("intermediate_size"), "moe.n_shared": 1, "moe.renormalize": False,
-            "moe.every": layers.llama4_every, "moe.layers": lambda c: None if layers.llama4_every(c) else layers.llama4_sparse_layers(c),
+            "moe.every": sparse.llama4_every, "moe.layers": lambda c: None if sparse.llama4_every(c) else sparse.llama4_sparse_layers(c),
             "attention.window": layers.LLAMA4_WINDOW, "attention.chunked": lambda c: any(layers.windowed(layers.LLAMA4_WINDOW)(c)) or None,
             "attention.qk_norm.affine": False, "attention.qk_norm.rotated_only": lambda c: not all(layers.llama4_rotates(c)) or None,
         },
         only_if={
-            "attention.qk_norm": lambda c: c["use_qk_norm"] and any(layers.llama4_rotates(c)), "moe": layers.llama4_sparse_layers,
+            "attention.qk_norm": lambda c: c["use_qk_norm"] and any(layers.llama4_rotates(c)), "moe": sparse.llama4_sparse_layers,
         },
         # Of dense ones.
         zeros=frozenset({"interleave_moe_layer_step", "num_experts_per_tok", "num_local_experts"}),
@@ -205,7 +206,7 @@ TEXT: dict[str, ModelType] = {
         free=ROUTED_FREE | {"attn_scale", "floor_scale", "for_llm_compressor", "router_jitter_noise"},
         fixed=NO_WINDOW | NO_MLP_BIAS,
         dropped=(
-            lambda c: "the experts' weights on what goes in (they are on what comes out)" if layers.llama4_sparse_layers(c) else None,
+            lambda c: "the experts' weights on what goes in (they are on what comes out)" if sparse.llama4_sparse_layers(c) else None,
             lambda c: "queries scaled by position" if c["attn_temperature_tuning"] and not all(layers.llama4_rotates(c)) else None,
         ),
     ),
