@@ -1,6 +1,7 @@
 """`modcalc flops` as a user runs it: numbers, conventions, phases, and several specs."""
 
 import csv
+import io
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -196,6 +197,20 @@ def test_hardware_flops_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> N
     d = flops(tiny, tiny_mod, "--count", "analytic", "--phase", "train", "--format", "json").document
     assert all(r["hardware"]["train_step"] > r["flops"]["train_step"] for r in d["reports"])
     assert flops(tiny, tiny_mod, "--count", "analytic", "--phase", "train").out.count("hardware: ") == 2
+
+
+def test_training_runs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
+    """Where one spec plans a run and another does not, and on a cluster, for which all must."""
+    tiny.write_text(tiny.read_text() + "train: {batch_size: 4, tokens: 1000}\n")
+    asked = (tiny, tiny_mod, "--count", "analytic", "--backward")
+    planned, none = csv.DictReader(io.StringIO(flops(*asked, "--format", "csv").out))
+    run = flops(tiny, *asked[2:], "--format", "json").document["training"]
+    assert (int(planned["training_flops"]), int(planned["training_tokens"])) == (run["flops"], run["tokens"])
+    assert none["training_flops"] == none["training_tokens"] == "" and "device_hours" not in none
+    timed = (*asked, "--tokens", "1K", "--gpus", 2, "--peak-tflops", 1e-3, "--mfu", 0.5, "--format")
+    rows = list(csv.DictReader(io.StringIO(flops(*timed, "csv").out)))
+    clusters = [r["training"]["cluster"] for r in flops(*timed, "json").document["reports"]]
+    assert [float(row["device_hours"]) for row in rows] == [cluster["device_hours"] for cluster in clusters]
 
 
 def test_the_training_run_of_a_spec(flops, tiny: Path) -> None:

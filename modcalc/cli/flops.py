@@ -98,7 +98,7 @@ def flops(
 
     reports = [one.report for one in billed]
     unit = Unit(macs, reports[0].convention.multiply_add)
-    _show(billed, by, unit, backward, format)
+    _show(billed, by, unit, backward, cluster, format)
     _show_training(billed, unit, "--tokens" if tokens else "the spec's `train`", cluster, format)
     if target:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
@@ -120,7 +120,7 @@ def flops(
         raise typer.Exit(1)
 
 
-def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, format: str) -> None:
+def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, cluster: "Cluster | None", format: str) -> None:
     """The analytic part, for a person."""
     if format == "json":
         return
@@ -140,7 +140,7 @@ def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, fo
         if format == "csv" and beside:  # for a program, the one that was asked for
             show(beside, format)
         else:
-            show([comparison(reports, unit, backward=backward)], format)
+            show([comparison(reports, unit, backward=backward, runs=[one.run for one in billed], cluster=cluster)], format)
             more += beside
     more += sampling_tables([(one.cases, one.twin) for one in billed if one.cases], unit, format)
     if more:

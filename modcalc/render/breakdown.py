@@ -6,6 +6,7 @@ from typing import Any
 
 from modcalc.cost.account import Line, Report
 from modcalc.cost.remarks import is_expectation, masked_windows
+from modcalc.cost.training import Cluster, TrainingRun
 from modcalc.render.table import Column, Table
 from modcalc.render.wording import LABELS, Unit, headline, lengths_differ
 from modcalc.spec.plan import Plan
@@ -58,9 +59,15 @@ def breakdown(report: Report, by: str, unit: Unit, *, backward: bool = False, tw
     )
 
 
-def comparison(reports: Sequence[Report], unit: Unit, *, backward: bool = False) -> Table:
-    """Several models: parameters, FLOPs, per token, and the ratio of each to the first: of forward passes, or with `backward` of train steps."""
+def comparison(
+    reports: Sequence[Report], unit: Unit, *, backward: bool = False, runs: Sequence[TrainingRun | None] = (), cluster: Cluster | None = None
+) -> Table:
+    """Several models: parameters, FLOPs, per token, and the ratio of each to the first: of forward passes, or with `backward` of train steps.
+
+    runs: that of each report, where it is known, and on which cluster.
+    """
     first = reports[0]
+    run_of = {id(report): run for report, run in zip(reports, runs, strict=False) if run}
     own_length = lengths_differ(reports)
     rated = "train step" if backward else "forward"
     expected = "expected " if any(map(is_expectation, reports)) else ""
@@ -73,6 +80,13 @@ def comparison(reports: Sequence[Report], unit: Unit, *, backward: bool = False)
     fields.append((Column(f"{expected}forward", "count", f"forward_{unit.key}", unit.name), lambda r: unit.of(r.flops.forward)))
     if backward:
         fields.append((Column("train step", "count", f"train_step_{unit.key}", unit.name), lambda r: unit.of(r.flops.train_step)))
+    if run_of:
+        fields += [
+            (Column("tokens", "count", "training_tokens", drop=5), lambda r: (run := run_of.get(id(r))) and run.tokens),
+            (Column("training", "count", f"training_{unit.key}", unit.name, drop=4), lambda r: (run := run_of.get(id(r))) and unit.of(run.flops)),
+        ]
+    if run_of and cluster:
+        fields.append((Column("device-hours", "real", "device_hours"), lambda r: cluster.device_hours(run_of[id(r)].flops)))
     fields += [
         (Column(per_token, "count", f"forward_{unit.key}_per_token", drop=2), lambda r: unit.of(r.flops.forward_per_token)),
         (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(r.flops.of(backward), first.flops.of(backward))),
