@@ -360,6 +360,9 @@ def test_rules_that_contradict(run, spec) -> None:
     assert contradictions([Rule("params", "equals", 100, Fraction(1, 10)), Rule("params", "max", 89)])
     assert not contradictions([Rule("params", "equals", 100, Fraction(1, 10)), Rule("params", "max", 90)])
     assert not contradictions([Rule("params", "max", 5), Rule("params", "min", 6, relative_to="x")])
+    for bounds, found in (("min 5, min 10", 0), ("max 5, max 10", 0), ("max 10, max 20, min 15", 1), ("min 15, min 5, max 10", 1)):
+        given = (bound.split() for bound in bounds.split(", "))
+        assert len(contradictions([Rule("params", bound, int(value)) for bound, value in given])) == found, "the tightest count"
     done = run(spec("params: {max: 5M, min: 6M}"))
     assert done.returncode == 2 and "budget.params" in done.stderr
     done = run(spec("params: {max: 5M}"), "-r", "params >= 6M")
@@ -384,7 +387,7 @@ def test_rules_that_contradict(run, spec) -> None:
     ],
 )
 def test_rules_that_cannot_be_read(rule: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=re.escape(f"rule {rule!r}: ")):
         parse_rule(rule)
 
 

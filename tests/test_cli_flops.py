@@ -199,6 +199,21 @@ def test_hardware_flops_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> N
     assert flops(tiny, tiny_mod, "--count", "analytic", "--phase", "train").out.count("hardware: ") == 2
 
 
+def test_what_parameters_pay_for_is_free_of_products_alone(flops, tiny: Path) -> None:
+    products, parameters = (
+        flops(tiny, "--count", "analytic", "--convention", name, "--format", "json").document["free"] for name in ("matmul", "6nd")
+    )
+    assert "bias additions" in products and "bias additions" not in parameters
+    assert "attention pairs" in parameters and "attention" not in parameters
+
+
+def test_several_specs_are_compared_in_multiply_adds_too(flops) -> None:
+    macs = [row["forward_macs"] for row in flops("dense-small", "mod-small", "--macs", "--format", "csv").rows]
+    assert [2 * int(n) for n in macs] == [account(load(name)).flops.forward for name in ("dense-small", "mod-small")]
+    for words, rated in (((), "forward"), (("--backward",), "train step")):
+        assert f"ratio: {rated} FLOPs over those of dense-small" in flops("dense-small", "mod-small", *words).out
+
+
 def test_training_runs_side_by_side(flops, tiny: Path, tiny_mod: Path) -> None:
     """Where one spec plans a run and another does not, and on a cluster, for which all must."""
     tiny.write_text(tiny.read_text() + "train: {batch_size: 4, tokens: 1000}\n")

@@ -186,6 +186,12 @@ def test_csv_holds_raw_values(run: Runner) -> None:
     assert all(int(r["forward_flops"]) > 10**11 and int(r["cost_kv"]) > 10**6 for r in rows)
 
 
+@pytest.mark.parametrize(("by", "there"), [("kv", True), ("forward", False), ("params", False)])
+def test_what_is_matched_has_a_column_of_its_own(run: Runner, by: str, there: bool) -> None:
+    head = run("isoflop", "mod-60m", "--match", "dense-60m", "--by", by, "--free", "n_layers", "--format", "csv")[1].splitlines()[0]
+    assert (f"cost_{by}" in head.split(",")) == there
+
+
 @pytest.mark.parametrize("columns", [60, 80, 300])
 def test_every_look_prints(run: Runner, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))

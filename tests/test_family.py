@@ -144,6 +144,15 @@ def test_nearest_is_the_brute_force_optimum(base: int, slope: int, goal: int, mo
     assert nearest(cost, goal, most + 1) == min(range(1, most + 2), key=lambda n: (abs(cost(n) - goal), n))
 
 
+def test_what_lies_on_the_bound_is_within() -> None:
+    spec = load("dense-small")
+    params = account(spec).params.total
+    for target in (params, params - 1):
+        options = dict(target=target, within=Fraction(params - target, target))
+        found = constant(Family(spec), {}, "d_ff", "params", Basis(512, 1, 511, find_convention()), **options)
+        assert [m.candidate.status for m in found.members] == [OK]
+
+
 def test_members_are_written_as_specs_that_hold_their_own_cost(tmp_path: Path) -> None:
     found = hold("petty-41m", list(PETTY_41M))
     files = write_specs(tmp_path, list(specs_of(found)))

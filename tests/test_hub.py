@@ -606,3 +606,8 @@ def test_path_folder_and_dict(tmp_path: Path) -> None:
 def test_a_printed_spec_loads_back(path: Path) -> None:
     spec = named(path.stem)
     assert loads(dump(spec)) == spec
+
+
+@pytest.mark.parametrize("origin", ["owner/a\x1b[31mb", "owner/a\nb", "owner/ a", "n" * 201])
+def test_what_is_no_name_gives_way_to_the_model_type(origin: str) -> None:
+    assert from_config({"model_type": "llama", "_name_or_path": origin}).name == "llama"

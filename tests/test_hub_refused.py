@@ -1,6 +1,7 @@
 """config.json files that are refused: one line a problem, with the file, and the line where it is known; never another exception."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -438,3 +439,11 @@ def test_the_text_decoder_of_a_file_without_sections() -> None:
     assert paddle.attention.head_dim == 8 and paddle.head.tied
     (said,) = problems({**whole, **text, "vision_config": {"depth": 2}})
     assert said.endswith("only text decoders can be billed; its fields stand beside: give config#text_config")
+
+
+def test_what_is_no_file_and_no_object_of_json(tmp_path: Path) -> None:
+    assert problems({1: 2, "model_type": "llama"}) == ["config: every key of a config is a string"]
+    assert problems({"model_type": "llama", "num_hidden_layers": 1j})[0].startswith("config: num_hidden_layers: 1j is not an integer")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "config.json")
+        assert problems(tmp_path) == [f"{tmp_path / 'config.json'}: not a file"]

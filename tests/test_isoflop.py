@@ -24,7 +24,7 @@ from modcalc.search.knobs import parse_free
 from modcalc.search.question import at_length, differences, terms
 from modcalc.search.results import DROP, OK, Found, candidate
 from modcalc.search.rules import Rules, Tally
-from modcalc.search.write import specs_of, write_specs
+from modcalc.search.write import folder_for, specs_of, write_specs
 from modcalc.spec.load import load
 from modcalc.spec.resolve import resolve
 from modcalc.spec.schema import Attention, Mod, Spec
@@ -125,7 +125,8 @@ def test_a_grid_of_capacity_and_frequency() -> None:
     pairs = {(c.shape.capacity, c.shape.every) for c in found.candidates}
     assert pairs == {(c, e) for c in (0.125, 0.25, 0.5, 0.75) for e in (1, 2)}
     assert all(c.status == OK for c in found.candidates)
-    assert "most parameters first" in ask_match(mod, dense, free="n_layers", prefer="params").rules[-1]
+    for prefer, first in (("params", "most parameters"), ("deepest", "deepest"), ("widest", "widest")):
+        assert f"{first} first" in ask_match(mod, dense, free="n_layers", prefer=prefer).rules[-1]
 
 
 def test_the_reverse_the_dense_model_as_cheap_as_a_mod_model() -> None:
@@ -399,6 +400,17 @@ def test_names_that_are_taken_get_a_number(tmp_path: Path) -> None:
     files = write_specs(tmp_path, [(c, c.spec) for c in candidates])
     assert len({file.lower() for file in files.values()}) == len({load(file).name for file in files.values()}) == 4
     assert [Path(files[id(c)]).name[:3] for c in candidates] == ["a-b", "a-b", "A-b", "nnn"]
+
+
+def test_where_no_file_can_be_written_is_said(tmp_path: Path) -> None:
+    spec = load("dense-small")
+    c = candidate(Family(spec), Family(spec).own, basis(spec))
+    (tmp_path / f"{c.spec.name}.yaml").mkdir()
+    with pytest.raises(UsageError, match=rf"--out .*{c.spec.name}.yaml: Is a directory"):
+        write_specs(tmp_path, [(c, c.spec)])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="--out .*/file/folder: Not a directory"):
+        folder_for(str(tmp_path / "file" / "folder"), False)
 
 
 def test_written_specs_load_back_bill_the_same_and_pass_their_checks(tmp_path: Path) -> None:

@@ -393,3 +393,10 @@ def test_memory_is_bounded_by_the_chunk() -> None:
     sizes = [(c.size, c.costs["forward"].nbytes) for c, _ in zip(lattice.chunks(), range(20), strict=False)]
     assert max(n for n, _ in sizes) <= lattice_module.CHUNK and max(b for _, b in sizes) <= 8 * lattice_module.CHUNK
     assert isinstance(next(lattice.chunks()).costs["forward"], np.ndarray)
+
+
+def test_too_many_kinds_of_blocks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lattice = Lattice(Family(MOD), {"n_layers": [2, 4], "every": [2]}, basis_of(MOD), ("forward",))
+    monkeypatch.setattr(lattice_module, "MAX_COUNTS", 5)  # 2 depths, each with the frame and two kinds of blocks, are 6
+    with pytest.raises(UsageError, match="2 depths with 2 kinds of blocks: too many to search"):
+        next(lattice.chunks())

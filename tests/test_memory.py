@@ -173,6 +173,8 @@ def test_a_cache_holds_from_no_token_to_as_many_as_there_are_positions() -> None
     assert [kv_cache_bytes(plan, context) for context in (0, 1, 1024)] == [12 * 2 * 768 * 2 * context for context in (0, 1, 1024)]
     with pytest.raises(UsageError, match="1025 tokens are more than its 1024 learned positions"):
         kv_cache_bytes(plan, 1025)
+    with pytest.raises(UsageError, match="context -1: a number of tokens, at least 0"):
+        kv_cache_bytes(plan, -1)
 
 
 @pytest.mark.parametrize(

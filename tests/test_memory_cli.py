@@ -244,6 +244,12 @@ def test_what_does_not_fit_is_said(run) -> None:
     assert re.search(r"decode +batch, at 4,096 tokens +0 +- +15,624,378,880 +not even 1 fits", run("llama-2-7b", "--gpu-memory", "13GiB")[0])
 
 
+@pytest.mark.parametrize(("attention", "why"), [("n_heads: 2, window: 4", "windows hold no more"), ("n_heads: 2", "the search ends there")])
+def test_why_a_search_ends_is_said(run, tmp_path: Path, attention: str, why: str) -> None:
+    (tmp_path / "t.yaml").write_text(SMALL.replace("n_heads: 2", attention))
+    assert re.search(rf"decode +tokens, at batch 1 +1,000,000,000 .*{why}", run(tmp_path / "t.yaml", "--gpu-memory", "1000000GiB")[0])
+
+
 def test_one_of_many_gpus(run, tmp_path: Path) -> None:
     out, _ = run("llama-2-7b", "--fsdp", 16, "--gpu-memory", "24GiB")
     bill = train_memory(resolve(load("llama-2-7b")), 1, Training(fsdp=16))

@@ -3,9 +3,11 @@
 import msgspec
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, given, reject, settings
 from modcalc.models.attention import Core
 from modcalc.models.losses import routings, training_loss
+from modcalc.models.norms import Norm
 from modcalc.models.positions import Positions
 from naive import Tie, equals_naive
 from strategies import specs
@@ -14,6 +16,7 @@ from variants import each_variant, model_of, scramble, short_of, spec_of, tokens
 import modcalc
 from modcalc.errors import UsageError
 from modcalc.spec.load import shipped_specs
+from modcalc.spec.plan import NormPlan
 from modcalc.spec.schema import Spec
 
 
@@ -151,3 +154,11 @@ def test_a_key_that_overflows_is_hidden_from_those_before_it(fused: bool) -> Non
     k[:, :, 11] = float("inf")
     y = core(q, k, v, Positions.of_sequence(12, q.device))
     assert y[:, :, :11].isfinite().all() and not y[:, :, 11].isfinite().any()
+
+
+def test_a_norm_of_each_head_adds_each_heads_bias() -> None:
+    norm = Norm(NormPlan(kind="layernorm", width=4, weight=True, bias=True, eps=1e-5, unit_offset=False, groups=2))
+    scramble(norm)
+    x = torch.randn(3, 2, 4)
+    heads = [F.layer_norm(x[:, h], (4,), norm.weight[h], norm.bias[h]) for h in (0, 1)]
+    torch.testing.assert_close(norm(x), torch.stack(heads, 1))

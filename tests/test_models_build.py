@@ -7,6 +7,8 @@ import msgspec
 import pytest
 import torch
 from modcalc.models import Cache, Decoder
+from torch.nn.functional import softplus
+from torch.nn.utils.parametrize import register_parametrization
 
 import modcalc
 from modcalc.errors import ModcalcError, UsageError
@@ -57,6 +59,19 @@ def test_models_that_differ_in_routing_begin_alike_elsewhere(routing: dict) -> N
     assert all(torch.equal(p, routed[name]) for name, p in dense.named_parameters())
     routers = {name for name in routed if "router" in name}
     assert all(torch.equal(routed[name], plain[name]) for name in routers) and bool(routers) == (routing.get("router") != "random")
+
+
+def test_weights_that_are_no_parameters_are_not_tied() -> None:
+    model = modcalc.build(tiny())
+    for part in (model.embedding.tokens, model.head):
+        register_parametrization(part, "weight", torch.nn.Identity())
+    before = model.head.weight.clone()
+    assert torch.equal(model.double().head.weight, before.double()) and not torch.equal(before, model.embedding.tokens.weight)
+
+
+def test_xielu_begins_with_the_same_slope_on_both_sides() -> None:
+    act = modcalc.build(tiny(mlp=dict(d_ff=8, activation="xielu"))).blocks[0].mlp.act
+    assert softplus(act.alpha_p).item() == pytest.approx(0.8) == act.BETA + softplus(act.alpha_n).item()
 
 
 @pytest.mark.parametrize("name", ["bf16", "bfloat16", "torch.bfloat16", torch.bfloat16])

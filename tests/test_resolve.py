@@ -96,7 +96,15 @@ def test_longer_than_learned_positions() -> None:
         resolve(learned, 0)
 
 
-@pytest.mark.parametrize("heads", [dict(n_heads=3), dict(n_heads=4, n_kv_heads=3), dict(n_heads=4, n_kv_heads=3, head_dim=2)])
+@pytest.mark.parametrize(
+    "heads",
+    [
+        dict(n_heads=3),
+        dict(n_heads=4, n_kv_heads=3),
+        dict(n_heads=4, n_kv_heads=3, head_dim=2),
+        dict(n_heads=4, window=[4, None], full=dict(n_kv_heads=3)),
+    ],
+)
 def test_heads_that_do_not_divide_make_no_plan(heads: dict) -> None:
     """A file with such heads does not load; a Spec changed in Python is not billed with rounded dims."""
     with pytest.raises(UsageError, match="must divide"):

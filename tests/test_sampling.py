@@ -346,12 +346,16 @@ def test_decode_may_start_from_nothing() -> None:
     assert cache.length == 1
 
 
-def test_learned_positions_end() -> None:
+def test_learned_positions_end(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("mod, learned positions")
     assert generate(model, zeros(1, 5), 8).shape == (1, 13)  # the last token is never fed
     text = "tiny: 13 tokens are more than its 12 learned positions"
     with pytest.raises(UsageError, match=text):
         generate(model, zeros(1, 5), 9)
+    monkeypatch.setattr("modcalc.models.sampling.prefill", None)
+    with pytest.raises(UsageError, match=text):  # before any token is computed
+        generate(model, zeros(1, 5), 9)
+    monkeypatch.undo()
     with pytest.raises(UsageError, match=text):
         causal_forward(model, zeros(1, 13))
     cache = Cache(model.plan, 1)

@@ -15,7 +15,7 @@ from modcalc.search.knobs import band, parse_free, parse_values
 from modcalc.search.question import at_length
 from modcalc.search.rules import Rules
 from modcalc.spec.load import load
-from modcalc.spec.schema import Attention, Embedding, Latent, Mlp, Mod, Moe, Schedule, Spec
+from modcalc.spec.schema import Attention, Embedding, FullAttention, Latent, Mlp, Mod, Moe, Schedule, Spec
 
 
 def test_another_length_keeps_the_position_table() -> None:
@@ -99,6 +99,7 @@ def test_what_scales_with_the_width() -> None:
         (dict(mod=Mod(layers=[1, 3])), "n_layers", "lists the routed blocks"),
         (dict(mod=Mod(capacity=[0.5, 0.5, 0.25, 0.25])), "every", "lists a value for each routed block"),
         (dict(mod=Mod(recursions=2, capacity=[1.0, 0.5])), "every", "nested capacities"),
+        (dict(mod=Mod(recursions=2, capacity=[1.0, 0.5], layers=[1, 2])), "n_layers", "lists the shared blocks, so n_layers is not free"),
         (dict(moe=Moe(n_experts=4, top_k=1, layers=[0, 1])), "n_layers", "lists the layers with experts"),
         (dict(moe=Moe(n_experts=4, top_k=1, d_ff=64)), "d_ff", "would change nothing"),
     ],
@@ -106,6 +107,12 @@ def test_what_scales_with_the_width() -> None:
 def test_knobs_that_a_family_does_not_have(changes: dict, knobs: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_free(knobs, Family(structs.replace(FAMILY, **changes)), lambda knob, before: [1])
+
+
+def test_another_head_dim_beside_that_of_other_layers_is_not_replaced() -> None:
+    spec = structs.replace(FAMILY, attention=Attention(n_heads=8, window=[4, None], full=FullAttention(head_dim=64)))
+    with pytest.raises(UsageError, match="attention.full.head_dim is another head dim beside that of other layers; --head-dim does not apply"):
+        Family(spec, head_dim=64)
 
 
 def test_a_list_of_capacities_may_give_way_to_one() -> None:

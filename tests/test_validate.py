@@ -136,6 +136,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(moe=dict(**MOE, score="topk_softmax", renormalize=False)), "moe.renormalize", "sum to 1 already"),
     (dict(moe=dict(**MOE, top_groups=2)), "moe.top_groups", "give groups"),
     (dict(moe=dict(**MOE, groups=3)), "moe.groups", "a divisor of n_experts 4"),
+    (dict(moe=dict(n_experts=4, groups=2)), "moe.top_k", "an integer from 1 to 4"),
     (dict(moe=dict(**MOE, groups=2, top_groups=3)), "moe.top_groups", "1 to groups 2"),
     (dict(moe=dict(n_experts=4, top_k=3, groups=2)), "moe.top_k", "the experts in 1 of 2 groups"),
     (dict(moe=dict(**MOE, groups=2, n_noop=2, capacity=1.0)), "moe.groups", "belong to no group"),
@@ -175,6 +176,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(mod=dict(decide="predictor")), "mod.decide", "give predictor_width"),
     (dict(mod=dict(granularity="mlp"), parallel="shared_norm"), "mod.granularity", "allowed block with parallel shared_norm"),
     (dict(mod=dict(recursions=2)), "mod.capacity", "allowed a list of 2 with mod.recursions, one a recursion; such as [1.0, 0.67]"),
+    (dict(mod=dict(recursions=4)), "mod.capacity", "one a recursion; such as [1.0, 0.9, …]"),
     (dict(mod=dict(recursions=1, capacity=dict(kind="linear", start=1.0, end=0.5))), "mod.capacity", "allowed a list of 1 with mod.recursions"),
     (dict(mod=dict(recursions=3, capacity=[1.0, 0.5])), "mod.capacity", "allowed 3 entries, one for each of the recursions"),
     (dict(mod=dict(recursions=2, capacity=[0.5, 0.75])), "mod.capacity[1]", "at most the 8 tokens that the recursion before keeps"),
@@ -300,6 +302,7 @@ FINE: list[dict[str, Any]] = [
     dict(budget=dict(train_flops=1e20), train=dict(tokens=16)),
     dict(norm=dict(kind="layernorm", bias=False), attention=dict(n_heads=4, qk_norm=dict(kind="rmsnorm"))),
     dict(norm=dict(affine=False, bias=False)),
+    dict(attention=dict(n_heads=4, head_dim=8, window=[4, None], full=dict(head_dim=7)), positions=dict(rotated=[True, False])),
 ]
 
 
