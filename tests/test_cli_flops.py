@@ -199,6 +199,19 @@ def test_hardware_flops_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> N
     assert flops(tiny, tiny_mod, "--count", "analytic", "--phase", "train").out.count("hardware: ") == 2
 
 
+def test_what_a_run_that_took_so_long_reached(flops, tiny: Path) -> None:
+    """As Llama 2 7B (see `test_how_long_a_run_takes`), and the other way around; more than all that a device can do is doubted."""
+    words = ("llama-2-7b", "--count", "analytic", "--backward", "--tokens", "2T", "--gpu", "NVIDIA A100-SXM4-80GB", "--device-hours", "184320")
+    run = flops(*words, "--format", "json").document["training"]
+    assert run["spent"]["mfu"] == pytest.approx(run["flops"] / (184_320 * 3600 * 312e12), rel=1e-12) == pytest.approx(0.445, abs=5e-4)
+    out = flops(*words).out
+    assert "MFU: 44.5 %: 184,320 hours of NVIDIA A100-SXM4-80GB at 312 TFLOP/s (https://" in out and "more than it can do" not in out
+    asked = (tiny, tiny, "--count", "analytic", "--backward", "--tokens", "1G", "--peak-tflops", 1e-3, "--device-hours")
+    mfu = flops(*asked, "1", "--format", "json").document["reports"][0]["training"]["spent"]["mfu"]
+    assert [float(row["mfu"]) for row in flops(*asked, "1", "--format", "csv").rows] == [mfu, mfu] and mfu > 1
+    assert flops(*asked, "1").out.count("(--peak-tflops); more than it can do, so other FLOPs, hours or devices are meant\n") == 2
+
+
 def test_what_parameters_pay_for_is_free_of_products_alone(flops, tiny: Path) -> None:
     products, parameters = (
         flops(tiny, "--count", "analytic", "--convention", name, "--format", "json").document["free"] for name in ("matmul", "6nd")
@@ -267,7 +280,14 @@ def test_how_long_a_run_takes(flops, tiny: Path) -> None:
     [
         (["--tokens", "1K"], "--tokens without a train step: add --backward"),
         (["--backward", "--tokens", "x"], "--tokens: found 'x'"),
-        (["--backward", "--mfu", "0.4", "--gpu", "h200"], "--gpu and --mfu without --gpus"),
+        (["--backward", "--mfu", "0.4", "--gpu", "h200"], "--gpu and --mfu without --gpus: nothing is timed; say how many there are\n"),
+        (["--backward", "--gpu", "h200"], "or by --device-hours what the run took\n"),
+        (["--backward", "--device-hours", "9", "--mfu", "0.4"], "--device-hours with --mfu: it tells the MFU"),
+        (["--backward", "--device-hours", "9", "--gpus", "8"], "--device-hours with --gpus: it tells the MFU"),
+        (["--backward", "--device-hours", "9"], "--device-hours: give either --gpu NAME"),
+        (["--backward", "--device-hours", "1.5", "--gpu", "h200"], "--device-hours: found '1.5'; allowed whole numbers"),
+        (["--backward", "--device-hours", "9", "--gpu", "h200"], "--device-hours: tiny does not say how long it is trained"),
+        (["--device-hours", "9", "--gpu", "h200"], "--device-hours without a train step: add --backward"),
         (["--backward", "--gpus", "8", "--gpu", "h200"], "--mfu: it is not given"),
         (["--backward", "--gpus", "8", "--gpu", "h200", "--mfu", "1.5"], "--mfu: found 1.5; allowed is a share above 0 and up to 1"),
         (["--backward", "--gpus", "8", "--mfu", "0.4"], "give either --gpu NAME"),

@@ -31,6 +31,7 @@ COMMANDS = {
         "tiny.yaml --count analytic --macs",
         "tiny.yaml --count all --backward",
         "tiny.yaml --count analytic --backward --tokens 1M --gpus 8 --gpu h200 --mfu 0.4",
+        "tiny.yaml --count analytic --backward --tokens 1M --device-hours 9 --gpu h200",
         "tiny.yaml --phase decode --context 3",
     ],
     "conventions": ["tiny.yaml"],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from modcalc.cli.flops_options import Backward, By, Counting, GpuName, GpuPeak, Gpus, Mfu, Tokens, check, cluster_of, counters_of
+from modcalc.cli.flops_options import Backward, By, Counting, DeviceHours, GpuName, GpuPeak, Gpus, Mfu, Tokens, check, counters_of, timing_of
 from modcalc.cli.options import (
     AsMod,
     AttentionKernel,
@@ -27,7 +27,7 @@ from modcalc.errors import UsageError, reason
 if TYPE_CHECKING:
     from modcalc.cost.account import Report
     from modcalc.cost.recompute import Hardware
-    from modcalc.cost.training import Cluster, TrainingRun
+    from modcalc.cost.training import Cluster, Spent, TrainingRun
     from modcalc.measure.agreement import Verdict
     from modcalc.render.wording import Unit
 
@@ -62,6 +62,7 @@ def flops(
     gpu: GpuName = None,
     peak_tflops: GpuPeak = None,
     mfu: Mfu = None,
+    device_hours: DeviceHours = None,
     format: Format = None,
     plot: Plot = None,
 ) -> None:
@@ -78,9 +79,9 @@ def flops(
     from modcalc.units import parse_count
 
     again = {name: value for name, value in {"recompute": recompute, "attention": attention}.items() if value}
-    of_training = {**again, "tokens": tokens, "gpus": gpus}
+    of_training = {**again, "tokens": tokens, "gpus": gpus, "device-hours": device_hours}
     check(phase, context, seq_len, causal, backward, [f"--{name}" for name, value in of_training.items() if value])
-    cluster = cluster_of(gpus, gpu, peak_tflops, mfu, convention)
+    timing = timing_of(gpus, gpu, peak_tflops, mfu, device_hours, convention)
     seen = None if tokens is None else parse_count(tokens, "--tokens")
     counters = counters_of(count, phase)
     if plot is not None and (by in ("total", "path") or (by == "layer" and len(specs) > 1)):
@@ -92,14 +93,16 @@ def flops(
     for spec in load_all(specs, mod):
         report = account(spec, seq_len=seq_len, batch=batch, phase=phase, context=context, convention=convention, causal=causal)
         run, hardware = (training_run(spec, report, seen), _hardware(report, again)) if backward else (None, None)
-        if cluster and run is None:
-            raise UsageError(f"--gpus: {spec.name} does not say how long it is trained; give --tokens, such as --tokens 15T")
+        if timing and run is None:
+            raise UsageError(
+                f"--{'gpus' if gpus else 'device-hours'}: {spec.name} does not say how long it is trained; give --tokens, such as --tokens 15T"
+            )
         billed.append(Billed(report, twin(report, spec), sampling_range(report, spec), hardware, run))
 
     reports = [one.report for one in billed]
     unit = Unit(macs, reports[0].convention.multiply_add)
-    _show(billed, by, unit, backward, cluster, format)
-    _show_training(billed, unit, "--tokens" if tokens else "the spec's `train`", cluster, format)
+    _show(billed, by, unit, backward, timing, format)
+    _show_training(billed, unit, "--tokens" if tokens else "the spec's `train`", timing, format)
     if target:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
@@ -115,12 +118,12 @@ def flops(
                 found.append(verdict)
     finally:  # an interrupt, too, leaves what was found
         if format == "json":
-            _document(billed, verdicts, cluster, by, macs)
+            _document(billed, verdicts, timing, by, macs)
     if not all(v.agrees for one in verdicts for v in one):
         raise typer.Exit(1)
 
 
-def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, cluster: "Cluster | None", format: str) -> None:
+def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, timing: "Cluster | Spent | None", format: str) -> None:
     """The analytic part, for a person."""
     if format == "json":
         return
@@ -140,7 +143,7 @@ def _show(billed: list[Billed], by: str | None, unit: "Unit", backward: bool, cl
         if format == "csv" and beside:  # for a program, the one that was asked for
             show(beside, format)
         else:
-            show([comparison(reports, unit, backward=backward, runs=[one.run for one in billed], cluster=cluster)], format)
+            show([comparison(reports, unit, backward=backward, runs=[one.run for one in billed], timing=timing)], format)
             more += beside
     more += sampling_tables([(one.cases, one.twin) for one in billed if one.cases], unit, format)
     if more:
@@ -161,7 +164,7 @@ def _hardware(report: "Report", again: dict[str, str]) -> "Hardware | None":
     return hardware_flops(report, Training(**again))
 
 
-def _show_training(billed: list[Billed], unit: "Unit", said: str, cluster: "Cluster | None", format: str) -> None:
+def _show_training(billed: list[Billed], unit: "Unit", said: str, timing: "Cluster | Spent | None", format: str) -> None:
     """Below the FLOPs of a train step: what a device is asked for, and what the whole run costs."""
     if format == "json":
         return
@@ -171,7 +174,7 @@ def _show_training(billed: list[Billed], unit: "Unit", said: str, cluster: "Clus
 
     for one in billed:
         told = hardware_facts(one.report, one.hardware, unit) if one.hardware else []
-        told += training(one.run, unit, said, cluster) if one.run else []
+        told += training(one.run, unit, said, timing) if one.run else []
         if told:
             facts([*([] if len(billed) == 1 else [("", ""), ("", one.report.plan.name)]), *told], format)
 
@@ -199,10 +202,11 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
         yield verdict
 
 
-def _document(billed: list[Billed], verdicts: list[list["Verdict"]], cluster: "Cluster | None", by: str | None, macs: bool) -> None:
+def _document(billed: list[Billed], verdicts: list[list["Verdict"]], timing: "Cluster | Spent | None", by: str | None, macs: bool) -> None:
     """One document for one spec; `reports` of several."""
     from msgspec.structs import asdict
 
+    from modcalc.cost.training import Cluster
     from modcalc.render.counted import verdicts_document
     from modcalc.render.document import account_document
     from modcalc.render.output import emit
@@ -214,8 +218,10 @@ def _document(billed: list[Billed], verdicts: list[list["Verdict"]], cluster: "C
             document["hardware"] = asdict(hardware)
         if run:
             document["training"] = asdict(run)
-        if run and cluster:
-            time = {"seconds": cluster.seconds(run.flops), "device_hours": cluster.device_hours(run.flops)}
-            document["training"]["cluster"] = asdict(cluster) | time
+        if run and isinstance(timing, Cluster):
+            time = {"seconds": timing.seconds(run.flops), "device_hours": timing.device_hours(run.flops)}
+            document["training"]["cluster"] = asdict(timing) | time
+        elif run and timing:
+            document["training"]["spent"] = asdict(timing) | {"mfu": timing.mfu(run.flops)}
         documents.append(document)
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

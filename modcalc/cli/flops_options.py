@@ -8,7 +8,7 @@ from modcalc.cli.options import check_decode, finite, option
 from modcalc.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
-    from modcalc.cost.training import Cluster
+    from modcalc.cost.training import Cluster, Spent
 
 Counting = Annotated[
     Literal["analytic", "fvcore", "torch", "all"] | None,
@@ -20,9 +20,15 @@ Tokens = Annotated[
     option("--tokens", metavar="COUNT", help="With --backward: tokens of a training run, such as 15T. [default: by the spec's train]"),
 ]
 Gpus = Annotated[int | None, option("--gpus", min=1, max=10**9, help="How long that run takes so many devices.")]
-GpuName = Annotated[str | None, option("--gpu", metavar="NAME", help="With --gpus: their bf16 peak by datasheet.")]
-GpuPeak = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="With --gpus: their peak in TFLOP/s, without --gpu.")]
+GpuName = Annotated[str | None, option("--gpu", metavar="NAME", help="With --gpus or --device-hours: their bf16 peak by datasheet.")]
+GpuPeak = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="In place of --gpu: their peak in TFLOP/s.")]
 Mfu = Annotated[float | None, option("--mfu", help="With --gpus: the share of their peak that training reaches, in model FLOPs.")]
+DeviceHours = Annotated[
+    str | None,
+    option(
+        "--device-hours", metavar="HOURS", help="In place of --gpus and --mfu: hours of one device that the run took, such as 2.7M; tells its MFU."
+    ),
+]
 By = Annotated[
     Literal["total", "component", "layer", "path"] | None,
     option("--by", help="Rows of the table. [default: component; several specs: total]"),
@@ -41,31 +47,41 @@ def check(phase: str, context: int | None, seq_len: int | None, causal: str | No
         raise UsageError(f"{' and '.join(of_training)} without a train step: add --backward")
 
 
-def cluster_of(gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: float | None, convention: str) -> "Cluster | None":
-    """The devices that a run is timed on; no figure of theirs is guessed."""
+def timing_of(
+    gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: float | None, device_hours: str | None, convention: str
+) -> "Cluster | Spent | None":
+    """The devices that a run is timed on, or took so many hours of; no figure of theirs is guessed."""
     from modcalc.cost.conventions import find_convention
-    from modcalc.cost.training import Cluster
+    from modcalc.cost.training import Cluster, Spent
+    from modcalc.units import parse_count
 
-    if gpus is None:
-        given = [option for option, value in (("--gpu", gpu), ("--peak-tflops", peak_tflops), ("--mfu", mfu)) if value is not None]
-        if given:
-            raise UsageError(f"{' and '.join(given)} without --gpus: nothing is timed; say how many there are")
+    timed = "--gpus" if gpus is not None else "--device-hours" if device_hours is not None else None
+    given = [option for option, value in (("--gpu", gpu), ("--peak-tflops", peak_tflops), ("--mfu", mfu)) if value is not None]
+    if timed is None and given:
+        took = "" if mfu is not None else ", or by --device-hours what the run took"
+        raise UsageError(f"{' and '.join(given)} without --gpus: nothing is timed; say how many there are{took}")
+    if timed is None:
         return None
-    if mfu is None or not 0 < mfu <= 1:
+    hours = None if device_hours is None else parse_count(device_hours, "--device-hours")
+    if hours and (gpus or mfu):
+        raise UsageError(f"--device-hours with {'--gpus' if gpus else '--mfu'}: it tells the MFU of a run that took so long; give one or the other")
+    if not hours and (mfu is None or not 0 < mfu <= 1):
         found = "it is not given" if mfu is None else f"found {mfu:g}"
         raise UsageError(f"--mfu: {found}; allowed is a share above 0 and up to 1, such as 0.4 (modcalc profile --mode train measures it)")
     finite({"peak_tflops": peak_tflops})
     if (gpu is None) == (peak_tflops is None):
-        raise UsageError("--gpus: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
+        raise UsageError(f"{timed}: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
     rule = find_convention(convention)
     if rule.multiply_add != 2 or rule.recompute_terms:
         rates = "; of a published rate with recomputation in it, only the model's share is MFU" if rule.recompute_terms else ""
         raise UsageError(
-            f"--gpus with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention{rates}"
+            f"{timed} with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention{rates}"
         )
     from modcalc.measure.hardware import named_peak, peak
 
     name, found = (None, peak("", "bf16", peak_tflops)) if gpu is None else named_peak(gpu, "bf16")
+    if hours:
+        return Spent(hours, name, found.flops_per_s, found.source)
     return Cluster(gpus, name, found.flops_per_s, found.source, mfu)
 
 

@@ -38,6 +38,19 @@ class Cluster(Struct, frozen=True):
         return self.seconds(flops) * self.devices / 3600
 
 
+class Spent(Struct, frozen=True):
+    """What a run took: hours of one device, which can do flops_per_s by `source`."""
+
+    device_hours: int
+    device: str | None
+    flops_per_s: float
+    source: str
+
+    def mfu(self, flops: Dim) -> float:
+        """The share of its peak that so many model FLOPs in that time are."""
+        return float(flops) / (self.device_hours * 3600 * self.flops_per_s)
+
+
 def training_run(spec: Spec, report: Report, tokens: int | None = None) -> TrainingRun | None:
     """Steps as given, or whole steps that see at least so many tokens: `tokens`, or those of the spec; None where nothing says it.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from modcalc.cost.account import Line, Report
 from modcalc.cost.remarks import is_expectation, masked_windows
-from modcalc.cost.training import Cluster, TrainingRun
+from modcalc.cost.training import Cluster, Spent, TrainingRun
 from modcalc.render.table import Column, Table
 from modcalc.render.wording import LABELS, Unit, headline, lengths_differ
 from modcalc.spec.plan import Plan
@@ -60,11 +60,11 @@ def breakdown(report: Report, by: str, unit: Unit, *, backward: bool = False, tw
 
 
 def comparison(
-    reports: Sequence[Report], unit: Unit, *, backward: bool = False, runs: Sequence[TrainingRun | None] = (), cluster: Cluster | None = None
+    reports: Sequence[Report], unit: Unit, *, backward: bool = False, runs: Sequence[TrainingRun | None] = (), timing: Cluster | Spent | None = None
 ) -> Table:
     """Several models: parameters, FLOPs, per token, and the ratio of each to the first: of forward passes, or with `backward` of train steps.
 
-    runs: that of each report, where it is known, and on which cluster.
+    runs: that of each report, where it is known; timing: the devices of all.
     """
     first = reports[0]
     run_of = {id(report): run for report, run in zip(reports, runs, strict=False) if run}
@@ -85,8 +85,10 @@ def comparison(
             (Column("tokens", "count", "training_tokens", drop=5), lambda r: (run := run_of.get(id(r))) and run.tokens),
             (Column("training", "count", f"training_{unit.key}", unit.name, drop=4), lambda r: (run := run_of.get(id(r))) and unit.of(run.flops)),
         ]
-    if run_of and cluster:
-        fields.append((Column("device-hours", "real", "device_hours"), lambda r: cluster.device_hours(run_of[id(r)].flops)))
+    if run_of and isinstance(timing, Cluster):
+        fields.append((Column("device-hours", "real", "device_hours"), lambda r: timing.device_hours(run_of[id(r)].flops)))
+    elif run_of and timing:
+        fields.append((Column("MFU", "share", "mfu"), lambda r: timing.mfu(run_of[id(r)].flops)))
     fields += [
         (Column(per_token, "count", f"forward_{unit.key}_per_token", drop=2), lambda r: unit.of(r.flops.forward_per_token)),
         (Column("ratio", "ratio", "ratio_to_first"), lambda r: _ratio(r.flops.of(backward), first.flops.of(backward))),

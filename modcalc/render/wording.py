@@ -11,7 +11,7 @@ from modcalc.cost.conventions import CONVENTIONS
 from modcalc.cost.ops import whole
 from modcalc.cost.remarks import free_work, masked_windows, routed, routed_windows, routing_flops
 from modcalc.cost.tensors import DTYPE
-from modcalc.cost.training import Cluster, TrainingRun
+from modcalc.cost.training import Cluster, Spent, TrainingRun
 from modcalc.render.numbers import binary_bytes, count, several, share
 from modcalc.spec.plan import CANNOT_SAMPLE, Plan
 
@@ -160,20 +160,31 @@ def _windows(report: Report, unit: Unit, backward: bool) -> Facts:
     return [("windows", f"{text}--causal exact bills what tokens see{mean}: {count(unit.of(saved))} {unit.name} less there")]
 
 
-def training(run: TrainingRun, unit: Unit, said: str, cluster: Cluster | None) -> Facts:
-    """What a whole training run costs, as `said` plans it, and how long it takes a cluster."""
+def training(run: TrainingRun, unit: Unit, said: str, timing: Cluster | Spent | None) -> Facts:
+    """What a whole training run costs, as `said` plans it, and how long it takes a cluster, or how well it used the time that it took."""
     flops = unit.of(run.flops)
     text = f"{count(flops)} {unit.name}, {float(flops):.4g}, in {several(run.steps, 'step')} of {several(run.batch_size, 'sequence')}"
     facts = [("training", f"{text}, {count(run.tokens)} tokens (by {said})")]
-    if cluster:
-        hours, spent = cluster.seconds(run.flops) / 3600, cluster.device_hours(run.flops)
-        scales = (("day", 24), ("hour", 1), ("minute", 1 / 60), ("second", 1 / 3600))
-        unit_of_time, size = next((scale for scale in scales if hours >= scale[1]), scales[-1])
-        value = f"{hours / size:,.3g}"
-        time = f"{value} {unit_of_time}{'' if value == '1' else 's'}"
-        what = f"{cluster.devices:,} x {cluster.device or 'a device'} at {share(cluster.mfu)} (--mfu) of {cluster.flops_per_s / 1e12:g} TFLOP/s"
-        facts.append(("training time", f"{time}, {f'{spent:,.0f}' if spent >= 100 else f'{spent:.3g}'} device-hours: {what} ({cluster.source})"))
+    if timing:
+        facts.append(_lasts(run, timing) if isinstance(timing, Cluster) else _reached(run, timing))
     return facts
+
+
+def _lasts(run: TrainingRun, cluster: Cluster) -> tuple[str, str]:
+    hours, spent = cluster.seconds(run.flops) / 3600, cluster.device_hours(run.flops)
+    scales = (("day", 24), ("hour", 1), ("minute", 1 / 60), ("second", 1 / 3600))
+    unit_of_time, size = next((scale for scale in scales if hours >= scale[1]), scales[-1])
+    value = f"{hours / size:,.3g}"
+    time = f"{value} {unit_of_time}{'' if value == '1' else 's'}"
+    what = f"{cluster.devices:,} x {cluster.device or 'a device'} at {share(cluster.mfu)} (--mfu) of {cluster.flops_per_s / 1e12:g} TFLOP/s"
+    return "training time", f"{time}, {f'{spent:,.0f}' if spent >= 100 else f'{spent:.3g}'} device-hours: {what} ({cluster.source})"
+
+
+def _reached(run: TrainingRun, spent: Spent) -> tuple[str, str]:
+    mfu = spent.mfu(run.flops)
+    over = "; more than it can do, so other FLOPs, hours or devices are meant" if mfu > 1 else ""
+    what = f"{several(spent.device_hours, 'hour')} of {spent.device or 'a device'} at {spent.flops_per_s / 1e12:g} TFLOP/s"
+    return "MFU", f"{share(mfu)}: {what} ({spent.source}){over}"
 
 
 def _cache(report: Report) -> str:
