@@ -84,6 +84,7 @@ outer() {
 # anything did.
 run_stages() {
     local stage
+    trap interrupted INT  # a child that dies of the signal, or tells it by a code of its own
     for stage in "${stages[@]}"; do "stage_$stage"; done
     attempt summary summarize
     if [ ${#failed[@]} -gt 0 ]; then
@@ -92,15 +93,24 @@ run_stages() {
     fi
 }
 
-summarize() { "$python" -m benchmarks.summary "$results"; }
+summarize() { "$python" -m benchmarks.summary "$results" >&2; }
+
+interrupted() {
+    trap - INT  # a second one ends this, too
+    summarize || true
+    exit 130
+}
 
 # attempt NAME COMMAND...: a failure is told, kept for the end, and does not end the run; an interrupt does, with a summary of what is there.
+# What succeeds later under the same name, as a sweep whose first point was too large, did not fail.
 attempt() {
-    local name=$1 code=0
+    local name=$1 code=0 other kept=()
     shift
     echo "== $name" >&2
     "$@" || code=$?
-    [ $code -ne 130 ] || { summarize || true; exit 130; }
+    [ $code -ne 130 ] || interrupted
+    for other in ${failed[@]+"${failed[@]}"}; do [ "$other" = "$name" ] || kept+=("$other"); done
+    failed=(${kept[@]+"${kept[@]}"})
     [ $code -eq 0 ] || { echo "$name: exit code $code" >&2; failed+=("$name"); }
 }
 

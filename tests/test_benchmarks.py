@@ -19,7 +19,7 @@ if sys.platform == "win32":
     pytest.skip("shell scripts", allow_module_level=True)
 
 NOTES = f"""#!{sys.executable}
-import json, os, sys
+import json, os, signal, sys, time
 words = sys.argv[1:]
 with open(os.environ["LOG"], "a") as log:
     log.write(json.dumps(words) + "\\n")
@@ -30,6 +30,9 @@ if "isoflop" in words:
     os.makedirs(words[-1], exist_ok=True)
     open(words[-1] + "/other.yaml", "w").write("x")
 if any(broken in " ".join(words) for broken in os.environ.get("BROKEN", "").split(",") if broken):
+    if os.environ["CODE"] == "SIGINT":  # as ^C: to the script, too
+        os.killpg(0, signal.SIGINT)
+        time.sleep(60)
     sys.exit(int(os.environ["CODE"]))
 print("done")
 """
@@ -42,13 +45,15 @@ def script(tmp_path):
     python.write_text(NOTES)
     python.chmod(0o755)
 
-    def run(name: str, *words: str, broken: str = "", code: int = 3, root: Path = ROOT) -> tuple[int, str, list[list[str]]]:
+    def run(name: str, *words: str, broken: str = "", code: int | str = 3, root: Path = ROOT) -> tuple[int, str, list[list[str]]]:
         log = tmp_path / "log"
         log.write_text("")
         env = {**os.environ, "PYTHON": str(python), "LOG": str(log), "BROKEN": broken, "CODE": str(code)}
         if root == ROOT:
             env["RESULTS"] = str(tmp_path / "results")
-        done = subprocess.run(["bash", str(root / "benchmarks" / name), *words], env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            ["bash", str(root / "benchmarks" / name), *words], env=env, capture_output=True, text=True, timeout=60, start_new_session=True
+        )
         commands = [json.loads(line) for line in log.read_text().splitlines()]
         return done.returncode, done.stderr, [words for words in commands if words[0] != "-c"]
 
@@ -103,10 +108,18 @@ def test_a_failing_check_does_not_stop_the_others_and_is_named(script):
     assert err.splitlines()[-1] == "failed: decode self", "in the order in which they were asked for"
 
 
-def test_an_interrupt_ends_the_run_with_a_summary(script):
-    code, _, commands = script("gpu.sh", "peaks", "repeat", "graph", broken="repeat-1.jsonl", code=130)
-    assert code == 130 and "--peaks" in commands[0]
-    assert "repeat-1.jsonl" in " ".join(commands[-2]) and commands[-1][:2] == ["-m", "benchmarks.summary"]
+@pytest.mark.parametrize("how", [130, "SIGINT"])
+@pytest.mark.parametrize("where, sign", [("repeat", "repeat-1.jsonl"), ("self", "self-1.jsonl"), ("tests", "-m pytest"), ("llama", "against_llama")])
+def test_an_interrupt_ends_the_run_with_a_summary(script, where, sign, how):
+    code, err, commands = script("gpu.sh", "peaks", where, "graph", broken=sign, code=how)
+    assert code == 130 and "--peaks" in commands[0] and err.endswith("done\n")
+    assert sign in " ".join(commands[-2]) and commands[-1][:2] == ["-m", "benchmarks.summary"]
+
+
+def test_what_is_too_large_alone_is_a_row_of_a_later_sweep(script):
+    code, err, _ = script("gpu.sh", "largest", "train", broken="batch=12 --", code=2)
+    assert (code, err.count("train-3b: exit code 2"), "failed" in err) == (0, 1, False)
+    assert script("gpu.sh", "largest", "forward", broken="batch=12 --", code=2)[1].endswith("failed: train-3b\n")
 
 
 def test_a_failed_check_is_tried_again(script):

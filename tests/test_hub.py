@@ -611,3 +611,11 @@ def test_a_printed_spec_loads_back(path: Path) -> None:
 @pytest.mark.parametrize("origin", ["owner/a\x1b[31mb", "owner/a\nb", "owner/ a", "n" * 201])
 def test_what_is_no_name_gives_way_to_the_model_type(origin: str) -> None:
     assert from_config({"model_type": "llama", "_name_or_path": origin}).name == "llama"
+
+
+def test_a_dense_prefix_has_windows_of_its_own() -> None:
+    prefix = dict(first_k_dense_replace=2, prefix_dense_sliding_window_pattern=2)
+    spec = from_config(
+        dict(model_type="cohere2_moe", num_hidden_layers=6, **prefix, sliding_window_pattern=4, sliding_window=8, num_shared_experts=0)
+    )
+    assert spec.attention.window == [8, None, 8, 8], "of six layers 8, none, 8, 8, 8, none"

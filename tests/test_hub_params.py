@@ -14,6 +14,7 @@ from hub_configs import CONFIGS, named, section_of
 
 from modcalc.cost.account import account
 from modcalc.spec.hub import from_config
+from modcalc.spec.hub_read import TIED, WHOLE_TIED
 from modcalc.spec.hub_types import ALIASES, BEYOND, ENCODER_DECODERS, TYPES
 from modcalc.spec.schema import Spec
 
@@ -246,3 +247,12 @@ def test_the_comparison_can_fail() -> None:
     assert account(wrong, seq_len=T).params.total != library_params(theirs)
     wider = msgspec.structs.replace(spec.mlp, d_ff=spec.mlp.d_ff + 1)
     assert account(msgspec.structs.replace(spec, mlp=wider), seq_len=T).flops.forward != library_flops(theirs, 1, T, "meta")
+
+
+def test_a_whole_that_says_nothing_is_tied_as_its_class_is() -> None:
+    """Where the class of the whole has another default than that of its text."""
+    wholes = (transformers.CONFIG_MAPPING[name] for name in transformers.CONFIG_MAPPING)
+    of_text = [(whole, part.model_type) for whole in wholes for part in whole.sub_configs.values() if getattr(part, "model_type", None) in TYPES]
+    assert len(of_text) > 15
+    other = {whole.model_type: whole.tie_word_embeddings for whole, kind in of_text if whole.tie_word_embeddings != TYPES[kind].defaults[TIED]}
+    assert other == WHOLE_TIED

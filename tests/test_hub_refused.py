@@ -74,6 +74,8 @@ def problems(source: Any) -> list[str]:
         ),
         ({"model_type": "cohere2_moe", "num_shared_experts": 1, "shared_expert_combination_strategy": "max"}, '"max" is not sum'),
         ({"model_type": "cohere2_moe", "expert_selection_fn": "relu"}, 'expert_selection_fn: "relu" is neither softmax nor sigmoid'),
+        ({"model_type": "cohere2_moe", "sliding_window_pattern": "LLLG"}, '"LLLG" without layer_types, where a number is needed'),
+        ({"model_type": "cohere2_moe", "sliding_window_pattern": None}, "sliding_window_pattern: null without layer_types, where a number is needed"),
         ({"model_type": "internlm3", "bias": True}, "bias: qkv_bias is false and bias true"),
         ({"model_type": "mpt", "attn_config": {"clip_qkv": -1}}, "attn_config: clip_qkv: -1 is not a number above 0"),
         ({"model_type": "mpt", "attn_config": 8}, "attn_config: 8 is not an object"),

@@ -106,6 +106,10 @@ def test_the_decoder_of_phi_4_multimodal_stands_beside_its_towers() -> None:
     spec = from_config(file, "text_config")
     assert f"{account(spec, seq_len=8).params.total / 1e9:.2f}" == "3.84" and spec.positions.fraction == 0.75
     assert left_out(spec) == "the part for images (vision_config), the part for audio (audio_config)"
+    deaf = {key: value for key, value in file.items() if key != "vision_config"}
+    assert refused(deaf, None).endswith("give config#text_config") and from_config(deaf, "text_config") == from_config(
+        {**deaf, "audio_config": {}}, "text_config"
+    )
 
 
 def test_deepseek_v2_without_latent_attention() -> None:

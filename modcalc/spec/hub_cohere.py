@@ -20,8 +20,7 @@ COHERE_2_WINDOW = layers.layered_window(layers.but_each("sliding_window_pattern"
 def _behind_prefix(c: r.Config, i: int) -> bool:
     """Cohere 2 with experts: the layers of the dense prefix have a pattern of windows of their own."""
     prefix = c["first_k_dense_replace"]
-    step, at = (c["prefix_dense_sliding_window_pattern"], i) if i < prefix else (c["sliding_window_pattern"], i - prefix)
-    return (at + 1) % step != 0
+    return layers.not_last(c, "prefix_dense_sliding_window_pattern", i) if i < prefix else layers.not_last(c, "sliding_window_pattern", i - prefix)
 
 
 MOE_WINDOW = layers.layered_window(_behind_prefix)

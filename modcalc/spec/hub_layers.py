@@ -54,12 +54,14 @@ def layered_window(
 def but_each(field: str) -> Callable[[Config, int], bool]:
     """All layers but each n-th, the field being n."""
 
-    def rule(c: Config, i: int) -> bool:
-        if type(c[field]) is not int:
-            raise Refused(field, f"{show(c[field])} without layer_types, where a number is needed: add them")
-        return (i + 1) % c[field] != 0
+    return lambda c, i: not_last(c, field, i)
 
-    return rule
+
+def not_last(c: Config, field: str, i: int) -> bool:
+    """Whether i, from 0, is not the last of its n, the field being n."""
+    if type(c[field]) is not int:
+        raise Refused(field, f"{show(c[field])} without layer_types, where a number is needed: add them")
+    return (i + 1) % c[field] != 0
 
 
 def neo_window(c: Config) -> Any:

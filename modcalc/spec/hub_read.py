@@ -16,7 +16,9 @@ from modcalc.spec.yaml_nodes import printable
 # id2label of a large classifier fits; weights given by mistake do not.
 MAX_BYTES = 16 * 1024 * 1024
 TIED = "tie_word_embeddings"
-WHOLE_TIED = dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_vl_moe"), False)  # where the library's default of a whole is not its text's
+WHOLE_TIED = dict.fromkeys(
+    ("cohere_compass", "qwen2_5_omni_thinker", "qwen3_vl_moe"), False
+)  # where the library's default of a whole is not its text's
 TEXT_SECTION, OF_TEXT = "text_config", "_text"
 TOWERS = ("vision_config", "audio_config")
 
@@ -71,7 +73,7 @@ def read_config(source: str | Path | Mapping[str, Any], section: str | None = No
 def _part(whole: Source, section: str) -> Source:
     """A section of a config, which the model ties as a whole where the section does not say."""
     inner, path = whole.fields.get(section), f"{whole.section}.{section}".lstrip(".")
-    if inner is None and section == TEXT_SECTION and "vision_config" in whole.fields and "hidden_size" in whole.fields:
+    if inner is None and section == TEXT_SECTION and any(tower in whole.fields for tower in TOWERS) and "hidden_size" in whole.fields:
         # Before it had sections: what the library's own reading makes of such a file.
         inner = {key: value for key, value in whole.fields.items() if key not in TOWERS}
         inner["model_type"] = f"{inner.get('model_type')}{OF_TEXT}"
