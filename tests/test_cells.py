@@ -15,7 +15,7 @@ from modcalc.measure.records import Attribution, Line, Ranks, Result
 from modcalc.measure.results import read_results
 from modcalc.render.numbers import ratio
 from modcalc.render.points import device_line, headline
-from modcalc.render.profile import attribution, ranks
+from modcalc.render.profile import attribution, ranks, times
 from modcalc.spec.load import load
 from modcalc.units import binary_bytes, seconds
 
@@ -165,3 +165,10 @@ def test_a_plot_of_a_search_shows_what_is_ok(modcalc: Callable, drawn: Drawn, tm
     assert modcalc(*words, "--plot", tmp_path / "p.svg")[0] == 0 and 0 < len(fine) < len(d["candidates"])
     (x, _), _ = next((args, options) for args, options in drawn.of("plot") if options.get("marker") == "o")
     assert [*x] == fine
+
+
+def test_no_baseline_takes_over_what_was_compiled() -> None:
+    r = next(r for r in read_results(TRAIN).records.values() if isinstance(r, Result))
+    compiled = msgspec.structs.replace(r, settings=msgspec.structs.replace(r.settings, compile=True))
+    alone = msgspec.structs.replace(compiled, baseline=None)
+    assert ["takes over" in times([one]).notes[0] for one in (compiled, alone)] == [True, False]

@@ -415,6 +415,12 @@ def test_a_schedule_that_is_missing_is_said(run, spec, tmp_path: Path) -> None:
     assert done.returncode == 2 and "train.steps or train.tokens" in done.stderr and f"{path}:10" in done.stderr
     done = run("dense-small", "-r", "train_flops <= 1e18", "-r", "params <= 4M")
     assert done.returncode == 2 and "train.steps or train.tokens" in done.stderr and "params <= 4,000,000" in done.stdout
+    assert done.stderr.startswith("error: dense-small: train_flops <= ") and "; 1 spec could not be fully evaluated" in done.stdout
+
+
+def test_rules_that_hold_are_no_problems(run) -> None:
+    done = run("dense-small", "-r", "params <= 1", "-r", "active_params >= 2")
+    assert done.returncode == 1 and "params <= 1" in done.stderr and "active_params" not in done.stderr
 
 
 def test_specs_beside_a_config_are_checked_as_well(run, tmp_path: Path, spec) -> None:

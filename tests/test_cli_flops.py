@@ -572,3 +572,13 @@ def test_what_is_in_no_bill_is_said(flops, tmp_path: Path) -> None:
 def test_a_convention_of_another_rule_for_pairs_does_not_quote_its_own(flops) -> None:
     out = flops("gpt2", "--count", "analytic", "--convention", "causal-half", "--causal", "full").out
     assert "convention causal-half, causal full" in out and "attention over half" not in out
+
+
+def test_each_model_has_a_table_of_its_sampling(flops) -> None:
+    out = flops("mod-60m", "mod-220m", "--phase", "decode", "--context", 100).out.splitlines()
+    assert "mod-60m: decode" in out and "mod-220m: decode" in out
+
+
+def test_learned_positions_are_looked_up_too(flops) -> None:
+    free = [flops(name, "--count", "analytic", "--format", "json").document["free"] for name in ("gpt2", "llama-2-7b")]
+    assert [("token lookup" in one, "position lookup" in one) for one in free] == [(True, True), (True, False)]

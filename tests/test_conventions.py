@@ -261,3 +261,9 @@ def test_fvcore_convention_is_what_fvcore_says(layernorm: bool) -> None:
         count = fvcore.FlopCountAnalysis(build(spec), torch.zeros(2, 16, dtype=torch.long))
         count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         assert count.total() == account(spec, convention="fvcore", batch=2).flops.forward
+
+
+def test_a_survey_on_paper(modcalc) -> None:
+    code, out, _ = modcalc("conventions", "dense-small", "-T", 64, "-B", 3)
+    assert code == 0 and "3 sequences of 64 tokens" in out
+    assert out.endswith("\n1 multiply-add = 2 FLOPs, but for fvcore 1 per multiply-add\n")

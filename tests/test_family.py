@@ -287,3 +287,9 @@ def test_the_width_of_experts_is_told() -> None:
 
 def test_vary_takes_lists_and_ranges() -> None:
     assert parse_vary(["n_layers=8,1:3", "capacity=0.5,0.25"]) == {"n_layers": [1, 2, 3, 8], "capacity": [0.25, 0.5]}
+
+
+def test_multiples_are_told_where_there_are_any(modcalc) -> None:
+    for more, said in (((), "d_ff"), (("--multiple-of", 64), "d_ff in multiples of 64")):
+        out = modcalc("family", "dense-small", "--vary", "n_layers=2", "--solve", "d_ff", *more)[1]
+        assert next(line for line in out.splitlines() if "solved for: " in line).partition("solved for: ")[2] == said

@@ -233,3 +233,8 @@ def test_communication_that_hides_behind_work_is_not_exposed(monkeypatch):
     monkeypatch.setattr(distributed, "alternate", lambda steps, device, rounds: [[1e-4] * rounds])
     found = World(0, 2, GPU, None)._communication(SimpleNamespace())
     assert found == tuple(map(partial(pytest.approx, rel=1e-9), (10e-6, 6e-6, 1e-4)))
+
+
+def test_no_energy_without_nvml(monkeypatch):
+    monkeypatch.setattr(usage.Gpu, "of", lambda device: nullcontext(None))
+    assert usage.energy(None, torch.device("cuda", 0), 1.0, 1) is None

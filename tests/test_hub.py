@@ -619,3 +619,12 @@ def test_a_dense_prefix_has_windows_of_its_own() -> None:
         dict(model_type="cohere2_moe", num_hidden_layers=6, **prefix, sliding_window_pattern=4, sliding_window=8, num_shared_experts=0)
     )
     assert spec.attention.window == [8, None, 8, 8], "of six layers 8, none, 8, 8, 8, none"
+
+
+def test_what_experts_have_no_part_in() -> None:
+    """ERNIE's biases are those of dense layers; Gemma 4's width of experts that are off; the least sum of weights that is the library's own."""
+    ernie = dict(num_key_value_heads=4, moe_num_shared_experts=0, use_bias=True)
+    assert [tiny("ernie4_5_moe", **ernie, moe_layer_start_index=first).mlp.bias for first in (0, 1)] == [False, True]
+    assert tiny("gemma4_text", hidden_size_per_layer_input=0, enable_moe_block=False, expert_intermediate_size=7).moe is None
+    found = [tiny("ernie4_5_moe", num_key_value_heads=4, moe_norm_min=least).description for least in (1e-12, 0.1)]
+    assert ["a least sum" in text for text in found] == [False, True]

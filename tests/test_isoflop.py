@@ -15,6 +15,7 @@ from modcalc.cost.conventions import find_convention
 from modcalc.cost.memory import kv_cache_bytes
 from modcalc.errors import UsageError
 from modcalc.render.isoflop import tables
+from modcalc.search import answers
 from modcalc.search.answers import Answer, Asked, knobs_apart, matched, planned
 from modcalc.search.costs import Basis
 from modcalc.search.defaults import around, quarters
@@ -326,6 +327,20 @@ def test_an_interrupt_gives_what_was_found() -> None:
     calls.clear()
     cut = plan(Family(spec), axes, 10**19, basis(spec), Rules(), within=WITHIN, advance=stop)
     assert cut.tally.interrupted and len(cut.candidates) >= 50
+
+
+def test_an_interrupt_ends_the_shapes_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, own = [], answers.match
+
+    def stopped(*args: object, **how: object) -> Found:
+        calls.append(own(*args, **how))
+        calls[-1].tally.interrupted = len(calls) == 2
+        return calls[-1]
+
+    monkeypatch.setattr(answers, "match", stopped)
+    asked = Asked(terms(load("dense-60m")), basis(load("dense-60m")), WITHIN, (10**18,))
+    answer = planned(asked, load("mod-60m"), None, "params", 1, lambda text, size: nullcontext(lambda n: None))
+    assert answer.interrupted and len(calls) == 2
 
 
 def test_an_interrupt_ends_the_budgets_that_follow() -> None:

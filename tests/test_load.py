@@ -85,6 +85,7 @@ def test_quotes_make_text() -> None:
     assert loads(TEXT.replace("name: a", "name: !!str 5")).name == "5"
     assert loads(TEXT + "source: |\n  two\n  lines\n").source == "two\nlines\n"
     assert mod("mod: {z_loss: !!float 1}\n").z_loss == 1
+    assert mod("mod: {capacity: !!int 2}\n").capacity == 2
     assert str(mod("mod: {capacity: !!float 1}\n").capacity) == "1.0", "all tokens, not one"
 
 

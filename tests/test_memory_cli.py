@@ -57,6 +57,13 @@ def test_parts_sum_to_the_total(run) -> None:
     assert "; sgd: fp32 weights and states" in run("dense-small", "--optimizer", "sgd")[0]
 
 
+def test_the_dense_twin_is_told(run) -> None:
+    report = memory_report(load("mod-small"))
+    ratio = report.memory.total / report.twin.total
+    assert re.search(rf"^dense twin: {report.twin.total:,} bytes in all \(.*\); ratio {ratio:.4f}$", run("mod-small")[0], re.M)
+    assert json.loads(run("gpt2", "--phase", "prefill", "-f", "json")[0])["fsdp"] is None, "slices are for training"
+
+
 def test_parts_of_the_dense_twin_sum_to_its_total(run, tmp_path: Path) -> None:
     """The twin alone keeps a causal mask outside of its blocks, and here its peak is another: a block, not the loss."""
     file = tmp_path / "routed.yaml"
@@ -104,6 +111,12 @@ def test_sinks_and_soft_caps_are_said_to_need_explicit_attention(run, tmp_path: 
     capped = tmp_path / "gpt-oss"
     out, _ = run(capped, "-T", 64)
     assert "; explicit attention, which sinks and soft caps need, kernels of cuda" in out
+    (tmp_path / "latent.yaml").write_text(SMALL.replace("n_heads: 2", "n_heads: 2, latent: {kv_rank: 8, nope_dim: 4, rope_dim: 2, v_dim: 5}"))
+    for device, how in (
+        ("cuda", "fused attention"),
+        ("cpu", "explicit attention, as a CPU has no fused kernel where values and keys differ in width"),
+    ):
+        assert f"; {how}, kernels of {device}" in run(tmp_path / "latent.yaml", "--device", device)[0]
     assert re.search(r"^activations +explicit +selective, explicit +full, explicit$", out, re.M)
     d = json.loads(run(capped, "-T", 64, "-f", "json")[0])
     assert d["attention"] == "explicit" and {a["attention"] for a in d["activations"]} == {"explicit"}

@@ -28,7 +28,7 @@ from modcalc.cost.account import account  # noqa: E402
 from modcalc.cost.fits import fewest_gpus, fits  # noqa: E402
 from modcalc.cost.memory import train_memory  # noqa: E402
 from modcalc.cost.memory_report import memory_report  # noqa: E402
-from modcalc.cost.sharding import put_together, sliced  # noqa: E402
+from modcalc.cost.sharding import _at_a_block, put_together, sliced  # noqa: E402
 from modcalc.cost.workload import Training  # noqa: E402
 from modcalc.errors import UsageError  # noqa: E402
 from modcalc.spec.load import loads  # noqa: E402
@@ -268,3 +268,15 @@ def test_weights_of_one_row_grow_with_the_gpus() -> None:
         assert sliced([router], n) == 16 * router.repeat
         whole = padded(spec, n, "") - padded(spec, n, "blocks.")
         assert bill(spec, n, 1).gathered == (2 * whole if n > 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("order", "weights", "gradients", "most"),
+    [
+        ([0, 0], {0: 10}, {0: 4}, 14),  # run twice: its weights, and gradients that wait
+        ([0, 1], {0: 10, 1: 20}, {0: 1, 1: 5}, 35),  # at the last: the one before it is fetched
+        ([0, 1], {0: 10, 1: 20}, {0: 9, 1: 1}, 39),  # at the first: the one behind it is reduced
+    ],
+)
+def test_what_is_whole_at_a_block(order: list[int], weights: dict, gradients: dict, most: int) -> None:
+    assert _at_a_block(order, weights, gradients) == most

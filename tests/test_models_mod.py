@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from modcalc.models import Decoder
-from modcalc.models.losses import auxiliary, cross_entropy, membership, training_loss
+from modcalc.models.losses import _shares, auxiliary, cross_entropy, membership, training_loss
 from modcalc.models.positions import Positions
 from modcalc.models.routing import Router
 from naive import equals_naive
@@ -294,3 +294,8 @@ def test_routing_that_cannot_be(section: str, text: str) -> None:
     head = "name: tiny\nvocab_size: 20\nseq_len: 12\nd_model: 16\nn_layers: 4\nattention:\n  n_heads: 4\nmlp: {d_ff: 24}\n"
     with pytest.raises(SpecError, match=text):
         loads(head + section)
+
+
+def test_one_token_that_is_there_is_all_of_the_mean() -> None:
+    seen = torch.tensor([[[True, False, False]], [[False, False, False]]])
+    assert _shares(seen, torch.float32).sum((-2, -1)).tolist() == [1.0, 0.0]

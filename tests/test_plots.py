@@ -3,13 +3,14 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from modcalc import account, load
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.render import plot_breakdown
-from modcalc.render.plot import COLOURS, MARKERS, amounts, figure, look, plot_target
+from modcalc.render.plot import COLOURS, LAYERS, MARKERS, amounts, figure, layer_ticks, look, plot_target
 from modcalc.render.plot_bars import parts, stacked
 from modcalc.render.wording import Unit
 
@@ -100,3 +101,10 @@ def test_layers_of_a_train_step_are_drawn_with_their_backward_pass(tmp_path: Pat
 
 def test_lines_are_told_apart_by_colour_first() -> None:
     assert [look(i) for i in (0, 1, len(COLOURS))] == [(COLOURS[0], MARKERS[0]), (COLOURS[1], MARKERS[0]), (COLOURS[0], MARKERS[1])]
+
+
+def test_of_many_layers_some_are_named() -> None:
+    shown: list[str] = []
+    axes = SimpleNamespace(set_xticks=lambda places, names: shown.extend(names), set_xlabel=lambda text: None)
+    layer_ticks(axes, ["embedding", *(f"blocks.{i}" for i in range(LAYERS)), "head"])
+    assert [name for name in shown if name] == ["embedding", *map(str, range(2, LAYERS - 1, 2)), "head"] and len(shown) == LAYERS + 2

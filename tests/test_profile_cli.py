@@ -654,3 +654,8 @@ def test_the_plot_of_a_breakdown(profile, monkeypatch):
 def texts(file: str) -> list[str]:
     """What a plot says, in the order in which it was drawn."""
     return re.findall(r"<text[^>]*>([^<]*)</text>", Path(file).read_text())
+
+
+def test_the_dtype_asked_for_is_measured(profile):
+    d = json.loads(profile("tiny.yaml", "--dtype", "bf16", "-f", "json", *QUICK)[1])
+    assert d["dtype"] == d["settings"]["dtype"] == "bf16"

@@ -308,3 +308,9 @@ def test_covered_time():
     assert length(spans) == 6.0 and length([]) == 0.0
     assert overlap(spans, [(2.0, 6.0)]) == 2.0
     assert overlap(spans, []) == 0.0
+
+
+def test_all_take_as_many_steps_as_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed.World, "_gather", lambda self, value: [value, 3, 0])
+    world = distributed.World(0, 3, torch.device("cpu"), None)
+    assert (world.most(2), world.most(5), world.any(False)) == (3, 5, True)

@@ -33,6 +33,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (dict(attention=dict(n_heads=32)), "attention.n_heads", "an even head dim with rotary"),
     (dict(attention=dict(n_heads=4, window=[1, 2, 3, 4, 5])), "attention.window", "found a list of 5; allowed 1 to n_layers 4 entries"),
     (dict(attention=dict(n_heads=4, window=[])), "attention.window", "found a list of 0"),
+    (dict(attention=dict(n_heads=4, window=[], full=dict(head_dim=8))), "attention.window", "found a list of 0"),
     (dict(attention=dict(n_heads=4, chunked=True)), "attention.chunked", "not without an attention.window"),
     (dict(attention=dict(n_heads=4, window=[None, None], chunked=True)), "attention.chunked", "not without an attention.window"),
     (dict(attention=dict(n_heads=4, full=dict(n_kv_heads=2))), "attention.full", "not where no layer has an attention.window"),

@@ -62,7 +62,13 @@ class MemoryReport(Struct, frozen=True):
 
     @property
     def fusible(self) -> bool:
-        return fusible(ledger(self.plan, self.work))
+        """Whether the device has a fused kernel for its attention."""
+        return fusible(ledger(self.plan, self.work), self.training.device)
+
+    @property
+    def forced(self) -> bool:
+        """Whether no device has one."""
+        return not fusible(ledger(self.plan, self.work))
 
     @property
     def attention(self) -> str:

@@ -89,7 +89,8 @@ def parts_table(report: MemoryReport) -> Table:
 
 
 def _attention(report: MemoryReport) -> str:
-    return f"{report.attention} attention{'' if report.fusible else FORCED}"
+    why = "" if report.fusible else FORCED if report.forced else ", as a CPU has no fused kernel where values and keys differ in width"
+    return f"{report.attention} attention{why}"
 
 
 def comparison(reports: Sequence[MemoryReport]) -> Table:
