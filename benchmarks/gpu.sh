@@ -30,12 +30,13 @@ pairs() { # MODE, batches of the 220M, 1B and 3B pair
     point "$1-1b" mod-1b --sweep "batch=$3" "${against[@]}"
     point "$1-3b" mod-3b --sweep "batch=$4" "${against[@]}"
 }
+train=(64,16,4 32,16,4 12,4) forward=(64,16,4 32,16,4 16,4)
 stage_largest() {
-    pairs train 64 32 12
-    pairs forward 64 32 16
+    pairs train "${train[@]%%,*}"
+    pairs forward "${forward[@]%%,*}"
 }
-stage_train() { pairs train 64,16,4 32,16,4 12,4; }
-stage_forward() { pairs forward 64,16,4 32,16,4 16,4; }
+stage_train() { pairs train "${train[@]}"; }
+stage_forward() { pairs forward "${forward[@]}"; }
 stage_graph() {
     # What is left of the small models' time once the host's launches are gone.
     point graph mod-220m --baseline dense --mode train --cuda-graph --sweep batch=4,16 "${long[@]}"

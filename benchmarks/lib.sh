@@ -93,11 +93,11 @@ run_stages() {
     fi
 }
 
-summarize() { "$python" -m benchmarks.summary "$results" >&2; }
+summarize() { "$python" -m benchmarks.summary "$results"; }
 
 interrupted() {
     trap - INT  # a second one ends this, too
-    summarize || true
+    summarize >&2 || true  # stdout may be that of a stage
     exit 130
 }
 

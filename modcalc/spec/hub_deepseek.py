@@ -231,9 +231,9 @@ _DEEPSEEK: dict[str, ModelType] = {
         # As EXAONE 4, but with the norms before: where some layers have windows, these alone are rotated.
         knobs={
             **LLAMA, **layers.unrotated(layers.exaone_rotates), **QK_HEAD, **SHARED, **SIGMOID, **experts("num_experts", "sigmoid"),
-            **sparse.to_the_end(sparse.exaone_sparse_layers), "attention.window": layers.exaone_window, "moe.n_shared": of("num_shared_experts"),
+            **sparse.to_the_end(sparse.after_dense), "attention.window": layers.exaone_window, "moe.n_shared": of("num_shared_experts"),
         },
-        only_if={"moe": sparse.exaone_sparse_layers},
+        only_if={"moe": sparse.after_dense},
         zeros=frozenset({"sliding_window_pattern"}),
         # Of the release before the library had the class, which reads neither.
         free=DEEPSEEK_FREE | {"first_last_k_dense_replace", "is_moe_layer"},

@@ -43,8 +43,9 @@ QWEN_EXPERTS = {
     **experts("num_experts"), "moe.d_ff": of("moe_intermediate_size"), "moe.every": sparse.qwen_every, "moe.layers": sparse.qwen_explicit_layers,
 }  # fmt: skip
 # Of files whose training code could have latent attention and groups of experts too, both off.
+LATENT_WIDTHS = ("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 NO_LATENT = {
-    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), (None,)),
+    **dict.fromkeys(LATENT_WIDTHS, (None,)),
     **dict.fromkeys(("n_group", "topk_group", "use_mla"), (False, None)),
 }
 WITHOUT_NULLS = tuple(r.needed(field) for field in ("head_dim", "num_key_value_heads", "sliding_window"))

@@ -37,7 +37,7 @@ def one_dense(c: Config) -> int:
 
 glm_sparse_layers = sparse_after(one_dense)
 ocr_sparse_layers = sparse_after(needed("first_k_dense_replace"))
-exaone_sparse_layers = sparse_after(of("first_k_dense_replace"))
+after_dense = sparse_after(of("first_k_dense_replace"))
 mellum_sparse_layers = sparse_after(lambda c: 0)
 
 

@@ -10,7 +10,7 @@ from modcalc.spec import hub_layers as layers
 from modcalc.spec import hub_rules as r
 from modcalc.spec import hub_sparse as sparse
 from modcalc.spec.hub_deepseek import AFTER_DENSE, DEEPSEEK
-from modcalc.spec.hub_experts import EXPERTS, QWEN_EXPERTS, ROUTED_FREE, experts
+from modcalc.spec.hub_experts import EXPERTS, LATENT_WIDTHS, QWEN_EXPERTS, ROUTED_FREE, experts
 from modcalc.spec.hub_parts import (
     ATTENTION_BIAS,
     GLM,
@@ -141,7 +141,7 @@ TEXT: dict[str, ModelType] = {
         # Also of DeepSeek-OCR and the smallest DeepSeek-VL2, whose files call this a deepseek_v2 without latent attention.
         free=ROUTED_FREE | {"aux_loss_alpha", "ep_size", "pretraining_tp", "seq_aux"},
         fixed=_deepseek_v2.fixed | NO_MLP_BIAS | {
-            **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), (None, 0)),
+            **dict.fromkeys(LATENT_WIDTHS, (None, 0)),
             "lm_head": (True,), "norm_topk_prob": (False,), "rm_head": (False,), "use_mla": (False,),
         },
     ),

@@ -227,10 +227,20 @@ def recursion_plan(spec: Spec, seq_len: int) -> RecursionPlan | None:
     return RecursionPlan(min(layers), max(layers), tuple(routings))
 
 
+def learned_length(spec: Spec) -> int | None:
+    """The longest sequence that learned positions allow; None: any."""
+    return (spec.positions.max_len or spec.seq_len) if spec.positions.kind == "learned" else None
+
+
+def position_rows(spec: Spec) -> int:
+    """Rows of the table of learned positions; 0: there is none."""
+    length = learned_length(spec)
+    return 0 if length is None else length + spec.positions.offset
+
+
 def frame(spec: Spec, d_model: Dim, seq_len: int) -> dict:
     """The parts of a Plan that are not blocks."""
-    learned = spec.positions.kind == "learned"
-    max_len = (spec.positions.max_len or spec.seq_len) if learned else None
+    max_len = learned_length(spec)
     return dict(
         name=spec.name,
         seq_len=seq_len,
@@ -239,8 +249,8 @@ def frame(spec: Spec, d_model: Dim, seq_len: int) -> dict:
         embedding=EmbeddingPlan(
             spec.vocab_size,
             spec.embedding.dim or d_model,
-            max_len + spec.positions.offset if learned else 0,
-            spec.positions.offset if learned else 0,
+            position_rows(spec),
+            0 if max_len is None else spec.positions.offset,
             norm_plan(spec.norm, d_model) if spec.embedding.norm else None,
             spec.embedding.scale,
         ),

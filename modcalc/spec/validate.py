@@ -10,7 +10,7 @@ from msgspec import convert, to_builtins
 
 from modcalc.errors import SpecError, UsageError
 from modcalc.spec.convert import Problem, shown, structure, to_spec
-from modcalc.spec.resolve import by_layer, demand_spec, exact, frame, heads, inner_width, mlp_layers
+from modcalc.spec.resolve import by_layer, demand_spec, exact, heads, inner_width, mlp_layers, position_rows
 from modcalc.spec.rules import Rules
 from modcalc.spec.schema import FullAttention, Limits, ProjectionBias, Spec
 from modcalc.spec.validate_routing import mod_rules, moe_rules
@@ -289,7 +289,7 @@ def size_rules(r: Rules) -> None:
     weights = {
         "attention.n_heads": spec.d_model * width,
         "mlp.d_ff" if spec.mlp.d_ff else "mlp.ratio": spec.d_model * inner,
-        "positions.offset": spec.d_model * frame(spec, spec.d_model, spec.seq_len)["embedding"].position_rows,
+        "positions.offset": spec.d_model * position_rows(spec),
     }
     if a.latent:
         weights["attention.latent.kv_rank"] = a.latent.kv_rank * a.n_heads * (a.latent.nope_dim + a.latent.v_dim)
