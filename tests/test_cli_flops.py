@@ -10,6 +10,7 @@ import pytest
 from conftest import TINY
 
 from modcalc.cost.account import account, dense_twin
+from modcalc.cost.roofline import step_bytes
 from modcalc.spec.load import load
 
 # The worked case of the notes (derived from Raposo et al. 2024, arXiv 2404.02258): 2 FLOPs per multiply-add, full attention.
@@ -280,8 +281,7 @@ def test_how_long_a_run_takes(flops, tiny: Path) -> None:
     [
         (["--tokens", "1K"], "--tokens without a train step: add --backward"),
         (["--backward", "--tokens", "x"], "--tokens: found 'x'"),
-        (["--backward", "--mfu", "0.4", "--gpu", "h200"], "--gpu and --mfu without --gpus: nothing is timed; say how many there are\n"),
-        (["--backward", "--gpu", "h200"], "or by --device-hours what the run took\n"),
+        (["--backward", "--mfu", "0.4", "--gpu", "h200"], "--mfu without --gpus: no run is timed; say how many there are\n"),
         (["--backward", "--device-hours", "9", "--mfu", "0.4"], "--device-hours with --mfu: it tells the MFU"),
         (["--backward", "--device-hours", "9", "--gpus", "8"], "--device-hours with --gpus: it tells the MFU"),
         (["--backward", "--device-hours", "9"], "--device-hours: give either --gpu NAME"),
@@ -315,12 +315,69 @@ def test_a_run_that_cannot_be_timed(flops, tiny: Path, words: list[str], said: s
     assert (done.code, done.out) == (2, "") and said in done.err
 
 
+def test_the_roofline_of_a_step(flops, tiny_mod: Path) -> None:
+    """Of sampling by cases, beside the dense twin; the time is that of the fewest bytes, or of the FLOPs where those take longer."""
+    asked = (tiny_mod, "--count", "analytic", "--phase", "decode", "--context", 9, "--batch", 4, "--gpu", "h200")
+    d = flops(*asked, "--format", "json").document
+    spec = load(str(tiny_mod))
+    cases = [account(spec, phase="decode", context=9, batch=4, routing=routing) for routing in ("expected", "all", "none")]
+    twin = account(dense_twin(spec), phase="decode", context=9, batch=4)
+    steps = [*d["roofline"]["sampling"].values(), d["roofline"]["dense_twin"]]
+    for said, report in zip(steps, [*cases, twin], strict=True):
+        moved = step_bytes(report, 2)
+        assert said["bytes"] == moved and said["bound"] == "memory" and said["step_s"] == said["memory_s"] == pytest.approx(moved / 4.8e12)
+        assert said["compute_s"] == pytest.approx(report.flops.forward / 989e12)
+    assert {key: d["roofline"][key] for key in steps[0]} == steps[0] and d["roofline"]["device"] == "NVIDIA H200"
+    rows = flops(*asked, "--format", "csv").out.split("\n\n")[2].splitlines()
+    assert [float(row["step_s"]) for row in csv.DictReader(rows)] == [one["step_s"] for one in steps]
+    assert [float(row["tokens_per_s"]) for row in csv.DictReader(rows)] == pytest.approx([4 / one["step_s"] for one in steps])
+    assert [float(row["ratio_to_dense_twin"]) for row in csv.DictReader(rows)] == pytest.approx([one["step_s"] / steps[3]["step_s"] for one in steps])
+    out = flops(*asked).out
+    assert "roofline of a decode step on NVIDIA H200 in bf16\n" in out and "FLOPs at 989 TFLOP/s; memory: bytes at 4,800 GB/s (https://" in out
+
+
+def test_rooflines_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
+    """Of their train steps, each beside the first; on a device of which the peaks are given."""
+    asked = (tiny_mod, tiny, "--count", "analytic", "--backward", "--peak-tflops", 0.001, "--gb-per-s", 100)
+    lines = [r["roofline"] for r in flops(*asked, "--format", "json").document["reports"]]
+    trained = [account(load(str(path))).flops.train_step for path in (tiny_mod, tiny)]
+    assert [line["step_s"] for line in lines] == pytest.approx([n / 1e9 for n in trained]) and {line["bound"] for line in lines} == {"compute"}
+    assert [line["bytes_per_s"] for line in lines] == [1e11, 1e11] and lines[0]["device"] is None
+    out = flops(*asked).out
+    assert "roofline of a train step on a device in bf16\n" in out and f"{trained[1] / trained[0]:.4f}\n" in out.split("roofline of")[1]
+    dense = flops(tiny, *asked[2:]).out.split("roofline of")[1]
+    assert "ratio" not in dense and "(--peak-tflops)" in dense
+    assert "roofline" not in flops(*asked[:-2], "--tokens", "1K", "--gpus", 1, "--mfu", 1).out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--peak-tflops", "9"], "--peak-tflops: a roofline needs the memory's bandwidth too; give --gb-per-s, or"),
+        (["--gpu", "h200", "--gb-per-s", "9"], "--gb-per-s: it belongs to the roofline of --peak-tflops; give --peak-tflops too"),
+        (["--gb-per-s", "9"], "--gb-per-s: it belongs to the roofline of --peak-tflops; give --peak-tflops too"),
+        (["--gpu", "h200", "--peak-tflops", "9"], "--gpu: give either --gpu NAME, whose datasheet is known, or --peak-tflops"),
+        (["--gpu", "h200", "--peak-tflops", "9", "--gb-per-s", "9"], "--gpu: give either --gpu NAME, whose datasheet is known, or --peak-tflops"),
+        (["--peak-tflops", "9", "--gb-per-s", "nan"], "--gb-per-s nan: a finite number"),
+        (["--gpu", "h100"], "--gpu h100: which of NVIDIA H100 80GB HBM3"),
+        (["--gpu", "h200", "--convention", "fvcore"], "--gpu with --convention fvcore: a peak is of the model's own FLOPs"),
+        (
+            ["--backward", "--tokens", "1K", "--gpus", "1", "--mfu", "1", "--peak-tflops", "9", "--gb-per-s", "9"],
+            "--gb-per-s: it belongs to the roofline of --peak-tflops; the time of a run goes by FLOPs",
+        ),
+    ],
+)
+def test_a_roofline_that_cannot_be_drawn(flops, tiny: Path, words: list[str], said: str) -> None:
+    done = flops(tiny, "--count", "analytic", *words)
+    assert (done.code, done.out) == (2, "") and said in done.err
+
+
 @pytest.mark.parametrize("convention", ["fvcore", "megatron", "lingua"])
 def test_a_run_is_timed_by_model_flops(flops, tiny: Path, convention: str) -> None:
     """Multiply-adds, or what is computed again, are none."""
     words = ("--count", "analytic", "--backward", "--tokens", "1K", "--gpus", 1, "--gpu", "h200", "--mfu", 1)
     done = flops(tiny, *words, "--convention", convention)
-    assert (done.code, done.out) == (2, "") and f"--gpus with --convention {convention}: MFU is of the model's own FLOPs" in done.err
+    assert (done.code, done.out) == (2, "") and f"--gpus with --convention {convention}: a peak is of the model's own FLOPs" in done.err
     assert flops(tiny, *words, "--convention", "6nd").code == 0
 
 

@@ -100,12 +100,22 @@ def test_tables_of_their_own(results):
     assert f"with at least {100 * min(sure):.1f} %" in out and len(set(sure)) > 1
 
 
+def test_no_bandwidth_is_rated_by_bytes_that_were_counted_otherwise(results):
+    """Before protocol 10 a routed block was thought to read all caches at decode."""
+    old = next(r for r in records(H200 / "decode.jsonl") if isinstance(r, Result) and r.baseline)
+    new = msgspec.structs.replace(old, protocol=10)
+    for record, known in ((old, False), (new, True)):
+        (one,) = alike([record], peak_tflops=9.0)[0]
+        assert one.mfu and [m.mbu is not None for m in (one, one.baseline)] == [known, known]
+
+
 def test_records_are_rated_by_the_last_peak(results):
     first, last = records(H200 / "repeat-1.jsonl", H200 / "repeat-2.jsonl")
     replace = msgspec.structs.replace
     bare = replace(first, peak=None, mfu=None, hfu=None)
     (one, two) = alike([bare, last])[0]
-    assert (one.peak, two) == (last.peak, last)
+    # The records are older than MBU, and know what it needs.
+    assert (one.peak, two) == (last.peak, replace(last, mbu=last.step_bytes / last.step_time_s.median / 4.8e12)) and last.mbu is None
     assert one.mfu == one.flops.step / one.step_time_s.median / last.peak.flops_per_s
     # Whatever the order of the files: the newest counts.
     peak, reached = replace(first.peak, flops_per_s=2e15), replace(first.peak, flops_per_s=1e15)

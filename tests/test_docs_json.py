@@ -32,7 +32,7 @@ COMMANDS = {
         "tiny.yaml --count all --backward",
         "tiny.yaml --count analytic --backward --tokens 1M --gpus 8 --gpu h200 --mfu 0.4",
         "tiny.yaml --count analytic --backward --tokens 1M --device-hours 9 --gpu h200",
-        "tiny.yaml --phase decode --context 3",
+        "tiny.yaml --phase decode --context 3 --gpu h200",
     ],
     "conventions": ["tiny.yaml"],
     "memory": ["tiny.yaml --gpu-memory 1GiB", "dense-small --phase decode --context 3"],

@@ -605,6 +605,19 @@ def test_at_decode_the_bytes_are_compared_too(profile):
     assert "byte" not in profile("tiny.yaml", "--baseline", "dense", "-B", "4", *QUICK)[1]
 
 
+def test_at_decode_the_bandwidth_is_rated_too(profile, monkeypatch):
+    monkeypatch.setattr("modcalc.measure.reach.reached", lambda device, dtype: Peak(1e15, 1e9, "a test"))
+    asked = ("tiny.yaml", "--peaks", "--baseline", "dense", "--out", "r.jsonl", *QUICK)
+    sampling = ("--mode", "decode", "--context", "8")
+    d = json.loads(profile(*asked, *sampling, "-f", "json")[1])
+    for model in (d, d["baseline"]):
+        assert model["mbu"] is None and model["mbu_reached"] == model["step_bytes"] / model["step_time_s"]["median"] / 1e9
+    rows = csv.DictReader(io.StringIO(profile(*asked, *sampling, "-f", "csv")[1].split("\n\n")[0]))
+    assert [float(row["mbu_reached"]) for row in rows] == [d["mbu_reached"], d["baseline"]["mbu_reached"]] and "mbu" not in rows.fieldnames
+    assert "MBU: the fewest bytes that a step moves, over its time" in profile(*asked, *sampling, "-f", "plain")[1]
+    assert "MBU" not in profile(*asked, "-f", "plain")[1], "where whole sequences pass, products set the pace"
+
+
 def test_again(profile, monkeypatch):
     """Points of the file are measured once more and their new lines count; an interrupt shows those alone that were measured."""
     words = ["tiny.yaml", "--sweep", "batch=1,2", "--out", "r.jsonl", *QUICK]

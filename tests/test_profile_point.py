@@ -63,6 +63,7 @@ def test_a_record_says_what_was_measured(mode):
     assert done.flops_per_s == pytest.approx(promised / t.median)
     assert (done.mfu, done.mfu_reached) == (pytest.approx(promised / t.median / 1e12), pytest.approx(promised / t.median / 5e11))
     assert done.hfu == pytest.approx(done.flops.hardware / t.median / 1e12)
+    assert (done.mbu, done.mbu_reached) == (pytest.approx(done.step_bytes / t.median / 1e11), pytest.approx(done.step_bytes / t.median / 5e10))
     assert (done.loss is None) == (mode == "forward")
     assert (done.params, done.workload) == (report.params.total, {"batch": 3, "seq_len": 16, "context": 0})
     assert (done.energy, done.launch_s, done.attribution, done.ranks) == (None, None, [], None)
@@ -268,6 +269,9 @@ def test_builds_as_asked_for():
 def test_no_peak_no_mfu_and_no_baseline_no_ratio():
     done = measure(job(baseline=None))
     assert (done.mfu, done.hfu, done.mfu_reached, done.baseline) == (None, None, None, None)
+    assert (done.mbu, done.mbu_reached) == (None, None)
+    no_bandwidth = measure(job(peak=Peak(1e12, None, "--peak-tflops")))
+    assert no_bandwidth.mfu and no_bandwidth.mbu is None
 
 
 def test_equal_flops_have_no_saving():

@@ -2,8 +2,10 @@
 
 from fractions import Fraction
 
+import pytest
+
 from modcalc.cost.account import account
-from modcalc.cost.roofline import elements_moved, step_bytes
+from modcalc.cost.roofline import Roof, elements_moved, roofline, step_bytes
 from modcalc.spec.schema import Attention, Embedding, Latent, Mlp, Mod, Norm, Positions, Spec
 
 
@@ -59,3 +61,20 @@ def test_decode_reads_a_routed_matrix_if_any_token_passes():
         moved = {path: elements_moved(op) for op in report.rows for path in op.paths()}
         assert moved["blocks.1.mlp.up_proj"] == batch / 4 * (8 + 20) + read * 8 * 20
         assert moved["blocks.0.mlp.up_proj"] == batch * (8 + 20) + 8 * 20
+
+
+def test_a_step_is_bound_by_what_takes_longer():
+    report = account(spec(), batch=3)
+    flops, moved = report.flops.forward, step_bytes(report, 2)
+    fast, slow = (roofline(report, Roof(None, 1e9, moved / flops * 1e9 * lead, "")) for lead in (2, 0.5))
+    assert fast.bound == "compute" and fast.step_s == fast.compute_s == flops / 1e9 == pytest.approx(2 * fast.memory_s)
+    assert slow.bound == "memory" and slow.step_s == slow.memory_s == pytest.approx(2 * slow.compute_s)
+    assert fast.intensity == flops / moved
+
+
+def test_the_roofline_of_a_train_step_is_the_same_in_both_phases():
+    """A forward report with its backward pass, as `modcalc flops --backward` has it, and one of phase train."""
+    forward, train = (account(spec(mod=Mod(capacity=0.25)), phase=phase) for phase in ("forward", "train"))
+    roof = Roof(None, 1e12, 1e9, "")
+    assert roofline(forward, roof, backward=True) == roofline(train, roof, backward=True) != roofline(forward, roof)
+    assert roofline(train, roof, backward=True).flops == train.flops.train_step

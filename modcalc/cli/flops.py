@@ -5,7 +5,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from modcalc.cli.flops_options import Backward, By, Counting, DeviceHours, GpuName, GpuPeak, Gpus, Mfu, Tokens, check, counters_of, timing_of
+from modcalc.cli.flops_options import (
+    Backward,
+    By,
+    Counting,
+    DeviceHours,
+    GpuBandwidth,
+    GpuName,
+    GpuPeak,
+    Gpus,
+    Mfu,
+    Tokens,
+    check,
+    counters_of,
+    roof_of,
+    timing_of,
+)
 from modcalc.cli.options import (
     AsMod,
     AttentionKernel,
@@ -27,6 +42,7 @@ from modcalc.errors import UsageError, reason
 if TYPE_CHECKING:
     from modcalc.cost.account import Report
     from modcalc.cost.recompute import Hardware
+    from modcalc.cost.roofline import Roof
     from modcalc.cost.training import Cluster, Spent, TrainingRun
     from modcalc.measure.agreement import Verdict
     from modcalc.render.wording import Unit
@@ -61,6 +77,7 @@ def flops(
     gpus: Gpus = None,
     gpu: GpuName = None,
     peak_tflops: GpuPeak = None,
+    gb_per_s: GpuBandwidth = None,
     mfu: Mfu = None,
     device_hours: DeviceHours = None,
     format: Format = None,
@@ -82,6 +99,7 @@ def flops(
     of_training = {**again, "tokens": tokens, "gpus": gpus, "device-hours": device_hours}
     check(phase, context, seq_len, causal, backward, [f"--{name}" for name, value in of_training.items() if value])
     timing = timing_of(gpus, gpu, peak_tflops, mfu, device_hours, convention)
+    roof = roof_of(gpu, peak_tflops, gb_per_s, timing is not None, convention)
     seen = None if tokens is None else parse_count(tokens, "--tokens")
     counters = counters_of(count, phase)
     if plot is not None and (by in ("total", "path") or (by == "layer" and len(specs) > 1)):
@@ -103,6 +121,7 @@ def flops(
     unit = Unit(macs, reports[0].convention.multiply_add)
     _show(billed, by, unit, backward, timing, format)
     _show_training(billed, unit, "--tokens" if tokens else "the spec's `train`", timing, format)
+    _show_roofline(billed, roof, backward, format)
     if target:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
@@ -118,7 +137,7 @@ def flops(
                 found.append(verdict)
     finally:  # an interrupt, too, leaves what was found
         if format == "json":
-            _document(billed, verdicts, timing, by, macs)
+            _document(billed, verdicts, timing, roof, backward, by, macs)
     if not all(v.agrees for one in verdicts for v in one):
         raise typer.Exit(1)
 
@@ -179,6 +198,16 @@ def _show_training(billed: list[Billed], unit: "Unit", said: str, timing: "Clust
             facts([*([] if len(billed) == 1 else [("", ""), ("", one.report.plan.name)]), *told], format)
 
 
+def _show_roofline(billed: list[Billed], roof: "Roof | None", backward: bool, format: str) -> None:
+    if roof is None or format == "json":
+        return
+    from modcalc.render.output import show, write
+    from modcalc.render.roofline import roofline_table
+
+    write("\n")
+    show([roofline_table([(one.report, one.twin, one.cases) for one in billed], roof, backward)], format)
+
+
 def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> Iterator["Verdict"]:
     """Each counter's verdict, told as soon as it is there; with `backward`, torch also counts the train step."""
     if not counters:
@@ -202,26 +231,31 @@ def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, 
         yield verdict
 
 
-def _document(billed: list[Billed], verdicts: list[list["Verdict"]], timing: "Cluster | Spent | None", by: str | None, macs: bool) -> None:
+def _document(
+    billed: list[Billed],
+    verdicts: list[list["Verdict"]],
+    timing: "Cluster | Spent | None",
+    roof: "Roof | None",
+    backward: bool,
+    by: str | None,
+    macs: bool,
+) -> None:
     """One document for one spec; `reports` of several."""
     from msgspec.structs import asdict
 
-    from modcalc.cost.training import Cluster
     from modcalc.render.counted import verdicts_document
-    from modcalc.render.document import account_document
+    from modcalc.render.document import account_document, training_document
     from modcalc.render.output import emit
+    from modcalc.render.roofline import roofline_document
 
     documents = []
     for (report, dense, cases, hardware, run), of in zip(billed, verdicts, strict=True):
         document = account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of)
+        if roof:
+            document["roofline"] = roofline_document(report, dense, cases, roof, backward)
         if hardware:
             document["hardware"] = asdict(hardware)
         if run:
-            document["training"] = asdict(run)
-        if run and isinstance(timing, Cluster):
-            time = {"seconds": timing.seconds(run.flops), "device_hours": timing.device_hours(run.flops)}
-            document["training"]["cluster"] = asdict(timing) | time
-        elif run and timing:
-            document["training"]["spent"] = asdict(timing) | {"mfu": timing.mfu(run.flops)}
+            document["training"] = training_document(run, timing)
         documents.append(document)
     emit(documents[0] if len(documents) == 1 else {"reports": documents}, [], "json")

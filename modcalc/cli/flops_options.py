@@ -8,7 +8,9 @@ from modcalc.cli.options import check_decode, finite, option
 from modcalc.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
+    from modcalc.cost.roofline import Roof
     from modcalc.cost.training import Cluster, Spent
+    from modcalc.measure.hardware import Peak
 
 Counting = Annotated[
     Literal["analytic", "fvcore", "torch", "all"] | None,
@@ -20,8 +22,16 @@ Tokens = Annotated[
     option("--tokens", metavar="COUNT", help="With --backward: tokens of a training run, such as 15T. [default: by the spec's train]"),
 ]
 Gpus = Annotated[int | None, option("--gpus", min=1, max=10**9, help="How long that run takes so many devices.")]
-GpuName = Annotated[str | None, option("--gpu", metavar="NAME", help="With --gpus or --device-hours: their bf16 peak by datasheet.")]
-GpuPeak = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="In place of --gpu: their peak in TFLOP/s.")]
+GpuName = Annotated[
+    str | None,
+    option(
+        "--gpu", metavar="NAME", help="How long a step takes at least by this GPU's roofline in bf16; with --gpus or --device-hours: which they are."
+    ),
+]
+GpuPeak = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="In place of --gpu: its peak in TFLOP/s.")]
+GpuBandwidth = Annotated[
+    float | None, option("--gb-per-s", min=1e-6, max=1e9, help="With --peak-tflops, for the roofline: its memory bandwidth in GB/s.")
+]
 Mfu = Annotated[float | None, option("--mfu", help="With --gpus: the share of their peak that training reaches, in model FLOPs.")]
 DeviceHours = Annotated[
     str | None,
@@ -51,15 +61,12 @@ def timing_of(
     gpus: int | None, gpu: str | None, peak_tflops: float | None, mfu: float | None, device_hours: str | None, convention: str
 ) -> "Cluster | Spent | None":
     """The devices that a run is timed on, or took so many hours of; no figure of theirs is guessed."""
-    from modcalc.cost.conventions import find_convention
     from modcalc.cost.training import Cluster, Spent
     from modcalc.units import parse_count
 
     timed = "--gpus" if gpus is not None else "--device-hours" if device_hours is not None else None
-    given = [option for option, value in (("--gpu", gpu), ("--peak-tflops", peak_tflops), ("--mfu", mfu)) if value is not None]
-    if timed is None and given:
-        took = "" if mfu is not None else ", or by --device-hours what the run took"
-        raise UsageError(f"{' and '.join(given)} without --gpus: nothing is timed; say how many there are{took}")
+    if timed is None and mfu is not None:
+        raise UsageError("--mfu without --gpus: no run is timed; say how many there are")
     if timed is None:
         return None
     hours = None if device_hours is None else parse_count(device_hours, "--device-hours")
@@ -68,21 +75,49 @@ def timing_of(
     if not hours and (mfu is None or not 0 < mfu <= 1):
         found = "it is not given" if mfu is None else f"found {mfu:g}"
         raise UsageError(f"--mfu: {found}; allowed is a share above 0 and up to 1, such as 0.4 (modcalc profile --mode train measures it)")
-    finite({"peak_tflops": peak_tflops})
+    name, peak = _device(timed, gpu, peak_tflops, None, convention)
+    if hours:
+        return Spent(hours, name, peak.flops_per_s, peak.source)
+    return Cluster(gpus, name, peak.flops_per_s, peak.source, mfu)
+
+
+def roof_of(gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, run: bool, convention: str) -> "Roof | None":
+    """The device that a step is held to; None where none is given, or a run is timed on it."""
+    from modcalc.cost.roofline import Roof
+
+    if gb_per_s is not None and (run or peak_tflops is None):
+        where = "the time of a run goes by FLOPs" if run else "give --peak-tflops too; --gpu has a bandwidth of its own"
+        raise UsageError(f"--gb-per-s: it belongs to the roofline of --peak-tflops; {where}")
+    if run or (gpu is None and peak_tflops is None):
+        return None
+    given = "--peak-tflops" if gpu is None else "--gpu"
+    name, peak = _device(given, gpu, peak_tflops, gb_per_s, convention)
+    if peak.bytes_per_s is None:
+        raise UsageError(
+            f"{given}: a roofline needs the memory's bandwidth too; give {'' if gpu is None else '--peak-tflops and '}--gb-per-s, "
+            "or with --backward --gpus and --mfu, or --device-hours, to time a run"
+        )
+    return Roof(name, peak.flops_per_s, peak.bytes_per_s, peak.source)
+
+
+def _device(what: str, gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, convention: str) -> "tuple[str | None, Peak]":
+    """The one device that is given, and its peak in bf16, for model FLOPs."""
+    from modcalc.cost.conventions import find_convention
+
+    finite({"peak_tflops": peak_tflops, "gb_per_s": gb_per_s})
     if (gpu is None) == (peak_tflops is None):
-        raise UsageError(f"{timed}: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
+        raise UsageError(f"{what}: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
     rule = find_convention(convention)
     if rule.multiply_add != 2 or rule.recompute_terms:
         rates = "; of a published rate with recomputation in it, only the model's share is MFU" if rule.recompute_terms else ""
         raise UsageError(
-            f"{timed} with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention{rates}"
+            f"{what} with --convention {convention}: a peak is of the model's own FLOPs at 2 per multiply-add; take another convention{rates}"
         )
-    from modcalc.measure.hardware import named_peak, peak
+    from modcalc.measure.hardware import Peak, named_peak
 
-    name, found = (None, peak("", "bf16", peak_tflops)) if gpu is None else named_peak(gpu, "bf16")
-    if hours:
-        return Spent(hours, name, found.flops_per_s, found.source)
-    return Cluster(gpus, name, found.flops_per_s, found.source, mfu)
+    if gpu is not None:
+        return named_peak(gpu, "bf16")
+    return None, Peak(peak_tflops * 1e12, None if gb_per_s is None else gb_per_s * 1e9, "--peak-tflops")
 
 
 def counters_of(asked: str | None, phase: str) -> list[str]:

@@ -6,12 +6,55 @@ taken as fused into its neighbours, fused attention keeps no scores, and assignm
 expected bytes. A real step moves more.
 """
 
+from msgspec import Struct
+
 from modcalc.cost.account import Report
 from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise
 from modcalc.spec.plan import Dim, least
 
+# Bytes of an element in bf16, the type that a roofline is drawn for where nothing was measured.
+BF16_BYTES = 2
 # AdamW reads the weight, its gradient and two moments, and writes the weight and the moments.
 ADAMW_PASSES = 7
+
+
+class Roof(Struct, frozen=True):
+    """What a device can do at most, by `source`: FLOP/s, and bytes/s of its memory."""
+
+    device: str | None
+    flops_per_s: float
+    bytes_per_s: float
+    source: str
+
+
+class Roofline(Struct, frozen=True):
+    """A step under a roof. bytes: the fewest that it moves; compute_s: its FLOPs at the peak; memory_s: those bytes at the bandwidth."""
+
+    flops: Dim
+    bytes: Dim
+    compute_s: float
+    memory_s: float
+
+    @property
+    def step_s(self) -> float:
+        """The longer of both, as if they ran at the same time."""
+        return max(self.compute_s, self.memory_s)
+
+    @property
+    def bound(self) -> str:
+        """Which of both it is: compute or memory."""
+        return "compute" if self.compute_s >= self.memory_s else "memory"
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs per byte."""
+        return float(self.flops) / float(self.bytes)
+
+
+def roofline(report: Report, roof: Roof, *, backward: bool = False) -> Roofline:
+    """The forward pass of a report, or its train step, in bf16; FLOPs by the report's convention."""
+    flops, moved = report.flops.of(backward), step_bytes(report, BF16_BYTES, backward=backward)
+    return Roofline(flops, moved, float(flops) / roof.flops_per_s, float(moved) / roof.bytes_per_s)
 
 
 def elements_moved(op: Op) -> Dim:
@@ -35,12 +78,12 @@ def _loads(op: Linear) -> float | int:
     return 1 if op.tokens >= 1 else 1 - (1 - float(op.tokens)) ** op.batch
 
 
-def step_bytes(report: Report, itemsize: int) -> Dim:
-    """Bytes of one step of the report's workload, every element of `itemsize` bytes.
+def step_bytes(report: Report, itemsize: int, *, backward: bool = False) -> Dim:
+    """Bytes of one step of the report's workload, every element of `itemsize` bytes; backward: of a train step, as in phase train.
 
     Training moves the forward's bytes three times (backward makes two products of each, of the same sizes) and AdamW's.
     """
     forward = sum(elements_moved(op) for op in report.rows)
-    if report.work.phase != "train":
+    if not (backward or report.work.phase == "train"):
         return forward * itemsize
     return (3 * forward + ADAMW_PASSES * report.params.total) * itemsize

@@ -11,15 +11,19 @@ from modcalc.measure.records import Failed, Measured, Record, Result
 
 
 def rated(result: Result, peak: Peak | None, reached: Peak | None) -> Result:
-    """The result with MFU and HFU as shares of `peak` and MFU as one of `reached`; None: its own stay."""
+    """The result with MFU, HFU and MBU as shares of `peak`, MFU and MBU as shares of `reached`; None: its own stay."""
     peak, reached = peak or result.peak, reached or result.reached
     old = _doubts(result)
+
+    def shares(m: Measured) -> dict[str, float | None]:
+        return _shares(m, peak, reached, result.knows_bytes)
+
     new = msgspec.structs.replace(
         result,
         peak=peak,
         reached=reached,
-        **_shares(result, peak, reached),
-        baseline=result.baseline and msgspec.structs.replace(result.baseline, **_shares(result.baseline, peak, reached)),
+        **shares(result),
+        baseline=result.baseline and msgspec.structs.replace(result.baseline, **shares(result.baseline)),
         warnings=[warning for warning in result.warnings if warning not in old],
     )
     new.warnings.extend(_doubts(new))
@@ -58,11 +62,19 @@ def subject(doubt: str, names: Iterable[str]) -> str:
     return max((name for name in names if doubt.startswith(f"{name}: ")), key=len, default="")
 
 
-def _shares(m: Measured, peak: Peak | None, reached: Peak | None) -> dict[str, float | None]:
-    def share(flops: float, of: Peak | None) -> float | None:
-        return None if of is None else flops / m.step_time_s.median / of.flops_per_s
+def _shares(m: Measured, peak: Peak | None, reached: Peak | None, knows_bytes: bool) -> dict[str, float | None]:
+    def share(amount: float, per_s: float | None) -> float | None:
+        return None if per_s is None else amount / m.step_time_s.median / per_s
 
-    return dict(mfu=share(m.flops.step, peak), hfu=share(m.flops.hardware, peak), mfu_reached=share(m.flops.step, reached))
+    rate, rate_reached = (p and p.flops_per_s for p in (peak, reached))
+    width, width_reached = (p.bytes_per_s if p and knows_bytes else None for p in (peak, reached))
+    return dict(
+        mfu=share(m.flops.step, rate),
+        hfu=share(m.flops.hardware, rate),
+        mfu_reached=share(m.flops.step, rate_reached),
+        mbu=share(m.step_bytes, width),
+        mbu_reached=share(m.step_bytes, width_reached),
+    )
 
 
 def _doubts(result: Result) -> list[str]:

@@ -125,7 +125,8 @@ class Energy(msgspec.Struct, frozen=True):
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """One model at one point. step_bytes: the fewest that a step moves through memory. tokens_per_s counts new tokens. mfu and
-    hfu are shares of `peak`, mfu_reached of what the device reached. drawn: tokens pass routed blocks by chance of their share.
+    hfu are shares of `peak`, mfu_reached of what the device reached; mbu and mbu_reached of its memory's bandwidth: step_bytes over
+    the step's time. drawn: tokens pass routed blocks by chance of their share.
     expectation: FLOPs are expected ones, for that or for no-op experts.
     """
 
@@ -148,6 +149,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None
     drawn: bool = False
     expectation: bool = False
+    mbu: NotNegative | None = None  # None too in records of before there was one
+    mbu_reached: NotNegative | None = None
 
 
 def as_baseline(spec: str) -> str:
@@ -276,10 +279,15 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
     @property
     def doubts(self) -> list[str]:
         """What to say beside the row."""
-        if self.mode != "decode" or self.baseline is None or (self.protocol or 0) >= BYTES_SINCE:
+        if self.knows_bytes or self.baseline is None:
             return self.warnings
         by = f"protocol {self.protocol}" if self.protocol else "a protocol that it does not name"
         return [*self.warnings, f"measured by {by}; below {BYTES_SINCE} the ratio of bytes of a model that routes is too high"]
+
+    @property
+    def knows_bytes(self) -> bool:
+        """Whether step_bytes are what is meant by them today."""
+        return self.mode != "decode" or (self.protocol or 0) >= BYTES_SINCE
 
     def timed(self, name: str) -> Measured:
         """The model of that name; the spec, where older records call the baseline alike."""

@@ -107,6 +107,8 @@ class Rig:
             mfu=None,  # shares of peaks: see `rated`
             hfu=None,
             mfu_reached=None,
+            mbu=None,
+            mbu_reached=None,
             peak_memory_bytes=self.memory.allocated,
             memory=self.memory,
             energy=burnt,

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from msgspec.structs import asdict
+
 from modcalc.cost.account import Report
 from modcalc.cost.compare import kv_bytes
 from modcalc.cost.ops import whole
 from modcalc.cost.remarks import free_work, is_expectation, masked_windows, routed
 from modcalc.cost.tensors import DTYPE
+from modcalc.cost.training import Cluster, Spent, TrainingRun
 from modcalc.render.breakdown import in_order, ordered
 from modcalc.render.conventions import convention_document
 
@@ -58,6 +61,16 @@ def account_document(
         document["dense_twin"] = {"params": {"total": twin.params.total}, "flops": flops(twin), "forward_ratio": float(ratio)}
     if sampling:
         document["sampling"] = {routing: flops(r) | {"kv_cache_bytes": kv_bytes(r)} for routing, r in sampling.items()}
+    return document
+
+
+def training_document(run: TrainingRun, timing: Cluster | Spent | None) -> dict[str, Any]:
+    """The key `training`: a whole run, and how long it takes a cluster, or how well it used the time that it took."""
+    document = asdict(run)
+    if isinstance(timing, Cluster):
+        document["cluster"] = asdict(timing) | {"seconds": timing.seconds(run.flops), "device_hours": timing.device_hours(run.flops)}
+    elif timing:
+        document["spent"] = asdict(timing) | {"mfu": timing.mfu(run.flops)}
     return document
 
 

@@ -18,6 +18,7 @@ BYTES = (
     "byte ratio: of the fewest bytes that a step moves, which set the pace of small batches; weights that only tokens which pass need "
     "are read as soon as the token of one sequence passes"
 )
+MBU = "MBU: the fewest bytes that a step moves, over its time and the memory's bandwidth"
 ALONE = "alone: time ratio of the runs of each model by itself that measure energy; in turn, both share the device's power and clock"
 OWN_LABELS = {**LABELS, "loss": "losses", "optimizer": "optimizer", "idle": "idle (no kernel runs)", "other": "other"}
 
@@ -86,12 +87,14 @@ def times(records: Sequence[Record]) -> Table:
         Column("MFU", "share", "mfu"),
         Column("HFU", "share", "hfu", drop=6),
         Column("of reached", "share", "mfu_reached", drop=7),
+        Column("MBU", "share", "mbu"),
+        Column("MBU of reached", "share", "mbu_reached", drop=7),
         Column("memory", "bytes", "peak_memory_bytes", drop=2),
         Column("reserved", "bytes", "reserved_bytes", drop=7),
         Column("energy/token", "real", "joules_per_token", "J", drop=3),
         Column("warnings", "count", drop=6),
     )
-    rows = [[name, *_points(r.settings), *_measured(m), _warned(r, m)] for name, r, m in models(records)]
+    rows = [[name, *_points(r.settings), *_measured(m, r.settings.mode), _warned(r, m)] for name, r, m in models(records)]
     memory = next((r.memory.source for r in records if isinstance(r, Result)), "")
     s = records[0].settings
     once = [what for what, done in (("compilation", s.compile), ("capture", s.cuda_graph)) if done]
@@ -99,6 +102,8 @@ def times(records: Sequence[Record]) -> Table:
     if s.compile and any(isinstance(r, Result) and r.baseline for r in records):
         included += "; a baseline takes over what was compiled for the spec"
     notes = [f"step: median; p25, p75: quartiles; warm-up: of each model alone, in every build; first: its first step{included}"]
+    if s.mode == "decode" and any(isinstance(r, Result) and (r.mbu or r.mbu_reached) for r in records):
+        notes.append(MBU)
     if memory:
         sure = "; it is known to some MiB only" if records[0].device.type == "cpu" else ""
         sure += ", and a first compiled model's holds what the compiler took" if sure and s.compile else ""
@@ -107,11 +112,12 @@ def times(records: Sequence[Record]) -> Table:
     return _used(Table(columns=columns, rows=rows, title="Measured step times", headline=headline(records), notes=notes))
 
 
-def _measured(m: Measured | None) -> list[Any]:
+def _measured(m: Measured | None, mode: str) -> list[Any]:
     if m is None:
-        return [bad("out of memory"), *[None] * 13]
+        return [bad("out of memory"), *[None] * 15]
     t, burnt = m.step_time_s, m.energy and m.energy.joules_per_token
     rates = [m.tokens_per_s, m.flops_per_s, m.mfu, m.hfu, m.mfu_reached]
+    rates += [m.mbu, m.mbu_reached] if mode == "decode" else [None, None]  # elsewhere products set the pace
     return [t.median, t.p25, t.p75, t.n, m.warmup.seconds, m.warmup.first_step_s, *rates, m.peak_memory_bytes, m.memory.reserved, burnt]
 
 

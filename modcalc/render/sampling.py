@@ -26,9 +26,7 @@ def sampling_tables(asked: Sequence[tuple[Mapping[str, Report], Report | None]],
 
 def sampling_table(reports: Mapping[str, Report], unit: Unit, twin: Report | None) -> Table:
     """reports: those of `sampling_range`; twin: the dense twin under the same workload."""
-    # A way around may cost more than a token with few keys to see, and less than one with many: neither case bounds the others.
-    cases = ROUTED if any(routing.bypass for routing in routed(reports["expected"]).values()) else CASES
-    named = [(cases[routing], report) for routing, report in reports.items()] + ([("dense twin", twin)] if twin else [])
+    named = named_cases(reports, twin)
     several = reports["expected"].work.tokens > 1
 
     def row(label: str, report: Report) -> list[object]:
@@ -41,3 +39,10 @@ def sampling_table(reports: Mapping[str, Report], unit: Unit, twin: Report | Non
     columns += [Column("ratio to dense", "ratio", "ratio_to_dense_twin")] if twin else []
     columns.append(Column(f"KV cache ({DTYPE})", "bytes", "kv_cache_bytes"))
     return Table(title=f"{reports['expected'].plan.name}: {reports['expected'].work.phase}", columns=columns, rows=[row(*one) for one in named])
+
+
+def named_cases(reports: Mapping[str, Report], twin: Report | None) -> list[tuple[str, Report]]:
+    """Those of `sampling_range` and the dense twin, as their rows are called."""
+    # A way around may cost more than a token with few keys to see, and less than one with many: neither case bounds the others.
+    cases = ROUTED if any(routing.bypass for routing in routed(reports["expected"]).values()) else CASES
+    return [(cases[routing], report) for routing, report in reports.items()] + ([("dense twin", twin)] if twin else [])

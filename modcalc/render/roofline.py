@@ -1,0 +1,60 @@
+"""How long a step takes at least on a device: its FLOPs at the peak, or the fewest bytes at the memory's bandwidth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import asdict
+
+from modcalc.cost.account import Report
+from modcalc.cost.roofline import Roof, Roofline, roofline
+from modcalc.render.sampling import named_cases
+from modcalc.render.table import Column, Table
+
+Asked = tuple[Report, Report | None, Mapping[str, Report]]
+
+
+def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
+    """One model (report, dense twin, cases of routing at sampling) beside its dense twin, or several beside the first."""
+    alone = len(asked) == 1
+    if alone:
+        report, twin, cases = asked[0]
+        named = named_cases(cases, twin) if cases else [(report.plan.name, report), *([("dense twin", twin)] if twin else [])]
+        base = twin
+    else:
+        named, base = [(report.plan.name, report) for report, *_ in asked], asked[0][0]
+    lines = [(label, report.work.tokens, roofline(report, roof, backward=backward)) for label, report in named]
+    against = base and roofline(base, roof, backward=backward)
+    columns = [
+        Column("routing, token by token" if alone and asked[0][2] else "spec", key="case"),
+        Column("bytes moved", "bytes", "bytes", drop=1),
+        Column("FLOPs per byte", "real", drop=3),
+        Column("compute", "seconds", "compute_s", drop=2),
+        Column("memory", "seconds", "memory_s", drop=2),
+        Column("step at least", "seconds", "step_s"),
+        Column("bound by"),
+        Column("tokens/s at most", "si", "tokens_per_s"),
+        *([Column("ratio to dense" if alone else "ratio", "ratio", f"ratio_to_{'dense_twin' if alone else 'first'}")] if against else []),
+    ]
+
+    def row(label: str, tokens: int, line: Roofline) -> list[Any]:
+        ratio = [line.step_s / against.step_s] if against else []
+        return [label, line.bytes, line.intensity, line.compute_s, line.memory_s, line.step_s, line.bound, tokens / line.step_s, *ratio]
+
+    phase = "train" if backward else asked[0][0].work.phase
+    title = f"roofline of a {phase} step on {roof.device or 'a device'} in bf16"
+    notes = [
+        f"compute: FLOPs at {roof.flops_per_s / 1e12:,g} TFLOP/s; memory: bytes at {roof.bytes_per_s / 1e9:,g} GB/s ({roof.source})",
+        "bytes moved: weights, inputs, outputs and cached keys, once each; a real step takes longer than both (modcalc profile measures it)",
+    ]
+    return Table(title=title, columns=columns, rows=[row(*one) for one in lines], notes=notes)
+
+
+def roofline_document(report: Report, twin: Report | None, cases: Mapping[str, Report], roof: Roof, backward: bool) -> dict[str, Any]:
+    """The key `roofline` of the JSON document."""
+
+    def step(of: Report) -> dict[str, Any]:
+        line = roofline(of, roof, backward=backward)
+        return {"bytes": line.bytes, "compute_s": line.compute_s, "memory_s": line.memory_s, "step_s": line.step_s, "bound": line.bound}
+
+    document = asdict(roof) | {"dtype": "bf16"} | step(report) | {"dense_twin": twin and step(twin)}
+    return document | {"sampling": {routing: step(of) for routing, of in cases.items()}} if cases else document
