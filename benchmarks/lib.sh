@@ -53,9 +53,11 @@ interpreter() {
         "$python" -c "import modcalc.models, $needs" 2>/dev/null && return
     done
     if [ -z "${PYTHON:-}" ]; then
+        local pins=  # a torch of its own is that of the shipped results, not the newest
+        [ "$device" = cpu ] && [ -n "$(lacking torch)" ] && pins="--constraint constraints.txt"
         echo "installing into $venv" >&2
         if { [ -x $venv/bin/python ] || { python3 -m venv --system-site-packages $venv && outer; }; } &&
-            $venv/bin/python -m pip install --quiet --retries 1 --timeout 5 --editable '.[test,gpu]' >&2; then
+            $venv/bin/python -m pip install --quiet --retries 1 --timeout 5 $pins --editable '.[test,gpu]' >&2; then
             python=$venv/bin/python
             return
         fi

@@ -230,6 +230,23 @@ def test_each_rule_is_an_option_and_has_an_effect(run: Runner) -> None:
     assert len(shapes("--limit", 3)) in (3, 4) and len(plain) > 4
 
 
+def test_device_hours_are_a_budget(run: Runner) -> None:
+    """4,000 hours of an H200 at an MFU of 40 %: 4,000 x 3,600 x 989e12 x 0.4 FLOPs."""
+    asked = ("isoflop", "dense-220m", "--device-hours", "4K", "--gpu", "h200", "--mfu", 0.4, "--limit", 2)
+    paid, given = run.document(*asked), run.document("isoflop", "dense-220m", "--budget", "5.69664e21", "--limit", 2)
+    assert paid["budget"] == 4000 * 3600 * 989 * 10**12 * 4 // 10 == given["budget"] and paid["candidates"] == given["candidates"]
+    said = "budget of 5.69664e+21 FLOPs: 4,000 device-hours of NVIDIA H200 at 989 TFLOP/s (https://www.nvidia.com/en-us/data-center/h200/), MFU 40 % (--mfu)"
+    assert paid["rules"] == [said, *given["rules"]] and f"rule: {said}\n" in run(*asked)[1]
+    own = ("--device-hours", "1", "--peak-tflops", 100, "--mfu", 1, "--limit", 2)
+    assert run.document("isoflop", "dense-60m", *own)["budget"] == 36 * 10**16
+    matched = run.document("isoflop", "mod-60m", "--match", "dense-60m", *own)
+    assert (
+        matched["budget"] == 36 * 10**16
+        and matched["match"]["steps"]
+        and matched["rules"][0].startswith("budget of 3.6e+17 FLOPs: 1 device-hours of a")
+    )
+
+
 def test_the_grid_of_inner_widths_follows_its_ratio(run: Runner) -> None:
     """A MoD model of the same depth and width spends on d_ff what it saves: far more than a quarter."""
     match = ("isoflop", "mod-60m", "--match", "dense-60m", "--free", "d_ff")
@@ -270,6 +287,15 @@ def test_differences_to_the_other_model_are_told(run: Runner) -> None:
         (("dense-60m", "--budget", "1e18", "--multiple-of", 64, "--free", "d_ff=-5:100"), "d_ff: found -5; allowed are 1 to"),
         (("dense-60m", "--budget", "1e18", "--match", ""), "--match '': an empty name"),
         (("mod-60m", "--budget", "1e18", "--free", "capacity=2.0"), "found 2.0; a share is"),
+        (("dense-60m", "--budget", "1e18", "--device-hours", "9"), "--budget and --device-hours: each says what is spent"),
+        (("dense-60m", "--budget", "1e18", "--gpu", "h200"), "--gpu: it belongs to --device-hours"),
+        (("dense-60m", "--match", "mod-60m", "--mfu", "0.4"), "--mfu: it belongs to --device-hours"),
+        (("dense-60m", "--device-hours", "9", "--gpu", "h200"), "--mfu: it is not given"),
+        (("dense-60m", "--device-hours", "9", "--mfu", "0.4"), "--device-hours: give either --gpu NAME"),
+        (("dense-60m", "--device-hours", "9", "--gpu", "h200", "--mfu", "0"), "--mfu: found 0; allowed is a share above 0"),
+        (("dense-60m", "--device-hours", "1.5", "--gpu", "h200", "--mfu", "0.4"), "--device-hours: found '1.5'; allowed whole numbers"),
+        (("dense-60m", "--device-hours", "1e30", "--gpu", "h200", "--mfu", "0.4"), "--device-hours 1e30: 1.42416e+48 FLOPs are no budget"),
+        (("dense-60m", "--device-hours", "9", "--gpu", "h200", "--mfu", "0.4", "--convention", "fvcore"), "--device-hours with --convention fvcore"),
         (("dense-60m", "--budget", "1e18", "--context", 8), "--context: it belongs to --by decode"),
         (("dense-60m", "--budget", "1e18", "--multiple-of", 8, "--free", "n_layers"), "--multiple-of: neither d_model nor d_ff is free"),
         (("dense-60m", "--budget", "1e18", "--by", "kv"), "--by: it belongs to --match"),

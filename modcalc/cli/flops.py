@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
+from modcalc.cli.devices import GpuPeak
 from modcalc.cli.flops_options import (
     Backward,
     By,
@@ -12,7 +13,6 @@ from modcalc.cli.flops_options import (
     DeviceHours,
     GpuBandwidth,
     GpuName,
-    GpuPeak,
     Gpus,
     Mfu,
     Tokens,

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import check_decode, finite, option
+from modcalc.cli.devices import demand_mfu, one_device
+from modcalc.cli.options import check_decode, option
 from modcalc.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from modcalc.cost.roofline import Roof
     from modcalc.cost.training import Cluster, Spent
-    from modcalc.measure.hardware import Peak
 
 Counting = Annotated[
     Literal["analytic", "fvcore", "torch", "all"] | None,
@@ -28,7 +28,6 @@ GpuName = Annotated[
         "--gpu", metavar="NAME", help="How long a step takes at least by this GPU's roofline in bf16; with --gpus or --device-hours: which they are."
     ),
 ]
-GpuPeak = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="In place of --gpu: its peak in TFLOP/s.")]
 GpuBandwidth = Annotated[
     float | None, option("--gb-per-s", min=1e-6, max=1e9, help="With --peak-tflops, for the roofline: its memory bandwidth in GB/s.")
 ]
@@ -72,10 +71,9 @@ def timing_of(
     hours = None if device_hours is None else parse_count(device_hours, "--device-hours")
     if hours and (gpus or mfu):
         raise UsageError(f"--device-hours with {'--gpus' if gpus else '--mfu'}: it tells the MFU of a run that took so long; give one or the other")
-    if not hours and (mfu is None or not 0 < mfu <= 1):
-        found = "it is not given" if mfu is None else f"found {mfu:g}"
-        raise UsageError(f"--mfu: {found}; allowed is a share above 0 and up to 1, such as 0.4 (modcalc profile --mode train measures it)")
-    name, peak = _device(timed, gpu, peak_tflops, None, convention)
+    if not hours:
+        demand_mfu(mfu)
+    name, peak = one_device(timed, gpu, peak_tflops, None, convention)
     if hours:
         return Spent(hours, name, peak.flops_per_s, peak.source)
     return Cluster(gpus, name, peak.flops_per_s, peak.source, mfu)
@@ -91,33 +89,13 @@ def roof_of(gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, 
     if run or (gpu is None and peak_tflops is None):
         return None
     given = "--peak-tflops" if gpu is None else "--gpu"
-    name, peak = _device(given, gpu, peak_tflops, gb_per_s, convention)
+    name, peak = one_device(given, gpu, peak_tflops, gb_per_s, convention)
     if peak.bytes_per_s is None:
         raise UsageError(
             f"{given}: a roofline needs the memory's bandwidth too; give {'' if gpu is None else '--peak-tflops and '}--gb-per-s, "
             "or with --backward --gpus and --mfu, or --device-hours, to time a run"
         )
     return Roof(name, peak.flops_per_s, peak.bytes_per_s, peak.source)
-
-
-def _device(what: str, gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, convention: str) -> "tuple[str | None, Peak]":
-    """The one device that is given, and its peak in bf16, for model FLOPs."""
-    from modcalc.cost.conventions import find_convention
-
-    finite({"peak_tflops": peak_tflops, "gb_per_s": gb_per_s})
-    if (gpu is None) == (peak_tflops is None):
-        raise UsageError(f"{what}: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
-    rule = find_convention(convention)
-    if rule.multiply_add != 2 or rule.recompute_terms:
-        rates = "; of a published rate with recomputation in it, only the model's share is MFU" if rule.recompute_terms else ""
-        raise UsageError(
-            f"{what} with --convention {convention}: a peak is of the model's own FLOPs at 2 per multiply-add; take another convention{rates}"
-        )
-    from modcalc.measure.hardware import Peak, named_peak
-
-    if gpu is not None:
-        return named_peak(gpu, "bf16")
-    return None, Peak(peak_tflops * 1e12, None if gb_per_s is None else gb_per_s * 1e9, "--peak-tflops")
 
 
 def counters_of(asked: str | None, phase: str) -> list[str]:

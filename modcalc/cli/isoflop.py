@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from modcalc.cli.devices import GpuPeak
 from modcalc.cli.options import AsMod, Causal, ConventionName, Format, OneSpec, Plot, SeqLen
 from modcalc.cli.search_options import (
     Aspect,
@@ -14,12 +15,15 @@ from modcalc.cli.search_options import (
     By,
     Count,
     DecodeContext,
+    DeviceHours,
     FfRatio,
     Force,
     Free,
+    GpuName,
     HeadDim,
     Limit,
     Match,
+    Mfu,
     MinSteps,
     Multiple,
     Out,
@@ -30,6 +34,7 @@ from modcalc.cli.search_options import (
     StepBatch,
     Within,
     only_with,
+    paid_by,
 )
 from modcalc.cli.targets import targets
 from modcalc.errors import UsageError, demand_name
@@ -47,6 +52,10 @@ def isoflop(
     spec: OneSpec,
     mod: AsMod = None,
     budget: Budgets = None,
+    device_hours: DeviceHours = None,
+    gpu: GpuName = None,
+    peak_tflops: GpuPeak = None,
+    mfu: Mfu = None,
     match: Match = None,
     by: By = None,
     free: Free = None,
@@ -91,18 +100,21 @@ def isoflop(
     for option, name in (("--match", match), ("--beside", beside)):
         if name is not None:
             demand_name(option, name)
-    if not budget and not match:
-        raise UsageError("give --budget FLOPS (such as --budget 6e18), --match OTHER, or both")
+    if budget and device_hours:
+        raise UsageError("--budget and --device-hours: each says what is spent; give one or the other")
+    paid = paid_by(device_hours, gpu, peak_tflops, mfu, convention)
+    budgets = [paid[0]] if paid else list(dict.fromkeys(parse_count(b, "--budget") for b in budget or ()))
+    if not budgets and not match:
+        raise UsageError("give --budget FLOPS (such as --budget 6e18) or --device-hours, --match OTHER, or both")
     if match and budget and len(budget) > 1:
         raise UsageError("--budget with --match: one budget, whose steps are shown for every match")
     only_with("--match", bool(match), {"--by": by, "--per": per})
-    only_with("--budget", bool(budget), {"--batch": batch, "--plot": plot})
+    only_with("--budget", bool(budgets), {"--batch": batch, "--plot": plot})
     plans = {"--tokens-per-param": tokens_per_param, "--count": count, "--min-steps": min_steps, "--beside": beside}
-    only_with("--budget without --match", bool(budget and not match), plans)
+    only_with("--budget without --match", bool(budgets and not match), plans)
     only_with("--match or --beside", bool(match or beside), {"--prefer": prefer})
     only_with("--by decode", by == "decode", {"--context": context})
     only_with("--out", bool(out), {"--force": force or None})
-    budgets = list(dict.fromkeys(parse_count(b, "--budget") for b in budget or ()))
     target = targets({"--plot": plot}, {})
     family = load_as(spec, mod)
     T = seq_len or family.seq_len
@@ -117,12 +129,13 @@ def isoflop(
     scope = dict(aspect=aspect, ff_ratio=ff_ratio, params=params, multiple_of=multiple_of, head_dim=head_dim)
     asked = Asked(
         terms=terms(family, other=other, free=free, **scope),
+        budgets=tuple(budgets),
+        paid=paid and paid[1],
         basis=basis,
         within=parse_difference(within, "--within"),
         prefer=prefer,
         per=per,
         limit=limit,
-        budgets=tuple(budgets),
     )
     folder = None if out is None else folder_for(out, force)
     if other is not None:

@@ -1,15 +1,25 @@
 """Option types of the commands that search shapes, and which of them need another. Help texts state the default."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Literal
 
 import typer
 
+from modcalc.cli.devices import demand_mfu, one_device
 from modcalc.cli.options import option
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
 Budgets = Annotated[list[str] | None, option("--budget", metavar="FLOPS", help="Training FLOPs to spend, such as 6e18; may be repeated.")]
+DeviceHours = Annotated[
+    str | None,
+    option(
+        "--device-hours", metavar="HOURS", help="In place of --budget: the FLOPs that training gets out of so many hours of one device, such as 20K."
+    ),
+]
+GpuName = Annotated[str | None, option("--gpu", metavar="NAME", help="With --device-hours: which device, whose bf16 peak is known by datasheet.")]
+Mfu = Annotated[float | None, option("--mfu", help="With --device-hours: the share of its peak that training reaches, in model FLOPs.")]
 Match = Annotated[str | None, option("--match", metavar="OTHER", help="A spec whose cost the shapes shall have.")]
 CostName = Literal["forward", "train", "params", "active", "non_embedding", "kv", "decode"]
 By = Annotated[
@@ -99,6 +109,23 @@ Limit = Annotated[
 ]
 Out = Annotated[str | None, option("--out", "-o", metavar="DIR", help="Write every OK row as a spec into this folder.")]
 Force = Annotated[bool, typer.Option("--force", help="With --out: write into a folder that is not empty.")]
+
+
+def paid_by(device_hours: str | None, gpu: str | None, peak_tflops: float | None, mfu: float | None, convention: str) -> "tuple[int, str] | None":
+    """The budget that device-hours are, and that in words; None without them."""
+    only_with("--device-hours", device_hours is not None, {"--gpu": gpu, "--peak-tflops": peak_tflops, "--mfu": mfu})
+    if device_hours is None:
+        return None
+    from modcalc.units import MAX_AMOUNT, grouped, parse_count
+
+    hours = parse_count(device_hours, "--device-hours")
+    demand_mfu(mfu)
+    name, peak = one_device("--device-hours", gpu, peak_tflops, None, convention)
+    flops = round(hours * 3600 * Fraction(peak.flops_per_s) * Fraction(str(mfu)))
+    if not 1 <= flops <= MAX_AMOUNT:
+        raise UsageError(f"--device-hours {device_hours}: {float(flops):.6g} FLOPs are no budget")
+    what = f"{grouped(hours)} device-hours of {name or 'a device'} at {peak.flops_per_s / 1e12:g} TFLOP/s ({peak.source})"
+    return flops, f"budget of {float(flops):.6g} FLOPs: {what}, MFU {float(100 * mfu):g} % (--mfu)"
 
 
 def only_with(what: str, given: bool, options: Mapping[str, object]) -> None:

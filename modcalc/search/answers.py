@@ -24,7 +24,7 @@ Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 @dataclass(frozen=True)
 class Asked:
-    """The question. within: relative difference; prefer, per, limit: None for the defaults."""
+    """The question. within: relative difference; prefer, per, limit: None for the defaults. paid: what the budget comes from, in words."""
 
     terms: Terms
     basis: Basis
@@ -33,6 +33,12 @@ class Asked:
     prefer: str | None = None
     per: str | None = None
     limit: int | None = None
+    paid: str | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its rules, each as a line to print."""
+        return (*([self.paid] if self.paid else []), *self.terms.words)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def matched(asked: Asked, other: Spec, by: str, progress: Progress) -> Answer:
             within=asked.within, prefer=prefer, per=per, limit=asked.limit or MATCHES, budget=budget, advance=advance,
         )  # fmt: skip
     order = f"{'most parameters' if prefer == 'params' else prefer} first" + (f", the best of each {' x '.join(per)}" if per else "")
-    words = (*asked.terms.words, f"within {percent(asked.within)} of the target (--within), {order} (--prefer, --per)")
+    words = (*asked.words, f"within {percent(asked.within)} of the target (--within), {order} (--prefer, --per)")
     return Answer(asked, ((budget, found),), words, tuple(differences(family.spec, other, basis.seq_len)), target)
 
 
@@ -103,7 +109,7 @@ def planned(asked: Asked, light: Spec | None, ratio: str | None, count: str, min
         founds.append((budget, found))
         if found.tally.interrupted:
             break
-    words = [*asked.terms.words, f"tokens per parameter {shown(bounds)} (--tokens-per-param; {COUNTED[count]}, --count)"]
+    words = [*asked.words, f"tokens per parameter {shown(bounds)} (--tokens-per-param; {COUNTED[count]}, --count)"]
     words += [f"at least {min_steps:,} whole {'step' if min_steps == 1 else 'steps'} (--min-steps)"]
     notes = () if light is None else tuple(differences(asked.terms.family.spec, light, asked.basis.seq_len))
     return Answer(asked, tuple(founds), tuple(words), notes, count=count, light=light)
