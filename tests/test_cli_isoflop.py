@@ -235,7 +235,8 @@ def test_device_hours_are_a_budget(run: Runner) -> None:
     asked = ("isoflop", "dense-220m", "--device-hours", "4K", "--gpu", "h200", "--mfu", 0.4, "--limit", 2)
     paid, given = run.document(*asked), run.document("isoflop", "dense-220m", "--budget", "5.69664e21", "--limit", 2)
     assert paid["budget"] == 4000 * 3600 * 989 * 10**12 * 4 // 10 == given["budget"] and paid["candidates"] == given["candidates"]
-    said = "budget of 5.69664e+21 FLOPs: 4,000 device-hours of NVIDIA H200 at 989 TFLOP/s (https://www.nvidia.com/en-us/data-center/h200/), MFU 40 % (--mfu)"
+    device = "NVIDIA H200 at 989 TFLOP/s (https://www.nvidia.com/en-us/data-center/h200/)"
+    said = f"budget of 5.69664e+21 FLOPs: 4,000 device-hours of {device}, MFU 40 % (--mfu)"
     assert paid["rules"] == [said, *given["rules"]] and f"rule: {said}\n" in run(*asked)[1]
     own = ("--device-hours", "1", "--peak-tflops", 100, "--mfu", 1, "--limit", 2)
     assert run.document("isoflop", "dense-60m", *own)["budget"] == 36 * 10**16

@@ -67,7 +67,7 @@ def elements_moved(op: Op) -> Dim:
         cached = op.repeat * op.batch * least(op.tokens, 1) * op.context * op.cached_width  # none where the token does not pass
         return tokens * op.n_heads * (op.head_dim + op.v_head_dim) + cached
     if isinstance(op, Lookup):
-        return 2 * tokens * op.width
+        return 2 * op.repeat * (1 if op.component == "positions" else op.batch) * op.tokens * op.width  # positions are those of all sequences
     if isinstance(op, NormOp) or (isinstance(op, Pointwise) and op.what in ("gather", "scatter")):
         return 2 * op.elements
     return 0
