@@ -12,6 +12,7 @@ from conftest import TINY
 from modcalc.cost.account import account, dense_twin
 from modcalc.cost.roofline import step_bytes
 from modcalc.spec.load import load
+from modcalc.units import seconds
 
 # The worked case of the notes (derived from Raposo et al. 2024, arXiv 2404.02258): 2 FLOPs per multiply-add, full attention.
 DENSE, ROUTED, ROUTERS = 4_557_111_296, 2_619_342_848, 524_288
@@ -328,12 +329,39 @@ def test_the_roofline_of_a_step(flops, tiny_mod: Path) -> None:
         assert said["bytes"] == moved and said["bound"] == "memory" and said["step_s"] == said["memory_s"] == pytest.approx(moved / 4.8e12)
         assert said["compute_s"] == pytest.approx(report.flops.forward / 989e12)
     assert {key: d["roofline"][key] for key in steps[0]} == steps[0] and d["roofline"]["device"] == "NVIDIA H200"
-    rows = flops(*asked, "--format", "csv").out.split("\n\n")[2].splitlines()
+    tables = flops(*asked, "--format", "csv").out.split("\n\n")
+    assert len(tables) == 4 and len(flops(*asked, "--by", "total", "--format", "csv").out.split("\n\n")) == 3
+    rows = tables[2].splitlines()
     assert [float(row["step_s"]) for row in csv.DictReader(rows)] == [one["step_s"] for one in steps]
     assert [float(row["tokens_per_s"]) for row in csv.DictReader(rows)] == pytest.approx([4 / one["step_s"] for one in steps])
     assert [float(row["ratio_to_dense_twin"]) for row in csv.DictReader(rows)] == pytest.approx([one["step_s"] / steps[3]["step_s"] for one in steps])
     out = flops(*asked).out
     assert "roofline of a decode step on NVIDIA H200 in bf16\n" in out and "FLOPs at 989 TFLOP/s; memory: bytes at 4,800 GB/s (https://" in out
+
+
+@pytest.mark.parametrize("by", ["component", "layer", "path"])
+def test_the_roofline_of_parts(flops, tiny_mod: Path, by: str) -> None:
+    """Each waits for its own FLOPs or bytes; in sum they take longer than all at once, and every layer and path stands beside the twin's."""
+    asked = (tiny_mod, "--count", "analytic", "--peak-tflops", 1, "--gb-per-s", 400, "--by", by)
+    d = flops(*asked, "--format", "json").document
+    parts, flops_of = d["roofline"]["lines"], {line["label"]: line["forward"] for line in d["lines"]}
+    assert sum(part["bytes"] for part in parts) == d["roofline"]["bytes"] == step_bytes(account(load(str(tiny_mod))), 2)
+    assert by == "layer" or {part["bound"] for part in parts} == {"compute", "memory"}
+    for part in parts:
+        assert (part["compute_s"], part["memory_s"]) == pytest.approx((flops_of[part["label"]] / 1e12, part["bytes"] / 4e11))
+        assert part["step_s"] == max(part["compute_s"], part["memory_s"]) > 0
+    total = sum(part["step_s"] for part in parts)
+    assert total > d["roofline"]["step_s"]
+    rows = list(csv.DictReader(flops(*asked, "--format", "csv").out.split("\n\n")[2].splitlines()))
+    assert [float(row["step_s"]) for row in rows] == [part["step_s"] for part in parts]
+    assert [float(row["share"]) for row in rows] == pytest.approx([part["step_s"] / total for part in parts])
+    twin = [float(row["dense_twin_s"]) for row in rows if row["dense_twin_s"]]
+    ratios = [float(row["step_s"]) / float(row["dense_twin_s"]) for row in rows if row["dense_twin_s"]]
+    assert [float(row["ratio_to_dense_twin"]) for row in rows if row["ratio_to_dense_twin"]] == pytest.approx(ratios)
+    out = flops(*asked).out
+    assert f"roofline by {by}\n" in out
+    last = next(line for line in out.splitlines() if line.startswith("one after another"))
+    assert last.split("  ")[-1] == f"{total / sum(twin):.4f}" and seconds(total) in last and seconds(sum(twin)) in last and " -  " in last
 
 
 def test_rooflines_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:

@@ -121,7 +121,7 @@ def flops(
     unit = Unit(macs, reports[0].convention.multiply_add)
     _show(billed, by, unit, backward, timing, format)
     _show_training(billed, unit, "--tokens" if tokens else "the spec's `train`", timing, format)
-    _show_roofline(billed, roof, backward, format)
+    _show_roofline(billed, roof, by, backward, format)
     if target:
         from modcalc.render.plot_breakdown import plot_breakdown, plot_layers
 
@@ -198,14 +198,17 @@ def _show_training(billed: list[Billed], unit: "Unit", said: str, timing: "Clust
             facts([*([] if len(billed) == 1 else [("", ""), ("", one.report.plan.name)]), *told], format)
 
 
-def _show_roofline(billed: list[Billed], roof: "Roof | None", backward: bool, format: str) -> None:
+def _show_roofline(billed: list[Billed], roof: "Roof | None", by: str | None, backward: bool, format: str) -> None:
     if roof is None or format == "json":
         return
     from modcalc.render.output import show, write
-    from modcalc.render.roofline import roofline_table
+    from modcalc.render.roofline import parts_table, roofline_table
 
     write("\n")
-    show([roofline_table([(one.report, one.twin, one.cases) for one in billed], roof, backward)], format)
+    tables = [roofline_table([(one.report, one.twin, one.cases) for one in billed], roof, backward)]
+    if len(billed) == 1 and by != "total":
+        tables.append(parts_table(billed[0].report, billed[0].twin, roof, by or "component", backward))
+    show(tables, format)
 
 
 def _count(report: "Report", counters: list[str], unit: "Unit", backward: bool, format: str, alone: bool) -> Iterator["Verdict"]:
@@ -252,7 +255,7 @@ def _document(
     for (report, dense, cases, hardware, run), of in zip(billed, verdicts, strict=True):
         document = account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of)
         if roof:
-            document["roofline"] = roofline_document(report, dense, cases, roof, backward)
+            document["roofline"] = roofline_document(report, dense, cases, roof, by or "component", backward)
         if hardware:
             document["hardware"] = asdict(hardware)
         if run:

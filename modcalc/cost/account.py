@@ -76,10 +76,8 @@ class Report(Struct, frozen=True):
 
     def lines(self, by: str = "component") -> list[Line]:
         """Sums by total, component, layer or path, in the order of the model. Raises UsageError for anything else."""
-        if by not in LEVELS:
-            raise UsageError(f"by {by!r}: one of {', '.join(LEVELS)}")
         sums: dict[str, list[Dim]] = {}
-        for label, op, share in self._labelled(by):
+        for label, op, share in self.labelled(by):
             line = sums.setdefault(label, [0, 0, 0])
             for i, value in enumerate((op.params, self.convention.forward(op), self.convention.backward(op))):
                 line[i] += value * share
@@ -93,7 +91,10 @@ class Report(Struct, frozen=True):
         """Parameter path -> shape."""
         return {f"{path}.{name}": shape for op in self.rows for path in op.paths() for name, shape in op.weights.items()}
 
-    def _labelled(self, by: str) -> Iterator[tuple[str, Op, Fraction | int]]:
+    def labelled(self, by: str) -> Iterator[tuple[str, Op, Fraction | int]]:
+        """(label, row, the share of the row that lies there). Raises UsageError where `by` is no level."""
+        if by not in LEVELS:
+            raise UsageError(f"by {by!r}: one of {', '.join(LEVELS)}")
         for op in self.rows:
             if by == "total":
                 yield "total", op, 1

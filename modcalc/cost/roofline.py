@@ -9,7 +9,7 @@ expected bytes. A real step moves more.
 from msgspec import Struct
 
 from modcalc.cost.account import Report
-from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise
+from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise, whole
 from modcalc.spec.plan import Dim, least
 
 # Bytes of an element in bf16, the type that a roofline is drawn for where nothing was measured.
@@ -28,7 +28,9 @@ class Roof(Struct, frozen=True):
 
 
 class Roofline(Struct, frozen=True):
-    """A step under a roof. bytes: the fewest that it moves; compute_s: its FLOPs at the peak; memory_s: those bytes at the bandwidth."""
+    """A step under a roof, or a part of one. bytes: the fewest that it moves; compute_s: its FLOPs at the peak; memory_s: those bytes at
+    the bandwidth.
+    """
 
     flops: Dim
     bytes: Dim
@@ -53,8 +55,16 @@ class Roofline(Struct, frozen=True):
 
 def roofline(report: Report, roof: Roof, *, backward: bool = False) -> Roofline:
     """The forward pass of a report, or its train step, in bf16; FLOPs by the report's convention."""
-    flops, moved = report.flops.of(backward), step_bytes(report, BF16_BYTES, backward=backward)
-    return Roofline(flops, moved, float(flops) / roof.flops_per_s, float(moved) / roof.bytes_per_s)
+    return rooflines(report, roof, "total", backward=backward)["total"]
+
+
+def rooflines(report: Report, roof: Roof, by: str, *, backward: bool = False) -> dict[str, Roofline]:
+    """`roofline` by component, layer or path."""
+    flops = {line.label: line.flops(backward) for line in report.lines(by)}
+    return {
+        label: Roofline(flops[label], n, float(flops[label]) / roof.flops_per_s, float(n) / roof.bytes_per_s)
+        for label, n in moved(report, BF16_BYTES, by, backward=backward).items()
+    }
 
 
 def elements_moved(op: Op) -> Dim:
@@ -83,7 +93,13 @@ def step_bytes(report: Report, itemsize: int, *, backward: bool = False) -> Dim:
 
     Training moves the forward's bytes three times (backward makes two products of each, of the same sizes) and AdamW's.
     """
-    forward = sum(elements_moved(op) for op in report.rows)
-    if not (backward or report.work.phase == "train"):
-        return forward * itemsize
-    return (3 * forward + ADAMW_PASSES * report.params.total) * itemsize
+    return moved(report, itemsize, "total", backward=backward)["total"]
+
+
+def moved(report: Report, itemsize: int, by: str, *, backward: bool = False) -> dict[str, Dim]:
+    """`step_bytes` by component, layer or path; AdamW's are where the parameters are."""
+    trains, sums = backward or report.work.phase == "train", {}
+    for label, op, share in report.labelled(by):
+        elements = 3 * elements_moved(op) + ADAMW_PASSES * op.params if trains else elements_moved(op)
+        sums[label] = sums.get(label, 0) + elements * share * itemsize
+    return {label: whole(value) for label, value in sums.items()}

@@ -1,6 +1,6 @@
 """Accounts as tables: one model by component, layer or path, and several models side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -23,14 +23,15 @@ def breakdown(report: Report, by: str, unit: Unit, *, backward: bool = False, tw
     def cost(line: Line) -> Any:
         return Fraction(line.flops(backward))
 
-    dense = folded(twin, by, report.plan, cost) | folded(twin, "total", report.plan, cost) if twin else {}
+    dense = {line.label: cost(line) for line in (*twin.lines(by), *twin.lines("total"))} if twin else {}
+    dense = folded(dense, report.plan)
 
     def column(title: str, key: str, unit_shown: bool = False, **more: Any) -> Column:
         return Column(title, "count", key.format(unit.key), unit.name if unit_shown else "", **more)
 
     expected = "expected " if is_expectation(report) else ""
     fields: list[Field] = [
-        (Column(_heading(by)), lambda line: label.get(line.label, line.label)),
+        (Column(heading(by)), lambda line: label.get(line.label, line.label)),
         (column("parameters", "params"), lambda line: line.params),
         (Column("share", "share", "params_share", drop=7), lambda line: Fraction(line.params, total.params)),
     ]
@@ -108,7 +109,7 @@ def side_by_side(reports: Sequence[Report], by: str, unit: Unit, *, backward: bo
     sums = [{line.label: line.flops(backward) for line in r.lines(by)} for r in reports]
     labels = dict.fromkeys(label for one in sums for label, value in one.items() if value)
     lines = ordered([Line(label, 0, 0, 0) for label in labels], by)
-    columns = [Column(_heading(by)), *(Column(r.plan.name, "count", f"{r.plan.name}_{unit.key}", unit.name) for r in reports)]
+    columns = [Column(heading(by)), *(Column(r.plan.name, "count", f"{r.plan.name}_{unit.key}", unit.name) for r in reports)]
     columns += [Column("ratio", "ratio", "ratio_to_first")] if len(reports) == 2 else []
 
     def row(label: str, values: Sequence[Any]) -> list[Any]:
@@ -139,12 +140,12 @@ def in_order(items: Sequence[Any], path: Callable[[Any], str]) -> list[Any]:
     return [items[i] for i in sorted(range(len(items)), key=lambda i: keys[i])]
 
 
-def folded(twin: Report, by: str, plan: Plan, cost: Callable[[Line], Any]) -> dict[str, Any]:
-    """Costs of the dense twin's lines, by what `plan` calls the layer or path."""
+def folded(costs: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Costs of the dense twin by component, layer or path, as `plan` calls these."""
     sums: dict[str, Any] = {}
-    for line in twin.lines(by):
-        label = _shared(line.label, plan)
-        sums[label] = sums.get(label, 0) + cost(line)
+    for label, cost in costs.items():
+        label = _shared(label, plan)
+        sums[label] = sums.get(label, 0) + cost
     return sums
 
 
@@ -157,7 +158,8 @@ def _shared(path: str, plan: Plan) -> str:
     return f"blocks.{plan.passes[int(number)]}{dot}{rest}"
 
 
-def _heading(by: str) -> str:
+def heading(by: str) -> str:
+    """What the first column is called."""
     return "module" if by == "path" else by
 
 

@@ -47,7 +47,7 @@ def plot_layers(target: Path, report: Report, unit: Unit, twin: Report | None = 
         parts(axes, shown, _components(shown), 0.8)
         tops = [float(sum(one.values())) for one in shown]
         if twin:
-            dense = folded(twin, "layer", report.plan, lambda line: unit.of(line.flops(backward)))
+            dense = folded({line.label: unit.of(line.flops(backward)) for line in twin.lines("layer")}, report.plan)
             across = [float(dense.get(name, 0)) for name in names]
             axes.hlines(across, [i - 0.4 for i in places], [i + 0.4 for i in places], "black", label="dense twin")
             tops += across

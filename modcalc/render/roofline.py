@@ -6,9 +6,11 @@ from typing import Any
 from msgspec.structs import asdict
 
 from modcalc.cost.account import Report
-from modcalc.cost.roofline import Roof, Roofline, roofline
+from modcalc.cost.roofline import Roof, Roofline, roofline, rooflines
+from modcalc.render.breakdown import folded, heading, ordered
 from modcalc.render.sampling import named_cases
 from modcalc.render.table import Column, Table
+from modcalc.render.wording import LABELS
 
 Asked = tuple[Report, Report | None, Mapping[str, Report]]
 
@@ -49,12 +51,50 @@ def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
     return Table(title=title, columns=columns, rows=[row(*one) for one in lines], notes=notes)
 
 
-def roofline_document(report: Report, twin: Report | None, cases: Mapping[str, Report], roof: Roof, backward: bool) -> dict[str, Any]:
+def parts_table(report: Report, twin: Report | None, roof: Roof, by: str, backward: bool) -> Table:
+    """The roofline of each component, layer or path, and their sum: a step whose parts run one after another."""
+    parts = _in_order(report, roof, by, backward)
+    dense = rooflines(twin, roof, by, backward=backward) if twin else {}
+    beside = folded({label: part.step_s for label, part in dense.items()}, report.plan)
+    whole, whole_s = roofline(report, roof, backward=backward), sum(part.step_s for part in parts.values())
+    columns = [
+        Column(heading(by)),
+        Column("bytes moved", "bytes", "bytes", drop=2),
+        Column("FLOPs per byte", "real", drop=3),
+        Column("bound by"),
+        Column("time at least", "seconds", "step_s"),
+        Column("share", "share"),
+        *([Column("dense twin", "seconds", "dense_twin_s", drop=1), Column("ratio", "ratio", "ratio_to_dense_twin")] if twin else []),
+    ]
+
+    def row(label: str, part: Roofline, bound: str | None, time_s: float, there: float | None) -> list[Any]:
+        return [label, part.bytes, part.intensity, bound, time_s, time_s / whole_s, *([there, there and time_s / there] if twin else [])]
+
+    names = LABELS if by == "component" else {}
+    return Table(
+        title=f"roofline by {by}",
+        columns=columns,
+        rows=[row(names.get(n, n), parts[n], parts[n].bound, parts[n].step_s, beside.get(n)) for n in parts],
+        total=row("one after another", whole, None, whole_s, sum(beside.values())),
+        notes=["one after another: the parts' times in sum, as kernels run; the step above overlaps them all"],
+    )
+
+
+def roofline_document(report: Report, twin: Report | None, cases: Mapping[str, Report], roof: Roof, by: str, backward: bool) -> dict[str, Any]:
     """The key `roofline` of the JSON document."""
 
-    def step(of: Report) -> dict[str, Any]:
-        line = roofline(of, roof, backward=backward)
+    def one(line: Roofline) -> dict[str, Any]:
         return {"bytes": line.bytes, "compute_s": line.compute_s, "memory_s": line.memory_s, "step_s": line.step_s, "bound": line.bound}
 
-    document = asdict(roof) | {"dtype": "bf16"} | step(report) | {"dense_twin": twin and step(twin)}
+    def step(of: Report) -> dict[str, Any]:
+        return one(roofline(of, roof, backward=backward))
+
+    parts = [{"label": label} | one(part) for label, part in _in_order(report, roof, by, backward).items()]
+    document = asdict(roof) | {"dtype": "bf16"} | step(report) | {"dense_twin": twin and step(twin), "lines": parts}
     return document | {"sampling": {routing: step(of) for routing, of in cases.items()}} if cases else document
+
+
+def _in_order(report: Report, roof: Roof, by: str, backward: bool) -> dict[str, Roofline]:
+    """Parts as they are shown, without those that take no time."""
+    parts = rooflines(report, roof, by, backward=backward)
+    return {line.label: parts[line.label] for line in ordered(report.lines(by), by) if parts[line.label].step_s}
