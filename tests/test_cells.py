@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from modcalc.cost.account import account
+from modcalc.measure.hardware import Peak
 from modcalc.measure.records import Attribution, Line, Ranks, Result
 from modcalc.measure.results import read_results
 from modcalc.render.numbers import ratio
@@ -61,6 +63,25 @@ def test_what_the_profiler_adds_and_whose_steps_were_timed(trained: list[Result]
     notes = "\n".join(attribution(own.spec, own, r).notes)
     assert "the profiler's own +50.0 % is taken off" in notes and "routing overhead (in the lines above): 10 ms, 50.0 % of the step" in notes
     assert f"took {seconds((r if of == 'spec' else r.baseline).step_time_s.median)}" in notes
+
+
+def test_how_much_of_a_components_time_its_flops_or_bytes_need(trained: list[Result]) -> None:
+    """By the datasheet, or, where that has no bandwidth, by what was reached; nothing where neither is known, or the bytes are not."""
+    sheet, reached = Peak(1e9, 1e6, "a datasheet"), Peak(5e8, 1e5, "measured")
+    lines = [Line("attention", 0.01, 0.25, 2e6, None, 1000), Line("mlp", 0.02, 0.5, 1e6, None, 5000), Line("other", 0.01, 0.25, 0, None)]
+    own = Attribution(
+        spec=trained[0].spec, by="component", step_time_s=0.04, unprofiled_s=0.04, lines=lines, routing=[], routing_s=0.0, routing_share=0.0
+    )
+
+    def shown(peak: Peak | None, reached: Peak | None = None, of: Attribution = own) -> list[Any] | None:
+        table = attribution(own.spec, of, msgspec.structs.replace(trained[0], peak=peak, reached=reached))
+        titles = [column.title for column in table.columns]
+        assert len(table.total) == len(titles) and ("of roofline" in titles) == any("of roofline: " in note for note in table.notes)
+        return [row[titles.index("of roofline")] for row in table.rows] if "of roofline" in titles else None
+
+    assert shown(sheet, reached) == pytest.approx([0.2, 0.25, None]) and shown(Peak(1e9, None, "--peak-tflops"), reached) == [1.0, 2.5, None]
+    assert shown(None) is shown(Peak(1e9, None, "--peak-tflops")) is None
+    assert shown(sheet, of=msgspec.structs.replace(own, lines=[msgspec.structs.replace(line, bytes=None) for line in lines])) is None
 
 
 def test_lines_above_a_table(trained: list[Result]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from modcalc.cost.account import account
+from modcalc.cost.roofline import step_bytes
 from modcalc.measure.records import Settings
 from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Norm, Spec
 
@@ -49,6 +50,7 @@ def test_lines_add_up_to_the_step_and_flops_to_the_account(mode, by):
     assert sum(line.share for line in found.lines) == pytest.approx(1.0, rel=1e-9)
     whole = report.flops.train_step if mode == "train" else report.flops.forward
     assert sum(line.flops for line in found.lines) == whole
+    assert sum(line.bytes or 0 for line in found.lines) == step_bytes(report, 4)
     labels = [line.label for line in found.lines]
     assert len(set(labels)) == len(labels)
     assert ({"loss", "optimizer"} <= set(labels)) == (mode == "train") and "idle" not in labels
@@ -76,7 +78,7 @@ def test_what_experts_do_between_their_products_is_theirs():
     moe = Moe(n_experts=4, top_k=2, n_shared=1)
     for own_norms in (False, True):
         spec = msgspec.structs.replace(SPEC, mod=None, moe=msgspec.structs.replace(moe, own_norms=own_norms), norm=Norm(placement="sandwich"))
-        line = summed({"blocks.0.moe": 1.0}, 1.0, 1.0, account(spec), "component", 1).lines
+        line = summed({"blocks.0.moe": 1.0}, 1.0, 1.0, account(spec), "component", 1, 4).lines
         assert [(one.label, one.time_s) for one in line if one.time_s] == [("experts", 1.0)]
 
 
@@ -233,9 +235,16 @@ def test_a_trace_without_its_end_is_no_trace(tmp_path, name):
 
 def test_what_is_left_of_a_gpus_step_is_idle():
     report = account(SPEC, phase="train")
-    found = summed({"blocks.0.mlp.up_proj": 0.6, "optimizer": 0.1, "": 0.05, "idle": 0.05}, 1.0, 0.8, report, "component", 3)
+    found = summed({"blocks.0.mlp.up_proj": 0.6, "optimizer": 0.1, "": 0.05, "idle": 0.05}, 1.0, 0.8, report, "component", 3, 2)
     lines = {line.label: (line.time_s, line.share) for line in found.lines if line.time_s}
     assert lines == {"mlp": (0.6, 0.6 / 0.8), "optimizer": (0.1, 0.1 / 0.8), "idle": (0.05, 0.05 / 0.8), "other": (0.05, 0.05 / 0.8)}
+    moved = {line.label: line.bytes for line in found.lines if line.time_s}
+    assert moved == {
+        "mlp": 3 * 2 * sum(2 * (t * (16 + 64) + 16 * 64) for t in (32, 16)),
+        "optimizer": 7 * 2 * report.params.total,
+        "idle": None,
+        "other": None,
+    }
     assert (found.step_time_s, found.unprofiled_s, found.routing_s) == (1.0, 0.8, 0.0)
 
 
@@ -253,7 +262,7 @@ def test_lines_add_up_to_the_step_without_profiler(monkeypatch, kind, rest, mlp)
     monkeypatch.setattr(attribution, "profiled", lambda *_: nullcontext(SimpleNamespace(events=list)))
     monkeypatch.setattr(attribution, "Owners", lambda *_: None)
     monkeypatch.setattr(attribution, "_times", lambda *_: {"blocks.0.mlp.up_proj": 0.6 * each})
-    found = attribute(None, torch.nn.Module(), account(SPEC), torch.device(kind))
+    found = attribute(None, torch.nn.Linear(1, 1), account(SPEC), torch.device(kind))
     lines = {line.label: line.time_s for line in found.lines if line.time_s}
     assert lines == {"mlp": pytest.approx(mlp), rest: pytest.approx(0.8 - mlp)}
     assert (found.step_time_s, found.unprofiled_s) == (1.0, pytest.approx(0.8))
@@ -269,7 +278,7 @@ def test_where_chance_decides_enough_tokens_pass_and_no_step_is_left_out(monkeyp
     monkeypatch.setattr(attribution, "Owners", lambda *_: None)
     monkeypatch.setattr(attribution, "_times", lambda *_: {})
     spec = msgspec.structs.replace(SPEC, mod=Mod(capacity=0.125, predictor_width=4))
-    found = attribute(None, torch.nn.Module(), account(spec, phase="decode", context=8), torch.device(kind))
+    found = attribute(None, torch.nn.Linear(1, 1), account(spec, phase="decode", context=8), torch.device(kind))
     assert 128 <= found.rounds < 140 and found.unprofiled_s == pytest.approx(1.125, rel=0.02)
-    several = attribute(None, torch.nn.Module(), account(spec, phase="decode", context=8, batch=16), torch.device(kind))
+    several = attribute(None, torch.nn.Linear(1, 1), account(spec, phase="decode", context=8, batch=16), torch.device(kind))
     assert several.rounds <= 12

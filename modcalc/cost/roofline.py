@@ -55,16 +55,18 @@ class Roofline(Struct, frozen=True):
 
 def roofline(report: Report, roof: Roof, *, backward: bool = False) -> Roofline:
     """The forward pass of a report, or its train step, in bf16; FLOPs by the report's convention."""
-    return rooflines(report, roof, "total", backward=backward)["total"]
+    return under(roof, report.flops.of(backward), step_bytes(report, BF16_BYTES, backward=backward))
 
 
 def rooflines(report: Report, roof: Roof, by: str, *, backward: bool = False) -> dict[str, Roofline]:
-    """`roofline` by component, layer or path."""
+    """`roofline` by component, layer or path, and of a train step the optimizer's."""
     flops = {line.label: line.flops(backward) for line in report.lines(by)}
-    return {
-        label: Roofline(flops[label], n, float(flops[label]) / roof.flops_per_s, float(n) / roof.bytes_per_s)
-        for label, n in moved(report, BF16_BYTES, by, backward=backward).items()
-    }
+    return {label: under(roof, flops.get(label, 0), n) for label, n in moved(report, BF16_BYTES, by, backward=backward).items()}
+
+
+def under(roof: Roof, flops: Dim, moved: Dim) -> Roofline:
+    """So many FLOPs and bytes under a roof."""
+    return Roofline(flops, moved, float(flops) / roof.flops_per_s, float(moved) / roof.bytes_per_s)
 
 
 def elements_moved(op: Op) -> Dim:
@@ -93,13 +95,14 @@ def step_bytes(report: Report, itemsize: int, *, backward: bool = False) -> Dim:
 
     Training moves the forward's bytes three times (backward makes two products of each, of the same sizes) and AdamW's.
     """
-    return moved(report, itemsize, "total", backward=backward)["total"]
+    return sum(moved(report, itemsize, "total", backward=backward).values())
 
 
 def moved(report: Report, itemsize: int, by: str, *, backward: bool = False) -> dict[str, Dim]:
-    """`step_bytes` by component, layer or path; AdamW's are where the parameters are."""
+    """`step_bytes` by component, layer or path, and of a train step `optimizer`."""
     trains, sums = backward or report.work.phase == "train", {}
     for label, op, share in report.labelled(by):
-        elements = 3 * elements_moved(op) + ADAMW_PASSES * op.params if trains else elements_moved(op)
-        sums[label] = sums.get(label, 0) + elements * share * itemsize
+        sums[label] = sums.get(label, 0) + (3 if trains else 1) * elements_moved(op) * share * itemsize
+    if trains:
+        sums["optimizer"] = ADAMW_PASSES * report.params.total * itemsize
     return {label: whole(value) for label, value in sums.items()}

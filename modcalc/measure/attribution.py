@@ -27,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from modcalc.cost.account import Report, layer
 from modcalc.cost.ops import number
 from modcalc.cost.remarks import routed
+from modcalc.cost.roofline import moved
 from modcalc.measure.ranges import USER_SCOPE, Owners, Ranged, ranges
 from modcalc.measure.records import Attribution, Line
 from modcalc.measure.steptime import UNTIMED, Step, alternate, warm_up
@@ -88,7 +89,7 @@ def attribute(step: Step, model: nn.Module, report: Report, device: torch.device
     for path, seconds in chain.from_iterable(own.items() for _, own in kept):
         times[path] = times.get(path, 0.0) + scale * seconds / rounds
     times[rest] = times.get(rest, 0.0) + without - sum(times.values())
-    return summed(times, under, without, report, by, rounds)
+    return summed(times, under, without, report, by, rounds, next(model.parameters()).element_size())
 
 
 def _rounds_for_passes(report: Report) -> int:
@@ -129,15 +130,18 @@ def _times(owners: Owners, device: torch.device) -> dict[str, float]:
     return times
 
 
-def summed(times: dict[str, float], profiled: float, total: float, report: Report, by: str, rounds: int) -> Attribution:
-    """Lines in the order of the model, then loss, optimizer, idle and other: of the step that takes `total` without the profiler."""
+def summed(times: dict[str, float], profiled: float, total: float, report: Report, by: str, rounds: int, itemsize: int) -> Attribution:
+    """Lines in the order of the model, then loss, optimizer, idle and other: of the step that takes `total` without the profiler.
+
+    itemsize: bytes of a number of the model.
+    """
     components = {path: op.component for op in reversed(report.rows) for path in op.paths()}
     train = report.work.phase == "train"
 
     def flops_by(level: str) -> dict[str, int | float]:
         return {line.label: number(line.flops(train)) for line in report.lines(level)}
 
-    flops = flops_by(by)
+    flops, bytes_by = flops_by(by), moved(report, itemsize, by)
     sums = dict.fromkeys([*flops, "loss", "optimizer", "idle", "other"], 0.0)
     parts = dict.fromkeys(PARTS, 0.0)
     worked: dict[str, int | float] = dict.fromkeys(PARTS, 0)
@@ -154,10 +158,10 @@ def summed(times: dict[str, float], profiled: float, total: float, report: Repor
         if row is not None and components[row] in OVERHEAD:
             parts[_part(path)] += seconds
 
-    def line(label: str, seconds: float, flops: Any = 0) -> Line:
-        return Line(label, seconds, seconds / total, flops, float(flops) / seconds if flops and seconds > 0 else None)
+    def line(label: str, seconds: float, flops: Any = 0, moved: Any = None) -> Line:
+        return Line(label, seconds, seconds / total, flops, float(flops) / seconds if flops and seconds > 0 else None, moved)
 
-    lines = [line(label, seconds, flops.get(label, 0)) for label, seconds in sums.items() if seconds or flops.get(label)]
+    lines = [line(label, seconds, flops.get(label, 0), number(bytes_by.get(label))) for label, seconds in sums.items() if seconds or flops.get(label)]
     routing = [line(part, seconds, worked[part]) for part, seconds in parts.items() if seconds]
     overhead = sum(parts.values())
     return Attribution(

@@ -196,13 +196,16 @@ class Ranks(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """Time and FLOPs of one component (or layer, or path) in one step."""
+    """Time and FLOPs of one component (or layer, or path) in one step. bytes: the fewest that it moves; None where they are not known, as in
+    older records.
+    """
 
     label: Text
     time_s: float
     share: float
     flops: int | float
     flops_per_s: float | None
+    bytes: Amount | None = None
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):

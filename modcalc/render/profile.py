@@ -7,7 +7,7 @@ import msgspec
 
 from modcalc.measure.alike import conditions
 from modcalc.measure.hardware import Device, Peak
-from modcalc.measure.records import Attribution, Baseline, Failed, Measured, Record, Result, Settings
+from modcalc.measure.records import Attribution, Baseline, Failed, Line, Measured, Record, Result, Settings
 from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds, share
 from modcalc.render.points import about, attributed, device_line, headline, models, names, peak_line, point_name, varying
@@ -221,7 +221,7 @@ def ranks(done: Sequence[Result]) -> Table:
 def attribution(name: str, a: Attribution, r: Result) -> Table:
     """Where the time of a step of `r`'s model `name` goes, routing overhead on a line of its own."""
     columns = (Column(a.by), *TIMES)
-    rows = _lines(a)
+    rows = _lines(a, r)
     parts = ", ".join(f"{line.label} {seconds(line.time_s)}" for line in a.routing)
     notes = [f"routing overhead (in the lines above): {seconds(a.routing_s)}, {share(a.routing_share)} of the step: {parts}"] if a.routing else []
     labels = {line.label for line in a.lines}
@@ -235,23 +235,34 @@ def attribution(name: str, a: Attribution, r: Result) -> Table:
         notes.append(
             "other: between the operations that the profiler sees, above all Python, and those of no block: positions, where they are rotary"
         )
-    total = ["total", a.unprofiled_s, 1.0, sum(line.flops for line in a.lines), None]
-    return Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(name, r.settings)}", notes=notes)
+    if any(row[-1] for row in rows):
+        notes.append("of roofline: of its time, what its FLOPs at the peak or its fewest bytes at the memory's bandwidth take, whichever is more")
+    total = ["total", a.unprofiled_s, 1.0, sum(line.flops for line in a.lines), None, None]
+    return _used(Table(columns=columns, rows=rows, total=total, title=f"Where the time goes: {point_name(name, r.settings)}", notes=notes))
 
 
 TIMES = (
     Column("time", "seconds", "time_s"), Column("share", "share"), Column("FLOPs", "si", "flops"), Column("FLOP/s", "si", "flops_per_s"),
+    Column("of roofline", "share"),
 )  # fmt: skip
 
 
-def _lines(a: Attribution) -> list[list[Any]]:
+def _lines(a: Attribution, r: Result) -> list[list[Any]]:
+    # By datasheet, or where that lacks the bandwidth what was reached.
+    peak = next((p for p in (r.peak, r.reached) if p and p.bytes_per_s), None)
+
+    def needed(line: Line) -> float | None:
+        if peak is None or not line.bytes or line.time_s <= 0:
+            return None
+        return max(line.flops / peak.flops_per_s, line.bytes / peak.bytes_per_s) / line.time_s
+
     lines = in_order(a.lines, lambda line: line.label)
-    return [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s] for line in lines]
+    return [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s, needed(line)] for line in lines]
 
 
 def attributions(found: Sequence[tuple[str, Attribution, Result]]) -> Table:
     """The lines of all attributions, each with its model and point."""
-    rows = [[name, *_points(r.settings), a.by, *line] for name, a, r in found for line in _lines(a)]
+    rows = [[name, *_points(r.settings), a.by, *line] for name, a, r in found for line in _lines(a, r)]
     columns = (Column("model"), *_point_columns([r.settings for _, _, r in found]), Column("by"), Column("part"), *TIMES)
     return Table(columns=columns, rows=rows, title="Where the time goes")
 
@@ -261,7 +272,8 @@ def _used(table: Table) -> Table:
     keep = [i for i, c in enumerate(table.columns) if any(row[i] not in ((None, 0) if c.title == "cached" else (None,)) for row in table.rows)]
     columns = [table.columns[i] for i in keep]
     rows = [[row[i] for i in keep] for row in table.rows]
-    return msgspec.structs.replace(table, columns=columns, rows=rows)
+    total = table.total and [table.total[i] for i in keep]
+    return msgspec.structs.replace(table, columns=columns, rows=rows, total=total)
 
 
 def peaks_document(device: Device, dtype: str, peak: Peak | None, reached: Peak) -> dict[str, Any]:

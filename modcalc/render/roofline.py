@@ -97,4 +97,5 @@ def roofline_document(report: Report, twin: Report | None, cases: Mapping[str, R
 def _in_order(report: Report, roof: Roof, by: str, backward: bool) -> dict[str, Roofline]:
     """Parts as they are shown, without those that take no time."""
     parts = rooflines(report, roof, by, backward=backward)
-    return {line.label: parts[line.label] for line in ordered(report.lines(by), by) if parts[line.label].step_s}
+    labels = [*(line.label for line in ordered(report.lines(by), by)), "optimizer"]
+    return {label: parts[label] for label in labels if label in parts and parts[label].step_s}
