@@ -66,7 +66,7 @@ def clocked(step: Step, model: nn.Module, report: Report) -> Attribution:
         total = sum(alternate([step], CPU, STEPS)[0]) / STEPS
     times = {path: seconds / STEPS for path, seconds in own.items()}
     times[""] = times.get("", 0.0) + total - sum(times.values())
-    return summed(times, total, total, report, "component", STEPS)
+    return summed(times, total, total, report, "component", STEPS, next(model.parameters()).element_size())
 
 
 def means(found: list[Attribution]) -> dict[str, float]:
