@@ -54,7 +54,7 @@ interpreter() {
     done
     if [ -z "${PYTHON:-}" ]; then
         local pins=  # a torch of its own is that of the shipped results, not the newest
-        [ "$device" = cpu ] && [ -n "$(lacking torch)" ] && pins="--constraint constraints.txt"
+        [ "$device" = cpu ] && [ -n "$(lacking torch)" ] && ! $venv/bin/python -c "import torch" 2>/dev/null && pins="--constraint constraints.txt"
         echo "installing into $venv" >&2
         if { [ -x $venv/bin/python ] || { python3 -m venv --system-site-packages $venv && outer; }; } &&
             $venv/bin/python -m pip install --quiet --retries 1 --timeout 5 $pins --editable '.[test,gpu]' >&2; then

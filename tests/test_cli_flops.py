@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY
 
 from modcalc.cost.account import account, dense_twin
-from modcalc.cost.roofline import step_bytes
+from modcalc.cost.roofline import elements_moved, step_bytes
 from modcalc.spec.load import load
 from modcalc.units import seconds
 
@@ -293,7 +293,7 @@ def test_how_long_a_run_takes(flops, tiny: Path) -> None:
         (["--backward", "--gpus", "8", "--gpu", "h200", "--mfu", "1.5"], "--mfu: found 1.5; allowed is a share above 0 and up to 1"),
         (["--backward", "--gpus", "8", "--mfu", "0.4"], "give either --gpu NAME"),
         (["--backward", "--gpus", "8", "--mfu", "0.4", "--peak-tflops", "nan"], "--peak-tflops nan: a finite number"),
-        (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h200", "--peak-tflops", "9"], "give either --gpu NAME"),
+        (["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h200", "--peak-tflops", "9"], "--gpu with --peak-tflops: each says"),
         (
             ["--backward", "--gpus", "8", "--mfu", "0.4", "--gpu", "h100", "--tokens", "1K"],
             "--gpu h100: which of NVIDIA H100 80GB HBM3, NVIDIA H100 PCIe",
@@ -341,40 +341,68 @@ def test_the_roofline_of_a_step(flops, tiny_mod: Path) -> None:
 
 @pytest.mark.parametrize("by", ["component", "layer", "path"])
 def test_the_roofline_of_parts(flops, tiny_mod: Path, by: str) -> None:
-    """Each waits for its own FLOPs or bytes; in sum they take longer than all at once, and every layer and path stands beside the twin's."""
-    asked = (tiny_mod, "--count", "analytic", "--peak-tflops", 1, "--gb-per-s", 400, "--by", by)
+    """Each waits for its own FLOPs or bytes, row by row; in sum that is longer than all at once, and the same by whatever parts."""
+    asked = (tiny_mod, "--count", "analytic", "--peak-tflops", 1, "--gb-per-s", 400, "--by", by, "--causal", "exact", "--backward")
     d = flops(*asked, "--format", "json").document
-    parts, flops_of = d["roofline"]["lines"], {line["label"]: line["forward"] for line in d["lines"]}
-    assert sum(part["bytes"] for part in parts) == d["roofline"]["bytes"] == step_bytes(account(load(str(tiny_mod))), 2)
+    parts, flops_of = d["roofline"]["lines"], {line["label"]: line["forward"] + line["backward"] for line in d["lines"]}
+    report = account(load(str(tiny_mod)), phase="train", causal="exact")
+    assert sum(part["bytes"] for part in parts) == d["roofline"]["bytes"] == step_bytes(report, 2)
+    assert parts[-1]["label"] == "optimizer" and parts[-1]["bytes"] == 2 * 7 * report.params.total
     assert by == "layer" or {part["bound"] for part in parts} == {"compute", "memory"}
     for part in parts:
-        assert (part["compute_s"], part["memory_s"]) == pytest.approx((flops_of[part["label"]] / 1e12, part["bytes"] / 4e11))
-        assert part["step_s"] == max(part["compute_s"], part["memory_s"]) > 0
-    total = sum(part["step_s"] for part in parts)
+        assert (part["compute_s"], part["memory_s"]) == pytest.approx((flops_of.get(part["label"], 0) / 1e12, part["bytes"] / 4e11))
+        assert part["step_s"] == max(part["compute_s"], part["memory_s"]) > 0 and part["apart_s"] >= part["step_s"] * (1 - 1e-12)
+    total = sum(part["apart_s"] for part in parts)
+    rows = [(op, moved) for op in report.rows if (moved := 3 * 2 * elements_moved(op))]
+    kernels = [max(float(report.convention.forward(op) + report.convention.backward(op)) / 1e12, moved / 4e11) for op, moved in rows]
+    assert total == pytest.approx(d["roofline"]["apart_s"]) == pytest.approx(sum(kernels) + 2 * 7 * report.params.total / 4e11)
     assert total > d["roofline"]["step_s"]
     rows = list(csv.DictReader(flops(*asked, "--format", "csv").out.split("\n\n")[2].splitlines()))
-    assert [float(row["step_s"]) for row in rows] == [part["step_s"] for part in parts]
-    assert [float(row["share"]) for row in rows] == pytest.approx([part["step_s"] / total for part in parts])
+    assert [float(row["apart_s"]) for row in rows] == [part["apart_s"] for part in parts]
+    assert [float(row["share"]) for row in rows] == pytest.approx([part["apart_s"] / total for part in parts])
     twin = [float(row["dense_twin_s"]) for row in rows if row["dense_twin_s"]]
-    ratios = [float(row["step_s"]) / float(row["dense_twin_s"]) for row in rows if row["dense_twin_s"]]
+    ratios = [float(row["apart_s"]) / float(row["dense_twin_s"]) for row in rows if row["dense_twin_s"]]
     assert [float(row["ratio_to_dense_twin"]) for row in rows if row["ratio_to_dense_twin"]] == pytest.approx(ratios)
     out = flops(*asked).out
     assert f"roofline by {by}\n" in out
-    last = next(line for line in out.splitlines() if line.startswith("one after another"))
-    assert last.split("  ")[-1] == f"{total / sum(twin):.4f}" and seconds(total) in last and seconds(sum(twin)) in last and " -  " in last
+    assert sum(twin) == pytest.approx(d["roofline"]["dense_twin"]["apart_s"])
+    last = [line for line in out.splitlines() if line.startswith("total ")][-1]
+    assert last.split("  ")[-1] == f"{total / sum(twin):.4f}" and seconds(total) in last and seconds(sum(twin)) in last
+
+
+def test_the_roofline_of_layers_that_recursions_share(flops, tiny_mod: Path) -> None:
+    """The twin has blocks of its own for each recursion; they stand beside the one that does the same."""
+    recursive = tiny_mod.read_text().replace("{capacity: 4, predictor_width: 8}", "{capacity: [1.0, 0.5], recursions: 2}")
+    tiny_mod.write_text(recursive)
+    asked = (tiny_mod, "--count", "analytic", "--gpu", "h200", "--by", "layer", "--format")
+    d = flops(*asked, "json").document["roofline"]
+    rows = list(csv.DictReader(flops(*asked, "csv").out.split("\n\n")[2].splitlines()))
+    assert sum(float(row["dense_twin_s"] or 0) for row in rows) == pytest.approx(d["dense_twin"]["apart_s"])
+    assert all(row["dense_twin_s"] for row in rows if row["layer"].startswith("blocks."))
+
+
+def test_a_roofline_goes_by_what_no_kernel_leaves_out(flops, tiny_mod: Path) -> None:
+    """Whatever the convention and the pairs of the table; a part without bytes, as a predictor that nobody asks, has no intensity."""
+    asked = (tiny_mod, "--count", "analytic", "--gpu", "h200", "--format", "json")
+    usual = flops(*asked).document["roofline"]
+    for words in (["--convention", "fvcore"], ["--convention", "6nd"], ["--causal", "half"], ["--macs"]):
+        assert flops(*asked, *words).document["roofline"] == usual
+    tiny_mod.write_text(tiny_mod.read_text().replace("predictor_width: 8", "predictor_width: 8, decide: router"))
+    done = flops(tiny_mod, "--phase", "decode", "--context", 9, "--gpu", "h200", "--convention", "6nd")
+    assert done.code == 0 and "roofline by component" in done.out
 
 
 def test_rooflines_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
     """Of their train steps, each beside the first; on a device of which the peaks are given."""
     asked = (tiny_mod, tiny, "--count", "analytic", "--backward", "--peak-tflops", 0.001, "--gb-per-s", 100)
     lines = [r["roofline"] for r in flops(*asked, "--format", "json").document["reports"]]
-    trained = [account(load(str(path))).flops.train_step for path in (tiny_mod, tiny)]
+    trained = [account(load(str(path)), causal="exact").flops.train_step for path in (tiny_mod, tiny)]
     assert [line["step_s"] for line in lines] == pytest.approx([n / 1e9 for n in trained]) and {line["bound"] for line in lines} == {"compute"}
     assert [line["bytes_per_s"] for line in lines] == [1e11, 1e11] and lines[0]["device"] is None
     out = flops(*asked).out
     assert "roofline of a train step on a device in bf16\n" in out and f"{trained[1] / trained[0]:.4f}\n" in out.split("roofline of")[1]
     dense = flops(tiny, *asked[2:]).out.split("roofline of")[1]
-    assert "ratio" not in dense and "(--peak-tflops)" in dense
+    assert "ratio" not in dense and "(--peak-tflops, --gb-per-s)" in dense
     assert "roofline" not in flops(*asked[:-2], "--tokens", "1K", "--gpus", 1, "--mfu", 1).out
 
 
@@ -384,11 +412,10 @@ def test_rooflines_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
         (["--peak-tflops", "9"], "--peak-tflops: a roofline needs the memory's bandwidth too; give --gb-per-s, or"),
         (["--gpu", "h200", "--gb-per-s", "9"], "--gb-per-s: it belongs to the roofline of --peak-tflops; give --peak-tflops too"),
         (["--gb-per-s", "9"], "--gb-per-s: it belongs to the roofline of --peak-tflops; give --peak-tflops too"),
-        (["--gpu", "h200", "--peak-tflops", "9"], "--gpu: give either --gpu NAME, whose datasheet is known, or --peak-tflops"),
-        (["--gpu", "h200", "--peak-tflops", "9", "--gb-per-s", "9"], "--gpu: give either --gpu NAME, whose datasheet is known, or --peak-tflops"),
+        (["--gpu", "h200", "--peak-tflops", "9"], "--gpu with --peak-tflops: each says what the device can do; give one or the other"),
+        (["--gpu", "h200", "--peak-tflops", "9", "--gb-per-s", "9"], "--gpu with --peak-tflops: each says what the device can do"),
         (["--peak-tflops", "9", "--gb-per-s", "nan"], "--gb-per-s nan: a finite number"),
         (["--gpu", "h100"], "--gpu h100: which of NVIDIA H100 80GB HBM3"),
-        (["--gpu", "h200", "--convention", "fvcore"], "--gpu with --convention fvcore: a peak is of the model's own FLOPs"),
         (
             ["--backward", "--tokens", "1K", "--gpus", "1", "--mfu", "1", "--peak-tflops", "9", "--gb-per-s", "9"],
             "--gb-per-s: it belongs to the roofline of --peak-tflops; the time of a run goes by FLOPs",
@@ -405,7 +432,7 @@ def test_a_run_is_timed_by_model_flops(flops, tiny: Path, convention: str) -> No
     """Multiply-adds, or what is computed again, are none."""
     words = ("--count", "analytic", "--backward", "--tokens", "1K", "--gpus", 1, "--gpu", "h200", "--mfu", 1)
     done = flops(tiny, *words, "--convention", convention)
-    assert (done.code, done.out) == (2, "") and f"--gpus with --convention {convention}: a peak is of the model's own FLOPs" in done.err
+    assert (done.code, done.out) == (2, "") and f"--gpus with --convention {convention}: MFU is of the model's own FLOPs" in done.err
     assert flops(tiny, *words, "--convention", "6nd").code == 0
 
 

@@ -238,13 +238,32 @@ def test_device_hours_are_a_budget(run: Runner) -> None:
     device = "NVIDIA H200 at 989 TFLOP/s (https://www.nvidia.com/en-us/data-center/h200/)"
     said = f"budget of 5.69664e+21 FLOPs: 4,000 device-hours of {device}, MFU 40 % (--mfu)"
     assert paid["rules"] == [said, *given["rules"]] and f"rule: {said}\n" in run(*asked)[1]
+    planned = (
+        "--batch",
+        64,
+        "--min-steps",
+        2,
+        "--tokens-per-param",
+        "10:30",
+        "--count",
+        "active",
+        "--beside",
+        "mod-60m",
+        "--free",
+        "n_layers,d_model=512",
+    )
+    light = [
+        run.document("isoflop", "dense-60m", *words, *planned)
+        for words in (("--budget", "36e16"), ("--device-hours", "1", "--peak-tflops", 100, "--mfu", 1))
+    ]
+    assert light[0]["candidates"] == light[1]["candidates"] and light[0]["candidates"]
     own = ("--device-hours", "1", "--peak-tflops", 100, "--mfu", 1, "--limit", 2)
     assert run.document("isoflop", "dense-60m", *own)["budget"] == 36 * 10**16
     matched = run.document("isoflop", "mod-60m", "--match", "dense-60m", *own)
     assert (
         matched["budget"] == 36 * 10**16
         and matched["match"]["steps"]
-        and matched["rules"][0].startswith("budget of 3.6e+17 FLOPs: 1 device-hours of a")
+        and matched["rules"][0].startswith("budget of 3.6e+17 FLOPs: 1 device-hour of a")
     )
 
 
@@ -296,6 +315,7 @@ def test_differences_to_the_other_model_are_told(run: Runner) -> None:
         (("dense-60m", "--device-hours", "9", "--gpu", "h200", "--mfu", "0"), "--mfu: found 0; allowed is a share above 0"),
         (("dense-60m", "--device-hours", "1.5", "--gpu", "h200", "--mfu", "0.4"), "--device-hours: found '1.5'; allowed whole numbers"),
         (("dense-60m", "--device-hours", "1e30", "--gpu", "h200", "--mfu", "0.4"), "--device-hours 1e30: 1.42416e+48 FLOPs are no budget"),
+        (("dense-60m", "--device-hours", "9", "--gpu", "h200", "--mfu", "1e-30"), "--device-hours 9: 0 FLOPs are no budget; allowed are 1 to 1e+36"),
         (("dense-60m", "--device-hours", "9", "--gpu", "h200", "--mfu", "0.4", "--convention", "fvcore"), "--device-hours with --convention fvcore"),
         (("dense-60m", "--budget", "1e18", "--context", 8), "--context: it belongs to --by decode"),
         (("dense-60m", "--budget", "1e18", "--multiple-of", 8, "--free", "n_layers"), "--multiple-of: neither d_model nor d_ff is free"),
@@ -306,8 +326,8 @@ def test_differences_to_the_other_model_are_told(run: Runner) -> None:
         (("dense-60m", "--match", "mod-60m", "--batch", 8), "--batch: it belongs to --budget"),
         (("dense-60m", "--match", "mod-60m", "--plot", "x.svg"), "--plot: it belongs to --budget"),
         (("dense-60m", "--match", "mod-60m", "--context", 8), "--context: it belongs to --by decode"),
-        (("dense-60m", "--match", "mod-60m", "--min-steps", 8), "--min-steps: it belongs to --budget without --match"),
-        (("dense-60m", "--match", "mod-60m", "--beside", "mod-60m"), "--beside: it belongs to --budget without --match"),
+        (("dense-60m", "--match", "mod-60m", "--min-steps", 8), "--min-steps: it belongs to --budget or --device-hours, without --match"),
+        (("dense-60m", "--match", "mod-60m", "--beside", "mod-60m"), "--beside: it belongs to --budget or --device-hours, without --match"),
         (("dense-60m", "--match", "mod-60m", "--budget", "1e18", "--budget", "2e18"), "one budget"),
         (("dense-60m", "--match", "mod-60m", "--per", "d_mode"), "did you mean d_model"),
         (("mod-60m", "--match", "dense-60m", "--per", "capacity"), "it is not free"),

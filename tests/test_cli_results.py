@@ -107,6 +107,10 @@ def test_no_bandwidth_is_rated_by_bytes_that_were_counted_otherwise(results):
     for record, known in ((old, False), (new, True)):
         (one,) = alike([record], peak_tflops=9.0)[0]
         assert one.mfu and [m.mbu is not None for m in (one, one.baseline)] == [known, known]
+        shown = tables([one])[0]
+        titles = [column.title for column in shown.columns]
+        assert ("MBU" in titles) == known
+        assert not known or [row[titles.index("MBU")] for row in shown.rows] == [one.mbu, one.baseline.mbu]
 
 
 def test_records_are_rated_by_the_last_peak(results):

@@ -32,7 +32,7 @@ def billed(report: Report) -> Counter[str]:
     for op in report.rows:
         if op.kind != "pointwise":
             for path in op.paths():
-                found[path] += elements_moved(op) / op.repeat
+                found[path] += elements_moved(op, report.work.sampling) / op.repeat
     return +found
 
 
@@ -89,7 +89,6 @@ KINDS = {
     "grouped": {"attention": {"n_heads": 4, "n_kv_heads": 2}},
     "window": {"attention": {"n_heads": 2, "window": 3}},
     "latent": {"attention": {"n_heads": 4, "latent": LATENT}},
-    "experts": {"moe": {"n_experts": 5, "top_k": 2}},
     "learned positions": {"positions": {"kind": "learned"}},
 }
 

@@ -11,24 +11,31 @@ if TYPE_CHECKING:
 GpuPeak = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="In place of --gpu: its peak in TFLOP/s.")]
 
 
-def one_device(what: str, gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, convention: str) -> "tuple[str | None, Peak]":
-    """The one device that is given, and its peak in bf16, for model FLOPs."""
-    from modcalc.cost.conventions import find_convention
-
+def one_device(what: str, gpu: str | None, peak_tflops: float | None, gb_per_s: float | None = None) -> "tuple[str | None, Peak]":
+    """The one device that is given, and its peak in bf16."""
     finite({"peak_tflops": peak_tflops, "gb_per_s": gb_per_s})
-    if (gpu is None) == (peak_tflops is None):
+    if gpu is not None and peak_tflops is not None:
+        raise UsageError("--gpu with --peak-tflops: each says what the device can do; give one or the other")
+    if gpu is None and peak_tflops is None:
         raise UsageError(f"{what}: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
-    rule = find_convention(convention)
-    if rule.multiply_add != 2 or rule.recompute_terms:
-        rates = "; of a published rate with recomputation in it, only the model's share is MFU" if rule.recompute_terms else ""
-        raise UsageError(
-            f"{what} with --convention {convention}: a peak is of the model's own FLOPs at 2 per multiply-add; take another convention{rates}"
-        )
     from modcalc.measure.hardware import Peak, named_peak
 
     if gpu is not None:
         return named_peak(gpu, "bf16")
-    return None, Peak(peak_tflops * 1e12, None if gb_per_s is None else gb_per_s * 1e9, "--peak-tflops")
+    width, source = (None, "--peak-tflops") if gb_per_s is None else (gb_per_s * 1e9, "--peak-tflops, --gb-per-s")
+    return None, Peak(peak_tflops * 1e12, width, source)
+
+
+def demand_model_flops(what: str, convention: str) -> None:
+    """Raises UsageError for a convention whose FLOPs no MFU is of."""
+    from modcalc.cost.conventions import find_convention
+
+    rule = find_convention(convention)
+    if rule.multiply_add != 2 or rule.recompute_terms:
+        rates = "; of a published rate with recomputation in it, only the model's share is MFU" if rule.recompute_terms else ""
+        raise UsageError(
+            f"{what} with --convention {convention}: MFU is of the model's own FLOPs at 2 per multiply-add; take another convention{rates}"
+        )
 
 
 def demand_mfu(mfu: float | None) -> None:

@@ -99,7 +99,7 @@ def flops(
     of_training = {**again, "tokens": tokens, "gpus": gpus, "device-hours": device_hours}
     check(phase, context, seq_len, causal, backward, [f"--{name}" for name, value in of_training.items() if value])
     timing = timing_of(gpus, gpu, peak_tflops, mfu, device_hours, convention)
-    roof = roof_of(gpu, peak_tflops, gb_per_s, timing is not None, convention)
+    roof = roof_of(gpu, peak_tflops, gb_per_s, timing is not None)
     seen = None if tokens is None else parse_count(tokens, "--tokens")
     counters = counters_of(count, phase)
     if plot is not None and (by in ("total", "path") or (by == "layer" and len(specs) > 1)):

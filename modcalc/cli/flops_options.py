@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from modcalc.cli.devices import demand_mfu, one_device
+from modcalc.cli.devices import demand_mfu, demand_model_flops, one_device
 from modcalc.cli.options import check_decode, option
 from modcalc.errors import MissingDependency, UsageError
 
@@ -73,13 +73,14 @@ def timing_of(
         raise UsageError(f"--device-hours with {'--gpus' if gpus else '--mfu'}: it tells the MFU of a run that took so long; give one or the other")
     if not hours:
         demand_mfu(mfu)
-    name, peak = one_device(timed, gpu, peak_tflops, None, convention)
+    name, peak = one_device(timed, gpu, peak_tflops)
+    demand_model_flops(timed, convention)
     if hours:
         return Spent(hours, name, peak.flops_per_s, peak.source)
     return Cluster(gpus, name, peak.flops_per_s, peak.source, mfu)
 
 
-def roof_of(gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, run: bool, convention: str) -> "Roof | None":
+def roof_of(gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, run: bool) -> "Roof | None":
     """The device that a step is held to; None where none is given, or a run is timed on it."""
     from modcalc.cost.roofline import Roof
 
@@ -88,11 +89,10 @@ def roof_of(gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, 
         raise UsageError(f"--gb-per-s: it belongs to the roofline of --peak-tflops; {where}")
     if run or (gpu is None and peak_tflops is None):
         return None
-    given = "--peak-tflops" if gpu is None else "--gpu"
-    name, peak = one_device(given, gpu, peak_tflops, gb_per_s, convention)
+    name, peak = one_device("a roofline", gpu, peak_tflops, gb_per_s)
     if peak.bytes_per_s is None:
         raise UsageError(
-            f"{given}: a roofline needs the memory's bandwidth too; give {'' if gpu is None else '--peak-tflops and '}--gb-per-s, "
+            "--peak-tflops: a roofline needs the memory's bandwidth too; give --gb-per-s, "
             "or with --backward --gpus and --mfu, or --device-hours, to time a run"
         )
     return Roof(name, peak.flops_per_s, peak.bytes_per_s, peak.source)

@@ -109,9 +109,9 @@ def isoflop(
     if match and budget and len(budget) > 1:
         raise UsageError("--budget with --match: one budget, whose steps are shown for every match")
     only_with("--match", bool(match), {"--by": by, "--per": per})
-    only_with("--budget", bool(budgets), {"--batch": batch, "--plot": plot})
+    only_with("--budget or --device-hours", bool(budgets), {"--batch": batch, "--plot": plot})
     plans = {"--tokens-per-param": tokens_per_param, "--count": count, "--min-steps": min_steps, "--beside": beside}
-    only_with("--budget without --match", bool(budgets and not match), plans)
+    only_with("--budget or --device-hours, without --match", bool(budgets and not match), plans)
     only_with("--match or --beside", bool(match or beside), {"--prefer": prefer})
     only_with("--by decode", by == "decode", {"--context": context})
     only_with("--out", bool(out), {"--force": force or None})

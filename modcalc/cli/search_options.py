@@ -1,12 +1,11 @@
 """Option types of the commands that search shapes, and which of them need another. Help texts state the default."""
 
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Annotated, Literal
 
 import typer
 
-from modcalc.cli.devices import demand_mfu, one_device
+from modcalc.cli.devices import demand_mfu, demand_model_flops, one_device
 from modcalc.cli.options import option
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
@@ -15,7 +14,9 @@ Budgets = Annotated[list[str] | None, option("--budget", metavar="FLOPS", help="
 DeviceHours = Annotated[
     str | None,
     option(
-        "--device-hours", metavar="HOURS", help="In place of --budget: the FLOPs that training gets out of so many hours of one device, such as 20K."
+        "--device-hours",
+        metavar="HOURS",
+        help="In place of --budget: the FLOPs that training gets out of so many hours of one device (devices x hours), such as 20K.",
     ),
 ]
 GpuName = Annotated[str | None, option("--gpu", metavar="NAME", help="With --device-hours: which device, whose bf16 peak is known by datasheet.")]
@@ -116,15 +117,18 @@ def paid_by(device_hours: str | None, gpu: str | None, peak_tflops: float | None
     only_with("--device-hours", device_hours is not None, {"--gpu": gpu, "--peak-tflops": peak_tflops, "--mfu": mfu})
     if device_hours is None:
         return None
-    from modcalc.units import MAX_AMOUNT, grouped, parse_count
+    from modcalc.cost.training import Cluster
+    from modcalc.render.numbers import several
+    from modcalc.units import MAX_AMOUNT, parse_count
 
     hours = parse_count(device_hours, "--device-hours")
     demand_mfu(mfu)
-    name, peak = one_device("--device-hours", gpu, peak_tflops, None, convention)
-    flops = round(hours * 3600 * Fraction(peak.flops_per_s) * Fraction(str(mfu)))
+    name, peak = one_device("--device-hours", gpu, peak_tflops)
+    demand_model_flops("--device-hours", convention)
+    flops = Cluster(1, name, peak.flops_per_s, peak.source, mfu).flops(hours)
     if not 1 <= flops <= MAX_AMOUNT:
-        raise UsageError(f"--device-hours {device_hours}: {float(flops):.6g} FLOPs are no budget")
-    what = f"{grouped(hours)} device-hours of {name or 'a device'} at {peak.flops_per_s / 1e12:g} TFLOP/s ({peak.source})"
+        raise UsageError(f"--device-hours {device_hours}: {float(flops):.6g} FLOPs are no budget; allowed are 1 to {float(MAX_AMOUNT):g}")
+    what = f"{several(hours, 'device-hour')} of {name or 'a device'} at {peak.flops_per_s / 1e12:g} TFLOP/s ({peak.source})"
     return flops, f"budget of {float(flops):.6g} FLOPs: {what}, MFU {float(100 * mfu):g} % (--mfu)"
 
 

@@ -2,16 +2,22 @@
 Communications of the ACM 52(4), doi 10.1145/1498765.1498785).
 
 Each operation reads its inputs and weights once and writes its output once, norms, gathers and scatters too; other elementwise work is
-taken as fused into its neighbours, fused attention keeps no scores, and assignments reach as many experts as they can. At decode with routing,
-expected bytes. A real step moves more.
+taken as fused into its neighbours, and fused attention keeps no scores. At sampling with routing or experts, expected bytes.
 """
+
+from collections.abc import Iterator
+from math import expm1, fsum, log1p
+from typing import Any
 
 from msgspec import Struct
 
 from modcalc.cost.account import Report
-from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise, whole
+from modcalc.cost.conventions import find_convention
+from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise, ratio, whole
 from modcalc.spec.plan import Dim, least
 
+# Products of tokens and keys that they may see: what no implementation of the model can leave out.
+EXACT = find_convention("matmul", "exact")
 # Bytes of an element in bf16, the type that a roofline is drawn for where nothing was measured.
 BF16_BYTES = 2
 # AdamW reads the weight, its gradient and two moments, and writes the weight and the moments.
@@ -28,18 +34,20 @@ class Roof(Struct, frozen=True):
 
 
 class Roofline(Struct, frozen=True):
-    """A step under a roof, or a part of one. bytes: the fewest that it moves; compute_s: its FLOPs at the peak; memory_s: those bytes at
-    the bandwidth.
+    """A step under a roof, or a part of one. flops: those of convention matmul, causal exact, which no kernel can leave out; bytes: the
+    fewest that it moves; compute_s: the FLOPs at the peak; memory_s: the bytes at the bandwidth; apart_s: the longer of both for each
+    row of the ledger, in sum, as if one kernel ran after another.
     """
 
     flops: Dim
     bytes: Dim
     compute_s: float
     memory_s: float
+    apart_s: float
 
     @property
     def step_s(self) -> float:
-        """The longer of both, as if they ran at the same time."""
+        """The longer of compute_s and memory_s, as if everything ran at the same time."""
         return max(self.compute_s, self.memory_s)
 
     @property
@@ -48,46 +56,29 @@ class Roofline(Struct, frozen=True):
         return "compute" if self.compute_s >= self.memory_s else "memory"
 
     @property
-    def intensity(self) -> float:
-        """FLOPs per byte."""
-        return float(self.flops) / float(self.bytes)
+    def intensity(self) -> float | None:
+        """FLOPs per byte; None of what moves none."""
+        return float(self.flops) / float(self.bytes) if self.bytes else None
 
 
 def roofline(report: Report, roof: Roof, *, backward: bool = False) -> Roofline:
-    """The forward pass of a report, or its train step, in bf16; FLOPs by the report's convention."""
-    return under(roof, report.flops.of(backward), step_bytes(report, BF16_BYTES, backward=backward))
+    """The forward pass of a report, or its train step, in bf16."""
+    return _under(roof, [part for _, *part in _parts(report, "total", backward)])
 
 
 def rooflines(report: Report, roof: Roof, by: str, *, backward: bool = False) -> dict[str, Roofline]:
     """`roofline` by component, layer or path, and of a train step the optimizer's."""
-    flops = {line.label: line.flops(backward) for line in report.lines(by)}
-    return {label: under(roof, flops.get(label, 0), n) for label, n in moved(report, BF16_BYTES, by, backward=backward).items()}
+    found: dict[str, list[Any]] = {}
+    for label, *part in _parts(report, by, backward):
+        found.setdefault(label, []).append(part)
+    return {label: _under(roof, parts) for label, parts in found.items()}
 
 
-def under(roof: Roof, flops: Dim, moved: Dim) -> Roofline:
-    """So many FLOPs and bytes under a roof."""
-    return Roofline(flops, moved, float(flops) / roof.flops_per_s, float(moved) / roof.bytes_per_s)
-
-
-def elements_moved(op: Op) -> Dim:
-    """Elements read and written by one row, forward, all its layers and sequences."""
-    tokens = op.repeat * op.batch * op.tokens
-    if isinstance(op, Linear):
-        matrices = least(op.n_experts, op.batch * op.tokens) if isinstance(op, Experts) else _loads(op)
-        return tokens * (op.d_in + op.d_out) + op.repeat * matrices * op.d_in * op.d_out
-    if isinstance(op, AttentionCore):
-        cached = op.repeat * op.batch * least(op.tokens, 1) * op.context * op.cached_width  # none where the token does not pass
-        return tokens * op.n_heads * (op.head_dim + op.v_head_dim) + cached
-    if isinstance(op, Lookup):
-        return 2 * op.repeat * (1 if op.component == "positions" else op.batch) * op.tokens * op.width  # positions are those of all sequences
-    if isinstance(op, NormOp) or (isinstance(op, Pointwise) and op.what in ("gather", "scatter")):
-        return 2 * op.elements
-    return 0
-
-
-def _loads(op: Linear) -> float | int:
-    """How often a matrix is read: once, or at decode, where a token of each sequence passes by a chance of its own, if any passes."""
-    return 1 if op.tokens >= 1 else 1 - (1 - float(op.tokens)) ** op.batch
+def _under(roof: Roof, parts: list[tuple[Dim, Dim]]) -> Roofline:
+    """FLOPs and elements of rows, as a whole and one after another."""
+    flops, moved = whole(sum(f for f, _ in parts)), whole(BF16_BYTES * sum(n for _, n in parts))
+    times = [(float(f) / roof.flops_per_s, float(BF16_BYTES * n) / roof.bytes_per_s) for f, n in parts]
+    return Roofline(flops, moved, float(flops) / roof.flops_per_s, float(moved) / roof.bytes_per_s, fsum(map(max, times)))
 
 
 def step_bytes(report: Report, itemsize: int, *, backward: bool = False) -> Dim:
@@ -100,9 +91,49 @@ def step_bytes(report: Report, itemsize: int, *, backward: bool = False) -> Dim:
 
 def moved(report: Report, itemsize: int, by: str, *, backward: bool = False) -> dict[str, Dim]:
     """`step_bytes` by component, layer or path, and of a train step `optimizer`."""
-    trains, sums = backward or report.work.phase == "train", {}
-    for label, op, share in report.labelled(by):
-        sums[label] = sums.get(label, 0) + (3 if trains else 1) * elements_moved(op) * share * itemsize
-    if trains:
-        sums["optimizer"] = ADAMW_PASSES * report.params.total * itemsize
+    sums: dict[str, Dim] = {}
+    for label, _, elements in _parts(report, by, backward):
+        sums[label] = sums.get(label, 0) + elements * itemsize
     return {label: whole(value) for label, value in sums.items()}
+
+
+def _parts(report: Report, by: str, backward: bool) -> Iterator[tuple[str, Dim, Dim]]:
+    """(label, FLOPs, elements moved) of each row, and of a train step the optimizer's."""
+    trains = backward or report.work.phase == "train"
+    for label, op, share in report.labelled(by):
+        flops = EXACT.forward(op) + (EXACT.backward(op) if trains else 0)
+        yield label, flops * share, (3 if trains else 1) * elements_moved(op, report.work.sampling) * share
+    if trains:
+        yield "optimizer", 0, ADAMW_PASSES * report.params.total
+
+
+def elements_moved(op: Op, sampling: bool = False) -> Dim:
+    """Elements read and written by one row, forward, all its layers and sequences. sampling: each token decides by itself where it passes."""
+    tokens = op.repeat * op.batch * op.tokens
+    if isinstance(op, Linear):
+        return tokens * (op.d_in + op.d_out) + op.repeat * _matrices(op, sampling) * op.d_in * op.d_out
+    if isinstance(op, AttentionCore):
+        cached = op.repeat * op.batch * least(op.tokens, 1) * op.context * op.cached_width  # none where the token does not pass
+        return tokens * op.n_heads * (op.head_dim + op.v_head_dim) + cached
+    if isinstance(op, Lookup):
+        return 2 * op.repeat * (1 if op.component == "positions" else op.batch) * op.tokens * op.width  # positions are those of all sequences
+    if isinstance(op, NormOp) or (isinstance(op, Pointwise) and op.what in ("gather", "scatter")):
+        return 2 * op.elements
+    return 0
+
+
+def _matrices(op: Linear, sampling: bool) -> Dim:
+    """How many of a row's matrices are read: all that some token needs. Where tokens decide by themselves, the expectation: of a routed
+    block, of experts under even use.
+    """
+    experts = op.n_experts if isinstance(op, Experts) else 1
+    if not sampling or op.component == "head":  # which sees the last token of a prefill, whatever others do
+        return least(experts, op.batch * op.tokens)
+    return experts * _some(ratio(op.tokens, op.length * experts), op.batch * op.length)
+
+
+def _some(chance: Dim, tries: int) -> Dim:
+    """The chance that one of so many tries succeeds."""
+    if chance >= 1 or tries == 1:
+        return min(chance, 1)
+    return -expm1(tries * log1p(-float(chance)))

@@ -37,6 +37,10 @@ class Cluster(Struct, frozen=True):
     def device_hours(self, flops: Dim) -> float:
         return self.seconds(flops) * self.devices / 3600
 
+    def flops(self, device_hours: int) -> int:
+        """Model FLOPs that they do in so many hours of one device."""
+        return round(device_hours * 3600 * Fraction(self.flops_per_s) * Fraction(str(self.mfu)))
+
 
 class Spent(Struct, frozen=True):
     """What a run took: hours of one device, which can do flops_per_s by `source`."""

@@ -15,7 +15,7 @@ from modcalc.measure.stats import WIDE, Interval, quartiles
 
 # Grows when a step, its timing, its count of bytes or hardware FLOPs or a default of the schema changes: what was measured before is
 # then measured again.
-PROTOCOL = 14
+PROTOCOL = 15
 BYTES_SINCE = 10  # the protocol from which on cached keys and values of routed blocks are read for tokens that pass alone
 
 Mode = Literal["forward", "train", "prefill", "decode"]
@@ -289,7 +289,7 @@ class Result(Measured, frozen=True, kw_only=True, tag_field="status", tag="ok"):
 
     @property
     def knows_bytes(self) -> bool:
-        """Whether step_bytes are what is meant by them today."""
+        """Whether step_bytes are what is meant by them today; but for experts at decode, which were counted as many as there can be below 15."""
         return self.mode != "decode" or (self.protocol or 0) >= BYTES_SINCE
 
     def timed(self, name: str) -> Measured:

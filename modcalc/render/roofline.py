@@ -35,7 +35,7 @@ def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
         Column("step at least", "seconds", "step_s"),
         Column("bound by"),
         Column("tokens/s at most", "si", "tokens_per_s"),
-        *([Column("ratio to dense" if alone else "ratio", "ratio", f"ratio_to_{'dense_twin' if alone else 'first'}")] if against else []),
+        *([Column("time ratio", "ratio", f"ratio_to_{'dense_twin' if alone else 'first'}")] if against else []),
     ]
 
     def row(label: str, tokens: int, line: Roofline) -> list[Any]:
@@ -46,8 +46,11 @@ def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
     title = f"roofline of a {phase} step on {roof.device or 'a device'} in bf16"
     notes = [
         f"compute: FLOPs at {roof.flops_per_s / 1e12:,g} TFLOP/s; memory: bytes at {roof.bytes_per_s / 1e9:,g} GB/s ({roof.source})",
-        "bytes moved: weights, inputs, outputs and cached keys, once each; a real step takes longer than both (modcalc profile measures it)",
+        "FLOPs: of products of tokens and keys that they may see (matmul, causal exact); bytes: weights, inputs, outputs, cached keys, once each",
+        f"tokens/s: of all sequences; time ratio: to {'the dense twin' if alone else asked[0][0].plan.name}; modcalc profile measures real steps",
     ]
+    if not against:
+        notes[-1] = "tokens/s: of all sequences; modcalc profile measures real steps"
     return Table(title=title, columns=columns, rows=[row(*one) for one in lines], notes=notes)
 
 
@@ -55,28 +58,31 @@ def parts_table(report: Report, twin: Report | None, roof: Roof, by: str, backwa
     """The roofline of each component, layer or path, and their sum: a step whose parts run one after another."""
     parts = _in_order(report, roof, by, backward)
     dense = rooflines(twin, roof, by, backward=backward) if twin else {}
-    beside = folded({label: part.step_s for label, part in dense.items()}, report.plan)
-    whole, whole_s = roofline(report, roof, backward=backward), sum(part.step_s for part in parts.values())
+    beside = folded({label: part.apart_s for label, part in dense.items()}, report.plan)
+    whole = roofline(report, roof, backward=backward)
     columns = [
         Column(heading(by)),
         Column("bytes moved", "bytes", "bytes", drop=2),
         Column("FLOPs per byte", "real", drop=3),
         Column("bound by"),
-        Column("time at least", "seconds", "step_s"),
+        Column("one by one", "seconds", "apart_s"),
         Column("share", "share"),
-        *([Column("dense twin", "seconds", "dense_twin_s", drop=1), Column("ratio", "ratio", "ratio_to_dense_twin")] if twin else []),
+        *([Column("dense twin", "seconds", "dense_twin_s", drop=1), Column("time ratio", "ratio", "ratio_to_dense_twin")] if twin else []),
     ]
 
-    def row(label: str, part: Roofline, bound: str | None, time_s: float, there: float | None) -> list[Any]:
-        return [label, part.bytes, part.intensity, bound, time_s, time_s / whole_s, *([there, there and time_s / there] if twin else [])]
+    def row(label: str, part: Roofline, there: float | None) -> list[Any]:
+        time_s, ratio = part.apart_s, there and part.apart_s / there
+        return [label, part.bytes, part.intensity, part.bound, time_s, time_s / whole.apart_s, *([there, ratio] if twin else [])]
 
     names = LABELS if by == "component" else {}
     return Table(
         title=f"roofline by {by}",
         columns=columns,
-        rows=[row(names.get(n, n), parts[n], parts[n].bound, parts[n].step_s, beside.get(n)) for n in parts],
-        total=row("one after another", whole, None, whole_s, sum(beside.values())),
-        notes=["one after another: the parts' times in sum, as kernels run; the step above overlaps them all"],
+        rows=[row(names.get(n, n), part, beside.get(n)) for n, part in parts.items()],
+        total=row("total", whole, sum(beside.values())),
+        notes=[
+            "one by one: each product and each norm by itself takes the longer of compute and memory, as kernels run; the step above overlaps them"
+        ],
     )
 
 
@@ -84,7 +90,14 @@ def roofline_document(report: Report, twin: Report | None, cases: Mapping[str, R
     """The key `roofline` of the JSON document."""
 
     def one(line: Roofline) -> dict[str, Any]:
-        return {"bytes": line.bytes, "compute_s": line.compute_s, "memory_s": line.memory_s, "step_s": line.step_s, "bound": line.bound}
+        return {
+            "bytes": line.bytes,
+            "compute_s": line.compute_s,
+            "memory_s": line.memory_s,
+            "step_s": line.step_s,
+            "apart_s": line.apart_s,
+            "bound": line.bound,
+        }
 
     def step(of: Report) -> dict[str, Any]:
         return one(roofline(of, roof, backward=backward))
@@ -98,4 +111,4 @@ def _in_order(report: Report, roof: Roof, by: str, backward: bool) -> dict[str, 
     """Parts as they are shown, without those that take no time."""
     parts = rooflines(report, roof, by, backward=backward)
     labels = [*(line.label for line in ordered(report.lines(by), by)), "optimizer"]
-    return {label: parts[label] for label in labels if label in parts and parts[label].step_s}
+    return {label: parts[label] for label in labels if label in parts and parts[label].apart_s}
