@@ -401,6 +401,10 @@ def test_rooflines_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
     assert [line["bytes_per_s"] for line in lines] == [1e11, 1e11] and lines[0]["device"] is None
     out = flops(*asked).out
     assert "roofline of a train step on a device in bf16\n" in out and f"{trained[1] / trained[0]:.4f}\n" in out.split("roofline of")[1]
+    said = "tokens/s: of all sequences; time ratio: to tiny-mod; "
+    assert f"{said}modcalc profile measures" in out
+    sampled = flops(tiny_mod, tiny, "--phase", "decode", "--context", 9, "--gpu", "h200").out
+    assert f"{said}with routing: expected, at the capacity's share; modcalc profile measures" in sampled
     dense = flops(tiny, *asked[2:]).out.split("roofline of")[1]
     assert "ratio" not in dense and "(--peak-tflops, --gb-per-s)" in dense
     assert "roofline" not in flops(*asked[:-2], "--tokens", "1K", "--gpus", 1, "--mfu", 1).out

@@ -47,10 +47,15 @@ def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
     notes = [
         f"compute: FLOPs at {roof.flops_per_s / 1e12:,g} TFLOP/s; memory: bytes at {roof.bytes_per_s / 1e9:,g} GB/s ({roof.source})",
         "FLOPs: of products of tokens and keys that they may see (matmul, causal exact); bytes: weights, inputs, outputs, cached keys, once each",
-        f"tokens/s: of all sequences; time ratio: to {'the dense twin' if alone else asked[0][0].plan.name}; modcalc profile measures real steps",
+        "; ".join(
+            [
+                "tokens/s: of all sequences",
+                *([f"time ratio: to {'the dense twin' if alone else asked[0][0].plan.name}"] if against else []),
+                *(["with routing: expected, at the capacity's share"] if not alone and any(cases for *_, cases in asked) else []),
+                "modcalc profile measures real steps",
+            ]
+        ),
     ]
-    if not against:
-        notes[-1] = "tokens/s: of all sequences; modcalc profile measures real steps"
     return Table(title=title, columns=columns, rows=[row(*one) for one in lines], notes=notes)
 
 
