@@ -405,6 +405,10 @@ def test_rooflines_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
     assert f"{said}modcalc profile measures" in out
     sampled = flops(tiny_mod, tiny, "--phase", "decode", "--context", 9, "--gpu", "h200").out
     assert f"{said}with routing: expected, at the capacity's share; modcalc profile measures" in sampled
+    drawn = "experts read: those that are expected under even use"
+    tiny_mod.write_text(tiny_mod.read_text() + "moe: {n_experts: 4, top_k: 2}\n")
+    assert drawn in flops(tiny_mod, "--phase", "decode", "--context", 9, "--gpu", "h200").out
+    assert drawn not in sampled and drawn not in flops(tiny_mod, "--count", "analytic", "--gpu", "h200").out
     dense = flops(tiny, *asked[2:]).out.split("roofline of")[1]
     assert "ratio" not in dense and "(--peak-tflops, --gb-per-s)" in dense
     assert "roofline" not in flops(*asked[:-2], "--tokens", "1K", "--gpus", 1, "--mfu", 1).out

@@ -52,11 +52,16 @@ def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
                 "tokens/s: of all sequences",
                 *([f"time ratio: to {'the dense twin' if alone else asked[0][0].plan.name}"] if against else []),
                 *(["with routing: expected, at the capacity's share"] if not alone and any(cases for *_, cases in asked) else []),
+                *(["experts read: those that are expected under even use"] if any(_draws_experts(report) for report, *_ in asked) else []),
                 "modcalc profile measures real steps",
             ]
         ),
     ]
     return Table(title=title, columns=columns, rows=[row(*one) for one in lines], notes=notes)
+
+
+def _draws_experts(report: Report) -> bool:
+    return report.work.sampling and any(op.kind == "experts" for op in report.rows)
 
 
 def parts_table(report: Report, twin: Report | None, roof: Roof, by: str, backward: bool) -> Table:
