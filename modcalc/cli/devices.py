@@ -18,12 +18,9 @@ def one_device(what: str, gpu: str | None, peak_tflops: float | None, gb_per_s: 
         raise UsageError("--gpu with --peak-tflops: each says what the device can do; give one or the other")
     if gpu is None and peak_tflops is None:
         raise UsageError(f"{what}: give either --gpu NAME, whose datasheet is known, or --peak-tflops")
-    from modcalc.measure.hardware import Peak, named_peak
+    from modcalc.measure.hardware import named_peak, peak
 
-    if gpu is not None:
-        return named_peak(gpu, "bf16")
-    width, source = (None, "--peak-tflops") if gb_per_s is None else (gb_per_s * 1e9, "--peak-tflops, --gb-per-s")
-    return None, Peak(peak_tflops * 1e12, width, source)
+    return (None, peak("", "bf16", peak_tflops, gb_per_s)) if gpu is None else named_peak(gpu, "bf16")
 
 
 def demand_model_flops(what: str, convention: str) -> None:

@@ -199,6 +199,7 @@ def _show_training(billed: list[Billed], unit: "Unit", said: str, timing: "Clust
 
 
 def _show_roofline(billed: list[Billed], roof: "Roof | None", by: str | None, backward: bool, format: str) -> None:
+    """How long a step takes at least on the device that was given, if one was; and where, of one spec."""
     if roof is None or format == "json":
         return
     from modcalc.render.output import show, write
@@ -249,12 +250,13 @@ def _document(
     from modcalc.render.counted import verdicts_document
     from modcalc.render.document import account_document, training_document
     from modcalc.render.output import emit
-    from modcalc.render.roofline import roofline_document
 
     documents = []
     for (report, dense, cases, hardware, run), of in zip(billed, verdicts, strict=True):
         document = account_document(report, by or "component", twin=dense, sampling=cases, macs=macs) | verdicts_document(report, of)
         if roof:
+            from modcalc.render.roofline import roofline_document
+
             document["roofline"] = roofline_document(report, dense, cases, roof, by or "component", backward)
         if hardware:
             document["hardware"] = asdict(hardware)

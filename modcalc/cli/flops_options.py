@@ -82,8 +82,6 @@ def timing_of(
 
 def roof_of(gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, run: bool) -> "Roof | None":
     """The device that a step is held to; None where none is given, or a run is timed on it."""
-    from modcalc.cost.roofline import Roof
-
     if gb_per_s is not None and (run or peak_tflops is None):
         where = "the time of a run goes by FLOPs" if run else "give --peak-tflops too; --gpu has a bandwidth of its own"
         raise UsageError(f"--gb-per-s: it belongs to the roofline of --peak-tflops; {where}")
@@ -95,6 +93,8 @@ def roof_of(gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, 
             "--peak-tflops: a roofline needs the memory's bandwidth too; give --gb-per-s, "
             "or with --backward --gpus and --mfu, or --device-hours, to time a run"
         )
+    from modcalc.cost.roofline import Roof
+
     return Roof(name, peak.flops_per_s, peak.bytes_per_s, peak.source)
 
 

@@ -119,17 +119,18 @@ def paid_by(device_hours: str | None, gpu: str | None, peak_tflops: float | None
         return None
     from modcalc.cost.training import Cluster
     from modcalc.render.numbers import several
+    from modcalc.render.wording import at_peak
     from modcalc.units import MAX_AMOUNT, parse_count
 
     hours = parse_count(device_hours, "--device-hours")
     demand_mfu(mfu)
     name, peak = one_device("--device-hours", gpu, peak_tflops)
     demand_model_flops("--device-hours", convention)
-    flops = Cluster(1, name, peak.flops_per_s, peak.source, mfu).flops(hours)
+    device = Cluster(1, name, peak.flops_per_s, peak.source, mfu)
+    flops = device.flops(hours)
     if not 1 <= flops <= MAX_AMOUNT:
         raise UsageError(f"--device-hours {device_hours}: {float(flops):.6g} FLOPs are no budget; allowed are 1 to {float(MAX_AMOUNT):g}")
-    what = f"{several(hours, 'device-hour')} of {name or 'a device'} at {peak.flops_per_s / 1e12:g} TFLOP/s ({peak.source})"
-    return flops, f"budget of {float(flops):.6g} FLOPs: {what}, MFU {float(100 * mfu):g} % (--mfu)"
+    return flops, f"budget of {float(flops):.6g} FLOPs: {several(hours, 'device-hour')} of {at_peak(device)}, MFU {float(100 * mfu):g} % (--mfu)"
 
 
 def only_with(what: str, given: bool, options: Mapping[str, object]) -> None:

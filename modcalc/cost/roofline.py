@@ -76,9 +76,14 @@ def rooflines(report: Report, roof: Roof, by: str, *, backward: bool = False) ->
 
 def _under(roof: Roof, parts: list[tuple[Dim, Dim]]) -> Roofline:
     """FLOPs and elements of rows, as a whole and one after another."""
-    flops, moved = whole(sum(f for f, _ in parts)), whole(BF16_BYTES * sum(n for _, n in parts))
-    times = [(float(f) / roof.flops_per_s, float(BF16_BYTES * n) / roof.bytes_per_s) for f, n in parts]
-    return Roofline(flops, moved, float(flops) / roof.flops_per_s, float(moved) / roof.bytes_per_s, fsum(map(max, times)))
+    flops, n_bytes = whole(sum(f for f, _ in parts)), whole(BF16_BYTES * sum(n for _, n in parts))
+    apart_s = fsum(max(seconds_at(roof, f, BF16_BYTES * n)) for f, n in parts)
+    return Roofline(flops, n_bytes, *seconds_at(roof, flops, n_bytes), apart_s)
+
+
+def seconds_at(peaks: Any, flops: Dim, n_bytes: Dim) -> tuple[float, float]:
+    """Seconds that so many FLOPs and so many bytes take at `peaks`, which has flops_per_s and bytes_per_s."""
+    return float(flops) / peaks.flops_per_s, float(n_bytes) / peaks.bytes_per_s
 
 
 def step_bytes(report: Report, itemsize: int, *, backward: bool = False) -> Dim:

@@ -158,8 +158,8 @@ def summed(times: dict[str, float], profiled: float, total: float, report: Repor
         if row is not None and components[row] in OVERHEAD:
             parts[_part(path)] += seconds
 
-    def line(label: str, seconds: float, flops: Any = 0, moved: Any = None) -> Line:
-        return Line(label, seconds, seconds / total, flops, float(flops) / seconds if flops and seconds > 0 else None, moved)
+    def line(label: str, seconds: float, flops: Any = 0, n_bytes: Any = None) -> Line:
+        return Line(label, seconds, seconds / total, flops, float(flops) / seconds if flops and seconds > 0 else None, n_bytes)
 
     lines = [line(label, seconds, flops.get(label, 0), number(bytes_by.get(label))) for label, seconds in sums.items() if seconds or flops.get(label)]
     routing = [line(part, seconds, worked[part]) for part, seconds in parts.items() if seconds]

@@ -1,7 +1,8 @@
 """Accounts as tables: one model by component, layer or path, and several models side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from operator import attrgetter
 from typing import Any
 
 from modcalc.cost.account import Line, Report
@@ -23,8 +24,7 @@ def breakdown(report: Report, by: str, unit: Unit, *, backward: bool = False, tw
     def cost(line: Line) -> Any:
         return Fraction(line.flops(backward))
 
-    dense = {line.label: cost(line) for line in (*twin.lines(by), *twin.lines("total"))} if twin else {}
-    dense = folded(dense, report.plan)
+    dense = folded({line.label: cost(line) for line in (*twin.lines(by), *twin.lines("total"))}, report.plan) if twin else {}
 
     def column(title: str, key: str, unit_shown: bool = False, **more: Any) -> Column:
         return Column(title, "count", key.format(unit.key), unit.name if unit_shown else "", **more)
@@ -108,7 +108,6 @@ def side_by_side(reports: Sequence[Report], by: str, unit: Unit, *, backward: bo
     """Several models by component, layer or path: forward FLOPs of each (with `backward`: of the train step)."""
     sums = [{line.label: line.flops(backward) for line in r.lines(by)} for r in reports]
     labels = dict.fromkeys(label for one in sums for label, value in one.items() if value)
-    lines = ordered([Line(label, 0, 0, 0) for label in labels], by)
     columns = [Column(heading(by)), *(Column(r.plan.name, "count", f"{r.plan.name}_{unit.key}", unit.name) for r in reports)]
     columns += [Column("ratio", "ratio", "ratio_to_first")] if len(reports) == 2 else []
 
@@ -119,17 +118,17 @@ def side_by_side(reports: Sequence[Report], by: str, unit: Unit, *, backward: bo
     return Table(
         title=f"{'train step' if backward else 'forward'} by {by}",
         columns=columns,
-        rows=[row(names.get(line.label, line.label), [one.get(line.label) for one in sums]) for line in lines],
+        rows=[row(names.get(label, label), [one.get(label) for one in sums]) for label in ordered(labels, by, str)],
         total=row("total", [sum(one.values()) for one in sums]),
     )
 
 
-def ordered(lines: Sequence[Line], by: str) -> list[Line]:
-    """Lines in display order: components as LABELS has them, layers and paths by number."""
+def ordered(items: Iterable[Any], by: str, label: Callable[[Any], str] = attrgetter("label")) -> list[Any]:
+    """Items in display order by their labels: components as LABELS has them, layers and paths by number."""
     if by == "component":
         order = list(LABELS)
-        return sorted(lines, key=lambda line: order.index(line.label))
-    return in_order(lines, lambda line: line.label)
+        return sorted(items, key=lambda item: order.index(label(item)))
+    return in_order(list(items), label)
 
 
 def in_order(items: Sequence[Any], path: Callable[[Any], str]) -> list[Any]:

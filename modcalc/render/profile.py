@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from modcalc.cost.roofline import seconds_at
 from modcalc.measure.alike import conditions
 from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Baseline, Failed, Line, Measured, Record, Result, Settings
@@ -254,7 +255,7 @@ def _lines(a: Attribution, r: Result) -> list[list[Any]]:
     def needed(line: Line) -> float | None:
         if peak is None or not line.bytes or line.time_s <= 0:
             return None
-        return max(line.flops / peak.flops_per_s, line.bytes / peak.bytes_per_s) / line.time_s
+        return max(seconds_at(peak, line.flops, line.bytes)) / line.time_s
 
     lines = in_order(a.lines, lambda line: line.label)
     return [[OWN_LABELS.get(line.label, line.label), line.time_s, line.share, line.flops, line.flops_per_s, needed(line)] for line in lines]

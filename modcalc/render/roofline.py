@@ -17,17 +17,14 @@ Asked = tuple[Report, Report | None, Mapping[str, Report]]
 
 def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
     """One model (report, dense twin, cases of routing at sampling) beside its dense twin, or several beside the first."""
-    alone = len(asked) == 1
+    (first, twin, cases), alone = asked[0], len(asked) == 1
+    named = [(report.plan.name, report) for report, *_ in asked]
     if alone:
-        report, twin, cases = asked[0]
-        named = named_cases(cases, twin) if cases else [(report.plan.name, report), *([("dense twin", twin)] if twin else [])]
-        base = twin
-    else:
-        named, base = [(report.plan.name, report) for report, *_ in asked], asked[0][0]
-    lines = [(label, report.work.tokens, roofline(report, roof, backward=backward)) for label, report in named]
-    against = base and roofline(base, roof, backward=backward)
+        named = named_cases(cases, twin) if cases else [*named, *([("dense twin", twin)] if twin else [])]
+    lines = [roofline(report, roof, backward=backward) for _, report in named]
+    against = lines[0] if not alone else lines[-1] if twin else None
     columns = [
-        Column("routing, token by token" if alone and asked[0][2] else "spec", key="case"),
+        Column("routing, token by token" if alone and cases else "spec", key="case"),
         Column("bytes moved", "bytes", "bytes", drop=1),
         Column("FLOPs per byte", "real", drop=3),
         Column("compute", "seconds", "compute_s", drop=2),
@@ -38,11 +35,11 @@ def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
         *([Column("time ratio", "ratio", f"ratio_to_{'dense_twin' if alone else 'first'}")] if against else []),
     ]
 
-    def row(label: str, tokens: int, line: Roofline) -> list[Any]:
-        ratio = [line.step_s / against.step_s] if against else []
-        return [label, line.bytes, line.intensity, line.compute_s, line.memory_s, line.step_s, line.bound, tokens / line.step_s, *ratio]
+    def row(label: str, report: Report, line: Roofline) -> list[Any]:
+        rate, ratio = report.work.tokens / line.step_s, [line.step_s / against.step_s] if against else []
+        return [label, line.bytes, line.intensity, line.compute_s, line.memory_s, line.step_s, line.bound, rate, *ratio]
 
-    phase = "train" if backward else asked[0][0].work.phase
+    phase = "train" if backward else first.work.phase
     title = f"roofline of a {phase} step on {roof.device or 'a device'} in bf16"
     notes = [
         f"compute: FLOPs at {roof.flops_per_s / 1e12:,g} TFLOP/s; memory: bytes at {roof.bytes_per_s / 1e9:,g} GB/s ({roof.source})",
@@ -50,14 +47,14 @@ def roofline_table(asked: Sequence[Asked], roof: Roof, backward: bool) -> Table:
         "; ".join(
             [
                 "tokens/s: of all sequences",
-                *([f"time ratio: to {'the dense twin' if alone else asked[0][0].plan.name}"] if against else []),
+                *([f"time ratio: to {'the dense twin' if alone else first.plan.name}"] if against else []),
                 *(["with routing: expected, at the capacity's share"] if not alone and any(cases for *_, cases in asked) else []),
                 *(["experts read: those that are expected under even use"] if any(_draws_experts(report) for report, *_ in asked) else []),
                 "modcalc profile measures real steps",
             ]
         ),
     ]
-    return Table(title=title, columns=columns, rows=[row(*one) for one in lines], notes=notes)
+    return Table(title=title, columns=columns, rows=[row(*one, line) for one, line in zip(named, lines, strict=True)], notes=notes)
 
 
 def _draws_experts(report: Report) -> bool:
@@ -120,5 +117,5 @@ def roofline_document(report: Report, twin: Report | None, cases: Mapping[str, R
 def _in_order(report: Report, roof: Roof, by: str, backward: bool) -> dict[str, Roofline]:
     """Parts as they are shown, without those that take no time."""
     parts = rooflines(report, roof, by, backward=backward)
-    labels = [*(line.label for line in ordered(report.lines(by), by)), "optimizer"]
-    return {label: parts[label] for label in labels if label in parts and parts[label].apart_s}
+    labels = [*ordered([label for label in parts if label != "optimizer"], by, str), *(parts.keys() & {"optimizer"})]
+    return {label: parts[label] for label in labels if parts[label].apart_s}

@@ -183,8 +183,12 @@ def _lasts(run: TrainingRun, cluster: Cluster) -> tuple[str, str]:
 def _reached(run: TrainingRun, spent: Spent) -> tuple[str, str]:
     mfu = spent.mfu(run.flops)
     over = "; more than it can do, so other FLOPs, hours or devices are meant" if mfu > 1 else ""
-    what = f"{several(spent.device_hours, 'hour')} of {spent.device or 'a device'} at {spent.flops_per_s / 1e12:g} TFLOP/s"
-    return "MFU", f"{share(mfu)}: {what} ({spent.source}){over}"
+    return "MFU", f"{share(mfu)}: {several(spent.device_hours, 'hour')} of {at_peak(spent)}{over}"
+
+
+def at_peak(one: Cluster | Spent) -> str:
+    """A device, what it can do, and who says so."""
+    return f"{one.device or 'a device'} at {one.flops_per_s / 1e12:g} TFLOP/s ({one.source})"
 
 
 def _cache(report: Report) -> str:
