@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
-from sys import gettrace, settrace
+from sys import _getframe, gettrace, settrace
 from typing import Any
 
 import pytest
@@ -194,6 +194,7 @@ def instructions(call: Callable[[], Any]) -> int:
         count += event == "opcode"
         return one_more
 
+    _getframe().f_trace_opcodes = True  # Python 3.12 asks as tracing begins whether any frame wants to see them
     settrace(one_more)
     call()
     settrace(before)
