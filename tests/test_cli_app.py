@@ -120,7 +120,7 @@ def test_one_thing_has_the_same_names_everywhere(run, tmp_path: Path) -> None:
 
 
 def test_a_list_where_nothing_is_swept(run) -> None:
-    assert run("flops", "gpt2", "--seq-len", "8,16")[2].splitlines()[0].endswith("'8,16' is not a valid integer.")
+    assert run("memory", "gpt2", "--seq-len", "8,16")[2].splitlines()[0].endswith("'8,16' is not a valid integer.")
 
 
 def test_nothing_asked_shows_the_help(run) -> None:

@@ -10,7 +10,9 @@ import pytest
 from conftest import TINY
 
 from modcalc.cost.account import account, dense_twin
+from modcalc.cost.memory_report import memory_report
 from modcalc.cost.roofline import elements_moved, step_bytes
+from modcalc.cost.workload import Training
 from modcalc.spec.load import load
 from modcalc.units import seconds
 
@@ -392,6 +394,26 @@ def test_a_roofline_goes_by_what_no_kernel_leaves_out(flops, tiny_mod: Path) -> 
     assert done.code == 0 and "roofline by component" in done.out
 
 
+def test_how_much_of_its_memory_a_step_takes(flops, tiny_mod: Path) -> None:
+    """As modcalc memory bills it, all in bf16."""
+    spec, gpu = load(str(tiny_mod)), 141 * 2**30
+    decode = (tiny_mod, "--phase", "decode", "--context", 9, "--batch", 4, "--gpu", "h200")
+    held = [memory_report(one, phase="decode", context=9, batch=4).memory for one in (spec, dense_twin(spec))]
+    d = flops(*decode, "-f", "json").document["roofline"]
+    assert (d["memory_bytes"], d["held_bytes"], d["dense_twin"]["held_bytes"]) == (gpu, *(m.total for m in held))
+    assert d["sampling"]["none"]["held_bytes"] < d["held_bytes"] < d["sampling"]["all"]["held_bytes"]
+    trained = flops(tiny_mod, "--count", "analytic", "--backward", "--gpu", "h200", "-f", "json").document["roofline"]
+    assert trained["held_bytes"] == memory_report(spec, training=Training(master=False)).memory.total
+    out = flops(*decode).out
+    assert "of its memory: weights, cached keys and logits in bf16, of 141.00 GiB (modcalc memory says more)\n" in out
+    (shares,) = (list(csv.DictReader(io.StringIO(part))) for part in flops(*decode, "-f", "csv").out.split("\n\n") if "memory_share" in part)
+    assert [float(row["memory_share"]) for row in (shares[0], shares[-1])] == pytest.approx([m.total / gpu for m in held])
+    large = flops("llama-2-7b", "--count", "analytic", "--backward", "--batch", 5, "--gpu", "h200").out
+    assert "gradients, AdamW's moments and activations in bf16, of 141.00 GiB" in large and "; above 100 % it does not fit" in large
+    unknown = (*decode[:-2], "--peak-tflops", 1, "--gb-per-s", 1)
+    assert "of its memory" not in flops(*unknown).out and flops(*unknown, "-f", "json").document["roofline"]["memory_bytes"] is None
+
+
 def test_rooflines_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
     """Of their train steps, each beside the first; on a device of which the peaks are given."""
     asked = (tiny_mod, tiny, "--count", "analytic", "--backward", "--peak-tflops", 0.001, "--gb-per-s", 100)
@@ -404,7 +426,7 @@ def test_rooflines_of_several_specs(flops, tiny: Path, tiny_mod: Path) -> None:
     said = "tokens/s: of all sequences; time ratio: to tiny-mod; "
     assert f"{said}modcalc profile measures" in out
     sampled = flops(tiny_mod, tiny, "--phase", "decode", "--context", 9, "--gpu", "h200").out
-    assert f"{said}with routing: expected, at the capacity's share; modcalc profile measures" in sampled
+    assert f"{said}modcalc profile measures" in sampled and "\nwith routing: expected, at the capacity's share\n" in sampled
     drawn = "experts read: those that are expected under even use"
     tiny_mod.write_text(tiny_mod.read_text() + "moe: {n_experts: 4, top_k: 2}\n")
     assert drawn in flops(tiny_mod, "--phase", "decode", "--context", 9, "--gpu", "h200").out

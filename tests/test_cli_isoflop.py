@@ -348,7 +348,7 @@ def test_bad_questions_get_one_message(run: Runner, args: tuple, message: str) -
 @pytest.mark.parametrize(("budget", "rule"), [("1", "steps"), ("1e9", "steps"), ("1e33", "tokens per parameter")])
 def test_a_budget_beyond_the_grid_says_which_rule_excluded_most(run: Runner, budget: str, rule: str) -> None:
     code, out, _ = run("isoflop", "dense-60m", "--budget", budget)
-    assert code == 1 and " OK " not in out and f"no shape is OK; {rule} excluded most: change --budget" in out
+    assert code == 1 and " OK " not in out and f"no shape is OK; {rule} excluded most: change the budget" in out
     assert "at least 1 whole step (--min-steps)" in out and (rule != "steps" or "times the budget" in out)
     assert run.document("isoflop", "dense-60m", "--budget", budget)["searches"][0]["excluded_most"] == rule
 

@@ -132,6 +132,9 @@ def test_records_are_rated_by_the_last_peak(results):
     (given,) = alike([bare], peak_tflops=500.0)[0]
     assert (given.peak.flops_per_s, given.peak.source, given.peak.bytes_per_s) == (5e14, "--peak-tflops", 4.8e12)
     assert "MFU" in results(CPU / "self.jsonl", "--peak-tflops", "1")[1]
+    rated = json.loads(results(H200 / "repeat-1.jsonl", "--peak-tflops", "500", "--gb-per-s", "9.6", "-f", "json")[1])["results"][0]
+    assert rated["peak"] == {"flops_per_s": 5e14, "bytes_per_s": 9.6e9, "source": "--peak-tflops, --gb-per-s"}
+    assert rated["mbu"] == first.step_bytes / first.step_time_s.median / 9.6e9
     # A doubt about the peak is that of the last one.
     (small,) = alike([first], peak_tflops=1.0)[0]
     (again,) = alike([small], peak_tflops=2.0)[0]
@@ -509,6 +512,11 @@ def test_bad_files(results, tmp_path):
     Path("new.jsonl").write_text(line.replace('"schema":1', '"schema":2') + line)
     assert "new.jsonl:1: not a result of modcalc profile (its schema is 2, and this modcalc reads 1)" in results("new.jsonl")[2]
     assert results(H200 / "self.jsonl", "--peak-tflops", "nan")[::2] == (2, "error: --peak-tflops nan: a finite number\n")
+    assert results(H200 / "self.jsonl", "--peak-tflops", "1", "--gb-per-s", "nan")[::2] == (2, "error: --gb-per-s nan: a finite number\n")
+    assert (
+        results(H200 / "self.jsonl", "--gb-per-s", "1")[2]
+        == "error: --gb-per-s: the bandwidth of the device that --peak-tflops is of; give that too\n"
+    )
     assert "'--peak-tflops': inf is not in the range" in results(H200 / "self.jsonl", "--peak-tflops", "inf")[2]
     assert results("")[::2] == (2, "error: FILE '': an empty name; is a variable not set?\n")
     assert "--plot '': an empty name; is a variable not set?" in results(H200 / "self.jsonl", "--plot", "")[2]

@@ -87,6 +87,13 @@ def test_no_device_stands_in_two_entries():
     assert all(set(sheet.tflops) <= set(hardware.DTYPES) for sheet in hardware.datasheets())
 
 
+def test_memory_is_what_drivers_find():
+    """An H200 that was measured on, less what its driver keeps."""
+    held = hardware.datasheet("NVIDIA H200").memory_gb * 2**30
+    assert 0.98 * held < 150_109_880_320 < held
+    assert hardware.datasheet("NVIDIA H20") is None
+
+
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingDependency, match=r"--device cuda: .*torch .*--device cpu measures"):

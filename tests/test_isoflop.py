@@ -174,7 +174,7 @@ def test_what_a_budget_pays_no_step_of_stands_behind_what_it_pays() -> None:
         assert 3 < statuses.count(OK) < len(statuses) and statuses == sorted(statuses, reverse=True)
         assert [c.spec for c in found[0].candidates] == [c.spec for c in found[1].candidates[:3]]
     (_, none) = ask_match(spec, spec, budgets=(10**9,), limit=3).founds[0]
-    assert "change --budget or --batch (" in tables(ask_match(spec, spec, budgets=(10**9,)))[-1].notes[-1]
+    assert "change the budget or --batch (" in tables(ask_match(spec, spec, budgets=(10**9,)))[-1].notes[-1]
     step = account(spec, batch=128, phase="train").flops.train_step
     one_less = matched(Asked(terms(spec, other=spec), basis(spec), Fraction(1, 100), (step - 1,), limit=1), spec, "forward", quiet)
     assert [c.status for c in one_less.founds[0][1].candidates] == [OK], "another shape is cheaper"

@@ -281,6 +281,8 @@ def test_a_peak_given_later_rates_what_was_measured(profile):
     assert [w for w in doubted["warnings"] if w not in rated["warnings"]][0].startswith("tiny: MFU")
     assert {**found("--peak-tflops", "1"), "rated": None} == {**rated, "rated": None}  # no doubt about the other peak is left
     assert len(Path("r.jsonl").read_text().splitlines()) == 4  # none for what changed nothing
+    assert found("--peak-tflops", "1", "--gb-per-s", "2")["peak"]["bytes_per_s"] == 2e9
+    assert "--gb-per-s: the bandwidth of the device" in profile("tiny.yaml", "--gb-per-s", "2", *QUICK)[2]
     reached = found("--peaks")
     assert reached["step_time_s"] == first["step_time_s"] and reached["mfu_reached"] and reached["mfu"] == rated["mfu"]
 

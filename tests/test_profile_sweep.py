@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from modcalc.cost.account import dense_twin
+from modcalc.cost.axes import Axis, axis
 from modcalc.errors import UsageError
 from modcalc.measure.hardware import Peak, describe
 from modcalc.measure.records import Failed, Result, Settings
@@ -25,7 +26,7 @@ from modcalc.spec.schema import Attention, Mlp, Mod, Moe, Positions, Spec
 torch = pytest.importorskip("torch")
 from modcalc.measure import caveats, results, sweep  # noqa: E402
 from modcalc.measure.identity import content_hash  # noqa: E402
-from modcalc.measure.jobs import Axis, axis, jobs, points  # noqa: E402
+from modcalc.measure.jobs import jobs, points  # noqa: E402
 from modcalc.measure.point import Job, unlike  # noqa: E402
 from modcalc.measure.results import ResultsFile  # noqa: E402
 from modcalc.measure.sweep import run  # noqa: E402
@@ -39,51 +40,10 @@ TEMPLATE = Job(spec=SPEC, baseline=None, settings=SETTINGS, device=CPU)
 BATCHES = Axis("batch", (1, 2, 3))
 
 
-@pytest.mark.parametrize(
-    "text, found",
-    [
-        ("batch=1,2,4", Axis("batch", (1, 2, 4))),
-        (" seq-len =8, 16", Axis("seq_len", (8, 16))),
-        ("context=0,1000000000", Axis("context", (0, 10**9))),
-    ],
-)
-def test_axes(text, found):
-    assert axis(text) == found
-
-
-@pytest.mark.parametrize(
-    "text, says",
-    [
-        ("", "NAME one of batch, seq-len, context"),
-        ("layers=1,2", "NAME one of batch, seq-len, context"),
-        ("batch", "without values; write batch=1,2,4"),
-        ("batch=", "'' is no whole number"),
-        ("batch=1,,2", "'' is no whole number"),
-        ("batch=1_0", "'1_0' is no whole number"),
-        ("batch=１", "'１' is no whole number"),
-        ("batch=1,two", "'two' is no whole number; write batch=1,2,4"),
-        ("batch=1.5", "'1.5' is no whole number"),
-        ("batch=0,1", "batch 0: at least 1"),
-        ("seq-len=-4", "seq-len -4: at least 1"),
-        ("context=2000000000", "context 2000000000: at most 1,000,000,000"),
-        ("seq-len=", "write seq-len=1,2,4"),
-        ("batch=1e9999", "is no whole number"),
-        ("batch=2,1,2", "a value stands there twice"),
-    ],
-)
-def test_a_sweep_of_nonsense(text, says):
-    with pytest.raises(UsageError, match="^sweep .*" + says.replace("(", r"\(")):
-        axis(text)
-
-
 def test_points_are_all_combinations():
     found = points(SETTINGS, [Axis("seq_len", (8, 16)), Axis("batch", (1, 2))])
     assert [(s.seq_len, s.batch) for s in found] == [(8, 1), (8, 2), (16, 1), (16, 2)]
     assert points(SETTINGS, []) == [SETTINGS]
-    with pytest.raises(UsageError, match="batch, batch: swept twice"):
-        points(SETTINGS, [Axis("batch", (1,)), Axis("batch", (2,))])
-    with pytest.raises(UsageError, match="sweep context instead"):
-        points(msgspec.structs.replace(SETTINGS, mode="decode"), [Axis("seq_len", (8,))])
 
 
 def test_jobs_take_each_specs_own_length_and_twin():

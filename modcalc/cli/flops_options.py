@@ -1,11 +1,12 @@
 """Options of `modcalc flops`, and whether they go together."""
 
+from collections.abc import Set
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from modcalc.cli.devices import demand_mfu, demand_model_flops, one_device
-from modcalc.cli.options import check_decode, option
+from modcalc.cli.options import check_decode, flags, option
 from modcalc.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 Counting = Annotated[
     Literal["analytic", "fvcore", "torch", "all"] | None,
-    option("--count", help="Also count by running the model on the meta device. [default: by all counters installed]"),
+    option("--count", help="Also count by running the model on the meta device. [default: by all counters installed; with --sweep: analytic]"),
 ]
 Backward = Annotated[bool, typer.Option("--backward", help="Backward pass and train step too (phase train has them anyway).")]
 Tokens = Annotated[
@@ -44,11 +45,15 @@ By = Annotated[
 ]
 
 
-def check(phase: str, context: int | None, seq_len: int | None, causal: str | None, backward: bool, of_training: list[str]) -> None:
-    """Options that contradict each other; Workload checks the rest. of_training: options given that say how a train step runs."""
+def check(words: Set[str], along: Set[str], phase: str, causal: str | None, backward: bool, of_training: list[str]) -> None:
+    """Options that contradict each other; Workload checks the rest. words: options that the user wrote; along: settings in --sweep;
+    of_training: options given that say how a train step runs.
+    """
     from modcalc.cost.workload import SAMPLING
 
-    check_decode("--phase", phase, context is not None, seq_len is not None, causal)
+    check_decode("--phase", phase, "context" in words | along, "seq_len" in words, causal)
+    if along and (one := words & {"by", "recompute", "attention"}):
+        raise UsageError(f"{flags(one)} with --sweep: it tells more of one point; leave one of them out")
     of_training = ["--backward"] * backward + of_training
     if phase in SAMPLING and of_training:
         raise UsageError(f"{' and '.join(of_training)} with --phase {phase}: sampling has no backward pass")
@@ -94,15 +99,19 @@ def roof_of(gpu: str | None, peak_tflops: float | None, gb_per_s: float | None, 
             "or with --backward --gpus and --mfu, or --device-hours, to time a run"
         )
     from modcalc.cost.roofline import Roof
+    from modcalc.measure.hardware import datasheet
 
-    return Roof(name, peak.flops_per_s, peak.bytes_per_s, peak.source)
+    sheet = name and datasheet(name)
+    return Roof(name, peak.flops_per_s, peak.bytes_per_s, peak.source, sheet.memory_gb * 2**30 if sheet and sheet.memory_gb else None)
 
 
-def counters_of(asked: str | None, phase: str) -> list[str]:
-    """The counters to run: those asked for, which must be there, or all that are; none at sampling, where routing decides what is computed."""
+def counters_of(asked: str | None, phase: str, sweep: bool) -> list[str]:
+    """The counters to run: those asked for, which must be there, or all that are; none at sampling, where routing decides what is computed,
+    and of a sweep none that was not asked for.
+    """
     from modcalc.cost.workload import SAMPLING
 
-    if asked == "analytic" or (asked is None and phase in SAMPLING):
+    if asked == "analytic" or (asked is None and (sweep or phase in SAMPLING)):
         return []
     from modcalc.measure.counters import COUNTERS, installed
 

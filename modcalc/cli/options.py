@@ -1,6 +1,6 @@
 """Option types that commands share, so that a flag means the same everywhere. Help texts state the default."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from math import isfinite
 from typing import Annotated, Any, Literal
 
@@ -46,6 +46,10 @@ Causal = Annotated[
 ]
 ConventionName = Annotated[str, typer.Option("--convention", metavar="NAME", help="Whose rules count (modcalc conventions SPEC lists them).")]
 Macs = Annotated[bool, typer.Option("--macs", help="Print multiply-adds, 1 each, instead of FLOPs, 2 each.")]
+Sweep = Annotated[
+    list[str] | None,
+    option("--sweep", metavar="NAME=A,B,…", help="Points over batch, seq-len or context; may be given again."),
+]
 Format = Annotated[
     Literal["table", "plain", "markdown", "latex", "csv", "json"] | None,
     option("--format", "-f", help="[default: table on a terminal, else plain]"),
@@ -74,6 +78,19 @@ def check_decode(option: str, phase: str, context: bool, seq_len: bool, causal: 
         raise UsageError(f"--seq-len with {option} decode: it computes one token per sequence; give the tokens before it by --context")
     if phase == "decode" and causal not in (None, "full"):
         raise UsageError(f"--causal {causal} with {option} decode: its one token sees all that is cached, and all of it is billed")
+
+
+def given(ctx: typer.Context) -> set[str]:
+    """Names of the options that the user wrote."""
+    return {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+
+
+def swept(words: Set[str], sweep: Sequence[str]) -> set[str]:
+    """Names of the settings in --sweep. Raises UsageError for one that is also among the options that the user wrote, which `words` are."""
+    names = {text.partition("=")[0].strip().replace("-", "_") for text in sweep}
+    if both := words & names:
+        raise UsageError(f"{flags(both)}: swept and given; give all its values in --sweep")
+    return names
 
 
 def finite(numbers: dict[str, float | None]) -> None:

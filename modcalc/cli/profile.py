@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from modcalc.cli.options import AsMod, Batch, Causal, Format, Plot, SeqLen
+from modcalc.cli.options import AsMod, Batch, Causal, Format, Plot, SeqLen, Sweep, given
 from modcalc.cli.profile_options import (
     Again,
+    Bandwidth,
     BaselineName,
     Builds,
     By,
@@ -27,11 +28,10 @@ from modcalc.cli.profile_options import (
     PeakTflops,
     Seconds,
     Specs,
-    Sweep,
     Trace,
     WarmUp,
     check,
-    given,
+    check_peaks,
 )
 from modcalc.cli.targets import targets
 from modcalc.errors import UsageError
@@ -69,6 +69,7 @@ def profile(
     trace: Trace = None,
     peaks: Peaks = False,
     peak_tflops: PeakTflops = None,
+    gb_per_s: Bandwidth = None,
     parallel: Parallel = None,
     causal: Causal = None,
     plot: Plot = None,
@@ -87,7 +88,8 @@ def profile(
     from modcalc.spec.load import told_apart
 
     format = chosen(format)
-    check(given(ctx), specs, mode, causal, sweep or (), {"seconds": seconds, "peak_tflops": peak_tflops})
+    check(given(ctx), specs, mode, causal, sweep or (), {"seconds": seconds})
+    check_peaks(peak_tflops, gb_per_s)
     where = hardware.pick(device)
     dtype = dtype or ("bf16" if where.type == "cuda" else "fp32")
     against = baseline not in (None, "dense")
@@ -101,11 +103,12 @@ def profile(
     with _world(where) as world:
         where = world.device if world else where
         hardware.pick_dtype(dtype, where)  # not before: each process must touch its own GPU alone
-        promise = hardware.peak(hardware.describe(where).name, dtype, peak_tflops)
+        promise = hardware.peak(hardware.describe(where).name, dtype, peak_tflops, gb_per_s)
         if not loaded:
             return _peaks(where, dtype, promise, format, world)
 
-        from modcalc.measure.jobs import axis, jobs
+        from modcalc.cost.axes import axis
+        from modcalc.measure.jobs import jobs
         from modcalc.measure.point import Job
         from modcalc.measure.records import Settings
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from modcalc.cli.options import PhaseName, check_decode, finite, flags, option
+from modcalc.cli.options import PhaseName, check_decode, finite, flags, option, swept
 from modcalc.errors import UsageError
 from modcalc.spec.schema import MAX_SIZE
 
@@ -37,10 +37,6 @@ CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Capture a step as
 BaselineName = Annotated[
     str | None,
     option("--baseline", metavar="SPEC", help="Run in turn with this one and compare; dense: the same shape unrouted."),
-]
-Sweep = Annotated[
-    list[str] | None,
-    option("--sweep", metavar="NAME=A,B,…", help="Points over batch, seq-len or context; may be given again."),
 ]
 Seconds = Annotated[
     float | None,
@@ -74,6 +70,9 @@ Trace = Annotated[
 ]
 Peaks = Annotated[bool, typer.Option("--peaks", help="Measure what the device reaches (matrix product, copy); without SPEC, nothing else.")]
 PeakTflops = Annotated[float | None, option("--peak-tflops", min=1e-6, max=1e9, help="The device's peak in TFLOP/s. [default: its datasheet]")]
+Bandwidth = Annotated[
+    float | None, option("--gb-per-s", min=1e-6, max=1e9, help="With --peak-tflops: its memory's bandwidth in GB/s. [default: its datasheet]")
+]
 Parallel = Annotated[Literal["ddp", "fsdp"] | None, option("--parallel", help="Under torchrun. [default: ddp]")]
 Out = Annotated[
     str | None,
@@ -87,12 +86,14 @@ Out = Annotated[
 Again = Annotated[bool, typer.Option("--again", help="Measure points that --out holds once more; their new lines count.")]
 
 
-ALONE = {"device", "dtype", "peaks", "peak_tflops", "format", "specs"}  # what --peaks without a SPEC goes with
+ALONE = {"device", "dtype", "peaks", "peak_tflops", "gb_per_s", "format", "specs"}  # what --peaks without a SPEC goes with
 
 
-def given(ctx: typer.Context) -> set[str]:
-    """Names of the options that the user wrote."""
-    return {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+def check_peaks(peak_tflops: float | None, gb_per_s: float | None) -> None:
+    """Whether a device's own figures are figures, and enough of them."""
+    finite({"peak_tflops": peak_tflops, "gb_per_s": gb_per_s})
+    if gb_per_s is not None and peak_tflops is None:
+        raise UsageError("--gb-per-s: the bandwidth of the device that --peak-tflops is of; give that too")
 
 
 def check(
@@ -102,20 +103,18 @@ def check(
 
     words: the options that the user wrote. numbers: those that must be finite, by name.
     """
-    swept = {text.partition("=")[0].strip().replace("-", "_") for text in sweep}
     if not specs and "peaks" not in words:
         raise UsageError("nothing to measure: name a SPEC, or give --peaks for the device alone")
     if not specs and words - ALONE:
         raise UsageError(f"{flags(words - ALONE)} with --peaks alone: it measures the device and no model; name a SPEC")
-    if both := words & swept:
-        raise UsageError(f"{flags(both)}: swept and given; give all its values in --sweep")
+    along = swept(words, sweep)
     if {"seconds", "iterations"} <= words:
         raise UsageError("--seconds and --iterations: each says how long to measure; give one of them")
     finite(numbers)
     files = [Path(name).resolve() for name in specs or ()]
     if doubles := [name for name, file in zip(specs or (), files, strict=True) if files.count(file) > 1]:
         raise UsageError(f"{doubles[-1]}: named twice; --baseline {doubles[-1]} compares it with itself")
-    check_decode("--mode", mode, "context" in words | swept, "seq_len" in words, causal)
+    check_decode("--mode", mode, "context" in words | along, "seq_len" in words, causal)
     if "again" in words and "out" not in words:
         raise UsageError("--again: measures points of a results file once more; name it with --out")
     if "parallel" in words and "TORCHELASTIC_RUN_ID" not in os.environ:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modcalc.cli.options import Format, Plot, finite, option
-from modcalc.cli.profile_options import PeakTflops
+from modcalc.cli.options import Format, Plot, option
+from modcalc.cli.profile_options import Bandwidth, PeakTflops, check_peaks
 from modcalc.cli.targets import targets
 from modcalc.errors import UsageError, demand_name
 
@@ -29,7 +29,9 @@ Only = Annotated[
 ]
 
 
-def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plot: Plot = None, format: Format = None) -> None:
+def results(
+    files: Files, only: Only = None, peak_tflops: PeakTflops = None, gb_per_s: Bandwidth = None, plot: Plot = None, format: Format = None
+) -> None:
     """Tables and plots of results files. Nothing is measured, so neither the device nor torch need be here, and files stay as they are.
 
     Results that do not share a device, a torch or a kind of step stand in tables of their own. Each is shown once, and rated by the
@@ -42,7 +44,7 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
     from modcalc.render.profile import document, tables
 
     format = chosen(format)
-    finite({"peak_tflops": peak_tflops})
+    check_peaks(peak_tflops, gb_per_s)
     paths: dict[Path, bool] = {}
     for file in files:
         demand_name("FILE", file)
@@ -50,7 +52,7 @@ def results(files: Files, only: Only = None, peak_tflops: PeakTflops = None, plo
             paths[path] = paths.get(path, True) and Path(file).is_dir()
     target = targets({"--plot": plot}, {str(path): "a results file" for path in paths})
     found = _read(paths)
-    groups = alike.alike(alike.told_apart(alike.only(found, only or ())), peak_tflops)
+    groups = alike.alike(alike.told_apart(alike.only(found, only or ())), peak_tflops, gb_per_s)
     records = [record for group in groups for record in group]
     if target and len(groups) > 1:
         raise UsageError(f"--plot: one plot shows results of one kind, and these differ; choose with --only: {alike.differences(groups)}")

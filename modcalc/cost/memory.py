@@ -108,6 +108,11 @@ def sample_memory(plan: Plan, work: Workload, dtype: str = DTYPE) -> SampleMemor
     return SampleMemory(weight_bytes(rows, dtype), cache, logits_bytes(plan, tokens, dtype))
 
 
+def memory_of(plan: Plan, work: Workload, dtype: str = DTYPE, training: Training = USUAL) -> TrainMemory | SampleMemory:
+    """Memory of a workload of any phase."""
+    return train_memory(plan, work.batch, training, dtype) if work.phase == "train" else sample_memory(plan, work, dtype)
+
+
 def logits_bytes(plan: Plan, tokens: int, dtype: str) -> int:
     """Bytes of the logits of so many tokens."""
     return tokens * plan.embedding.vocab_size * element_bytes(dtype)

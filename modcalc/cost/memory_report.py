@@ -7,7 +7,7 @@ from modcalc.cost.account import count_params, dense_twin, plan_and_work
 from modcalc.cost.activations import Activations, activations
 from modcalc.cost.fits import Fit, fewest_gpus, fits
 from modcalc.cost.ledger import ledger
-from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, sample_memory, train_memory
+from modcalc.cost.memory import SampleMemory, TrainMemory, kv_cache_bytes, memory_of, train_memory
 from modcalc.cost.recompute import fusible
 from modcalc.cost.tensors import DTYPE
 from modcalc.cost.workload import ATTENTION, RECOMPUTE, ROUTING, USUAL, Training, Workload
@@ -115,9 +115,9 @@ def memory_report(
     Raises UsageError for numbers that make no workload, and names that there are not.
     """
     plan, work = plan_and_work(spec, seq_len, batch, context, phase)
-    memory = _memory(plan, work, dtype, training)
+    memory = memory_of(plan, work, dtype, training)
     dense = dense_twin(spec) if spec.mod else None
-    twin = _memory(resolve(dense, plan.seq_len), work, dtype, training) if dense else None
+    twin = memory_of(resolve(dense, plan.seq_len), work, dtype, training) if dense else None
     cached = work.context + work.seq_len
     routings = ("expected", "all") if plan.cache_varies else ("expected",)
     asked = dict(seq_len=plan.seq_len, context=cached, batch=batch, dtype=dtype, routings=routings, train=phase == "train", training=training)
@@ -126,10 +126,6 @@ def memory_report(
     return MemoryReport(
         spec, plan, work, dtype, training, memory, twin, choices, cached, _caches(spec, plan, dense, cached, batch), room, tuple(found)
     )
-
-
-def _memory(plan: Plan, work: Workload, dtype: str, training: Training) -> TrainMemory | SampleMemory:
-    return train_memory(plan, work.batch, training, dtype) if work.phase == "train" else sample_memory(plan, work, dtype)
 
 
 def _choices(plan: Plan, work: Workload, dtype: str, training: Training) -> tuple[Choice, ...]:

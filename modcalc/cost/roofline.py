@@ -10,10 +10,13 @@ from math import expm1, fsum, log1p
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modcalc.cost.account import Report
 from modcalc.cost.conventions import find_convention
+from modcalc.cost.memory import memory_of
 from modcalc.cost.ops import AttentionCore, Experts, Linear, Lookup, NormOp, Op, Pointwise, ratio, whole
+from modcalc.cost.workload import Training
 from modcalc.spec.plan import Dim, least
 
 # Products of tokens and keys that they may see: what no implementation of the model can leave out.
@@ -25,12 +28,13 @@ ADAMW_PASSES = 7
 
 
 class Roof(Struct, frozen=True):
-    """What a device can do at most, by `source`: FLOP/s, and bytes/s of its memory."""
+    """What a device can do at most, by `source`: FLOP/s, and bytes/s of its memory; and how many bytes that has."""
 
     device: str | None
     flops_per_s: float
     bytes_per_s: float
     source: str
+    memory_bytes: int | None = None
 
 
 class Roofline(Struct, frozen=True):
@@ -84,6 +88,14 @@ def _under(roof: Roof, parts: list[tuple[Dim, Dim]]) -> Roofline:
 def seconds_at(peaks: Any, flops: Dim, n_bytes: Dim) -> tuple[float, float]:
     """Seconds that so many FLOPs and so many bytes take at `peaks`, which has flops_per_s and bytes_per_s."""
     return float(flops) / peaks.flops_per_s, float(n_bytes) / peaks.bytes_per_s
+
+
+def held_bytes(report: Report, *, backward: bool = False) -> Dim:
+    """Bytes that the step occupies in bf16, as `modcalc.cost.memory` bills them: weights, caches and logits; of a train step also gradients,
+    activations, and AdamW's moments in bf16.
+    """
+    work = replace(report.work, phase="train") if backward else report.work
+    return memory_of(report.plan, work, "bf16", Training(master=False)).total
 
 
 def step_bytes(report: Report, itemsize: int, *, backward: bool = False) -> Dim:

@@ -77,14 +77,14 @@ def _meant(word: str, names: Any) -> str:
     return "" if word.isdecimal() or word in names else hint(word, names)
 
 
-def alike(records: Sequence[Record], peak_tflops: float | None = None) -> list[list[Record]]:
+def alike(records: Sequence[Record], peak_tflops: float | None = None, gb_per_s: float | None = None) -> list[list[Record]]:
     """Records under the same conditions together, model by model and point by point, all rated by the newest peaks among them, or by
-    `peak_tflops`.
+    `peak_tflops` (and `gb_per_s`).
     """
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(conditions(record).values()), []).append(record)
-    return [_in_order(_rated(group, peak_tflops)) for group in groups.values()]
+    return [_in_order(_rated(group, peak_tflops, gb_per_s)) for group in groups.values()]
 
 
 def _in_order(group: list[Record]) -> list[Record]:
@@ -98,9 +98,9 @@ def _known(record: Record) -> str:
     return (record.rated or record.time) if isinstance(record, Result) else ""
 
 
-def _rated(group: list[Record], peak_tflops: float | None) -> list[Record]:
+def _rated(group: list[Record], peak_tflops: float | None, gb_per_s: float | None) -> list[Record]:
     done = sorted((r for r in group if isinstance(r, Result)), key=_known)[::-1]  # the newest first
-    given = hardware.peak(group[0].device.name, group[0].settings.dtype, peak_tflops) if peak_tflops else None
+    given = hardware.peak(group[0].device.name, group[0].settings.dtype, peak_tflops, gb_per_s) if peak_tflops else None
     peak = given or next((r.peak for r in done if r.peak), None)
     reached = next((r.reached for r in done if r.reached), None)
     return [rated(r, peak, reached) if isinstance(r, Result) else r for r in group]

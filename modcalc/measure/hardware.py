@@ -68,6 +68,7 @@ class Datasheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tflops: dict[str, float]
     source: str
     gb_per_s: float | None = None
+    memory_gb: int | None = None
 
 
 def import_torch() -> "torch":
@@ -164,13 +165,18 @@ def named_peak(name: str, dtype: str) -> tuple[str, Peak]:
     return alike[0], peak(alike[0], dtype)
 
 
+def datasheet(name: str) -> Datasheet | None:
+    """That of the device called exactly `name`."""
+    return next((sheet for sheet in datasheets() if name in sheet.device), None)
+
+
 def peak(name: str, dtype: str, tflops: float | None = None, gb_per_s: float | None = None) -> Peak | None:
     """The peak of the device called exactly `name` in `dtype`; `tflops` (10^12 FLOP/s) and with it `gb_per_s` (10^9 bytes/s) are the user's
     own figures and go first.
 
     None where neither is known: a guess from a similar name is how peers print an MFU of 563 %.
     """
-    sheet = next((s for s in datasheets() if name in s.device), None)
+    sheet = datasheet(name)
     bytes_per_s = sheet.gb_per_s * 1e9 if sheet and sheet.gb_per_s else None
     if tflops is not None and gb_per_s is not None:
         return Peak(tflops * 1e12, gb_per_s * 1e9, "--peak-tflops, --gb-per-s")

@@ -1,69 +1,29 @@
-"""From what the user asks to the points that are measured: axes, settings and jobs, checked before anything runs."""
+"""From what the user asks to the points that are measured: settings and jobs, checked before anything runs."""
 
 import os
-import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
-from itertools import product
 
 import msgspec
 import torch
 
 from modcalc.cost.account import dense_twin
+from modcalc.cost.axes import Axis, combinations
 from modcalc.errors import MissingDependency, UsageError
 from modcalc.measure.point import Job
 from modcalc.measure.records import Settings, as_baseline
 from modcalc.measure.rigs import promised
 from modcalc.measure.stats import MIN_SAMPLES
 from modcalc.measure.steps import waits
-from modcalc.spec.near import hint
 from modcalc.spec.plan import CANNOT_SAMPLE
-from modcalc.spec.schema import MAX_SIZE, Spec
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One setting and the values that it takes in turn."""
-
-    name: str
-    values: tuple[int, ...]
-
-
-def axis(text: str) -> Axis:
-    """`batch=1,2,4` as an Axis. Raises UsageError for another setting, no values, or values that are no numbers in range."""
-    written, equals, rest = (part.strip() for part in text.partition("="))
-    name = written.replace("-", "_")
-    allowed = {"batch": 1, "seq_len": 1, "context": 0}
-    if name not in allowed:
-        names = [known.replace("_", "-") for known in allowed]
-        raise UsageError(f"sweep {text!r}: NAME=VALUE,VALUE,… with NAME one of {', '.join(names)}{hint(written, names)}")
-    if not equals:
-        raise UsageError(f"sweep {text!r}: without values; write {written}=1,2,4")
-    values = []
-    for word in rest.split(","):
-        if not re.fullmatch(r"\s*[+-]?[0-9]{1,100}\s*", word):
-            raise UsageError(f"sweep {text!r}: {word.strip()!r} is no whole number; write {written}=1,2,4")
-        value = int(word)
-        if value < allowed[name]:
-            raise UsageError(f"sweep {text!r}: {written} {value}: at least {allowed[name]}")
-        if value > MAX_SIZE:
-            raise UsageError(f"sweep {text!r}: {written} {value}: at most {MAX_SIZE:,}")
-        values.append(value)
-    if len(set(values)) < len(values):
-        raise UsageError(f"sweep {text!r}: a value stands there twice")
-    return Axis(name, tuple(values))
+from modcalc.spec.schema import Spec
 
 
 def points(settings: Settings, axes: Sequence[Axis]) -> list[Settings]:
-    """Every combination of the axes' values, the last axis fastest."""
-    names = [a.name for a in axes]
-    if len(set(names)) < len(names):
-        raise UsageError(f"sweep: {', '.join(n for n in names if names.count(n) > 1)}: swept twice; give all its values in one --sweep")
-    if settings.mode == "decode" and "seq_len" in names:
-        raise UsageError("sweep seq-len: decode computes 1 token per sequence; sweep context instead")
-    return [msgspec.structs.replace(settings, **dict(zip(names, values, strict=True))) for values in product(*(a.values for a in axes))]
+    """The settings with every combination of the axes' values."""
+    return [msgspec.structs.replace(settings, **values) for values in combinations(axes, settings.mode)]
 
 
 def jobs(template: Job, specs: Sequence[Spec], axes: Sequence[Axis], *, dense: bool = False) -> list[Job]:

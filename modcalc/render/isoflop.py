@@ -193,7 +193,7 @@ def _tally(found: Found, *, matched: bool = False) -> list[str]:
         f"looked at {t.looked:,} of {t.size:,} shapes, shown {len(found.candidates):,}"
         + ("; interrupted, better ones may be left" if t.interrupted else "")
     ]
-    options = OPTIONS | ({"steps": "--budget or --batch"} if matched else {})  # at least one step there
+    options = OPTIONS | ({"steps": "the budget or --batch"} if matched else {})  # at least one step there
     gone = [f"{rule} {n:,} ({options[rule]})" for rule, n in t.broken.most_common() if n]
     if gone:
         known = "; those of heads and valid spec are of all shapes, looked at or not" if t.interrupted else ""

@@ -8,8 +8,9 @@ from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds
 from modcalc.render.plot import layer_ticks, legend_beside, look
 from modcalc.render.plot_bars import parts, stacked
-from modcalc.render.points import at, attributed, varying
+from modcalc.render.points import attributed
 from modcalc.render.profile import OWN_LABELS
+from modcalc.render.wording import at, varying
 
 FEW = 4  # bars that have room for numbers
 Times = list[tuple[str, dict[str, float]]]

@@ -12,7 +12,7 @@ from modcalc.render.breakdown import folded, in_order, ordered
 from modcalc.render.numbers import si
 from modcalc.render.plot import amounts, figure, layer_ticks, legend_beside
 from modcalc.render.plot_bars import parts, stacked, with_length
-from modcalc.render.wording import LABELS, Unit, headline, lengths_differ
+from modcalc.render.wording import LABELS, Unit, headline, varying
 
 
 def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit, *, backward: bool = False) -> None:
@@ -21,10 +21,10 @@ def plot_breakdown(target: Path, reports: Sequence[Report], unit: Unit, *, backw
     reports: for a Mixture-of-Depths model, itself and its dense twin. backward: the train step instead of the forward pass.
     """
     sums = [{line.label: unit.of(line.flops(backward)) for line in ordered(r.lines("component"), "component")} for r in reports]
-    own_length = lengths_differ(reports)
-    counted = "\n".join(headline(reports[0], unit, own_length=own_length, backward=backward)[:2])
+    differ = varying([r.work for r in reports])
+    counted = "\n".join(headline(reports[0], unit, differ=differ, backward=backward)[:2])
     with figure(target, _title(reports, unit, backward), counted, width=max(7.0, 3.6 + 1.6 * len(reports))) as axes:
-        names = [with_length(r.plan.name, r.work.seq_len) if own_length else r.plan.name for r in reports]
+        names = [with_length(r.plan.name, r.work.seq_len) if differ else r.plan.name for r in reports]
         stacked(axes, names, sums, _components(sums), si)
         amounts(axes.yaxis, unit.name)
 

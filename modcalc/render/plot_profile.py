@@ -1,6 +1,6 @@
 """Measured steps drawn: time against the setting that was swept, with the FLOPs, and the roofline."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,18 +10,15 @@ from modcalc.measure.records import Failed, Measured, Record, Result, Settings
 from modcalc.render.numbers import real, seconds
 from modcalc.render.plot import amounts, figure, logarithmic, look
 from modcalc.render.plot_attribution import FEW, broken_down, draw
-from modcalc.render.points import AXES, at, headline, models, point_name, varying
+from modcalc.render.plot_lines import along_axis, legend_below, legend_columns, swept
+from modcalc.render.points import headline, models, point_name
+from modcalc.render.wording import AXES, at, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
 Lines = dict[str, list[tuple[Settings, Measured]]]
-
-
-def swept(records: Sequence[Record]) -> str:
-    """The setting that takes most values."""
-    return max(AXES, key=lambda name: len({getattr(r.settings, name) for r in records}))
 
 
 def plot_profile(target: Path, records: Sequence[Record]) -> None:
@@ -35,9 +32,9 @@ def plot_profile(target: Path, records: Sequence[Record]) -> None:
     compared = [r for r in done if r.baseline]
     panels = 2 + bool(compared) + len(breakdowns)
     height = 6.5 if any(len(times) > FEW for times in breakdowns.values()) else 5.0  # names of many bars stand upright below them
-    along = swept(done)
+    along = swept([r.settings for r in done])
     lines = _lines(done, along)
-    height += 0.2 * max(0, -(-len(lines) // _columns(lines)) - 2)  # legends stand below the axes
+    height += 0.2 * max(0, -(-len(lines) // legend_columns(lines)) - 2)  # legends stand below the axes
     layers = max((len({label for _, of in times for label in of}) for by, times in breakdowns.items() if by == "layer"), default=0)
     width = min(max(6.5, 0.14 * layers), 12.0)
     with figure(target, "Step time and FLOPs", subtitle, width=width * panels, height=height, grid=(1, panels)) as axes:
@@ -67,7 +64,7 @@ def _times(axes: "Axes", lines: Lines, name: str) -> None:
         spread = [[t.median - t.p25 for t in times], [t.p75 - t.median for t in times]]
         axes.errorbar(x, [t.median for t in times], yerr=spread, color=colour, marker=marker, capsize=3, label=model)
         beside.plot(x, [m.flops.step for _, m in points], color=colour, linestyle="--", marker=".", alpha=0.6)
-    _along(axes, name, {getattr(s, name) for points in lines.values() for s, _ in points})
+    along_axis(axes, name, {getattr(s, name) for points in lines.values() for s, _ in points})
     logarithmic(axes.yaxis)
     axes.yaxis.set_major_formatter(lambda x, _: seconds(x))
     axes.set_ylabel("time of a step (solid)")
@@ -75,19 +72,7 @@ def _times(axes: "Axes", lines: Lines, name: str) -> None:
     amounts(beside.yaxis, "FLOPs a step (dashed)")
     beside.spines["right"].set_visible(True)
     _same_decades(axes, beside)
-    _legend_below(axes)
-
-
-def _along(axes: "Axes", name: str, found: set[int]) -> None:
-    """The axis of the setting that was swept, with its values."""
-    values = sorted(found)
-    if values[0] > 0:
-        axes.set_xscale("log", base=2)
-    else:  # no tokens cached: logarithmic from the next value on
-        axes.set_xscale("symlog", base=2, linthresh=next(iter(values[1:]), 1))
-    axes.set_xticks(values, [f"{v:,}" for v in values])
-    axes.minorticks_off()
-    axes.set_xlabel(AXES[name][0])
+    legend_below(axes)
 
 
 def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
@@ -109,9 +94,9 @@ def _ratios(axes: "Axes", compared: Sequence[Result], name: str) -> None:
         if moved:
             axes.plot(x, [r.byte_ratio for r in points], color=colour, linestyle=":", marker=".", alpha=0.6)
     axes.axhline(1.0, color="#999999", linewidth=0.8)
-    _along(axes, name, {getattr(r.settings, name) for r in compared})
+    along_axis(axes, name, {getattr(r.settings, name) for r in compared})
     axes.set_ylabel("time (solid), FLOP (dashed), byte ratio (dotted)" if moved else "time ratio (solid), FLOP ratio (dashed)")
-    _legend_below(axes)
+    legend_below(axes)
 
 
 def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
@@ -148,7 +133,7 @@ def _roofline(axes: "Axes", lines: Lines, name: str, last: Result) -> None:
     if not (last.peak or last.reached):
         axes.set_xlim(low, high)
     amounts(axes.yaxis, "FLOP/s of one device")
-    _legend_below(axes)
+    legend_below(axes)
 
 
 def _same_decades(axes: "Axes", beside: "Axes") -> None:
@@ -159,19 +144,6 @@ def _same_decades(axes: "Axes", beside: "Axes") -> None:
         middle = sqrt(low * high)
         ax.set_ylim(middle / wide, middle * wide)
         _ticked(ax.yaxis)
-
-
-def _legend_below(axes: "Axes") -> None:
-    from matplotlib.transforms import ScaledTranslation
-
-    below_label = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)  # inches, however high the axes are
-    columns = _columns(axes.get_legend_handles_labels()[1])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below_label, frameon=False, ncols=columns, fontsize=8)
-
-
-def _columns(names: Iterable[str]) -> int:
-    """Of a legend below one panel, which holds two names of 44 characters."""
-    return 1 if max(map(len, names)) > 44 else 2
 
 
 def _ticked(axis: "Axis") -> None:

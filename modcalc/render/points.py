@@ -18,8 +18,6 @@ MODES = {
     "prefill": "prefill: the prompt into the cache, logits of the last token",
     "decode": "decode: one new token for each sequence",
 }
-# What an axis is called, and how one value of it is.
-AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
 
 
 def point_name(spec: str, s: Settings) -> str:
@@ -27,16 +25,6 @@ def point_name(spec: str, s: Settings) -> str:
     length = several(s.seq_len, "token")
     cached = f" after {s.context:,} cached" if s.mode == "decode" else ""
     return f"{spec}, {s.mode}, batch {s.batch:,}, {length}{cached}"
-
-
-def at(name: str, s: Settings, differ: Sequence[str]) -> str:
-    """`mod-220m, batch 4`: a name with the settings in which its points differ."""
-    return ", ".join([name, *(AXES[setting][1].format(getattr(s, setting)) for setting in differ)])
-
-
-def varying(settings: Sequence[Settings], but: str = "") -> list[str]:
-    """Names of the settings in which points differ, as in AXES."""
-    return [name for name in AXES if name != but and len({getattr(s, name) for s in settings}) > 1]
 
 
 def names(records: Sequence[Record]) -> Callable[[Result], tuple[str, str]]:

@@ -11,9 +11,9 @@ from modcalc.measure.hardware import Device, Peak
 from modcalc.measure.records import Attribution, Baseline, Failed, Line, Measured, Record, Result, Settings
 from modcalc.render.breakdown import in_order
 from modcalc.render.numbers import seconds, share
-from modcalc.render.points import about, attributed, device_line, headline, models, names, peak_line, point_name, varying
+from modcalc.render.points import about, attributed, device_line, headline, models, names, peak_line, point_name
 from modcalc.render.table import Column, Styled, Table, bad
-from modcalc.render.wording import LABELS
+from modcalc.render.wording import LABELS, varying
 
 BYTES = (
     "byte ratio: of the fewest bytes that a step moves, which set the pace of small batches; weights that only tokens which pass need "

@@ -61,21 +61,35 @@ class Unit:
         return None if flops is None else whole(Fraction(flops) / self.divisor)
 
 
+# Settings that are swept: what an axis is called, and how one value of it is.
+AXES = {"batch": ("batch, sequences", "batch {:,}"), "seq_len": ("tokens of a sequence", "T = {:,}"), "context": ("tokens cached", "{:,} cached")}
+
+
+def at(name: str, settings: Any, differ: Sequence[str]) -> str:
+    """`mod-220m, batch 4`: a name with the settings in which its points differ."""
+    return ", ".join([name, *(AXES[setting][1].format(getattr(settings, setting)) for setting in differ)])
+
+
+def varying(settings: Sequence[Any], but: str = "") -> list[str]:
+    """Names of the settings, as in AXES, in which workloads or measured points differ."""
+    return [name for name in AXES if name != but and len({getattr(s, name) for s in settings}) > 1]
+
+
 def lengths_differ(reports: Sequence[Any]) -> bool:
     """Whether accounts or memory reports are of sequences of several lengths."""
     return len({r.work.seq_len for r in reports}) > 1
 
 
-def headline(report: Report, unit: Unit, *, own_length: bool = False, backward: bool = False) -> list[str]:
-    """What is computed, and by whose rule it is counted. own_length: of several specs, each at its own T; backward: a train step."""
+def headline(report: Report, unit: Unit, *, differ: Sequence[str] = (), backward: bool = False) -> list[str]:
+    """What is computed, and by whose rule it is counted. differ: settings in which reports beside this one differ; backward: a train step."""
     w, convention = report.work, report.convention
-    sequences = several(w.batch, "sequence")
-    cached = f" after {w.context:,} cached" if w.context else ""
+    sequences = "B sequences" if "batch" in differ else several(w.batch, "sequence")
+    cached = " after S cached" if "context" in differ else f" after {w.context:,} cached" if w.context else ""
     if w.phase == "decode":
         what = f"decode: 1 new token for {sequences}{cached}"
     else:
         phase = "train step" if backward or w.phase == "train" else w.phase
-        what = f"{phase}: {sequences} of {'T tokens' if own_length else several(w.seq_len, 'token')}{cached}"
+        what = f"{phase}: {sequences} of {'T tokens' if 'seq_len' in differ else several(w.seq_len, 'token')}{cached}"
     if w.phase == "prefill":
         what += ", logits of the last one"
     each = f"{unit.each} {unit.name if unit.each > 1 else unit.name[:-1]} per multiply-add"

@@ -20,8 +20,8 @@ OPTIONS = {
     "aspect": "--aspect",
     "d_ff ratio": "--ff-ratio",
     "parameters": "--params",
-    "tokens per parameter": "--budget or --tokens-per-param",
-    "steps": "--budget, --batch or --min-steps",
+    "tokens per parameter": "the budget or --tokens-per-param",
+    "steps": "the budget, --batch or --min-steps",
     "relative error": "--within or --free",
 }
 
